@@ -1,0 +1,86 @@
+"""What passes between stages. Leading axis = rows; ids are int64 row numbers (0 padding, 1 unknown, 2… known)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+PADDING = 0
+UNKNOWN = 1
+FIRST_KNOWN = 2
+
+State: TypeAlias = Any
+"""A tensor, or a NamedTuple of tensors that share the leading axis: see `twotower.core.states`."""
+
+Features: TypeAlias = dict[str, Tensor]
+"""One tensor a feature, by the feature's name: int64 [rows] (id, categorical), int64 [rows, width] padded with 0
+(multi_categorical, text), float32 [rows] with NaN for missing (numeric), float32 [rows, dim] (vector)."""
+
+
+class Users(NamedTuple):
+    """Users as a tower sees them.
+
+    ``history`` holds item ids, oldest first, padded at the end: [rows, length]. A causal tower may read row i's state
+    at its last unpadded place. ``history_times`` are Unix seconds (0 where padded), or None when the log has no clock.
+    """
+
+    ids: Tensor
+    features: Features
+    history: Tensor
+    history_times: Tensor | None = None
+
+
+class Items(NamedTuple):
+    """Items as a tower sees them. ``features`` is None when only the ids are needed."""
+
+    ids: Tensor
+    features: Features | None = None
+
+
+class Batch(NamedTuple):
+    """Rows of training or scoring: row i pairs user i with item i.
+
+    For causal towers ``items.ids`` is [rows, length] and pairs each place of the history with the item that follows
+    it, 0 where there is none. ``labels`` is float32 [rows] (1 positive, 0 negative), or None: all rows are positive.
+    """
+
+    users: Users
+    items: Items
+    labels: Tensor | None = None
+
+
+class Encoded(NamedTuple):
+    """What `forward` returns: user states, the paired items' states and ids, and a model's own losses by name.
+
+    Row i of ``users`` is paired with row i of ``items`` and ``item_ids``. ``items`` is None when the batch carried no
+    item features: the step then encodes what it needs. ``user_rows`` maps each row to its row of the batch (None: the
+    same), since causal towers return one row per position.
+    """
+
+    users: State
+    items: State | None
+    item_ids: Tensor
+    losses: dict[str, Tensor]
+    user_rows: Tensor | None = None
+
+
+class Negatives(NamedTuple):
+    """Sampled items and the log of how likely each was.
+
+    ``ids`` and ``log_q`` are [candidates] (shared by all rows) or [rows, candidates]. The first ``in_batch`` candidates
+    are the batch's own items in order, whose states the step already has. ``states`` are those of the last
+    ``len(states)`` candidates (a memory bank keeps them); everything between is encoded by the step.
+    """
+
+    ids: Tensor
+    log_q: Tensor
+    states: State | None = None
+    in_batch: int = 0
+
+
+class TopK(NamedTuple):
+    """Best first: scores [rows, k] and ids [rows, k]. Fewer than k answers are padded with score -inf and id -1."""
+
+    scores: Tensor
+    ids: Tensor

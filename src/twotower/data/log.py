@@ -1,0 +1,58 @@
+"""An interaction log as arrays: the events of each user, in time order, behind one offset a user."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Log(NamedTuple):
+    """Events grouped by user, oldest first; ties in time keep file order.
+
+    ``offsets`` is int64 [num_users + 1]: user row u owns events offsets[u] to offsets[u + 1]; rows 0 and 1 own none.
+    ``items`` is int64 [events]; ``times`` int64 Unix seconds or None without a clock; ``labels`` float32 or None when
+    every event is a positive.
+    """
+
+    offsets: Tensor
+    items: Tensor
+    times: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def num_events(self) -> int:
+        """How many events there are."""
+        return len(self.items)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Events of each user row: int64 [num_users]."""
+        return self.offsets.diff()
+
+    def users(self) -> Tensor:
+        """The user row of each event: int64 [events]."""
+        rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return rows.repeat_interleave(self.lengths, output_size=self.num_events)
+
+    def select(self, mask: Tensor) -> Log:
+        """The events where ``mask`` (bool [events]) is true, for the same users."""
+        before = torch.zeros(self.num_events + 1, dtype=torch.int64, device=mask.device)
+        torch.cumsum(mask, 0, out=before[1:])
+        return Log(
+            before[self.offsets],
+            self.items[mask],
+            None if self.times is None else self.times[mask],
+            None if self.labels is None else self.labels[mask],
+        )
+
+    def positives(self) -> Log:
+        """The events with a label of at least 0.5, without labels."""
+        if self.labels is None:
+            return self
+        return self.select(self.labels >= 0.5)._replace(labels=None)
+
+    def to(self, device: torch.device | str) -> Log:
+        """The log on another device."""
+        return Log(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]

@@ -1,0 +1,32 @@
+"""What a split is: the log to train on, and for validation and test what is known of a user and what is to be found."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from twotower.data.log import Log
+
+
+class Targets(NamedTuple):
+    """What an evaluation asks: given ``history``, find ``truth``. Both logs cover the same user rows.
+
+    Only users with at least one event in ``truth`` are asked about. What stands in ``history`` is masked from answers.
+    """
+
+    history: Log
+    truth: Log
+
+    def users(self) -> Tensor:
+        """The user rows that are asked about, ascending: int64 [queries]."""
+        return self.truth.lengths.nonzero()[:, 0]
+
+
+class Split(NamedTuple):
+    """A log cut in three, and in words what leaks from one part into another."""
+
+    train: Log
+    validation: Targets
+    test: Targets
+    leaks: str

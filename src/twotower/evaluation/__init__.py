@@ -1,0 +1,1 @@
+"""What is ranked against what, as data; the figures; the report."""

@@ -1,0 +1,1 @@
+"""Item states -> search. An index knows no model, and says whether it is exact."""

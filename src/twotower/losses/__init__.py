@@ -1,0 +1,1 @@
+"""Scores -> scalar. A loss holds no model and calls no sampler."""

@@ -1,0 +1,1 @@
+"""Two towers and a scorer, joined: one file a system."""

@@ -1,0 +1,69 @@
+"""What every model offers, and the defaults that most share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from twotower.core.records import Batch, Encoded, Items, State, Users
+from twotower.core.schema import Schema
+from twotower.data.log import Log
+
+
+class Model(nn.Module):
+    """Encode users, encode items, score. A subclass sets ``schema`` and gives the three; the rest has defaults.
+
+    Attributes:
+        batches: how training rows are cut: "events" (a row is one event with the history before it), "sequences" (a
+            row is one user's window; causal towers) or "none" (closed form: see `ClosedForm`).
+        history_length: items of history that the user tower reads, at most.
+        state_kind: the NamedTuple of its item states, None for a plain tensor; storage needs it.
+        is_inner_product: true when a vector index can serve it.
+    """
+
+    schema: Schema
+    batches: str = "events"
+    history_length: int = 50
+    state_kind: type[Any] | None = None
+    is_inner_product: bool = True
+
+    def encode_users(self, users: Users) -> State:
+        """User states, one row a user."""
+        raise TypeError(f"{type(self).__name__} does not encode users")
+
+    def encode_items(self, items: Items) -> State:
+        """Item states, one row an item: what can be computed before the request."""
+        raise TypeError(f"{type(self).__name__} does not encode items")
+
+    def score(self, users: State, items: State) -> Tensor:
+        """Scores of every user with every item, before temperature: [users, items]."""
+        return users @ items.T
+
+    def score_rows(self, users: State, items: State) -> Tensor:
+        """Scores of row i with row i: [rows]; or, with item states [rows, n, …], with each of its n: [rows, n]."""
+        if items.ndim == users.ndim:
+            return (users * items).sum(-1)
+        return (items @ users[:, :, None])[..., 0]
+
+    def logit_scale(self) -> Tensor | float:
+        """1 / temperature: logit = score * scale − log q."""
+        return 1.0
+
+    def forward(self, batch: Batch) -> Encoded:
+        """Both encoders; items stay None when the batch carries no item features."""
+        items = None if batch.items.features is None else self.encode_items(batch.items)
+        return Encoded(self.encode_users(batch.users), items, batch.items.ids, {})
+
+    def score_pairs(self, batch: Batch) -> Tensor:
+        """Scores of row i's user with row i's item: [rows]."""
+        return self.score_rows(self.encode_users(batch.users), self.encode_items(batch.items))
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A model that is fitted in one go, without gradients."""
+
+    def fit(self, log: Log) -> None:
+        """Learn from the training log."""
+        ...

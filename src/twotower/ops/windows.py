@@ -1,0 +1,25 @@
+"""Windows of a ragged array as padded rows, by index arithmetic alone."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+
+def windows(
+    values: Shaped[Tensor, " events"], starts: Int[Tensor, " rows"], ends: Int[Tensor, " rows"], length: int
+) -> Shaped[Tensor, "rows length"]:
+    """The last ``length`` of ``values[starts[i]:ends[i]]`` for each row, in order, padded at the end with 0.
+
+    Examples:
+        >>> windows(torch.tensor([5, 6, 7, 8]), torch.tensor([0, 3]), torch.tensor([3, 4]), 2)
+        tensor([[6, 7],
+                [8, 0]])
+    """
+    starts = torch.maximum(starts, ends - length)
+    index = starts[:, None] + torch.arange(length, device=values.device)
+    inside = index < ends[:, None]
+    if not len(values):
+        return values.new_zeros(len(starts), length)
+    return values[index.clamp_(max=len(values) - 1)].masked_fill_(~inside, 0)

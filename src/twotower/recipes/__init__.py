@@ -1,0 +1,1 @@
+"""Whole runs: names become classes in build.py, one recipe a file."""

@@ -1,0 +1,1 @@
+"""User state and item state -> scores. Ranking and filtering belong to the index and to serving."""

@@ -1,0 +1,26 @@
+"""The scorer protocol."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from twotower.core.records import State
+
+
+class Scorer(Protocol):
+    """Scores before temperature; the logit is score / temperature − log q."""
+
+    @property
+    def is_inner_product(self) -> bool:
+        """True when score = <user vector, item vector>, so that a vector index can serve it."""
+        ...
+
+    def __call__(self, users: State, items: State) -> Tensor:
+        """Every user with every item: [users, items]."""
+        ...
+
+    def pairs(self, users: State, items: State) -> Tensor:
+        """Row i of users with row i of items: [rows]; or with items [rows, n, …], each of its n items: [rows, n]."""
+        ...

@@ -1,0 +1,1 @@
+"""Fits a model: run description, step, loop, checkpoint."""
