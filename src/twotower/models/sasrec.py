@@ -1,0 +1,81 @@
+"""SASRec: the user vector is read from a causal transformer over the history; the item vector is its embedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.towers.attention import CausalTransformer
+from twotower.towers.embedding import embedding_table
+
+
+class SASRec(Model):
+    """Causal self-attention over item embeddings, scored by the dot product with the same embeddings.
+
+    Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
+    history gives the zero vector, so that every item scores 0.
+
+    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, the embedding is scaled by sqrt(dim) on the way
+    in, and the loss is chosen by the run (the paper's is BCE with one negative; full softmax is better, see Petrov and
+    Macdonald, RecSys 2023, and our docs).
+
+    Args:
+        dim: width of vectors and of all layers.
+        layers: attention blocks.
+        heads: attention heads; must divide ``dim``.
+        dropout: share of numbers set to 0 in training, of embeddings, attention weights and layer outputs.
+        history_length: positions of a window.
+    """
+
+    batches = "sequences"
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        dropout: float = 0.2,
+        history_length: int = 50,
+    ) -> None:
+        super().__init__()
+        if min(dim, layers, heads, history_length) < 1 or not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                "dim, layers, heads and history_length must be at least 1 and dropout in [0, 1), "
+                f"got {dim}, {layers}, {heads}, {history_length} and {dropout}"
+            )
+        self.schema = schema
+        self.history_length = history_length
+        self.item_table = embedding_table(schema.num_items, dim)
+        self.tower = CausalTransformer(dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout)
+
+    def positions(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
+        """The state after each item of the history; meaningless where it is padded."""
+        return self.tower(F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5)
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """The state after the latest item: one vector a user."""
+        history = users.history[:, : self.history_length]
+        lengths = (history != PADDING).sum(dim=1)
+        longest = max(1, int(lengths.max())) if len(lengths) else 1
+        states = self.positions(history[:, :longest])
+        last = states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+        return last * (lengths > 0)[:, None]
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """The item's embedding."""
+        return self.item_table(items.ids)
+
+    def forward(self, batch: Batch) -> Encoded:
+        """One row a position that has a next item: its state, and that item."""
+        real = (batch.items.ids != PADDING).flatten().nonzero()[:, 0]
+        states = self.positions(batch.users.history).flatten(0, 1).index_select(0, real)
+        targets = batch.items.ids.flatten().index_select(0, real)
+        items = None if batch.items.features is None else self.item_table(targets)
+        return Encoded(states, items, targets, {}, real // batch.items.ids.shape[1])

@@ -1,0 +1,119 @@
+"""The two-tower model (DSSM): a network over each side's features, joined by a cosine or a dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.errors import unknown_name
+from twotower.core.records import Items, Users
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.scorers.cosine import Cosine
+from twotower.scorers.dot import Dot
+from twotower.scorers.temperature import Temperature
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_present
+from twotower.towers.mlp import mlp
+
+SCORERS = {"cosine": Cosine, "dot": Dot}
+
+
+class TwoTower(Model):
+    """Features and ids through one MLP a side; the user also brings the mean of its history's item embeddings.
+
+    The history shares the item tower's id table, so that an item is learnt once. An unknown item falls back on row 1
+    and its features: train with ``id_dropout`` so that those two mean something.
+
+    Source: Huang et al., CIKM 2013 (DSSM), with the user side of Covington et al., RecSys 2016. Differences: cosine
+    with a temperature that may be learnt, and no letter trigrams (text is a bag of words).
+
+    Args:
+        dim: width of user and item vectors.
+        field_dim: width of one field's embedding.
+        hidden: widths of the hidden layers of each tower; empty for one linear map.
+        score: "cosine" or "dot".
+        temperature: scores are divided by it; see `Temperature`.
+        learn_temperature: whether training moves it.
+        user_id: whether the user tower has an embedding of the user's id. Off by default: the history says the same,
+            and serves users who came after training.
+        item_id: whether the item tower has an embedding of the item's id.
+        history_length: latest items of the history that are read.
+        dropout: share of hidden numbers set to 0 in training.
+        feature_dropout: share of fields, each by itself, set to missing in training, so that no feature becomes one
+            that the model cannot do without.
+        id_dropout: share of item ids replaced by "unknown" in training.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        field_dim: int = 64,
+        hidden: Sequence[int] = (128,),
+        score: str = "cosine",
+        temperature: float = 0.1,
+        learn_temperature: bool = True,
+        user_id: bool = False,
+        item_id: bool = True,
+        history_length: int = 50,
+        dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+        id_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if score not in SCORERS:
+            raise unknown_name("score", score, SCORERS)
+        if not (0.0 <= feature_dropout < 1.0 and 0.0 <= id_dropout < 1.0):
+            raise ValueError(f"dropouts must be in [0, 1), got feature {feature_dropout}, id {id_dropout}")
+        if not item_id and not schema.item_features:
+            raise ValueError("items have no features, so the item tower needs item_id = true")
+        self.schema = schema
+        self.history_length = history_length
+        self.feature_dropout = feature_dropout
+        self.id_dropout = id_dropout
+        self.scorer = SCORERS[score]()
+        self.temperature = Temperature(temperature, learnable=learn_temperature)
+        self.item_table = embedding_table(schema.num_items, field_dim)
+        self.user_table = embedding_table(schema.num_users, field_dim) if user_id else None
+        self.item_id = item_id
+        self.user_fields = FeatureEmbedding(schema.user_features, dim=field_dim)
+        self.item_fields = FeatureEmbedding(schema.item_features, dim=field_dim)
+        user_width = field_dim * (1 + user_id) + self.user_fields.width
+        item_width = field_dim * item_id + self.item_fields.width
+        self.user_mlp = mlp([user_width, *hidden, dim], dropout=dropout)
+        self.item_mlp = mlp([item_width, *hidden, dim], dropout=dropout)
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """One vector a user, of length 1 under the cosine."""
+        fields = [mean_of_present(self.item_table(users.history), users.history)]
+        if self.user_table is not None:
+            fields.append(self.user_table(users.ids))
+        fields += self._features(self.user_fields, users.features)
+        return self.scorer.prepare(self.user_mlp(torch.cat(fields, dim=1)))
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """One vector an item, of length 1 under the cosine."""
+        fields = self._features(self.item_fields, items.features or {})
+        if self.item_id:
+            ids = items.ids
+            if self.training and self.id_dropout:
+                ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.id_dropout, 1, ids)
+            fields.append(self.item_table(ids))
+        return self.scorer.prepare(self.item_mlp(torch.cat(fields, dim=1)))
+
+    def logit_scale(self) -> Tensor:
+        """1 / temperature."""
+        return self.temperature.scale()
+
+    def _features(self, embed: FeatureEmbedding, values: dict[str, Tensor]) -> list[Tensor]:
+        if not embed.features:
+            return []
+        fields = embed(values)
+        if self.training and self.feature_dropout:
+            kept = torch.rand(fields.shape[:2], device=fields.device) >= self.feature_dropout
+            fields = fields * kept[:, :, None]
+        return [fields.flatten(1)]

@@ -1,0 +1,68 @@
+"""Features of one side -> one vector a feature: the first layer of every tower that reads features."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from twotower.core.records import PADDING, Features
+from twotower.core.schema import Feature
+
+
+class FeatureEmbedding(nn.Module):
+    """Each feature as a vector of width ``dim``, so that fields can be concatenated, weighted or dropped one by one.
+
+    Discrete features look a table up (padding is the zero vector, unknown has a row of its own that learns); rows with
+    several values take the mean of those present. A number is standardised by the schema's mean and std, then mapped by
+    one linear layer; a missing one is the zero vector. A vector goes through one linear layer; NaN counts as missing.
+
+    Source: the embedding layer of Covington et al., RecSys 2016, section 3; the pooling is its mean.
+    """
+
+    def __init__(self, features: tuple[Feature, ...], *, dim: int) -> None:
+        super().__init__()
+        self.features = features
+        self.dim = dim
+        self.layers = nn.ModuleDict(
+            {
+                feature.name: embedding_table(feature.size, dim)
+                if feature.is_discrete
+                else nn.Linear(feature.size, dim)
+                for feature in features
+            }
+        )
+
+    @property
+    def width(self) -> int:
+        """Numbers a row once its fields are concatenated."""
+        return self.dim * len(self.features)
+
+    def forward(self, values: Features) -> Float[Tensor, "rows fields dim"]:
+        """One vector a field, in the order of the schema."""
+        return torch.stack([self.field(feature, values[feature.name]) for feature in self.features], dim=1)
+
+    def field(self, feature: Feature, value: Tensor) -> Float[Tensor, "rows dim"]:
+        """The vector of one feature: ``value`` as in `twotower.core.records.Features`."""
+        layer = self.layers[feature.name]
+        if feature.is_discrete:
+            return layer(value) if value.ndim == 1 else mean_of_present(layer(value), value)
+        if feature.kind == "numeric":
+            value = ((value - feature.mean) / feature.std)[:, None]
+        known = value.isfinite().all(dim=1, keepdim=True)
+        return torch.where(known, layer(torch.where(known, value, 0.0)), 0.0)
+
+
+def embedding_table(rows: int, dim: int) -> nn.Embedding:
+    """A table with a zero row for padding and entries of standard deviation 1 / sqrt(dim)."""
+    table = nn.Embedding(rows, dim, padding_idx=PADDING)
+    with torch.no_grad():
+        table.weight.normal_(std=dim**-0.5)
+        table.weight[PADDING].zero_()
+    return table
+
+
+def mean_of_present(vectors: Tensor, ids: Tensor) -> Tensor:
+    """Mean over the last axis but one of ``vectors`` where ``ids`` is not padding; zero where all is padding."""
+    present = (ids != PADDING).sum(dim=-1, keepdim=True).clamp(min=1)
+    return vectors.sum(dim=-2) / present
