@@ -1,0 +1,69 @@
+# make setup   everything that developing needs, in .venv
+# make demo    the main job from nothing: data, train, evaluate, check, index, recommend
+# make test    all checks;  make fast: format, lint and the core tests;  make docs: the documentation in site/
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test fast lint tests shapes docs clean
+.DELETE_ON_ERROR:
+
+# Tests run in two processes and torch would start a thread a core in each.
+export OMP_NUM_THREADS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# What is installed is as new as these two; a stamp remembers it. The stamp for developing covers that for running.
+REQUIREMENTS := pyproject.toml constraints.txt
+FOR_RUNNING := $(VENV)/.for-running
+FOR_DEVELOPING := $(VENV)/.for-developing
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+setup: $(FOR_DEVELOPING)
+
+demo: $(FOR_RUNNING)
+	$(BIN)/twotower demo
+
+test: lint docs tests shapes
+
+fast: $(FOR_DEVELOPING)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu"
+
+lint: $(FOR_DEVELOPING)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tests: $(FOR_DEVELOPING)
+	$(BIN)/pytest -n 2
+
+# The same tests again with every annotated shape checked at run time.
+shapes: $(FOR_DEVELOPING)
+	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser" --jaxtyping-packages=twotower,beartype.beartype
+
+docs: $(FOR_DEVELOPING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; install it, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name another: make setup PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(FOR_RUNNING): $(REQUIREMENTS) | $(BIN)/python
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(FOR_DEVELOPING): $(REQUIREMENTS) | $(BIN)/python
+	$(PIP_INSTALL) -e '.[dev,serve]'
+	@touch $(FOR_RUNNING) $@
