@@ -1,0 +1,117 @@
+"""Training rows cut from the log by index arithmetic, on the log's device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch, Items
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.ops.windows import windows
+
+
+class Rows(Protocol):
+    """Training rows that can be cut into batches."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Places each row fills, on the CPU, when rows of like length should share a batch; else None."""
+        ...
+
+    def cut(self, rows: Tensor) -> Batch:
+        """The batch of these rows: ``rows`` int64 [rows], on the CPU."""
+        ...
+
+
+class EventRows:
+    """A row is one event: its user, the positives before it as history, its item, its label where the log has labels.
+
+    Args:
+        dataset: features of users and items.
+        log: training events; with labels, its negatives are rows too, but never history.
+        history_length: latest items of the history.
+        item_features: whether batches carry item features; without, the step looks them up for what it encodes.
+    """
+
+    lengths: Tensor | None = None
+
+    def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
+        if not log.num_events:
+            raise InputError(f"data set '{dataset.name}': no events to train on")
+        self.dataset = dataset
+        self.log = log
+        self.history = log.positives()
+        self.history_length = history_length
+        self.item_features = item_features
+        self.event_users = log.users()
+        if log.labels is None:
+            self.ends = torch.arange(log.num_events, device=log.items.device)
+        else:
+            positive = (log.labels >= 0.5).to(torch.int64)
+            self.ends = positive.cumsum(0) - positive
+
+    def __len__(self) -> int:
+        return self.log.num_events
+
+    def cut(self, rows: Tensor) -> Batch:
+        """The batch of these events."""
+        rows = rows.to(self.log.items.device, non_blocking=True)
+        users, ends = self.event_users[rows], self.ends[rows]
+        starts = self.history.offsets[users]
+        history = windows(self.history.items, starts, ends, self.history_length)
+        times = None
+        if self.history.times is not None:
+            times = windows(self.history.times, starts, ends, self.history_length)
+        ids = self.log.items[rows]
+        items = self.dataset.items(ids) if self.item_features else Items(ids)
+        labels = None if self.log.labels is None else self.log.labels[rows]
+        return Batch(self.dataset.users(users, history, times), items, labels)
+
+
+class SequenceRows:
+    """A row is one user's latest window of positives: each item is paired with the one that follows it.
+
+    Users with fewer than two events give no row. A batch is as long as its longest row.
+    """
+
+    def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
+        self.dataset = dataset
+        self.log = log = log.positives()
+        self.item_features = item_features
+        self.rows = (log.lengths >= 2).nonzero()[:, 0]
+        if not len(self.rows):
+            raise InputError(f"data set '{dataset.name}': no user has two events, so there is no sequence to train on")
+        self.ends = log.offsets[self.rows + 1]
+        self.starts = torch.maximum(log.offsets[self.rows], self.ends - history_length - 1)
+        self._lengths = (self.ends - self.starts - 1).cpu()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Positions of each row."""
+        return self._lengths
+
+    def cut(self, rows: Tensor) -> Batch:
+        """The batch of these windows."""
+        longest = int(self._lengths[rows].max())
+        rows = rows.to(self.log.items.device, non_blocking=True)
+        starts, ends = self.starts[rows], self.ends[rows]
+        history = windows(self.log.items, starts, ends - 1, longest)
+        ids = windows(self.log.items, starts + 1, ends, longest)
+        times = None if self.log.times is None else windows(self.log.times, starts, ends - 1, longest)
+        items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
+        return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids))
+
+
+ROWS: dict[str, type[EventRows] | type[SequenceRows]] = {"events": EventRows, "sequences": SequenceRows}
+"""How a model's training rows are cut, by `Model.batches`."""

@@ -1,0 +1,104 @@
+"""The sections of a run that training reads: objective, sampling, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twotower.core.errors import InputError, unknown_name
+
+LOSSES = ("full_softmax", "sampled_softmax", "bce", "gbce", "bpr")
+OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise unknown_name(name, value, known)
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low or value == float("inf"):
+        raise InputError(f"{name} must be at least {low}, got {value}")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises."""
+
+    loss: str = "full_softmax"
+    """full_softmax (every item is a negative), sampled_softmax, bce, gbce or bpr (these three: against samples; bce
+    uses the log's own labels where it has them)."""
+
+    def __post_init__(self) -> None:
+        _choice("objective.loss", self.loss, LOSSES)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where negatives come from; read by every loss but full_softmax."""
+
+    sources: tuple[str, ...] = ("in_batch",)
+    """Names from `twotower.recipes.build.SAMPLERS`; several are joined under one softmax."""
+    number: int = 256
+    """Negatives that each drawing source gives a batch (uniform, popularity, mixed)."""
+    correct: bool = True
+    """Whether log q is subtracted from the logits of negatives."""
+
+    def __post_init__(self) -> None:
+        _at_least("sampling.number", self.number, 1)
+        if not self.sources:
+            raise InputError("sampling.sources is empty; name at least one, such as 'in_batch'")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how fast, with what, on what."""
+
+    epochs: int = 20
+    """Passes over the training rows, at most."""
+    batch_size: int = 256
+    """Rows a step: events, or users' windows for causal models."""
+    learning_rate: float = 1e-3
+    """The highest that the schedule reaches."""
+    optimizer: str = "adamw"
+    """adam, adamw, adagrad or sgd."""
+    weight_decay: float = 0.0
+    """Decoupled for adamw, L2 for the others."""
+    schedule: str = "constant"
+    """constant, linear or cosine decay to zero over all epochs, after the warm-up."""
+    warmup_steps: int = 0
+    """Optimiser steps in which the rate grows from zero."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this norm at most; 0: they are not."""
+    precision: str = "float32"
+    """float32, or bfloat16 for matrix products (weights and sums stay float32)."""
+    patience: int = 0
+    """Evaluations without a better validation metric before training stops; 0: never."""
+    metric: str = "ndcg@10"
+    """Validation metric that picks the best epoch; more is better."""
+    evaluate_every: int = 1
+    """Epochs between validations; 0: none, and the last weights are kept."""
+    checkpoint_seconds: float = 60.0
+    """Wall seconds between checkpoints; one is also written after each validation."""
+    seed: int = 0
+    """Gives every generator of the run."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        _choice("training.optimizer", self.optimizer, OPTIMIZERS)
+        _choice("training.schedule", self.schedule, SCHEDULES)
+        _choice("training.precision", self.precision, PRECISIONS)
+        for name, low in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("warmup_steps", 0),
+            ("patience", 0),
+            ("evaluate_every", 0),
+        ):
+            _at_least(f"training.{name}", getattr(self, name), low)
+        for name in ("learning_rate", "weight_decay", "clip_norm", "checkpoint_seconds"):
+            _at_least(f"training.{name}", getattr(self, name), 0.0)
+        if self.patience and not self.evaluate_every:
+            raise InputError("training.patience needs validations, but training.evaluate_every is 0")
