@@ -17,14 +17,15 @@ class Model(nn.Module):
     Attributes:
         batches: how training rows are cut: "events" (a row is one event with the history before it), "sequences" (a
             row is one user's window; causal towers) or "none" (closed form: see `ClosedForm`).
-        history_length: items of history that the user tower reads, at most.
+        history_length: items of history that the user tower reads, at most; None: all of it. It may be handed a
+            narrower window, as wide as the longest history in a batch.
         state_kind: the NamedTuple of its item states, None for a plain tensor; storage needs it.
         is_inner_product: true when a vector index can serve it.
     """
 
     schema: Schema
     batches: str = "events"
-    history_length: int = 50
+    history_length: int | None = 50
     state_kind: type[Any] | None = None
     is_inner_product: bool = True
 

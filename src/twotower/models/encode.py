@@ -1,0 +1,43 @@
+"""Encoding outside training: users as of the end of their history, items in tiles, and the mode for both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from twotower.core.records import State, Users
+from twotower.core.states import join
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.base import Model
+from twotower.ops.windows import windows
+
+
+@contextlib.contextmanager
+def inference(model: Model) -> Iterator[None]:
+    """Evaluation mode without gradients; the model's own mode comes back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"], length: int | None) -> Users:
+    """Users ``ids`` with their last ``length`` events of ``history`` (None: all), as wide as the longest of them."""
+    starts, ends = history.offsets[ids], history.offsets[ids + 1]
+    longest = int((ends - starts).max()) if len(ids) else 0
+    width = max(1, longest if length is None else min(length, longest))
+    times = None if history.times is None else windows(history.times, starts, ends, width)
+    return dataset.users(ids, windows(history.items, starts, ends, width), times)
+
+
+def encode_items(model: Model, dataset: Dataset, ids: Int[Tensor, " items"], tile: int) -> State:
+    """The states of items ``ids``, encoded ``tile`` at a time."""
+    return join([model.encode_items(dataset.items(part)) for part in ids.split(tile)])
