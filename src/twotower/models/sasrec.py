@@ -28,7 +28,7 @@ class SASRec(Model):
         dim: width of vectors and of all layers.
         layers: attention blocks.
         heads: attention heads; must divide ``dim``.
-        dropout: share of numbers set to 0 in training, of embeddings, attention weights and layer outputs.
+        dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
         history_length: positions of a window.
     """
 
