@@ -1,0 +1,25 @@
+"""The loss protocol: one positive a row against its negatives."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Loss(Protocol):
+    """Scores, log q and a mask in; a scalar out.
+
+    Scores come already divided by the temperature (score * scale); log q is subtracted here and nowhere else, so the
+    order logit = score / temperature − log q cannot be got wrong.
+    """
+
+    def __call__(
+        self, positive_scores: Tensor, negative_scores: Tensor, negative_log_q: Tensor, negative_mask: Tensor
+    ) -> Tensor:
+        """The mean over rows.
+
+        ``positive_scores`` is [rows], ``negative_scores`` and the boolean ``negative_mask`` (False: does not count)
+        are [rows, candidates], ``negative_log_q`` is [candidates] or [rows, candidates].
+        """
+        ...

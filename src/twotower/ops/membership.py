@@ -1,0 +1,84 @@
+"""Which candidates are known positives of a row's user: a look-up in sorted pairs, not a users × items table."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from twotower.core.errors import InputError
+
+
+class Positives:
+    """The known positives of every user.
+
+    Each (user, item) pair is one int64, user · num_items + item, in sorted order: memory is 8 bytes an event. Shared
+    candidates are met by walking the rows' own positives (their work grows with those, not with rows × candidates);
+    candidates of a row's own are met by binary search.
+
+    Args:
+        offsets: int64 [num_users + 1], as in a log: user u owns items[offsets[u]:offsets[u + 1]].
+        items: int64 [events], in any order, duplicates allowed.
+        num_items: rows of the item vocabulary, padding and unknown included.
+
+    Raises:
+        InputError: if an item lies outside the vocabulary or the offsets do not fit the items.
+    """
+
+    def __init__(self, offsets: Int[Tensor, " boundaries"], items: Int[Tensor, " events"], num_items: int) -> None:
+        if len(offsets) < 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(items):
+            raise InputError(f"positives: offsets must run from 0 to the {len(items)} events")
+        if len(items) and (int(items.min()) < 0 or int(items.max()) >= num_items):
+            raise InputError(
+                f"positives: item ids must lie in 0 to {num_items - 1}, got {int(items.min())} to {int(items.max())}"
+            )
+        users = torch.arange(len(offsets) - 1, device=offsets.device)
+        owners = users.repeat_interleave(offsets.diff(), output_size=len(items))
+        self.num_items = num_items
+        self.pairs = (owners * num_items + items).unique(sorted=True)
+        self.offsets = torch.searchsorted(self.pairs, torch.arange(len(offsets), device=offsets.device) * num_items)
+
+    def to(self, device: torch.device | str) -> Positives:
+        """The same look-up on another device."""
+        moved = object.__new__(Positives)
+        moved.num_items, moved.pairs, moved.offsets = self.num_items, self.pairs.to(device), self.offsets.to(device)
+        return moved
+
+    def contains(self, users: Int[Tensor, " rows"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:
+        """True where the candidate is a known positive of the row's user.
+
+        ``candidates`` is [n], shared by all rows, or [rows, n].
+
+        Examples:
+            >>> positives = Positives(torch.tensor([0, 0, 0, 2, 3]), torch.tensor([5, 3, 4]), 6)
+            >>> positives.contains(torch.tensor([2, 3]), torch.tensor([3, 4]))
+            tensor([[ True, False],
+                    [False,  True]])
+        """
+        if candidates.ndim == 2:
+            return self._search(users[:, None] * self.num_items + candidates)
+        return self._walk(users, candidates)
+
+    def _search(self, keys: Tensor) -> Tensor:
+        if not len(self.pairs):
+            return torch.zeros_like(keys, dtype=torch.bool)
+        place = torch.searchsorted(self.pairs, keys).clamp_(max=len(self.pairs) - 1)
+        return self.pairs[place] == keys
+
+    def _walk(self, users: Tensor, candidates: Tensor) -> Tensor:
+        """Find each positive of each row among the sorted candidates, and mark all places where it stands."""
+        known = torch.zeros(len(users), len(candidates), dtype=torch.bool, device=users.device)
+        if not len(candidates) or not len(users):
+            return known
+        distinct, slot = candidates.unique(return_inverse=True)
+        column = torch.full((self.num_items,), -1, dtype=torch.int64, device=users.device)
+        column[distinct] = torch.arange(len(distinct), device=users.device)
+        lengths = self.offsets[users + 1] - self.offsets[users]
+        row = torch.arange(len(users), device=users.device).repeat_interleave(lengths)
+        shift = self.offsets[users] - (lengths.cumsum(0) - lengths)
+        place = torch.arange(len(row), device=users.device) + shift[row]
+        items = self.pairs[place] % self.num_items
+        hit = column[items]
+        found = torch.zeros(len(users), len(distinct) + 1, dtype=torch.bool, device=users.device)
+        found[row, hit] = True  # the last column, at -1, takes what is no candidate
+        return found[:, :-1].index_select(1, slot)

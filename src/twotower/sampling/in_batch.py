@@ -1,0 +1,43 @@
+"""In-batch negatives (IBNS): the items of the batch's other rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from twotower.core.records import Batch, Negatives
+from twotower.sampling.base import Frequency, batch_items
+
+
+class InBatch:
+    """The batch's own items, shared by all rows. A row's own column is its positive and is masked by the step.
+
+    For a row the other B − 1 are draws from the training log, so log q = log(B − 1) + log p(item). They cost no
+    encoding. An item without training events never comes up: this source estimates the softmax over seen items.
+
+    Source: Yi et al., RecSys 2019; section 3.1 of the negative-sampling report.
+
+    Args:
+        frequency: p above; None leaves the softmax uncorrected (log q = 0), which pushes popular items down.
+
+    Examples:
+        >>> from twotower.core.records import Items, Users
+        >>> from twotower.sampling.counts import ItemCounts
+        >>> batch = Batch(Users(torch.tensor([2, 3]), {}, torch.zeros(2, 0)), Items(torch.tensor([4, 2])))
+        >>> negatives = InBatch(ItemCounts(torch.tensor([2, 4, 4, 4]), 5)).sample(batch)
+        >>> negatives.ids, negatives.log_q.exp(), negatives.in_batch
+        (tensor([4, 2]), tensor([0.7500, 0.2500]), 2)
+    """
+
+    def __init__(self, frequency: Frequency | None) -> None:
+        self.frequency = frequency
+
+    def sample(self, batch: Batch) -> Negatives:
+        """Every paired item of the batch, in order."""
+        ids = batch_items(batch)
+        if self.frequency is None:
+            return Negatives(ids, ids.new_zeros(len(ids), dtype=torch.float32), in_batch=len(ids))
+        self.frequency.observe(ids)
+        log_q = self.frequency.log_q(ids) + math.log(max(len(ids) - 1, 1))
+        return Negatives(ids, log_q, in_batch=len(ids))
