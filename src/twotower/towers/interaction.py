@@ -1,0 +1,107 @@
+"""What the user's history says about a query: what every interaction unit offers."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class InteractionUnit(nn.Module):
+    """Reads a history in the light of a query that stands for the candidate item.
+
+    A subclass sets ``width`` and gives `forward`; where part of its work does not depend on the query it also gives
+    `shared`, and where its weight for a history item depends on that item and the query alone, see `PairwiseUnit`.
+
+    Source: FIT (Xiong et al., SIGIR 2025), section 4.3.1: arbitrary networks fit here.
+    """
+
+    width: int
+    """Numbers that come out for one query."""
+
+    def forward(
+        self,
+        queries: Float[Tensor, "rows query_dim"],
+        history: Float[Tensor, "rows length dim"],
+        present: Bool[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows width"]:
+        """Row i's query with row i's history, of which the places that are ``present`` count."""
+        raise TypeError(f"{type(self).__name__} does not read a history")
+
+    def shared(
+        self,
+        queries: Float[Tensor, "queries query_dim"],
+        history: Float[Tensor, "rows length dim"],
+        present: Bool[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows queries width"]:
+        """Every query with every row's history."""
+        rows, count = len(history), len(queries)
+        out = self(
+            queries.repeat(rows, 1),
+            history.repeat_interleave(count, dim=0),
+            present.repeat_interleave(count, dim=0),
+        )
+        return out.unflatten(0, (rows, count))
+
+
+class PairwiseUnit(InteractionUnit):
+    """A unit that weighs each history item by that item and the query alone, then sums.
+
+    Its logits are a table [items, queries] once the queries are fixed, so that a served request looks them up.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.width = dim
+
+    def row_logits(
+        self, keys: Float[Tensor, "pairs dim"], queries: Float[Tensor, "pairs dim"]
+    ) -> Float[Tensor, " pairs"]:
+        """Row i of keys with row i of queries."""
+        raise TypeError(f"{type(self).__name__} does not weigh a history")
+
+    def all_logits(
+        self, keys: Float[Tensor, "keys dim"], queries: Float[Tensor, "queries dim"]
+    ) -> Float[Tensor, "keys queries"]:
+        """Every key with every query."""
+        pairs = (len(keys), len(queries))
+        flat = self.row_logits(
+            keys[:, None].expand(*pairs, -1).flatten(0, 1), queries[None].expand(*pairs, -1).flatten(0, 1)
+        )
+        return flat.view(pairs)
+
+    def weights(
+        self, logits: Float[Tensor, "rows length queries"], present: Bool[Tensor, "rows length"]
+    ) -> Float[Tensor, "rows length queries"]:
+        """What each history item counts; 0 where it is not present."""
+        return logits * present[:, :, None]
+
+    def pool(
+        self,
+        logits: Float[Tensor, "rows length queries"],
+        history: Float[Tensor, "rows length dim"],
+        present: Bool[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows queries dim"]:
+        """The weighted sum of the history, for each query."""
+        return self.weights(logits, present).mT @ history
+
+    def forward(
+        self,
+        queries: Float[Tensor, "rows query_dim"],
+        history: Float[Tensor, "rows length dim"],
+        present: Bool[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows width"]:
+        """Row i's query with row i's history; padded places are never computed, nor counted by batch statistics."""
+        logits = history.new_zeros(present.shape)
+        row = present.nonzero()[:, 0]
+        logits[present] = self.row_logits(history[present], queries[row]).to(logits.dtype)
+        return self.pool(logits[:, :, None], history, present)[:, 0]
+
+    def shared(
+        self,
+        queries: Float[Tensor, "queries query_dim"],
+        history: Float[Tensor, "rows length dim"],
+        present: Bool[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows queries width"]:
+        """Every query with every row's history."""
+        logits = self.all_logits(history.flatten(0, 1), queries).unflatten(0, present.shape)
+        return self.pool(logits, history, present)

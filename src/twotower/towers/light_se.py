@@ -1,0 +1,27 @@
+"""Fields weighed by what they hold."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LightSE(nn.Module):
+    """x + softmax(W mean(x) + b) * x: one weight a field from the means of all fields, and the fields kept beside it.
+
+    Source: IntTower (Li et al., CIKM 2022), the Light-SE block, with one linear layer in the place of the two of
+    squeeze-and-excitation.
+
+    Args:
+        fields: how many fields a row has.
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(fields, fields)
+
+    def forward(self, fields: Float[Tensor, "rows fields dim"]) -> Float[Tensor, "rows fields dim"]:
+        """The fields, each 1 to 2 times as large."""
+        weights = torch.softmax(self.linear(fields.mean(dim=-1)), dim=-1)
+        return fields + weights[:, :, None] * fields
