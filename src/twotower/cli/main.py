@@ -56,7 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
         message: str = getattr(error, "format_message")()  # noqa: B009
         sys.exit(_fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'"))
     except (typer.Abort, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except InputError as error:
         sys.exit(_fail(str(error)))
@@ -65,10 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(f"{where}{error.strerror or error}", status=1))
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"twotower {__version__}")  # noqa: T201
         raise typer.Exit
+    return wanted
 
 
 def _fail(text: str, status: int = 2) -> int:

@@ -26,9 +26,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
+        partial.chmod(0o666 & ~_umask())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -46,22 +44,39 @@ def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator
         raise InputError(
             f"{target}: exists and has no {marker}, so it was not written by twotower; name another folder"
         )
+    target = target.resolve()  # "." has no name of its own, and a link should keep pointing at what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield partial
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o777 & ~mask)
-        old = None
+        partial.chmod(0o777 & ~_umask())
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            target.replace(old / "old")
-        partial.replace(target)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+            _swap(partial, target)
+        else:
+            partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, target: Path) -> None:
+    """Put ``partial`` in the place of ``target`` and remove what was there; a failure or a stop between leaves it."""
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    try:
+        target.replace(aside / "old")
+        partial.replace(target)
+    except BaseException:
+        if not target.exists():
+            (aside / "old").replace(target)
+        with contextlib.suppress(OSError):
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any) -> None:

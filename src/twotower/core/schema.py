@@ -33,6 +33,10 @@ class Feature:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown_name("feature kind", self.kind, KINDS, f"feature '{self.name}'")
+        if not self.name or self.name.startswith(".") or set(self.name) & set("/\\\0"):
+            raise InputError(
+                f"feature {self.name!r}: its column becomes a file; rename it, without slash or leading dot"
+            )
         if self.size < 1 or self.width < 1:
             raise InputError(f"feature '{self.name}': size and width must be at least 1, got {self.size}, {self.width}")
 
@@ -52,6 +56,13 @@ class Schema:
     item_features: tuple[Feature, ...] = ()
     has_times: bool = True
     """True when the log has a clock, so that histories carry Unix seconds."""
+
+    def __post_init__(self) -> None:
+        for side in (self.user_features, self.item_features):
+            names = [feature.name for feature in side]
+            for name in names:
+                if names.count(name) > 1:
+                    raise InputError(f"feature '{name}' is there twice; rename one")
 
     def features(self, side: Side) -> tuple[Feature, ...]:
         """The features of one side."""

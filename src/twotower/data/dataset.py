@@ -82,11 +82,11 @@ class Dataset:
                 f"{folder}: not a prepared data set (no manifest.json); make one with 'twotower data prepare'"
             )
         manifest = read_json(folder / "manifest.json")
-        if manifest.get("kind") != "prepared-data":
+        if not isinstance(manifest, dict) or manifest.get("kind") != "prepared-data" or "hashes" not in manifest:
             raise InputError(f"{folder}: its manifest is not that of a prepared data set")
-        if manifest["format"] > FORMAT:
+        if manifest.get("format") not in range(1, FORMAT + 1):
             raise InputError(
-                f"{folder}: format {manifest['format']}, this version reads up to {FORMAT}; upgrade twotower"
+                f"{folder}: format {manifest.get('format')}, this version reads up to {FORMAT}; upgrade twotower"
             )
         if verify:
             found = hash_folder(folder)
@@ -101,8 +101,7 @@ class Dataset:
             return torch.from_numpy(np.load(path, mmap_mode="r").astype(_NUMPY[dtype])).to(device)
 
         def optional(name: str, dtype: torch.dtype) -> Tensor | None:
-            path = folder / "log" / f"{name}.npy"
-            return column(path, dtype) if path.is_file() else None
+            return column(folder / "log" / f"{name}.npy", dtype) if f"log/{name}.npy" in manifest["hashes"] else None
 
         def features(side: Side) -> Features:
             return {

@@ -1,0 +1,128 @@
+"""The entry point with a verb made for the test, so that these tests stand whatever verbs there are."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import typer
+
+from twotower import __version__
+from twotower.cli import main as entry
+from twotower.core.errors import InputError
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``twotower WORDS`` with one verb, ``probe``, that does ``action``; gives status, stdout, stderr."""
+
+    def run(*words: str, action=lambda: None):
+        def command(count: int = 1) -> object:
+            """Do what the test says."""
+            return action()
+
+        module = ModuleType("twotower.cli.probe")
+        module.command = command
+        monkeypatch.setitem(sys.modules, "twotower.cli.probe", module)
+        monkeypatch.setattr(entry, "VERBS", ["probe"])
+        with pytest.raises(SystemExit) as stop:
+            entry.main(list(words))
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+def raising(error: BaseException):
+    def action():
+        raise error
+
+    return action
+
+
+def test_done_is_0_and_silent(run):
+    assert run("probe") == (0, "", "")
+
+
+@pytest.mark.parametrize("action", [lambda: 3, raising(typer.Exit(3))])
+def test_a_verb_sets_its_status(run, action):
+    assert run("probe", action=action)[0] == 3
+
+
+def test_bad_input_is_one_line_and_2(run):
+    status, out, error = run("probe", action=raising(InputError("data.csv: no column\n 'user'")))
+    assert (status, out, error) == (2, "", "error: data.csv: no column 'user'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["prob"], "no verb 'prob'; did you mean 'probe'?; see 'twotower --help'"),
+        (["probe", "--cuont", "2"], "No such option: --cuont"),
+        (["probe", "--count", "two"], "'--count'"),
+        (["probe", "surplus"], "unexpected extra argument"),
+        (["--wrong"], "No such option: --wrong"),
+    ],
+)
+def test_wrong_use_is_one_line_and_2(run, words, expected):
+    status, out, error = run(*words)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: ")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("action", [raising(KeyboardInterrupt()), raising(typer.Abort())])
+def test_ctrl_c_is_130(run, action):
+    status, _, error = run("probe", action=action)
+    assert status == 130
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_is_one_line_and_1(run):
+    status, out, error = run("probe", action=raising(OSError(28, "No space left on device", "out/model")))
+    assert (status, out, error) == (1, "", "error: out/model: No space left on device\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(run):
+    with pytest.raises(ZeroDivisionError):
+        run("probe", action=lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_help_lists_the_verbs(run, words):
+    status, out, _ = run(*words)
+    assert status == 0
+    assert "probe" in out
+    assert "Do what the test says." in out
+
+
+def test_version(run):
+    assert run("--version") == (0, f"twotower {__version__}\n", "")
+
+
+def test_a_call_imports_only_its_own_verb(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "twotower.cli.other", None)
+    status, *_ = run("probe")
+    assert status == 0
+
+
+def test_a_group_without_its_command_is_2(run, monkeypatch):
+    group = typer.Typer(no_args_is_help=True)
+    group.command("one")(lambda: None)
+    group.command("two")(lambda: None)
+    module = ModuleType("twotower.cli.group")
+    module.app = group
+    monkeypatch.setitem(sys.modules, "twotower.cli.group", module)
+    run("probe")
+    monkeypatch.setattr(entry, "VERBS", ["group"])
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["group"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["-m", "twotower"], ["-c", "from twotower.cli.main import main; main()"]])
+def test_as_a_process(command):
+    done = subprocess.run([sys.executable, *command, "evaluat"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no verb 'evaluat'; did you mean 'evaluate'?; see 'twotower --help'\n"
