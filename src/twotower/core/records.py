@@ -68,6 +68,9 @@ class Encoded(NamedTuple):
 class Negatives(NamedTuple):
     """Sampled items and the log of how likely each was.
 
+    ``log_q`` is the log of the expected number of times that an item stands among the candidates (draws × probability
+    of a draw; 0 for an item that is there by rule): the sum over candidates of f / q then estimates the sum over items.
+
     ``ids`` and ``log_q`` are [candidates] (shared by all rows) or [rows, candidates]. The first ``in_batch`` candidates
     are the batch's own items in order, whose states the step already has. ``states`` are those of the last
     ``len(states)`` candidates (a memory bank keeps them); everything between is encoded by the step.

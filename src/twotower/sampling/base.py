@@ -9,6 +9,7 @@ from torch import Tensor
 from twotower.core.records import PADDING, Batch, Encoded, Negatives
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A source of negatives.
 
@@ -44,6 +45,7 @@ class Stateful(Protocol):
         ...
 
 
+@runtime_checkable
 class Frequency(Protocol):
     """How likely one draw from the training log is to be a given item."""
 
