@@ -17,8 +17,8 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
     A score of -inf means "not allowed": such columns are never returned, and rows with fewer than ``k`` allowed columns
     end in id -1 and score -inf. Scores must not be NaN.
 
-    `torch.topk` promises no order among equal scores, neither inside the list nor at its end. One more column than asked
-    for shows where the end cuts through equal scores; only those rows are chosen again.
+    `torch.topk` promises no order among equal scores, neither inside the list nor at its end. One more column than is
+    asked for shows where the end cuts through equal scores; only those rows are chosen again.
 
     Raises:
         ValueError: if ``k`` is below 1.
@@ -39,15 +39,13 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
         if len(tied):
             ids[tied] = _lowest_columns(scores[tied], cut[tied], k)
             values[tied] = scores[tied].gather(1, ids[tied])
-    if kept > 1 and bool((values[:, 1:] >= values[:, :-1]).any()):
+    if kept > 1 and bool((values[:, 1:] == values[:, :-1]).any()):
         values, ids = _in_order(values, ids)
     ids = ids.masked_fill(values == -torch.inf, -1)
     if kept == k:
         return TopK(values, ids)
     pad = (0, k - kept)
-    return TopK(
-        torch.nn.functional.pad(values, pad, value=-torch.inf), torch.nn.functional.pad(ids, pad, value=-1)
-    )
+    return TopK(torch.nn.functional.pad(values, pad, value=-torch.inf), torch.nn.functional.pad(ids, pad, value=-1))
 
 
 def merge(left: TopK, right: TopK) -> TopK:

@@ -1,0 +1,33 @@
+"""What is ranked against what, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twotower.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model's answers are judged.
+
+    Every user of the targets is asked for the best items among the candidates; the relevant ones are the distinct items
+    of the user's positive truth events. Equal scores: the lower item row first. A truth that is no candidate (an
+    unknown item, or one outside ``candidates``) cannot be found and counts as a miss; so does, with ``mask_seen``, one
+    that the user has seen before. Both are counted in the result.
+    """
+
+    ks: tuple[int, ...] = (10, 20, 50)
+    """Lengths at which lists are cut. One beyond the number of candidates is allowed: such lists are just short."""
+    split: str = "test"
+    """What the targets are called in reports."""
+    mask_seen: bool = True
+    """True: items of the user's history, of whatever label, are left out of the answers."""
+    candidates: tuple[int, ...] | None = None
+    """Item rows to rank; None: every known item of the catalogue (rows 2 and up)."""
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise InputError(f"evaluation.ks must hold numbers of at least 1, got {list(self.ks)}")
+        if self.candidates is not None and not self.candidates:
+            raise InputError("evaluation.candidates is empty: name at least one item, or leave it out for all")

@@ -1,0 +1,62 @@
+"""What an evaluation found: per user and on average, with intervals and slices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twotower.evaluation.slices import Slice
+from twotower.metrics.intervals import bootstrap_intervals
+
+
+@dataclass(frozen=True)
+class Result:
+    """Row i of every tensor in ``per_user`` (float64, on the CPU) is user ``users[i]``; users ascend.
+
+    ``metrics`` holds their means, by names such as "ndcg@10"; with a training log also "coverage@10", "gini@10",
+    "mean_popularity@10", "popularity_percentile@10" and "top_decile_share@10", which have no value per user.
+    """
+
+    split: str
+    users: Tensor
+    num_items: int
+    """Candidates that were ranked for every user."""
+    per_user: dict[str, Tensor]
+    metrics: dict[str, float]
+    truths: int
+    """Distinct relevant items, summed over users."""
+    seen_truths: int
+    """Of these, left out of the answers since the user had seen them: misses."""
+    unreachable_truths: int
+    """Of these, no candidates (unknown items, or outside the protocol's): misses."""
+    slices: dict[str, Slice] = field(default_factory=dict)
+
+    def intervals(
+        self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals over users, (low, high) of every metric that has values per user."""
+        table = torch.stack(list(self.per_user.values()), dim=1)
+        bounds = bootstrap_intervals(table, confidence=confidence, resamples=resamples, seed=seed).tolist()
+        return {name: (low, high) for name, (low, high) in zip(self.per_user, bounds, strict=True)}
+
+    def to_json(self, *, confidence: float = 0.95) -> dict[str, Any]:
+        """Plain values: split, users, items, metrics, intervals."""
+        return {
+            "split": self.split,
+            "users": len(self.users),
+            "items": self.num_items,
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(bounds) for name, bounds in self.intervals(confidence=confidence).items()},
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Plain values of what `to_json` leaves out: how many truths could not be found, and the slices."""
+        return {
+            "truths": self.truths,
+            "seen_truths": self.seen_truths,
+            "unreachable_truths": self.unreachable_truths,
+            "slices": {name: asdict(part) for name, part in self.slices.items()},
+        }

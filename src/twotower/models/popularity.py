@@ -1,0 +1,39 @@
+"""Popularity: everybody gets the items with the most training events."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import FIRST_KNOWN, Items, Users
+from twotower.core.schema import Schema
+from twotower.data.log import Log
+from twotower.models.base import Model
+
+
+class Popularity(Model):
+    """An item's score is its number of positive training events; the user has no say."""
+
+    batches = "none"
+    history_length = 1
+    counts: Tensor
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.schema = schema
+        self.register_buffer("counts", torch.zeros(schema.num_items))
+
+    def fit(self, log: Log) -> None:
+        """Count the positive events of each known item."""
+        counts = log.positives().items.bincount(minlength=self.schema.num_items)
+        counts[:FIRST_KNOWN] = 0
+        self.counts.copy_(counts)
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows 1"]:
+        """One, for every user."""
+        return self.counts.new_ones(len(users.ids), 1)
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows 1"]:
+        """The item's count."""
+        return self.counts[items.ids][:, None]

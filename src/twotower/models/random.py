@@ -1,0 +1,50 @@
+"""Random: the floor that every other model has to beat."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import Items, Users
+from twotower.core.schema import Schema
+from twotower.core.seeds import torch_generator
+from twotower.data.log import Log
+from twotower.models.base import Model
+
+
+class Random(Model):
+    """Fixed random vectors on the unit sphere: every user has an order of its own, the same at each call.
+
+    No item is favoured over all users, since all item vectors are equally long.
+
+    Args:
+        dim: width of the vectors; at low width, users' orders resemble each other more.
+        seed: of the vectors.
+    """
+
+    batches = "none"
+    history_length = 1
+    user_table: Tensor
+    item_table: Tensor
+
+    def __init__(self, schema: Schema, *, dim: int = 32, seed: int = 0) -> None:
+        super().__init__()
+        if dim < 2:
+            raise ValueError(f"dim must be at least 2, got {dim}")
+        self.schema = schema
+        for side, count in (("user", schema.num_users), ("item", schema.num_items)):
+            table = torch.randn(count, dim, generator=torch_generator(seed, "random", side))
+            self.register_buffer(f"{side}_table", F.normalize(table, dim=1))
+
+    def fit(self, log: Log) -> None:
+        """Nothing is learned."""
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """The user's vector."""
+        return self.user_table[users.ids]
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """The item's vector."""
+        return self.item_table[items.ids]
