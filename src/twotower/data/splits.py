@@ -1,0 +1,250 @@
+"""Ways to cut a log in three. Each says in words what leaks; evaluation asks for positives only, training keeps labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.seeds import torch_generator
+from twotower.data.log import Log
+from twotower.data.split import Split, Targets
+
+
+def split_log(log: Log, kind: str, **options: Any) -> Split:
+    """Cut ``log`` by the split of that name; ``options`` are the arguments of its function.
+
+    Raises:
+        InputError: if the kind or an option is unknown, or nobody has enough events.
+
+    Examples:
+        >>> log = Log(torch.tensor([0, 0, 0, 3, 4]), torch.tensor([2, 3, 4, 2]))
+        >>> cut = split_log(log, "leave-one-out")
+        >>> cut.train.items.tolist(), cut.validation.truth.items.tolist(), cut.test.truth.items.tolist()
+        ([2, 2], [3], [4])
+    """
+    check_split(kind, **options)
+    return SPLITS[_dashed(kind)](log, **options)
+
+
+def check_split(kind: str = "", **options: Any) -> None:
+    """Refuse a split of unknown kind or with an unknown option.
+
+    Raises:
+        InputError: names the closest known one.
+    """
+    if _dashed(kind) not in SPLITS:
+        raise unknown_name("kind", kind, SPLITS, "split")
+    known = [name for name in inspect.signature(SPLITS[_dashed(kind)]).parameters if name != "log"]
+    for name in options:
+        if name not in known:
+            raise unknown_name("option", name, known, f"split '{_dashed(kind)}'")
+
+
+def leave_one_out(log: Log) -> Split:
+    """Each user's last positive is the test, the one before it the validation; the rest trains.
+
+    A user with two positives has no validation, one with a single positive is only trained on.
+
+    Raises:
+        InputError: if no user has two positives.
+    """
+    return last_n(log, n=1)
+
+
+def last_n(log: Log, *, n: int = 5) -> Split:
+    """Each user's last ``n`` positives are the test, the ``n`` before them the validation; what precedes trains.
+
+    A user needs more than 2n positives for both, more than n for the test alone; others are only trained on.
+
+    Raises:
+        InputError: if ``n`` is below 1, or no user has more than ``n`` positives.
+    """
+    if not isinstance(n, int) or n < 1:
+        raise InputError(f"last-n split: n must be a whole number of at least 1, got {n!r}")
+    positives = log.positives()
+    users, count = positives.users(), positives.lengths
+    if not (count > n).any():
+        raise InputError(f"split: no user has more than {n} positive event{'s' * (n > 1)}, so nothing can be held out")
+    place, total = _places(log)[_positive(log)], count[users]
+    trained = torch.where(count > 2 * n, count - 2 * n, torch.where(count > n, count - n, count))
+    short = int(((count > 0) & (count <= n)).sum())
+    return Split(
+        log.select(_places(log) <= trained[log.users()]),
+        Targets(
+            positives.select((total > 2 * n) & (place <= total - 2 * n)),
+            positives.select((total > 2 * n) & (place > total - 2 * n) & (place <= total - n)),
+        ),
+        Targets(
+            positives.select((total > n) & (place <= total - n)), positives.select((total > n) & (place > total - n))
+        ),
+        "Time leaks: the last events of one user may be older than what other users train on, so popularity and taste "
+        f"of the future are known. {short} users with {n} or fewer positives are only trained on.",
+    )
+
+
+def global_time(
+    log: Log,
+    *,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    validation_from: int | None = None,
+    test_from: int | None = None,
+) -> Split:
+    """Train before a moment, validate until a second one, test after it.
+
+    Args:
+        log: must have times.
+        validation_share: the share of positives between the two moments; 0 to 1.
+        test_share: the share of positives after the second moment; 0 to 1.
+        validation_from: the first moment, in Unix seconds; takes the place of its share.
+        test_from: the second moment, in Unix seconds; takes the place of its share.
+
+    Raises:
+        InputError: if the log has no clock, or one of the three parts has no positive.
+    """
+    if log.times is None:
+        raise InputError("global-time split: the log has no times; name a time column, or take another split")
+    _check_shares("global-time", (validation_share, test_share))
+    positives = log.positives()
+    assert positives.times is not None
+    if validation_from is None or test_from is None:
+        ordered = positives.times.sort().values
+        cuts = [_moment(ordered, validation_share + test_share), _moment(ordered, test_share)]
+        validation_from = cuts[0] if validation_from is None else validation_from
+        test_from = cuts[1] if test_from is None else test_from
+    early = positives.times < validation_from
+    late = positives.times >= test_from
+    if not early.any() or not late.any() or not (~early & ~late).any():
+        raise InputError(
+            f"global-time split: validation from {validation_from} and test from {test_from} leave a part without "
+            "positives; choose other moments or shares"
+        )
+    return Split(
+        log.select(log.times < validation_from),
+        _targets(positives, early, ~early & ~late),
+        _targets(positives, ~late, late),
+        "Nothing of the future reaches training. Users and items first seen after the cut are cold, and the history "
+        "of the test holds the validation period, which training has not seen.",
+    )
+
+
+def by_user(log: Log, *, ratio: Sequence[float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
+    """Whole users are held out; the first part of their positives is the history, the rest is to be found.
+
+    Source: SparCode (SIGIR 2023), section 4.1, splits users 8:1:1; it leaves open what of a held-out user is known.
+    Here the first ``fold_in`` share in time, at least one event and not all. Users with a single positive train.
+
+    Args:
+        log: the log.
+        ratio: users to train, validation and test, in any unit.
+        fold_in: share of a held-out user's positives that is history; above 0, below 1.
+        seed: of the draw.
+
+    Raises:
+        InputError: if an argument is out of range, or a part has no user.
+    """
+    shares = _check_ratio("by-user", ratio)
+    if not 0 < fold_in < 1:
+        raise InputError(f"by-user split: fold_in must lie between 0 and 1, got {fold_in}")
+    positives = log.positives()
+    count = positives.lengths
+    able = (count >= 2).nonzero()[:, 0]
+    drawn = able[torch.randperm(len(able), generator=torch_generator(seed, "split", "by-user")).to(able.device)]
+    first, second = round(len(able) * shares[0]), round(len(able) * (shares[0] + shares[1]))
+    if not 0 < first < second < len(able):
+        raise InputError(f"by-user split: {len(able)} users with two or more positives are too few to cut in three")
+    part = torch.zeros_like(count)
+    part[drawn[first:second]], part[drawn[second:]] = 1, 2
+    known = (count * fold_in).floor().long().clamp(min=1)
+    users = positives.users()
+    history = _places(log)[_positive(log)] <= torch.minimum(known, count - 1)[users]
+    held = part[users]
+    return Split(
+        log.select(part[log.users()] == 0),
+        Targets(positives.select((held == 1) & history), positives.select((held == 1) & ~history)),
+        Targets(positives.select((held == 2) & history), positives.select((held == 2) & ~history)),
+        "No event of a held-out user is trained on, so an id of a user tells nothing. Time leaks: training users' "
+        f"events may be later than what is asked. {int((count == 1).sum())} users with one positive are only trained on.",
+    )
+
+
+def random_ratio(log: Log, *, ratio: Sequence[float] = (8, 1, 1), seed: int = 0) -> Split:
+    """Each event is drawn into training, validation or test on its own.
+
+    Args:
+        log: the log.
+        ratio: events to train, validation and test, in any unit.
+        seed: of the draw.
+
+    Raises:
+        InputError: if the ratio is out of range, or a part has no positive.
+    """
+    shares = _check_ratio("random-ratio", ratio)
+    draw = torch.rand(log.num_events, generator=torch_generator(seed, "split", "random-ratio"), dtype=torch.float64)
+    part = (draw >= shares[0]).long() + (draw >= shares[0] + shares[1]).long()
+    part = part.to(log.items.device)
+    positives, drawn = log.positives(), part[_positive(log)]
+    if any(not (drawn == which).any() for which in range(3)):
+        raise InputError(f"random-ratio split: {positives.num_events} positives are too few to cut in three")
+    return Split(
+        log.select(part == 0),
+        _targets(positives, drawn == 0, drawn == 1),
+        _targets(positives, drawn < 2, drawn == 2),
+        "Time leaks fully: later events of the same user train the model that is asked for earlier ones, and the order "
+        "of a history has holes. Users whose events all fall into one part are cold.",
+    )
+
+
+SPLITS: dict[str, Callable[..., Split]] = {
+    "leave-one-out": leave_one_out,
+    "last-n": last_n,
+    "global-time": global_time,
+    "by-user": by_user,
+    "random-ratio": random_ratio,
+}
+
+
+def _dashed(kind: str) -> str:
+    return str(kind).replace("_", "-")
+
+
+def _positive(log: Log) -> Tensor:
+    """True where an event is a positive: bool [events]."""
+    return torch.ones_like(log.items, dtype=torch.bool) if log.labels is None else log.labels >= 0.5
+
+
+def _places(log: Log) -> Tensor:
+    """How many of the user's positives there are up to and with each event: int64 [events]."""
+    before = torch.zeros(log.num_events + 1, dtype=torch.int64, device=log.items.device)
+    torch.cumsum(_positive(log), 0, out=before[1:])
+    return before[1:] - before[log.offsets[:-1]][log.users()]
+
+
+def _targets(positives: Log, known: Tensor, asked: Tensor) -> Targets:
+    """Targets whose history covers only users who are asked about."""
+    truth = positives.select(asked)
+    return Targets(positives.select(known & (truth.lengths > 0)[positives.users()]), truth)
+
+
+def _moment(ordered: Tensor, share: float) -> int:
+    """The time from which on about ``share`` of the sorted times lie."""
+    if not len(ordered):
+        raise InputError("global-time split: the log has no positives")
+    return int(ordered[min(len(ordered) - 1, int(len(ordered) * (1 - share)))])
+
+
+def _check_shares(name: str, shares: Sequence[float]) -> None:
+    if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
+        raise InputError(f"{name} split: shares must lie between 0 and 1 and leave some for training, got {shares}")
+
+
+def _check_ratio(name: str, ratio: Sequence[float]) -> tuple[float, float, float]:
+    parts = list(ratio) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else []
+    if len(parts) != 3 or not all(isinstance(part, int | float) and part > 0 for part in parts):
+        raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {ratio!r}")
+    return parts[0] / sum(parts), parts[1] / sum(parts), parts[2] / sum(parts)
