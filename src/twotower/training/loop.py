@@ -20,7 +20,7 @@ from twotower.training.callbacks import Callback, Record, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
 from twotower.training.interrupt import stop_requested
-from twotower.training.objective import Loss
+from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
 
 Validate = Callable[[Model], dict[str, float]]
@@ -47,7 +47,7 @@ class Progress:
 def fit(
     model: Model,
     rows: Rows,
-    loss: Loss,
+    objective: Objective,
     config: Training,
     *,
     validate: Validate | None = None,
@@ -62,7 +62,7 @@ def fit(
     Args:
         model: on the device to train on.
         rows: cut into batches on their own device.
-        loss: one batch to a scalar.
+        objective: one batch to a scalar.
         config: the training section of the run.
         validate: metrics of the model by name; more is better for ``config.metric``.
         callbacks: told of steps and epochs.
@@ -73,7 +73,7 @@ def fit(
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
-    run = _Run(model, rows, loss, config, validate, callbacks, checkpoint)
+    run = _Run(model, rows, objective, config, validate, callbacks, checkpoint)
     if resume:
         if checkpoint is None:
             raise InputError("resume needs a checkpoint file")
@@ -95,13 +95,13 @@ class _Run:
         self,
         model: Model,
         rows: Rows,
-        loss: Loss,
+        objective: Objective,
         config: Training,
         validate: Validate | None,
         callbacks: Sequence[Callback],
         checkpoint: Path | None,
     ) -> None:
-        self.model, self.rows, self.loss, self.config = model, rows, loss, config
+        self.model, self.rows, self.objective, self.config = model, rows, objective, config
         self.validate = validate if config.evaluate_every else None
         self.callbacks, self.checkpoint = callbacks, checkpoint
         self.optimizer = build_optimizer(model, config)
@@ -167,7 +167,7 @@ class _Run:
             group["lr"] = rate
         batch = self.rows.cut(batch_rows)
         with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = self.loss(self.model, batch)
+            loss = self.objective(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.clip_norm:
@@ -180,7 +180,7 @@ class _Run:
         mean = progress.loss_sum / self.steps_per_epoch
         if not mean < float("inf"):
             raise InputError(
-                f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set training.clip_norm"
+                f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set clip_norm"
             )
         progress.epoch += 1
         progress.loss_sum = 0.0
@@ -229,7 +229,7 @@ class _Run:
             "model": self.model.state_dict(),
             "best": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
-            "loss": self.loss.state_dict(),
+            "loss": self.objective.state_dict(),
             "random": {"cpu": torch.get_rng_state()},
         }
         if torch.cuda.is_available():
@@ -248,7 +248,7 @@ class _Run:
         device = next(self.model.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
-        self.loss.load_state_dict(state["loss"])
+        self.objective.load_state_dict(state["loss"])
         self.random = state["random"]
 
     def restore_random(self) -> None:
