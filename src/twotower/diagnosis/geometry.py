@@ -1,0 +1,129 @@
+"""Lengths, dimensions and directions of the whole set: what needs no pair of vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.diagnosis.rows import Rows, UnitRows
+from twotower.ops.spectrum import (
+    Moments,
+    dimensions_for,
+    effective_dimensions,
+    eigenvalues,
+    participation_ratio,
+    rankme,
+    stable_rank,
+)
+
+DEAD_SHARE = 1e-4
+"""A dimension is dead when its variance is below this share of the mean variance of a dimension."""
+
+
+def dimension_figures(raw: Moments) -> dict[str, Any]:
+    """The paper's two counts on coordinates, the same on principal axes, and the dimensions that carry nothing.
+
+    Source: George et al., section IV b. Coordinates depend on how the space is rotated; principal axes do not.
+    """
+    covariance = raw.covariance()
+    variances = covariance.diagonal().clamp(min=0.0)
+    if not variances.sum() > 1e-24 * raw.second_moment().trace():
+        variances = torch.zeros_like(variances)
+    principal = eigenvalues(covariance, raw.count) if variances.any() else variances
+    total = principal.sum().item()
+    return {
+        "effective_dimensions": effective_dimensions(variances),
+        "dimensions_for_90_percent": dimensions_for(variances, 0.9),
+        "principal_effective_dimensions": effective_dimensions(principal),
+        "principal_dimensions_for_90_percent": dimensions_for(principal, 0.9),
+        "top_component_share": principal[0].item() / total if total > 0 else None,
+        "dead_dimensions": int((variances <= DEAD_SHARE * variances.mean()).sum()),
+    }
+
+
+def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float | None]:
+    """Participation ratio, RankMe and stable rank of a moment matrix: raw about the origin, centred about the mean."""
+    values = eigenvalues(matrix, rows)
+    return {
+        "participation_ratio": participation_ratio(values),
+        "rankme": rankme(values),
+        "stable_rank": stable_rank(values),
+    }
+
+
+def isotropy(chunks: Iterable[Float[Tensor, "_ dim"]], second_moment: Float[Tensor, "dim dim"]) -> float:
+    """min Z(c) / max Z(c) over the principal axes c and their opposites, Z(c) = Σ exp(c·u): 1 is isotropic.
+
+    Source: Mu and Viswanath, "All-but-the-Top", ICLR 2018, equation 5. Differences: vectors are scaled to length 1, so
+    that the figure has no unit; each axis counts in both directions, since the sign of an eigenvector is arbitrary.
+    """
+    axes = torch.linalg.eigh(second_moment).eigenvectors
+    total = torch.zeros(2, len(axes), dtype=torch.float64)
+    for chunk in chunks:
+        along = (chunk @ axes).exp_()
+        total[0] += along.sum(0)
+        total[1] += along.reciprocal_().sum(0)
+    return (total.min() / total.max()).item()
+
+
+def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
+    """Mean, deviation and their ratio; the largest over the median; the share of squared length in the top 1 %."""
+    square = (norms / norms.max().clamp(min=torch.finfo(torch.float64).tiny)).square()
+    top = square.topk(math.ceil(len(norms) / 100)).values.sum()
+    mean, deviation = norms.mean().item(), norms.std(correction=0).item()
+    median = norms.quantile(0.5).item() if len(norms) <= 1_000_000 else norms.median().item()
+    return {
+        "norm_mean": mean,
+        "norm_std": deviation,
+        "norm_cv": deviation / mean if mean > 0 else None,
+        "norm_max_over_median": norms.max().item() / median if median > 0 else None,
+        "norm_top_share": (top / square.sum()).item() if mean > 0 else None,
+    }
+
+
+def popularity_figures(rows: Rows, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
+    """Rank correlation of length with popularity, and the share of variance that log(1 + popularity) explains linearly.
+
+    The share is Σ_d cov(x_d, p)² / (var p · Σ_d var x_d): 1 when all that moves is popularity.
+    """
+    logged = popularity.double().clamp(min=0.0).log1p()
+    logged = logged - logged.mean()
+    cross, start = torch.zeros(rows.dim, dtype=torch.float64), 0
+    for chunk in rows.chunks():
+        cross += logged[start : start + len(chunk)] @ (chunk - raw.mean)
+        start += len(chunk)
+    variance, spread = logged.square().mean(), raw.covariance().trace()
+    known = bool(variance > 0 and spread > 0)
+    return {
+        "norm_popularity_correlation": _rank_correlation(rows.norms, popularity.double()),
+        "popularity_variance_share": ((cross / rows.count).square().sum() / (variance * spread)).item()
+        if known
+        else None,
+    }
+
+
+def alignment(unit: UnitRows, pairs: Tensor) -> float:
+    """Mean squared distance of the unit vectors of positive pairs: int64 [pairs, 2] of row numbers.
+
+    Source: Wang and Isola, ICML 2020, equation 4 with α = 2.
+    """
+    first, second = unit.take(pairs[:, 0]), unit.take(pairs[:, 1])
+    return (first - second).square().sum(1).mean().item()
+
+
+def _rank_correlation(first: Tensor, second: Tensor) -> float | None:
+    """Spearman's correlation, ties sharing their mean rank; None when one side is constant."""
+    a, b = (_ranks(values) for values in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    scale = a.norm() * b.norm()
+    return (a @ b / scale).item() if scale > 0 else None
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, places, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[places]
