@@ -1,0 +1,161 @@
+"""Search by scoring every item: what the exact indexes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import replacing_file
+from twotower.core.records import State, TopK
+from twotower.core.states import detach, from_tensors, join, map_state, rows, take, to_tensors
+from twotower.ops.tiles import masked_tiles
+from twotower.ops.topk import top_k_of_tiles
+
+Score: TypeAlias = Callable[[State, State], Tensor]
+"""Every user with every item: (user states, item states) -> a new tensor [users, items]."""
+
+FILE = "items.safetensors"
+USER_TILE, ITEM_TILE = 1024, 16_384
+
+
+def inner_product(users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]) -> Float[Tensor, "users items"]:
+    """<user, item> of every pair."""
+    return users @ items.T
+
+
+class Scan:
+    """Items in ascending order of id, scored tile by tile; equal scores: the lower id first.
+
+    Answers do not depend on the order in which items came. Memory for a search is one tile of 1,024 users × 16,384
+    items, whatever the number of either.
+
+    Args:
+        score: every user with every item.
+        state_kind: the NamedTuple of the item states; None for a plain tensor.
+    """
+
+    def __init__(self, score: Score, state_kind: type[Any] | None) -> None:
+        self._score = score
+        self._state_kind = state_kind
+        self._states: State | None = None
+        self._ids = torch.zeros(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self._ids)
+
+    @property
+    def is_exact(self) -> bool:
+        """True: nothing is left out."""
+        return True
+
+    @property
+    def ids(self) -> Int[Tensor, " items"]:
+        """The ids of its items, ascending."""
+        return self._ids
+
+    def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Index ``item_states`` under ``ids``, in place of what was there.
+
+        Raises:
+            InputError: if their numbers differ, an id comes twice or is below 0.
+        """
+        if rows(item_states) != len(ids):
+            raise InputError(f"index: {rows(item_states)} item states for {len(ids)} ids; each state needs one id")
+        ids, order = ids.sort()
+        if len(ids) and ids[0] < 0:
+            raise InputError(f"index: ids must be 0 or more, got {int(ids[0])}")
+        twice = ids[1:][ids[1:] == ids[:-1]]
+        if len(twice):
+            raise InputError(f"index: id {int(twice[0])} comes more than once")
+        self._ids, self._states = ids, take(detach(item_states), order)
+
+    def search(self, user_states: State, k: int, exclude: Int[Tensor, "users excluded"] | None = None) -> TopK:
+        """The best ``k`` items a user; ``exclude`` holds ids not to return, -1 where unused.
+
+        Raises:
+            InputError: if ``k`` is below 1, or ``exclude`` is not one row a user.
+        """
+        users = rows(user_states)
+        if k < 1:
+            raise InputError(f"k must be at least 1, got {k}")
+        if exclude is not None and len(exclude) != users:
+            raise InputError(f"index: exclude has {len(exclude)} rows for {users} users")
+        if not users or not len(self._ids):
+            device = self._ids.device
+            return TopK(torch.full((users, k), -torch.inf, device=device), torch.full((users, k), -1, device=device))
+        starts = range(0, users, USER_TILE)
+        found: TopK = join([self._search(user_states, slice(at, at + USER_TILE), k, exclude) for at in starts])
+        ids = torch.where(found.ids < 0, found.ids, self._ids[found.ids.clamp(min=0)])
+        return TopK(found.scores, ids)
+
+    def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Add items; an id that is there is replaced.
+
+        Raises:
+            InputError: as `build` does; nothing has changed then.
+        """
+        if self._states is None or not len(self._ids):
+            return self.build(item_states, ids)
+        stays = ~torch.isin(self._ids, ids)
+        return self.build(join([take(self._states, stays), detach(item_states)]), torch.cat([self._ids[stays], ids]))
+
+    def remove(self, ids: Int[Tensor, " items"]) -> None:
+        """Remove items.
+
+        Raises:
+            InputError: if an id is not there; nothing has changed then.
+        """
+        absent = ids[~torch.isin(ids, self._ids)]
+        if len(absent):
+            raise InputError(f"index: no item has id {int(absent[0])}, so it cannot be removed")
+        stays = ~torch.isin(self._ids, ids)
+        self._ids = self._ids[stays]
+        self._states = None if self._states is None else take(self._states, stays)
+
+    def save(self, folder: Path) -> None:
+        """Write the items into ``folder`` as one safetensors file."""
+        states = {} if self._states is None else to_tensors(self._states)
+        with replacing_file(folder / FILE) as partial:
+            save_file({"ids": self._ids, **{f"states.{name}": part for name, part in states.items()}}, partial)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote, in place of what was there.
+
+        Raises:
+            InputError: if the file is missing, is not of this format, or holds another model's states.
+        """
+        try:
+            tensors = load_file(folder / FILE)
+            ids = tensors.pop("ids")
+            states = {name.removeprefix("states."): part for name, part in tensors.items()}
+            self._states = from_tensors(states, self._state_kind) if states else None
+            self._ids = ids
+        except FileNotFoundError:
+            raise InputError(f"{folder / FILE}: no such file, so this folder holds no exact index") from None
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{folder / FILE}: not an index of this kind ({error})") from None
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the items to a device: that of the user states to come."""
+        self._ids = self._ids.to(device)
+        self._states = None if self._states is None else map_state(lambda part: part.to(device), self._states)
+
+    def _search(self, user_states: State, part: slice, k: int, exclude: Tensor | None) -> TopK:
+        users = take(user_states, part)
+        left_out = None
+        if exclude is not None:
+            unwanted = exclude[part].to(self._ids.device)
+            columns = torch.searchsorted(self._ids, unwanted).clamp(max=len(self._ids) - 1)
+            found = self._ids[columns] == unwanted
+            left_out = found.nonzero()[:, 0], columns[found]
+        with torch.no_grad():
+            return top_k_of_tiles(masked_tiles(self._score, users, self._states, ITEM_TILE, left_out), k)
