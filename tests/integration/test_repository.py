@@ -1,0 +1,165 @@
+"""What holds for the repository as a whole, whatever the code does."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import twotower
+from twotower.cli.main import VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "twotower"
+MODULES = sorted(SOURCE.rglob("*.py"))
+TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".json", ".html", ".js", ".css", ".csv", ""}
+
+HEAVY = ("duckdb", "sklearn", "scipy", "faiss", "fastapi", "starlette", "uvicorn", "pandas", "matplotlib", "typer")
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in MODULES]
+
+
+def test_no_file_names_a_path_of_one_machine():
+    machine = re.compile(r"(?<![\w.])/(work|root|farm|home/\w+|tmp/\w+)/")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked_files()
+        if path.suffix in TEXT and (match := machine.search(path.read_text(encoding="utf-8", errors="replace")))
+    ]
+    assert not found
+
+
+def test_no_large_file_is_tracked():
+    large = [path.name for path in tracked_files() if path.stat().st_size > 2_000_000]
+    assert not large
+
+
+def dangerous(node: ast.AST) -> str | None:
+    """What a node does that can run code from a file, or None."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        taken = {module.split(".")[0] for module in modules} & {
+            "pickle",
+            "cPickle",
+            "dill",
+            "shelve",
+            "marshal",
+            "joblib",
+        }
+        return f"imports {taken.pop()}" if taken else None
+    if not isinstance(node, ast.Call):
+        return None
+    called = ast.unparse(node.func)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called in ("eval", "exec", "yaml.load", "yaml.unsafe_load"):
+        return f"calls {called}"
+    if called == "torch.load" and given.get("weights_only") != "True":
+        return "calls torch.load without weights_only=True"
+    if given.get("allow_pickle") == "True":
+        return f"calls {called} with allow_pickle=True"
+    return None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval('1')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path, allow_pickle=True)",
+    ],
+)
+def test_the_search_for_dangerous_code_finds_it(code):
+    assert any(dangerous(node) for node in ast.walk(ast.parse(code)))
+
+
+def test_no_file_can_make_us_run_its_code():
+    found = [
+        f"{name}:{node.lineno} {what}" for name, tree in trees() for node in ast.walk(tree) if (what := dangerous(node))
+    ]
+    assert not found
+
+
+def test_nothing_is_left_for_later():
+    later = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    found = [path.relative_to(ROOT).as_posix() for path in MODULES if later.search(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def test_every_module_says_what_it_is():
+    silent = [name for name, tree in trees() if not ast.get_docstring(tree)]
+    assert not silent
+
+
+def test_every_folder_of_code_is_a_package():
+    folders = {path.parent for path in MODULES}
+    assert not [folder.name for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy modules that a fresh interpreter holds after ``code``."""
+    program = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_is_light():
+    assert loaded_by("import twotower") == set()
+
+
+def test_training_and_evaluation_need_neither_data_frames_nor_a_server():
+    layers = ("core", "ops", "towers", "scorers", "sampling", "losses", "metrics", "models", "training", "evaluation")
+    modules = [
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        for path in MODULES
+        if path.relative_to(SOURCE).parts[0] in layers and path.name != "__init__.py"
+    ]
+    assert loaded_by("\n".join(f"import {module}" for module in modules)) == set()
+
+
+def test_commands_in_the_documents_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    code = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+    found = {
+        (document.name, target)
+        for document in documents
+        for block in code.findall(document.read_text(encoding="utf-8"))
+        for target in re.findall(r"(?:^|`|\s)make ([a-z-]+)", block)
+    }
+    assert {"setup", "demo", "test"} <= {target for _, target in found}
+    assert not [use for use in found if use[1] not in targets]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_in_the_reference(verb):
+    reference = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## twotower {verb}\b", reference, re.MULTILINE)
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == twotower.__version__
+
+
+def test_continuous_integration_can_be_run():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
