@@ -1,4 +1,4 @@
-"""What the same figures are for spaces known to hold nothing: each dimension shuffled on its own, and random vectors."""
+"""The same figures for spaces known to hold nothing: each dimension shuffled on its own, and random vectors."""
 
 from __future__ import annotations
 

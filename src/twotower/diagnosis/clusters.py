@@ -31,7 +31,6 @@ def cluster_figures(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, Any
     found = kmeans(fast, CLUSTERS, restarts=RESTARTS, generator=torch_generator(seed, "clusters"))
     if len(found.labels.unique()) < CLUSTERS:
         return missing
-    sample = slice(None)
     kept, labels = fast, found.labels
     if len(rows) > SILHOUETTE_ROWS:
         sample = torch.randperm(len(rows), generator=torch_generator(seed, "silhouette"))[:SILHOUETTE_ROWS]
@@ -68,7 +67,7 @@ def davies_bouldin(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]
 
 
 def silhouette(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]) -> float:
-    """Mean over rows of (b − a) / max(a, b): a to the row's own cluster, b to the nearest other; 0 for a cluster of one.
+    """Mean over rows of (b − a) / max(a, b): a to its own cluster, b to the nearest other; 0 for a cluster of one.
 
     Both are mean Euclidean distances. Distances are formed in tiles, in the dtype of ``rows``.
 

@@ -34,7 +34,7 @@ def dimension_figures(raw: Moments) -> dict[str, Any]:
     variances = covariance.diagonal().clamp(min=0.0)
     if not variances.sum() > 1e-24 * raw.second_moment().trace():
         variances = torch.zeros_like(variances)
-    principal = eigenvalues(covariance, raw.count) if variances.any() else variances
+    principal = eigenvalues(covariance, raw.rows) if variances.any() else variances
     total = principal.sum().item()
     return {
         "effective_dimensions": effective_dimensions(variances),

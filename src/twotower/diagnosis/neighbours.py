@@ -52,7 +52,7 @@ def chord_distances(
 
 
 def intrinsic_dimension(distances: Float[Tensor, "queries 2"], floor: float) -> float | None:
-    """TwoNN: 1 / mean ln(r₂ / r₁) over queries whose nearest distance r₁ exceeds ``floor``; None when there are too few.
+    """TwoNN: 1 / mean ln(r₂ / r₁) over queries with r₁ above ``floor``; None when there are fewer than ten.
 
     Source: Facco et al., Scientific Reports 2017, equation 3, by maximum likelihood and without discarding the largest
     ratios. Distances are chords between unit vectors.

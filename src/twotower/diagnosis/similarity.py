@@ -22,7 +22,7 @@ def pair_moments(unit: Moments) -> tuple[float, float]:
     With m the mean and C the covariance of n unit vectors, cos(i, j) − |m|² sums to −n tr C over i ≠ j, and its square
     to n² |C|² + 2 n² mᵀCm − n (tr C)². No pair is formed, and the digits of a narrow cone are kept.
     """
-    n, mean, covariance = unit.count, unit.mean, unit.covariance()
+    n, mean, covariance = unit.rows, unit.mean, unit.covariance()
     spread = covariance.trace().item()
     shift = -spread / (n - 1)
     squares = n * covariance.square().sum().item() + 2 * n * (mean @ covariance @ mean).item() - spread**2

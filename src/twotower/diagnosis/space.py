@@ -1,4 +1,4 @@
-"""Cosines and neighbours of one set of unit vectors: exact over all pairs, or from stratified samples with intervals."""
+"""Cosines and neighbours of one set of unit vectors: over all pairs, or from stratified samples with intervals."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ REPLICATES = 8
 REPLICATE_ROWS = 8_192
 SAMPLED_QUERIES = 2_048
 _T_975 = 2.364624251592785
-"""Student's t at 97.5 % with REPLICATES − 1 = 7 degrees of freedom."""
+"""Student's t at 97.5 % with REPLICATES - 1 = 7 degrees of freedom."""
 
 
 class Space(NamedTuple):
-    """Figures by name, the paper's reading with self-pairs, and how they were found."""
+    """Figures by name, the reading with self-pairs, how they were found, and the moments of the unit vectors."""
 
     figures: dict[str, Any]
     with_self_pairs: dict[str, Any]
     intervals: dict[str, list[float]]
     pairs: int
     method: str
+    moments: Moments | None
 
 
 class _Found(NamedTuple):
@@ -60,7 +61,7 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
     """Figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
     count = len(unit.kept)
     if count < 2:
-        return Space(_named({}) | _undefined(), _named({}), {}, 0, "no pair"), {}
+        return Space(_named({}) | _undefined(), _named({}), {}, 0, "no pair", None), {}
     total = moments(unit.chunks())
     spread = total.covariance().trace().item()
     mean, deviation = pair_moments(total)
@@ -111,14 +112,14 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
         f"95 % intervals between them; neighbours: {len(rows):,} queries against all; mean and deviation: all pairs"
     )
     drawn = {"similarity_histogram": {"low": -1.0, "high": 1.0, "counts": histogram}, "decay": curves}
-    return Space(figures, paper, intervals, pairs, method), drawn
+    return Space(figures, paper, intervals, pairs, method, total), drawn
 
 
 def _scan(unit: Tensor) -> _Found:
     sort = len(unit) <= SORTED_ROWS
     space = directions(unit, dtype=torch.float64 if sort else torch.float32)
-    scan = scan_pairs(space, min(TOP, len(unit) - 1))
-    if sort:
+    scan = scan_pairs(space, min(TOP, len(unit) - 1), count=not sort)
+    if scan.histogram is None:
         cosines = pair_cosines(space)
         pairs, self_pairs = describe_values(cosines), describe_values(cosines, len(unit))
         drawn = coarse_histogram(cosines, None)

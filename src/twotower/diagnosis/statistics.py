@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from twotower.diagnosis.geometry import (
 from twotower.diagnosis.neighbours import duplicates
 from twotower.diagnosis.rows import Rows, UnitRows
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
-from twotower.diagnosis.space import PAIR_NAMES, measure_space
+from twotower.diagnosis.space import measure_space
 from twotower.ops.spectrum import eigenvalues, moments, rankme
 
 EXACT_ROWS = 100_000
@@ -72,9 +71,8 @@ def measure(
     whole, curves = measure_space(unit, seed=seed, exact_rows=exact_rows)
     around = UnitRows(rows, raw.mean)
     centred, _ = measure_space(around, seed=seed, exact_rows=exact_rows)
-    centred_moments = moments(around.chunks()) if len(around.kept) > 1 else None
     covariance = raw.covariance()
-    if centred_moments is None:
+    if centred.moments is None:
         notes.append("all vectors are the same: figures about their mean are undefined (null)")
     sample = _sample(rows.count, exact_rows, seed, "clusters")
     clusters = cluster_figures(rows.take(sample), seed)
@@ -93,7 +91,7 @@ def measure(
         **whole.figures,
         "entropy_bins": ENTROPY_BINS,
         "entropy_base": ENTROPY_BASE,
-        "isotropy": isotropy(unit.chunks(), moments(unit.chunks()).second_moment()) if len(unit.kept) else None,
+        "isotropy": None if whole.moments is None else isotropy(unit.chunks(), whole.moments.second_moment()),
         "alignment": None if positive_pairs is None else _alignment(unit, positive_pairs, rows.count),
         **dimension_figures(raw),
         **rank_figures(raw.second_moment(), rows.count),
@@ -111,11 +109,11 @@ def measure(
         **dict.fromkeys(("isotropy", "participation_ratio", "rankme", "stable_rank", "direction_rank")),
         "intervals": centred.intervals,
     }
-    if centred_moments is not None:
+    if centred.moments is not None:
         centred_figures |= {
-            "isotropy": isotropy(around.chunks(), centred_moments.second_moment()),
+            "isotropy": isotropy(around.chunks(), centred.moments.second_moment()),
             **rank_figures(covariance, rows.count),
-            "direction_rank": rankme(eigenvalues(centred_moments.covariance(), len(around.kept))),
+            "direction_rank": rankme(eigenvalues(centred.moments.covariance(), len(around.kept))),
         }
         curves["variance_spectrum"] = (eigenvalues(covariance, rows.count) / covariance.trace()).tolist()
     chosen = _sample(len(unit.kept), SAMPLE, seed, "baselines")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Clustering(NamedTuple):
-    """The best restart: ``labels`` int64 [rows], ``centres`` [clusters, dim], ``inertia`` the sum of squared distances."""
+    """The best restart: ``labels`` int64 [rows], ``centres`` [clusters, dim], ``inertia`` Σ of squared distances."""
 
     labels: Tensor
     centres: Tensor
@@ -54,11 +54,9 @@ def kmeans(
         if not len(active):
             break
     labels = _assign(rows, centres)
-    every = torch.stack(
-        [(rows - chosen[label]).square().sum(dtype=torch.float64) for chosen, label in zip(centres, labels.T, strict=True)]
-    )
-    best = int(every.argmin())
-    return Clustering(labels[:, best].clone(), centres[best] + mean, every[best].item())
+    inertia = [_inertia(rows, chosen, label) for chosen, label in zip(centres, labels.T, strict=True)]
+    best = min(range(restarts), key=inertia.__getitem__)
+    return Clustering(labels[:, best].clone(), centres[best] + mean, inertia[best])
 
 
 def _seeds(rows: Tensor, square: Tensor, clusters: int, restarts: int, generator: torch.Generator | None) -> Tensor:
@@ -74,6 +72,11 @@ def _seeds(rows: Tensor, square: Tensor, clusters: int, restarts: int, generator
         chosen = torch.searchsorted(total.T.contiguous(), draw[:, None])[:, 0].clamp_(max=len(rows) - 1)
         centres = torch.cat([centres, rows[chosen][:, None]], dim=1)
     return centres
+
+
+def _inertia(rows: Tensor, centres: Tensor, labels: Tensor) -> float:
+    parts = zip(rows.split(65_536), labels.split(65_536), strict=True)
+    return sum((part - centres[label]).square().sum(dtype=torch.float64).item() for part, label in parts)
 
 
 def _assign(rows: Tensor, centres: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ BINS_PER_UNIT = 1_000_000
 """Fine bins per unit of cosine: figures read off the histogram are within 1e-6."""
 _GROUP = 64
 _TILE_NUMBERS = 4_000_000
+_TRASH = 2 * BINS_PER_UNIT
 
 
 class Directions(NamedTuple):
@@ -42,11 +43,12 @@ def directions(unit: Float[Tensor, "rows dim"], *, dtype: torch.dtype) -> Direct
 class PairScan(NamedTuple):
     """What one pass gives.
 
-    ``histogram`` counts unordered pairs by fine bin of cosine: int64 [2 * BINS_PER_UNIT], from -1 to 1.
+    ``histogram`` counts unordered pairs by fine bin of cosine: int64 [2 * BINS_PER_UNIT], from -1 to 1; None when it
+    was not asked for.
     ``similarities`` and ``neighbours`` [rows, k] are each row's nearest other rows, best first.
     """
 
-    histogram: Tensor
+    histogram: Tensor | None
     similarities: Tensor
     neighbours: Tensor
 
@@ -71,8 +73,8 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Tensor, Tensor
     return best.values, groups.gather(1, best.indices // _GROUP) * _GROUP + best.indices % _GROUP
 
 
-def scan_pairs(space: Directions, k: int) -> PairScan:
-    """Histogram of the cosines of all unordered pairs, and the ``k`` nearest rows of every row.
+def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
+    """The ``k`` nearest rows of every row and, with ``count``, the histogram of the cosines of all unordered pairs.
 
     Work is rows² · dim; memory is one tile of 4 million cosines, whatever the number of rows.
 
@@ -86,30 +88,30 @@ def scan_pairs(space: Directions, k: int) -> PairScan:
     right = torch.cat([right, right.new_zeros(-n % _GROUP, right.shape[1])]).T.contiguous()
     tile = max(1, min(n, _TILE_NUMBERS // right.shape[1]))
     scores = right.new_empty(tile, right.shape[1])
-    bins = torch.empty(tile * n, dtype=torch.int64)
-    trash = 2 * BINS_PER_UNIT
-    histogram = torch.zeros(trash + 1, dtype=torch.int64)
+    bins = torch.empty(tile * n if count else 0, dtype=torch.int64)
+    histogram = torch.zeros(_TRASH + 1, dtype=torch.int64) if count else None
     values, columns = [], []
     for start in range(0, n, tile):
         stop = min(n, start + tile)
         block = torch.mm(left[start:stop], right, out=scores[: stop - start])
-        upper = bins[: (stop - start) * (n - start)].view(stop - start, n - start)
-        upper.copy_(fine_bins(block[:, start:n], space.offset))
-        below = torch.ones(stop - start, stop - start, dtype=torch.bool).tril_()
-        upper[:, : stop - start].masked_fill_(below, trash)
-        histogram += torch.bincount(upper.view(-1), minlength=trash + 1)
+        if histogram is not None:
+            upper = bins[: (stop - start) * (n - start)].view(stop - start, n - start)
+            upper.copy_(fine_bins(block[:, start:n], space.offset))
+            below = torch.ones(stop - start, stop - start, dtype=torch.bool).tril_()
+            upper[:, : stop - start].masked_fill_(below, _TRASH)
+            histogram += torch.bincount(upper.view(-1), minlength=_TRASH + 1)
         block[:, n:] = -torch.inf
         block.diagonal(start).fill_(-torch.inf)
         best, where = top_k(block, k)
         values.append(best + space.offset)
         columns.append(where)
-    return PairScan(histogram[:trash], torch.cat(values), torch.cat(columns))
+    return PairScan(None if histogram is None else histogram[:_TRASH], torch.cat(values), torch.cat(columns))
 
 
 def fine_bins(deviations: Float[Tensor, "rows columns"], offset: float) -> Float[Tensor, "rows columns"]:
     """The fine bin of each cosine ``deviations + offset``, as a whole number in the tensor's own dtype."""
     place = deviations * BINS_PER_UNIT
-    return place.add_((1.0 + offset) * BINS_PER_UNIT).floor_().clamp_(0, 2 * BINS_PER_UNIT - 1)
+    return place.add_((1.0 + offset) * BINS_PER_UNIT).floor_().clamp_(0, _TRASH - 1)
 
 
 def pair_cosines(space: Directions) -> Float[Tensor, " pairs"]:

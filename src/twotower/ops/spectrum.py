@@ -17,7 +17,7 @@ class Moments(NamedTuple):
     The pivot is near the mean, so that a narrow cone far from the origin keeps its digits.
     """
 
-    count: int
+    rows: int
     pivot: Tensor
     total: Tensor
     outer: Tensor
@@ -25,12 +25,12 @@ class Moments(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """The mean vector: [dim]."""
-        return self.pivot + self.total / self.count
+        return self.pivot + self.total / self.rows
 
     def covariance(self) -> Tensor:
         """The covariance about the mean, divided by the count: [dim, dim]."""
-        shift = self.total / self.count
-        return self.outer / self.count - torch.outer(shift, shift)
+        shift = self.total / self.rows
+        return self.outer / self.rows - torch.outer(shift, shift)
 
     def second_moment(self) -> Tensor:
         """The mean of x xᵀ about the origin: [dim, dim]."""
@@ -48,14 +48,14 @@ def moments(chunks: Iterable[Float[Tensor, "_ dim"]]) -> Moments:
     for chunk in chunks:
         if not len(chunk):
             continue
-        rows = chunk.double()
-        pivot = rows.mean(0) if found is None else found.pivot
-        rows = rows - pivot
-        part = Moments(len(rows), pivot, rows.sum(0), rows.T @ rows)
+        values = chunk.double()
+        pivot = values.mean(0) if found is None else found.pivot
+        values = values - pivot
+        part = Moments(len(values), pivot, values.sum(0), values.T @ values)
         found = (
             part
             if found is None
-            else Moments(found.count + part.count, pivot, found.total + part.total, found.outer + part.outer)
+            else Moments(found.rows + part.rows, pivot, found.total + part.total, found.outer + part.outer)
         )
     if found is None:
         raise ValueError("moments need at least one row, got none")
@@ -63,7 +63,7 @@ def moments(chunks: Iterable[Float[Tensor, "_ dim"]]) -> Moments:
 
 
 def eigenvalues(matrix: Float[Tensor, "dim dim"], rows: int) -> Float[Tensor, " dim"]:
-    """Eigenvalues of a moment matrix of ``rows`` rows, largest first; what rounding left below zero rank is set to 0."""
+    """Eigenvalues of a moment matrix of ``rows`` rows, largest first; those that are only rounding are set to 0."""
     values = torch.linalg.eigvalsh(matrix.double()).flip(0).clamp(min=0.0)
     floor = torch.finfo(torch.float64).eps * max(rows, len(values)) * values[0]
     return values.masked_fill(values <= floor, 0.0)
