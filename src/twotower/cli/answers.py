@@ -1,0 +1,63 @@
+"""How `recommend` and `similar` show items: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table
+
+from twotower.serving.columns import cell, telling
+from twotower.serving.retriever import Answer, Item
+
+
+def split_ids(text: str) -> list[str]:
+    """The ids of ``A,B,C``, without blanks around them.
+
+    Examples:
+        >>> split_ids(" 12, b ,")
+        ['12', 'b']
+    """
+    return [id for part in text.split(",") if (id := part.strip())]
+
+
+def row(answer: Answer) -> dict[str, Any]:
+    """An answer as one flat record; its id and score win over raw columns of those names."""
+    return {
+        "id": answer.id,
+        "score": answer.score,
+        **{k: v for k, v in answer.columns.items() if k not in ("id", "score")},
+    }
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def table(title: str, items: Sequence[Answer | Item], most: int = 20) -> Table:
+    """Items with the columns that tell a person most, at most ``most`` rows."""
+    names = telling([item.columns for item in items])
+    shown = Table(
+        title=title, title_justify="left", caption=None if len(items) <= most else f"and {len(items) - most} more"
+    )
+    scored = any(isinstance(item, Answer) for item in items)
+    if scored:
+        shown.add_column("", justify="right")
+    for name in ["id", *names]:
+        shown.add_column(name, overflow="fold")
+    if scored:
+        shown.add_column("score", justify="right")
+    for place, item in enumerate(items[:most], start=1):
+        cells = [item.id, *(cell(item.columns.get(name)) for name in names)]
+        shown.add_row(*([str(place), *cells, f"{item.score:.4f}"] if isinstance(item, Answer) else cells))
+    return shown
+
+
+def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Item]) -> None:
+    """Answers, and beside them (below, where the terminal is narrow) what is known of the one who asks."""
+    Console().print(Columns([table(title, answers, len(answers)), table(other, seen, max(10, len(answers)))]))

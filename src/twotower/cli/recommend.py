@@ -1,0 +1,37 @@
+"""``twotower recommend``: what to offer a user, or someone with a history typed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
+    user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
+    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: A,B,C.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Recommend items to a user, by id or by a history typed in."""
+    from twotower.cli.answers import print_beside, print_json, row, split_ids
+    from twotower.serving.bundle import Bundle
+    from twotower.serving.retriever import Retriever
+
+    typed = None if history is None else split_ids(history)
+    retriever = Retriever(Bundle.load(bundle))
+    answers = retriever.recommend(
+        user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
+    )
+    query = {"user": user} if user is not None else {"history": typed}
+    if json:
+        print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers]})
+        return
+    if user is not None:
+        print_beside(f"For user {user}", answers, "Latest in the history", retriever.seen(user))
+    else:
+        print_beside("For this history", answers, "The history, latest first", retriever.items(typed or [])[::-1])

@@ -1,0 +1,252 @@
+"""A bundle: one folder with all that serving needs, so that it answers without the training data."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import read_json, replacing_folder, write_json
+from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
+from twotower.core.schema import Schema, Side
+from twotower.core.states import from_tensors, map_state, to_tensors
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.index.base import Index
+from twotower.index.build import index_kind, load_index
+from twotower.index.scan import Scan
+from twotower.models.base import Model
+from twotower.models.build import build_model
+from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
+from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
+
+TILE = 8192
+"""Items encoded at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle on disk: what is small is read at once, the rest when it is first asked for."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    schema: Schema
+    model: Model
+    device: torch.device
+
+    @staticmethod
+    def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Bundle:
+        """Read a bundle; ``verify`` compares every file's hash with the manifest first.
+
+        Raises:
+            InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if verify:
+            verify_files(folder, manifest)
+        note_versions(folder, manifest["versions"])
+        schema = Schema.load(folder / "schema.json")
+        model = build_model(manifest["model"]["name"], schema, manifest["model"]["parameters"])
+        try:
+            load_model(model, folder / "weights.safetensors")
+        except (RuntimeError, SafetensorError, OSError) as error:
+            raise InputError(f"{folder / 'weights.safetensors'}: not the weights of this model ({error})") from None
+        return Bundle(folder, manifest, schema, model.to(device).eval(), torch.device(device))
+
+    @cached_property
+    def item_ids(self) -> Tensor:
+        """The row of each stored item state: int64 [items]."""
+        return self._array("items/ids")
+
+    @cached_property
+    def item_states(self) -> State:
+        """What the item tower made of every known item, in the order of ``item_ids``."""
+        tensors = load_file(self.folder / "items" / "states.safetensors", device=str(self.device))
+        return from_tensors(tensors, self.model.state_kind)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Features of users and items, and each user's history when the bundle was written, as a data set."""
+        return Dataset(
+            self.schema,
+            self._histories(),
+            self._features("user"),
+            self._features("item"),
+            read_json(self.folder / "data.json"),
+            self.folder,
+        )
+
+    @cached_property
+    def user_vocabulary(self) -> Vocabulary:
+        """Outside user ids and their rows."""
+        return Vocabulary(self.folder / "vocabulary" / "users.parquet", "user")
+
+    @cached_property
+    def item_vocabulary(self) -> Vocabulary:
+        """Outside item ids and their rows."""
+        return Vocabulary(self.folder / "vocabulary" / "items.parquet", "item")
+
+    @cached_property
+    def index(self) -> Index | None:
+        """The stored index, or None: search the item states themselves then."""
+        if self.manifest["index"] is None:
+            return None
+        index = load_index(self.manifest["index"], self.folder / "index")
+        if isinstance(index, Scan):
+            index.to(self.device)
+        return index
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured when the model was trained."""
+        metrics: dict[str, Any] = self.manifest["metrics"]
+        return metrics
+
+    @property
+    def diagnosis(self) -> dict[str, Any] | None:
+        """The report of the embedding check, if one was made."""
+        path = self.folder / "diagnosis.json"
+        return read_json(path) if path.is_file() else None
+
+    def users(self, rows: Tensor) -> Users:
+        """Known users as the user tower sees them: their features and latest stored history."""
+        return users_with_history(self.dataset, self.dataset.log, rows, self.model.history_length)
+
+    def newcomer(self, history: Tensor) -> Users:
+        """An unknown user with this history (int64 [items], oldest first), all of it at the latest stored time."""
+        times = self.dataset.log.times
+        if times is not None:
+            now = times.max() if len(times) else times.new_tensor(0)
+            times = now.expand(len(history))
+        offsets = history.new_tensor([0, 0, len(history)])
+        row = history.new_tensor([UNKNOWN])
+        return users_with_history(self.dataset, Log(offsets, history, times), row, self.model.history_length)
+
+    def _histories(self) -> Log:
+        if not (self.folder / "histories").is_dir():
+            empty = torch.zeros(0, dtype=torch.int64, device=self.device)
+            offsets = torch.zeros(self.schema.num_users + 1, dtype=torch.int64, device=self.device)
+            return Log(offsets, empty, empty if self.schema.has_times else None)
+        timed = (self.folder / "histories" / "times.npy").is_file()
+        return Log(
+            self._array("histories/offsets"),
+            self._array("histories/items"),
+            self._array("histories/times") if timed else None,
+        )
+
+    def _array(self, name: str) -> Tensor:
+        return torch.from_numpy(np.load(self.folder / f"{name}.npy")).to(self.device)
+
+    def _features(self, side: Side) -> Features:
+        return {f.name: self._array(f"{side}s/features/{f.name}") for f in self.schema.features(side)}
+
+
+def write_bundle(
+    folder: Path | str,
+    *,
+    model: Model,
+    model_name: str,
+    model_parameters: dict[str, Any],
+    dataset: Dataset,
+    run_toml: str,
+    metrics: dict[str, Any],
+    histories: Log | None,
+    diagnosis: dict[str, Any] | None = None,
+    index: Index | None = None,
+) -> None:
+    """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
+
+    Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
+    when the bundle starts to serve (labels below 0.5 are left out); ``index`` was built over known item states.
+
+    Raises:
+        InputError: if ``folder`` holds something other than an earlier bundle.
+    """
+    folder = Path(folder)
+    if (folder / "manifest.json").is_file() and read_json(folder / "manifest.json").get("kind") != "bundle":
+        raise InputError(f"{folder}: holds something other than a bundle; name another folder")
+    with replacing_folder(folder) as partial:
+        (partial / "run.toml").write_text(run_toml, encoding="utf-8")
+        dataset.schema.save(partial / "schema.json")
+        write_json(partial / "data.json", dataset.manifest)
+        _write_vocabulary(partial / "vocabulary", dataset)
+        save_model(model, str(partial / "weights.safetensors"))
+        _write_items(partial / "items", model, dataset)
+        for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
+            for name, column in columns.items():
+                _save_array(partial / side / "features" / f"{name}.npy", column)
+        if histories is not None:
+            for name, column in histories.positives()._asdict().items():
+                if column is not None:
+                    _save_array(partial / "histories" / f"{name}.npy", column)
+        if index is not None:
+            (partial / "index").mkdir()
+            index.save(partial / "index")
+        if diagnosis is not None:
+            write_json(partial / "diagnosis.json", diagnosis)
+        manifest = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "data": dataset.name,
+            "model": {"name": model_name, "parameters": model_parameters},
+            "index": None if index is None else index_kind(index),
+            "metrics": {name: _finite(value) for name, value in metrics.items()},
+            "versions": versions(),
+        }
+        write_manifest(partial, manifest)
+
+
+@contextlib.contextmanager
+def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield a copy of a bundle and its manifest to alter; it replaces the bundle when the block ends without an error.
+
+    Raises:
+        InputError: as `Bundle.load`.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    with replacing_folder(folder) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        yield partial, manifest
+        write_manifest(partial, manifest)
+
+
+def _write_vocabulary(target: Path, dataset: Dataset) -> None:
+    if dataset.folder is not None and (dataset.folder / "vocabulary").is_dir():
+        shutil.copytree(dataset.folder / "vocabulary", target)
+        return
+    target.mkdir()
+    write_row_vocabulary(target / "users.parquet", dataset.schema.num_users)
+    write_row_vocabulary(target / "items.parquet", dataset.schema.num_items)
+
+
+def _write_items(target: Path, model: Model, dataset: Dataset) -> None:
+    ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+    with inference(model):
+        states = encode_items(model, dataset, ids, TILE)
+    _save_array(target / "ids.npy", ids)
+    save_file(to_tensors(map_state(Tensor.cpu, states)), target / "states.safetensors")
+
+
+def _save_array(path: Path, values: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values.cpu().numpy())
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,99 @@
+"""The manifest of a bundle: what it is, what every file's bytes must be, and with which libraries it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import twotower
+from twotower.core.errors import InputError
+from twotower.core.files import hash_folder, read_json, replacing_file
+
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest`` with the hash of every file of ``folder`` and, last, the hash of the manifest itself."""
+    manifest = {"kind": "bundle", "format": FORMAT, **manifest, "hashes": hash_folder(folder)}
+    manifest.pop("digest", None)
+    with replacing_file(folder / "manifest.json") as partial:
+        partial.write_text(_text({**manifest, "digest": _digest(manifest)}), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle that this version can read.
+
+    Raises:
+        InputError: if ``folder`` is not a bundle, or one of a newer format.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        problem = "not a bundle (no manifest.json)" if folder.is_dir() else "no such bundle"
+        raise InputError(f"{folder}: {problem}; 'twotower train' writes one")
+    manifest = read_json(path)
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind == "prepared-data":
+        raise InputError(
+            f"{folder}: prepared data, not a bundle; train on it: twotower train --data {folder} --to BUNDLE"
+        )
+    if kind != "bundle" or not isinstance(manifest.get("format"), int):
+        raise InputError(f"{folder}: its manifest.json is not that of a bundle; 'twotower train' writes one")
+    if manifest["format"] > FORMAT:
+        raise InputError(f"{folder}: format {manifest['format']}, this version reads up to {FORMAT}; upgrade twotower")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Compare every byte of ``folder`` with its manifest, and the manifest with itself.
+
+    Raises:
+        InputError: if a file was changed, is missing or was added; names the first.
+    """
+    changed = "was changed after it was written; take a fresh copy or train again"
+    body = {key: value for key, value in manifest.items() if key != "digest"}
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    if manifest.get("digest") != _digest(body) or text != _text(manifest):
+        raise InputError(f"{folder}: manifest.json {changed}")
+    expected, found = manifest["hashes"], hash_folder(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise InputError(f"{folder}: {name} is missing; take a fresh copy or train again")
+        if name not in expected:
+            raise InputError(f"{folder}: {name} is not part of this bundle; move it elsewhere")
+        if expected[name] != found[name]:
+            raise InputError(f"{folder}: {name} {changed}")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a bundle remembers."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "twotower": twotower.__version__,
+    }
+
+
+def note_versions(folder: Path, written: dict[str, str]) -> None:
+    """Log a warning for each library whose major version is not the one that wrote the bundle."""
+    for name, now in versions().items():
+        then = written.get(name, now)
+        if then.split(".")[0] != now.split(".")[0]:
+            log.warning("%s: written with %s %s, read with %s: scores may differ a little", folder, name, then, now)
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(_text(manifest).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""Nearest items by the cosine of their states."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import State, TopK
+from twotower.index.exact import ExactIndex
+
+
+def directions(states: State) -> Float[Tensor, "rows numbers"]:
+    """Each state as one vector of length 1, so that inner products are cosines; a zero state stays zero.
+
+    A state of several vectors, or a NamedTuple of them, is laid end to end first: its cosine then weighs each part by
+    its share of the length. Parts that are not floating point (query indices, codes) are left out.
+
+    Raises:
+        InputError: if a state is a single number, so that all items point the same way.
+
+    Examples:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    parts = [states] if isinstance(states, Tensor) else [part for part in states if part.is_floating_point()]
+    flat = torch.cat([part.flatten(1) for part in parts], dim=1).float()
+    if flat.shape[1] < 2:
+        raise InputError(
+            "this model knows one number an item, so no two items are closer than others; use another model"
+        )
+    return F.normalize(flat, dim=1)
+
+
+class Neighbours:
+    """Items that can be asked for those nearest to given directions.
+
+    Args:
+        vectors: what `directions` gave.
+        ids: the number of each row, int64.
+    """
+
+    def __init__(self, vectors: Float[Tensor, "rows numbers"], ids: Int[Tensor, " rows"]) -> None:
+        self._vectors = vectors
+        self._places = {id: place for place, id in enumerate(ids.tolist())}
+        self._index = ExactIndex()
+        self._index.build(vectors, ids)
+
+    def of_ids(self, ids: Int[Tensor, " queries"], k: int) -> TopK:
+        """The ``k`` items nearest to each of ``ids``, itself left out."""
+        places = torch.tensor([self._places[id] for id in ids.tolist()], device=self._vectors.device)
+        return self._index.search(self._vectors[places], k, ids[:, None])
+
+    def of_vectors(self, vectors: Float[Tensor, "queries numbers"], k: int, leave_out: Int[Tensor, " queries"]) -> TopK:
+        """The ``k`` items nearest to each of ``vectors``; ``leave_out`` is one id a query, -1 for none."""
+        return self._index.search(vectors, k, leave_out[:, None])

@@ -1,0 +1,208 @@
+"""Questions in outside ids, answers in outside ids: the bundle's model, index and vocabulary put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import PADDING, TopK, Users
+from twotower.core.states import take
+from twotower.index.base import Index
+from twotower.index.brute_force import BruteForceIndex
+from twotower.index.exact import ExactIndex
+from twotower.ops.windows import windows
+from twotower.serving.bundle import Bundle
+from twotower.serving.neighbours import Neighbours, directions
+
+log = logging.getLogger(__name__)
+
+TILE = 1024
+"""Users encoded and searched at a time."""
+
+NO_ITEM = -1
+"""Stands where an answer or an exclusion has no item."""
+
+
+class Answer(NamedTuple):
+    """One item of an answer: its outside id, its score before temperature and its raw columns."""
+
+    id: str
+    score: float
+    columns: dict[str, Any]
+
+
+class Item(NamedTuple):
+    """One known item: its outside id and its raw columns."""
+
+    id: str
+    columns: dict[str, Any]
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:
+    """The retriever of a bundle; also known as ``twotower.load``.
+
+    Raises:
+        InputError: if the folder is not a bundle, is of a newer format, or, with ``verify``, has a changed file.
+    """
+    return Retriever(Bundle.load(folder, device, verify=verify))
+
+
+class Retriever:
+    """Answers from a bundle. Loaded once, it may be asked from several threads.
+
+    An inner-product model is searched through the bundle's index, exactly if it holds none; any other model scores the
+    whole catalogue.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def recommend(
+        self,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        exclude: Sequence[str] = (),
+        include_seen: bool = False,
+    ) -> list[Answer]:
+        """The best ``k`` items, best first, for a known user or for a history of item ids typed in (oldest first).
+
+        What the user has seen is left out unless ``include_seen``; ``exclude`` names further items to leave out. Fewer
+        than ``k`` come back when the catalogue has no more. A history that is typed in takes place, for a model that
+        reads the clock, at the time of the latest stored event.
+
+        Raises:
+            InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, ``k`` is below
+                1, or an id is unknown.
+        """
+        if (user is None) == (history is None):
+            raise InputError("give either a user or a history, not both and not neither")
+        if user is not None:
+            rows = self._user_rows([user])
+            users, seen = self.bundle.users(rows), self._seen(rows)
+        else:
+            items = self._item_rows(history or ())
+            if not len(items):
+                raise InputError("the history is empty; name at least one item")
+            users, seen = self.bundle.newcomer(items), items[None]
+        banned = self._item_rows(exclude)[None]
+        return self._search(users, k, banned if include_seen else torch.cat([banned, seen], dim=1))[0]
+
+    def recommend_many(self, users: Sequence[str], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
+        """`recommend` for many known users at once: one list a user, in order.
+
+        Raises:
+            InputError: if a user is unknown or ``k`` is below 1.
+        """
+        rows = self._user_rows(users)
+        answers: list[list[Answer]] = []
+        for tile in rows.split(TILE) if len(rows) else ():
+            answers += self._search(self.bundle.users(tile), k, None if include_seen else self._seen(tile))
+        return answers
+
+    @torch.inference_mode()
+    def rank(self, user: str, candidates: Sequence[str]) -> list[Answer]:
+        """The candidates by their score for a known user, best first, each scored by the whole model.
+
+        Raises:
+            InputError: if the user or a candidate is unknown, a candidate is named twice, or there is none.
+        """
+        items = self._item_rows(candidates)
+        if not len(items):
+            raise InputError("the list of candidates is empty; name at least one item")
+        if len(items.unique()) < len(items):
+            twice = next(id for id in candidates if list(candidates).count(id) > 1)
+            raise InputError(f"candidate '{twice}' is named more than once; name each candidate once")
+        rows = self._user_rows([user])
+        model = self.bundle.model
+        states = take(self.bundle.item_states, torch.searchsorted(self.bundle.item_ids, items))
+        scores = model.score(model.encode_users(self.bundle.users(rows)), states)[0]
+        order = scores.argsort(descending=True, stable=True)
+        return self._answers(TopK(scores[order][None], items[order][None]))[0]
+
+    def similar(self, item: str, *, k: int = 10) -> list[Answer]:
+        """The ``k`` items whose states have the largest cosine with a known item's, itself left out.
+
+        Raises:
+            InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
+        """
+        found = self._neighbours.of_ids(self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1))
+        return self._answers(found)[0]
+
+    def seen(self, user: str) -> list[Item]:
+        """What is stored of a known user's history, latest first, each item once.
+
+        Raises:
+            InputError: if the user is unknown.
+        """
+        history = self._seen(self._user_rows([user]))[0]
+        return self._items([row for row in dict.fromkeys(history.flip(0).tolist()) if row != NO_ITEM])
+
+    def items(self, ids: Sequence[str]) -> list[Item]:
+        """What is known of these items, in order.
+
+        Raises:
+            InputError: if an id is unknown.
+        """
+        return self._items(self.bundle.item_vocabulary.rows(ids))
+
+    @cached_property
+    def _index(self) -> Index:
+        bundle = self.bundle
+        if bundle.index is not None:
+            return bundle.index
+        index: Index = ExactIndex() if bundle.model.is_inner_product else BruteForceIndex(bundle.model.score)
+        index.build(bundle.item_states, bundle.item_ids)
+        return index
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(directions(self.bundle.item_states), self.bundle.item_ids)
+
+    @torch.inference_mode()
+    def _search(self, users: Users, k: int, banned: Tensor | None) -> list[list[Answer]]:
+        k = self._checked(k, len(self.bundle.item_ids))
+        return self._answers(self._index.search(self.bundle.model.encode_users(users), k, banned))
+
+    def _checked(self, k: int, most: int) -> int:
+        if k < 1:
+            raise InputError(f"k must be at least 1, got {k}")
+        if most < 1:
+            raise InputError("there is no other item in the catalogue to choose from")
+        if k > most:
+            log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
+        return min(k, most)
+
+    def _user_rows(self, ids: Sequence[str]) -> Tensor:
+        return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
+
+    def _item_rows(self, ids: Sequence[str]) -> Tensor:
+        return torch.tensor(self.bundle.item_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
+
+    def _seen(self, users: Tensor) -> Tensor:
+        """The items of each user's stored history, oldest first, padded with -1: int64 [users, most]."""
+        log = self.bundle.dataset.log
+        starts, ends = log.offsets[users], log.offsets[users + 1]
+        seen = windows(log.items, starts, ends, int((ends - starts).max()))
+        return seen.masked_fill(seen == PADDING, NO_ITEM)
+
+    def _items(self, rows: Sequence[int]) -> list[Item]:
+        vocabulary = self.bundle.item_vocabulary
+        return [Item(*pair) for pair in zip(vocabulary.ids(rows), vocabulary.columns(rows), strict=True)]
+
+    def _answers(self, found: TopK) -> list[list[Answer]]:
+        """What was found in outside ids, without the places that stayed empty."""
+        wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
+        items = dict(zip(wanted, self._items(wanted), strict=True))
+        return [
+            [Answer(items[row].id, score, items[row].columns) for row, score in zip(*pair, strict=True) if row in items]
+            for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+        ]

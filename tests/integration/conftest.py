@@ -1,0 +1,58 @@
+"""A small prepared data set with outside ids and titles, and bundles written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import torch
+
+from twotower.data.dataset import Dataset
+from twotower.models.base import Model
+from twotower.models.build import build_model
+from twotower.serving.bundle import write_bundle
+
+TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]
+
+
+@pytest.fixture
+def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
+    """`tiny_dataset` with a vocabulary: users u2 to u6, items i2 to i9 with a title and a year."""
+    folder = tmp_path / "prepared" / "vocabulary"
+    folder.mkdir(parents=True)
+    connection = duckdb.connect()
+    connection.execute(
+        f"COPY (SELECT row, 'u' || row AS id FROM range(2, 7) AS t(row)) TO '{folder / 'users.parquet'}'"
+    )
+    connection.execute("CREATE TABLE items (row BIGINT, id VARCHAR, year INTEGER, title VARCHAR)")
+    connection.executemany(
+        "INSERT INTO items VALUES (?, ?, ?, ?)", [(row, f"i{row}", 1970 + row, TITLES[row - 2]) for row in range(2, 10)]
+    )
+    connection.execute(f"COPY items TO '{folder / 'items.parquet'}'")
+    return replace(tiny_dataset, folder=folder.parent)
+
+
+@pytest.fixture
+def write() -> Callable[..., Model]:
+    """Write a bundle of a new, untrained model into a folder, and return the model."""
+
+    def written(folder: Path, dataset: Dataset, name: str = "two_tower", **more: Any) -> Model:
+        parameters = more.pop("parameters", {"dim": 5, "field_dim": 3, "hidden": [4]} if name == "two_tower" else {})
+        torch.manual_seed(3)
+        model = build_model(name, dataset.schema, parameters)
+        rest = {"run_toml": "[training]\nseed = 3\n", "metrics": {"recall@10": 0.25}, "histories": dataset.log, **more}
+        write_bundle(folder, model=model, model_name=name, model_parameters=parameters, dataset=dataset, **rest)
+        return model
+
+    return written
+
+
+@pytest.fixture
+def bundle_folder(write: Callable[..., Model], titled_dataset: Dataset, tmp_path: Path) -> Path:
+    """A bundle of a two-tower model."""
+    write(tmp_path / "bundle", titled_dataset)
+    return tmp_path / "bundle"
