@@ -1,0 +1,93 @@
+"""What is known of a public data set: where it lives, how to check it, on what terms, and how its files are read."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twotower.core.errors import InputError
+from twotower.data.spec import Spec
+
+Notice = Callable[[str], None]
+"""Is told, in one line, what a person should know: the licence, which source answered."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Is told the file name, the bytes so far and the bytes in all (None when the server does not say)."""
+
+Reader = Callable[[Path, Path, str | None], Spec]
+"""Reads the official files below the first folder, writes tables into the second, and returns the spec that
+names them; the third argument is the category, for sets that have one."""
+
+
+class SourceUnavailable(InputError):  # noqa: N818 (what happened, as in the words of a person)
+    """A source that did not answer, or gave something else than the published file."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to download."""
+
+    name: str
+    address: str
+    size: int | None = None
+    """Bytes; None where none is published."""
+    md5: str | None = None
+    """Published checksum in hexadecimal; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set by name."""
+
+    name: str
+    title: str
+    home: str
+    """The page a person reads; the only address of a set that asks for a log-in."""
+    licence: str
+    """The terms in a sentence or two, shown before use."""
+    citation: str
+    read: Reader
+    archives: tuple[Archive, ...] = ()
+    """Empty when there is nothing to download without a log-in. ``{category}`` in a name or address is filled in."""
+    restricted: bool = False
+    """True when the terms forbid commercial use or passing the data on."""
+    categories: tuple[str, ...] = ()
+    """Its parts, for a set that is fetched by category."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the download, None when not all are published."""
+        sizes = [archive.size for archive in self.archives]
+        return sum(size for size in sizes if size is not None) if sizes and None not in sizes else None
+
+
+def find_all(folder: Path, name: str) -> list[Path]:
+    """The files called ``name`` (a pattern is allowed) below ``folder``, the ones nearest the top first."""
+    found = [
+        Path(place) / file
+        for place, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if fnmatch.fnmatch(file, name)
+    ]
+    return sorted(found, key=lambda path: (len(path.parts), path.as_posix()))
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The first file that `find_all` finds, None without one."""
+    return next(iter(find_all(folder, name)), None)
+
+
+def need(folder: Path, name: str) -> Path:
+    """The first file that `find_all` finds.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = find(folder, name)
+    if path is None:
+        seen = sorted({file.name for file in find_all(folder, "*")})[:8]
+        raise InputError(f"no file {name} in the copy; it holds {', '.join(seen) or 'nothing'}")
+    return path
