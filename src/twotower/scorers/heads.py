@@ -10,6 +10,7 @@ from twotower.scorers.flat_fc import FlatFC
 from twotower.scorers.lss import LSS
 from twotower.scorers.one_head import OneHead
 from twotower.scorers.sum_max import SumMax
+from twotower.scorers.tiles import in_tiles
 
 REDUCTIONS = ("lss", "sum_max", "flat_fc", "dot")
 
@@ -50,7 +51,7 @@ class HeadScorer(nn.Module):
     ) -> Float[Tensor, "users items"]:
         """Every user with every item."""
         check_heads(users, items)
-        return self.reduction(all_similarities(users, items))
+        return in_tiles(lambda some, others: self.reduction(all_similarities(some, others)), users, items)
 
     def pairs(
         self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError
+from twotower.scorers.tiles import in_tiles
 
 
 class MLPScorer(nn.Module):
@@ -40,7 +41,8 @@ class MLPScorer(nn.Module):
     ) -> Float[Tensor, "users items"]:
         """Every user with every item."""
         self._check(users, items)
-        return self._finish(self.user_part(users)[:, None] + self.item_part(items)[None])
+        users, items = self.user_part(users), self.item_part(items)
+        return in_tiles(lambda some, others: self._finish(some[:, None] + others[None]), users, items)
 
     def pairs(self, users: Float[Tensor, "rows dim"], items: Float[Tensor, "rows *n dim"]) -> Float[Tensor, "rows *n"]:
         """Row i of users with row i of items, or with each of its n items."""

@@ -52,6 +52,18 @@ class FCStack(nn.Module):
         """Every layer's output, in order: [*rows, width]."""
         return self.after_first(self.linears[0](inputs))
 
+    def first_of_parts(self, parts: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
+        """What the first linear map makes of ``parts`` side by side, where parts may broadcast against each other.
+
+        Each part meets its own slice of the weights, so what several rows share is mapped once.
+        """
+        first = self.linears[0]
+        assert isinstance(first, nn.Linear)
+        hidden: Tensor = first.bias
+        for part, weight in zip(parts, first.weight.split(list(widths), dim=1), strict=True):
+            hidden = hidden + F.linear(part, weight)
+        return hidden
+
     def after_first(self, hidden: Float[Tensor, "*rows hidden"]) -> list[Tensor]:
         """Every layer's output, given what the first linear map made of the input.
 

@@ -1,0 +1,96 @@
+"""What of FIT's user tower can be computed before the request, without changing the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from twotower.core.records import PADDING, Users
+from twotower.towers.interaction import PairwiseUnit
+
+if TYPE_CHECKING:
+    from twotower.models.fit import FIT
+
+ITEM_TILE = 1024
+"""Items whose attention is computed at a time."""
+
+
+class UserTables(NamedTuple):
+    """Results that hang on weights alone.
+
+    ``items`` [items, width] holds the fields of every item, and ``logits`` [items, queries] its attention logit under
+    every hard query where the unit has such: a request gathers both for its history. ``from_query`` [queries, hidden]
+    is the query's share of the first layer with its bias. ``layers`` are the following maps with batch normalisation
+    folded in; the first entry holds the first layer's maps of the user's fields and of the history.
+    """
+
+    items: Tensor
+    logits: Tensor | None
+    queries: Tensor
+    from_query: Tensor
+    from_fields: Tensor
+    from_history: Tensor
+    layers: list[tuple[Tensor, Tensor]]
+
+
+def user_tables(model: FIT) -> UserTables:
+    """Everything that no request changes.
+
+    For a unit that weighs each history item by that item and the query alone (`PairwiseUnit`), the attention network
+    itself need not run in a request at all: its logits are one number an item and query.
+    """
+    assert model.meta is not None
+    every = torch.arange(model.schema.num_items, device=model.meta.meta.device)
+    items = torch.cat([model.item_fields.of_ids(tile) for tile in every.split(ITEM_TILE)])
+    items = items * (every != PADDING)[:, None]
+    queries = model.meta.hard()
+    logits = None
+    if isinstance(model.unit, PairwiseUnit):
+        logits = torch.cat([model.unit.all_logits(tile, queries) for tile in items.split(ITEM_TILE)])
+    stack = model.user_stack
+    folded = [_folded(linear, norm) for linear, norm in zip(stack.linears, stack.norms, strict=True)]
+    weight, bias = folded[0]
+    from_fields, from_history, from_query = weight.split(model.input_widths, dim=1)
+    heads = model.user_heads.linear
+    return UserTables(
+        items,
+        logits,
+        queries,
+        F.linear(queries, from_query, bias),
+        from_fields,
+        from_history,
+        [*folded[1:], (heads.weight, heads.bias)],
+    )
+
+
+def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, "users queries heads dim"]:
+    """The same as `FIT.encode_users` in evaluation mode, from what the tables hold."""
+    assert model.unit is not None
+    history, present = F.embedding(users.history, tables.items), users.history != PADDING
+    if tables.logits is None:
+        interest = model.unit.shared(tables.queries, history, present)
+    else:
+        assert isinstance(model.unit, PairwiseUnit)
+        interest = model.unit.pool(F.embedding(users.history, tables.logits), history, present)
+    hidden = F.linear(interest, tables.from_history) + tables.from_query
+    if model.user_fields.count:
+        hidden = hidden + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
+    for weight, bias in tables.layers:
+        hidden = F.linear(hidden.relu_(), weight, bias)
+    heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
+    return F.normalize(heads, dim=-1) if model.user_heads.normalise else heads
+
+
+def _folded(linear: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map followed by batch normalisation with its running averages."""
+    assert isinstance(linear, nn.Linear)
+    if not isinstance(norm, nn.BatchNorm1d):
+        return linear.weight, linear.bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias

@@ -1,0 +1,88 @@
+"""What FIT stores of an item, whole or compact, and what it makes of a user."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+class FITItems(NamedTuple):
+    """``query_index`` [items] names the hard query (uint8 up to 256 of them); ``heads`` is [items, heads, dim]."""
+
+    query_index: Tensor
+    heads: Tensor
+
+
+class FITCompactItems(NamedTuple):
+    """`FITItems` in bytes: ``heads`` is int8 and counts in steps of ``step`` (float16 [items])."""
+
+    query_index: Tensor
+    heads: Tensor
+    step: Tensor
+
+
+class PairedHeads(NamedTuple):
+    """Users of training rows, each made for its own row's item: ``heads`` [rows, heads, dim] under the soft query."""
+
+    heads: Tensor
+
+
+def smallest_index(index: Int[Tensor, " items"], count: int) -> Int[Tensor, " items"]:
+    """The same numbers, all below ``count``, in as few bytes as they need."""
+    if count <= 2**8:
+        return index.to(torch.uint8)
+    return index.to(torch.int16 if count <= 2**15 else torch.int32)
+
+
+def compact(items: FITItems, precision: str) -> FITItems | FITCompactItems:
+    """Item states with fewer bytes: "float16" halves the heads, "int8" quarters them (rounded per item).
+
+    The model scores them as they are; heads become float32 again once candidates are gathered.
+
+    Raises:
+        InputError: if the precision is unknown, or these are not FIT's item states.
+
+    Examples:
+        >>> states = FITItems(torch.zeros(3, dtype=torch.uint8), torch.ones(3, 2, 64))
+        >>> [bytes_per_item(compact(states, precision)) for precision in PRECISIONS]
+        [513.0, 257.0, 131.0]
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    check_items(items)
+    if precision == "float32":
+        return items._replace(heads=items.heads.float())
+    if precision == "float16":
+        return items._replace(heads=items.heads.half())
+    step = (items.heads.abs().amax(dim=(1, 2)) / 127).half()
+    # float16 may round a small step to 0 or down, so the count is taken with the step that will be read back.
+    steps = torch.where(step > 0, step, 1).float()[:, None, None]
+    return FITCompactItems(items.query_index, (items.heads / steps).round().clamp(-127, 127).to(torch.int8), step)
+
+
+def whole_heads(items: FITItems | FITCompactItems, dtype: torch.dtype) -> Float[Tensor, "*items heads dim"]:
+    """The heads as numbers of ``dtype``."""
+    heads = items.heads.to(dtype)
+    return heads * items.step.to(dtype)[..., None, None] if isinstance(items, FITCompactItems) else heads
+
+
+def bytes_per_item(items: FITItems | FITCompactItems) -> float:
+    """Bytes that one item's state takes."""
+    return sum(part.numel() * part.element_size() for part in items) / len(items.query_index)
+
+
+def check_items(items: object) -> None:
+    """Refuse what is not FIT's item states.
+
+    Raises:
+        InputError: says what came.
+    """
+    if not isinstance(items, FITItems | FITCompactItems):
+        raise InputError(f"FIT scores its own item states (FITItems), got {type(items).__name__}: another model's?")

@@ -1,0 +1,56 @@
+"""The meta query module: a few learnt vectors that stand for clusters of items, so that the user tower may see one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def parameter_free_attention(meta: Float[Tensor, "queries dim"]) -> Float[Tensor, "queries dim"]:
+    """r (Q Qᵀ) Q / |Q|², with |Q|² the sum of all squares and r = min(queries, dim).
+
+    Source: FIT (Xiong et al., SIGIR 2025), equation 5, (Q Qᵀ) Q. As printed the result grows with the cube of Q: it
+    cubes the singular values σ, so that logits, and with them the gradient, run away as Q grows. Divided by
+    |Q|² = Σ σ², a singular value becomes σ · r σ² / Σ σ²: the result grows with Q itself, no direction by more than r
+    times, and a Q with r equal singular values comes back unchanged. What the attention is for stays: directions
+    that many queries share are raised over those that few have.
+    """
+    rank = min(meta.shape)
+    energy = meta.square().sum().clamp(min=torch.finfo(meta.dtype).tiny)
+    # (Q Qᵀ) Q = Q (Qᵀ Q): the smaller of the two inner products is made.
+    mixed = meta @ (meta.T @ meta) if meta.shape[1] < meta.shape[0] else (meta @ meta.T) @ meta
+    return mixed * (rank / energy)
+
+
+class MetaQueries(nn.Module):
+    """The item meta matrix Q [queries, dim], and how an item chooses among its rows.
+
+    Source: FIT (Xiong et al., SIGIR 2025), section 4.1.
+
+    Args:
+        count: N, rows of Q.
+        dim: width of an item's concatenated fields.
+        self_attention: whether hard queries are `parameter_free_attention` of Q rather than Q itself.
+    """
+
+    def __init__(self, *, count: int, dim: int, self_attention: bool = True) -> None:
+        super().__init__()
+        if min(count, dim) < 1:
+            raise ValueError(f"meta queries need a count and a width of at least 1, got {count} and {dim}")
+        self.meta = nn.Parameter(torch.empty(count, dim))
+        nn.init.kaiming_uniform_(self.meta)
+        self.self_attention = self_attention
+
+    def hard(self) -> Float[Tensor, "queries dim"]:
+        """Q*: every hard query. It does not depend on any item."""
+        return parameter_free_attention(self.meta) if self.self_attention else self.meta
+
+    def soft(self, items: Float[Tensor, "rows dim"], temperature: Tensor | float) -> Float[Tensor, "rows dim"]:
+        """softmax(e q*ᵀ / temperature) Q*: the hard queries weighed by likeness to each item (equations 6 and 7)."""
+        queries = self.hard()
+        return torch.softmax(items @ queries.T / temperature, dim=1) @ queries
+
+    def index(self, items: Float[Tensor, "rows dim"]) -> Int[Tensor, " rows"]:
+        """The hard query most like each item (equation 8)."""
+        return (items @ self.hard().T).argmax(dim=1)
