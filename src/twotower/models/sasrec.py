@@ -52,7 +52,7 @@ class SASRec(Model):
             )
         self.schema = schema
         self.history_length = history_length
-        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         self.tower = CausalTransformer(dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout)
 
     def positions(self, history: Tensor) -> Float[Tensor, "rows length dim"]:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from twotower.ops.dropout import dropout
+
 
 class CausalBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual; a position sees itself and what came before.
@@ -37,8 +39,8 @@ class CausalBlock(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         mixed = self.project_out(mixed.transpose(1, 2).reshape(rows, length, dim))
-        x = x + F.dropout(mixed, self.dropout, self.training)
-        return x + F.dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
+        x = x + dropout(mixed, self.dropout, self.training)
+        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
 
 
 class CausalTransformer(nn.Module):
@@ -57,7 +59,7 @@ class CausalTransformer(nn.Module):
     def forward(self, items: Float[Tensor, "rows length dim"]) -> Float[Tensor, "rows length dim"]:
         """One state a position; row i's state is at its last unpadded place."""
         x = items + self.positions[: items.shape[1]]
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

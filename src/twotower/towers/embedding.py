@@ -53,11 +53,11 @@ class FeatureEmbedding(nn.Module):
         return torch.where(known, layer(torch.where(known, value, 0.0)), 0.0)
 
 
-def embedding_table(rows: int, dim: int) -> nn.Embedding:
-    """A table with a zero row for padding and entries of standard deviation 1 / sqrt(dim)."""
+def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embedding:
+    """A table with a zero row for padding and normal entries of this standard deviation; None: 1 / sqrt(dim)."""
     table = nn.Embedding(rows, dim, padding_idx=PADDING)
     with torch.no_grad():
-        table.weight.normal_(std=dim**-0.5)
+        table.weight.normal_(std=dim**-0.5 if std is None else std)
         table.weight[PADDING].zero_()
     return table
 
