@@ -1,0 +1,86 @@
+"""Several models on the same users: means, intervals, and whether a difference could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.evaluation.result import Result
+from twotower.metrics.intervals import paired_permutation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one metric. ``p_value`` is that of the difference to the reference; None for the reference."""
+
+    model: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    difference: float
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in the order of the models given, metric by metric."""
+
+    reference: str
+    confidence: float
+    users: int
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def compare(
+    results: Mapping[str, Result],
+    metrics: Sequence[str],
+    *,
+    reference: str | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Put models beside ``reference`` (None: the first), with bootstrap intervals and paired permutation tests.
+
+    p-values are not corrected for the number of comparisons, and know nothing of how training varies with its seed.
+
+    Raises:
+        InputError: if there are no results, they are of different users, or a name is unknown.
+    """
+    if not results:
+        raise InputError("there are no results to compare")
+    reference = next(iter(results)) if reference is None else reference
+    if reference not in results:
+        raise unknown_name("model", reference, results)
+    base = results[reference]
+    for name, result in results.items():
+        if not torch.equal(result.users, base.users):
+            raise InputError(f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made")
+        for metric in metrics:
+            if metric not in result.per_user:
+                raise unknown_name(f"metric of '{name}'", metric, result.per_user)
+    rows = []
+    bounds = {
+        name: result.intervals(confidence=confidence, resamples=resamples, seed=seed)
+        for name, result in results.items()
+    }
+    for metric in metrics:
+        for name, result in results.items():
+            test = None
+            if name != reference:
+                test = paired_permutation(
+                    result.per_user[metric], base.per_user[metric], permutations=permutations, seed=seed
+                )
+            difference, p_value = (0.0, None) if test is None else test
+            rows.append(Row(name, metric, result.metrics[metric], *bounds[name][metric], difference, p_value))
+    return Comparison(reference, confidence, len(base.users), tuple(rows))

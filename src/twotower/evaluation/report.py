@@ -1,0 +1,80 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from twotower.evaluation.compare import Comparison
+from twotower.evaluation.result import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -> Table:
+    """One row a metric: its mean over users and the interval, where it has one."""
+    from rich.table import Table
+
+    bounds = result.intervals(confidence=confidence)
+    table = Table(title=title or None, caption=_caption(result), title_justify="left", caption_justify="left")
+    table.add_column("metric")
+    table.add_column(result.split, justify="right")
+    table.add_column(f"{confidence:.0%} interval", justify="right")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.4f}", _interval(*bounds[name]) if name in bounds else "")
+    return table
+
+
+def slice_table(result: Result, metrics: Sequence[str]) -> Table:
+    """One row a slice: how many users and truths it has, and their mean metrics."""
+    from rich.table import Table
+
+    table = Table(title="slices", title_justify="left")
+    table.add_column("slice")
+    for name in ("users", "truths", *metrics):
+        table.add_column(name, justify="right")
+    for name, part in result.slices.items():
+        values = [f"{part.metrics[metric]:.4f}" if part.users else "" for metric in metrics]
+        table.add_row(name.replace("_", " "), f"{part.users:,}", f"{part.truths:,}", *values)
+    return table
+
+
+def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
+    """One row a model: mean, interval and p-value under each metric."""
+    from rich.table import Table
+
+    metrics = list(dict.fromkeys(row.metric for row in comparison.rows))
+    table = Table(
+        title=title or None,
+        caption=(
+            f"{comparison.users:,} users; \\[{comparison.confidence:.0%} interval over users]; "
+            f"p: paired permutation test against {comparison.reference}"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("model")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+        table.add_column("p", justify="right")
+    cells: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        p_value = "" if row.p_value is None else f"{row.p_value:.4f}"
+        cells.setdefault(row.model, []).extend([f"{row.mean:.4f} {_interval(row.low, row.high)}", p_value])
+    for model, values in cells.items():
+        table.add_row(model, *values)
+    return table
+
+
+def _interval(low: float, high: float) -> str:
+    return f"\\[{low:.4f}, {high:.4f}]"
+
+
+def _caption(result: Result) -> str:
+    text = f"{len(result.users):,} users, {result.num_items:,} items ranked for each, {result.truths:,} to be found"
+    if result.seen_truths:
+        text += f"; {result.seen_truths:,} of them seen before and so counted as missed"
+    if result.unreachable_truths:
+        text += f"; {result.unreachable_truths:,} of them not among the items ranked"
+    return text

@@ -1,0 +1,41 @@
+"""What the item-based models share: histories as sets, and how often two items have a user in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Int
+from torch import Tensor
+
+from twotower.core.records import FIRST_KNOWN, PADDING
+from twotower.data.log import Log
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+def distinct_items(history: Int[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
+    """Each item of a row once, ascending, with 0 in place of what repeats.
+
+    Examples:
+        >>> import torch
+        >>> distinct_items(torch.tensor([[4, 3, 4, 0]]))
+        tensor([[0, 3, 4, 0]])
+    """
+    items = history.sort(dim=1).values
+    items[:, 1:].masked_fill_(items[:, 1:] == items[:, :-1], PADDING)
+    return items
+
+
+def incidence(log: Log, num_items: int) -> csr_array:
+    """Users × items: 1 where the user has a positive event with the known item, float32."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    log = log.positives().to("cpu")
+    log = log.select(log.items >= FIRST_KNOWN)
+    ones = np.ones(log.num_events, dtype=np.float32)
+    matrix = csr_array((ones, log.items.numpy(), log.offsets.numpy()), shape=(len(log.offsets) - 1, num_items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
