@@ -1,4 +1,4 @@
-"""Ways to cut a log in three. Each says in words what leaks; evaluation asks for positives only, training keeps labels."""
+"""Ways to cut a log in three. Each says what leaks; evaluation asks for positives only, training keeps labels."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ def by_user(log: Log, *, ratio: Sequence[float] = (8, 1, 1), fold_in: float = 0.
         Targets(positives.select((held == 1) & history), positives.select((held == 1) & ~history)),
         Targets(positives.select((held == 2) & history), positives.select((held == 2) & ~history)),
         "No event of a held-out user is trained on, so an id of a user tells nothing. Time leaks: training users' "
-        f"events may be later than what is asked. {int((count == 1).sum())} users with one positive are only trained on.",
+        "events may be later than what is asked. "
+        f"{int((count == 1).sum())} users with one positive are only trained on.",
     )
 
 

@@ -1,0 +1,48 @@
+"""``twotower data prepare``: raw tables and a spec to a prepared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def prepare(
+    spec: Annotated[Path, typer.Argument(help="The TOML that names files, columns, features, labels and split.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; without it data/NAME, NAME as in the spec.", show_default=False),
+    ] = None,
+    memory_limit: Annotated[str, typer.Option(help="Beyond this much, work spills to disk beside the folder.")] = "1GB",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prepare a data set: CSV, TSV, JSON lines or Parquet to arrays that training reads at once."""
+    import json as plain_json
+    import time
+
+    from rich.console import Console
+
+    from twotower.core.files import read_json
+    from twotower.data.prepare import prepare as run
+    from twotower.data.spec import Spec
+
+    started = time.perf_counter()
+    told = Console(stderr=True, highlight=False, soft_wrap=True)
+    read = Spec.from_toml(spec)
+    target = to or Path("data") / read.name
+    with told.status("preparing") as status:
+        run(read, target, memory_limit=memory_limit, progress=lambda text: status.update(text))
+    manifest = read_json(target / "manifest.json")
+    for sentence in manifest["treatments"]:
+        told.print(f"- {sentence}", markup=False)
+    counts, seconds = manifest["counts"], time.perf_counter() - started
+    if json:
+        summary = {"folder": str(target), "name": read.name, "seconds": round(seconds, 3)}
+        rest = {key: manifest[key] for key in ("counts", "rows", "treatments")}
+        typer.echo(plain_json.dumps({**summary, **rest}, ensure_ascii=False))
+        return
+    typer.echo(
+        f"{target}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events "
+        f"in {seconds:.1f} s"
+    )

@@ -1,0 +1,76 @@
+"""DuckDB with a memory limit and a place to spill; its errors come out as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twotower.core.errors import InputError
+
+
+@contextlib.contextmanager
+def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
+    """A connection whose tables live in ``work``, so that memory stays below the limit however long they are.
+
+    Raises:
+        InputError: if the limit is not a size, or is too small for the job.
+        OSError: if the disk is full.
+    """
+    import duckdb
+
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", memory_limit, re.IGNORECASE)
+    if size is None or float(size[1]) <= 0:
+        raise InputError(f"memory limit '{memory_limit}' is not a size; write it as 500MB or 2GB")
+    try:
+        with duckdb.connect(
+            str(work / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}
+        ) as connection:
+            connection.execute("SET enable_progress_bar = false")
+            connection.execute("SET preserve_insertion_order = true")
+            yield connection
+    except duckdb.OutOfMemoryException:
+        raise InputError(f"memory limit {memory_limit} is too small for this data; raise it") from None
+    except duckdb.IOException as error:
+        if "space" in str(error).lower():
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(work)) from None
+        raise InputError(_line(error)) from None
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a failure to read ``path`` into an `InputError` that names it."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException) and "space" in str(error).lower():
+            raise
+        raise InputError(f"{path}: cannot be read: {_line(error)}") from None
+
+
+def literal(value: object) -> str:
+    """A SQL string literal."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def quoted(column: str) -> str:
+    """A SQL name in quotes."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def one(connection: Any, query: str) -> Any:
+    """The single value of a query."""
+    return connection.execute(query).fetchone()[0]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
