@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +13,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
+from twotower.core.files import replacing_file
 from twotower.serving.columns import cell, telling
 from twotower.serving.retriever import Answer, Item
 
@@ -32,6 +35,17 @@ def row(answer: Answer) -> dict[str, Any]:
         "score": answer.score,
         **{k: v for k, v in answer.columns.items() if k not in ("id", "score")},
     }
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Flat records as CSV, with every column that any of them has; lists are joined by '|'."""
+    names = list(dict.fromkeys(name for record in rows for name in record))
+    with replacing_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        for record in rows:
+            flat = {k: "|".join(map(str, v)) if isinstance(v, list) else v for k, v in record.items()}
+            writer.writerow(flat)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -44,15 +44,18 @@ class Neighbours:
     """
 
     def __init__(self, vectors: Float[Tensor, "rows numbers"], ids: Int[Tensor, " rows"]) -> None:
-        self._vectors = vectors
-        self._places = {id: place for place, id in enumerate(ids.tolist())}
+        self._ids, order = ids.sort()
+        self._vectors = vectors[order]
         self._index = ExactIndex()
         self._index.build(vectors, ids)
 
+    def vectors(self, ids: Int[Tensor, " queries"]) -> Float[Tensor, "queries numbers"]:
+        """The directions of ``ids``."""
+        return self._vectors[torch.searchsorted(self._ids, ids)]
+
     def of_ids(self, ids: Int[Tensor, " queries"], k: int) -> TopK:
         """The ``k`` items nearest to each of ``ids``, itself left out."""
-        places = torch.tensor([self._places[id] for id in ids.tolist()], device=self._vectors.device)
-        return self._index.search(self._vectors[places], k, ids[:, None])
+        return self.of_vectors(self.vectors(ids), k, ids)
 
     def of_vectors(self, vectors: Float[Tensor, "queries numbers"], k: int, leave_out: Int[Tensor, " queries"]) -> TopK:
         """The ``k`` items nearest to each of ``vectors``; ``leave_out`` is one id a query, -1 for none."""

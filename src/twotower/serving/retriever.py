@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
-from twotower.core.records import PADDING, TopK, Users
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.records import PADDING, UNKNOWN, TopK, Users
 from twotower.core.states import take
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
@@ -20,11 +20,14 @@ from twotower.index.exact import ExactIndex
 from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
+from twotower.serving.table import read_table
 
 log = logging.getLogger(__name__)
 
 TILE = 1024
 """Users encoded and searched at a time."""
+
+AMONG = ("catalogue", "file")
 
 NO_ITEM = -1
 """Stands where an answer or an exclusion has no item."""
@@ -45,13 +48,11 @@ class Item(NamedTuple):
     columns: dict[str, Any]
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:
-    """The retriever of a bundle; also known as ``twotower.load``.
+class Similar(NamedTuple):
+    """The neighbours of one row of a file of items: its outside id, and the answers."""
 
-    Raises:
-        InputError: if the folder is not a bundle, is of a newer format, or, with ``verify``, has a changed file.
-    """
-    return Retriever(Bundle.load(folder, device, verify=verify))
+    id: str
+    answers: list[Answer]
 
 
 class Retriever:
@@ -137,6 +138,36 @@ class Retriever:
         found = self._neighbours.of_ids(self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1))
         return self._answers(found)[0]
 
+    def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
+        """The ``k`` items nearest to each row of a file of items (CSV, TSV, JSON lines, Parquet), in the file's order.
+
+        The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
+        has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
+        come from: the "catalogue", or the "file" itself. No item is its own neighbour.
+
+        Raises:
+            InputError: if the file cannot be read as items, its new rows tell the model nothing, ``among`` is neither,
+                or ``k`` is below 1.
+        """
+        if among not in AMONG:
+            raise unknown_name("place for neighbours", among, AMONG)
+        table = read_table(Path(path), self.bundle, self._neighbours)
+        if among == "catalogue":
+            most, leave_out = len(self.bundle.item_ids), table.rows.where(table.rows != UNKNOWN, NO_ITEM)
+            answers = self._answers(self._neighbours.of_vectors(table.vectors, self._checked(k, most), leave_out))
+        else:
+            places = torch.arange(len(table.ids), device=self.bundle.device)
+            found = Neighbours(table.vectors, places).of_ids(places, self._checked(k, len(places) - 1))
+            columns = {item.id: item.columns for item in self._items(table.rows[table.rows != UNKNOWN].tolist())}
+            answers = [
+                [
+                    Answer(id, score, columns.get(id, {}))
+                    for id, score in zip([table.ids[at] for at in ats], scores, strict=True)
+                ]
+                for ats, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+            ]
+        return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
+
     def seen(self, user: str) -> list[Item]:
         """What is stored of a known user's history, latest first, each item once.
 
@@ -176,7 +207,7 @@ class Retriever:
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
         if most < 1:
-            raise InputError("there is no other item in the catalogue to choose from")
+            raise InputError("there is no other item to choose from")
         if k > most:
             log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
         return min(k, most)
@@ -206,3 +237,12 @@ class Retriever:
             [Answer(items[row].id, score, items[row].columns) for row, score in zip(*pair, strict=True) if row in items]
             for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
         ]
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:
+    """The retriever of a bundle; also known as ``twotower.load``.
+
+    Raises:
+        InputError: if the folder is not a bundle, is of a newer format, or, with ``verify``, has a changed file.
+    """
+    return Retriever(Bundle.load(folder, device, verify=verify))

@@ -1,0 +1,57 @@
+"""``twotower similar``: the items nearest to a known item, or to each row of a file of items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SHOWN = 3
+"""Rows of a file whose neighbours are shown to a person."""
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
+    item: Annotated[str | None, typer.Option(help="Id of a known item.")] = None,
+    items: Annotated[Path | None, typer.Option(help="File of items: CSV, TSV, JSON lines or Parquet.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items, for each one asked about.")] = 20,
+    among: Annotated[
+        str, typer.Option(help="Where the neighbours of --items come from: catalogue or file.")
+    ] = "catalogue",
+    csv: Annotated[Path | None, typer.Option(help="Write the answers to this CSV file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Find the items that a model takes for nearest."""
+    from rich.console import Console
+
+    from twotower.cli.answers import print_json, row, table, write_csv
+    from twotower.core.errors import InputError
+    from twotower.serving.retriever import Similar, load
+
+    if (item is None) == (items is None):
+        raise InputError("give either --item or --items, not both and not neither")
+    query: dict[str, Any]
+    if item is not None:
+        query, found = {"item": item, "k": k}, [Similar(item, load(bundle).similar(item, k=k))]
+        rows = [row(answer) for answer in found[0].answers]
+    else:
+        assert items is not None, "one of the two was checked to be given"
+        query = {"items": str(items), "k": k, "among": among}
+        found = load(bundle).similar_table(items, k=k, among=among)
+        rows = [
+            {"query": one.id, "rank": rank, **row(answer)}
+            for one in found
+            for rank, answer in enumerate(one.answers, start=1)
+        ]
+    if csv is not None:
+        write_csv(csv, rows)
+    if json:
+        print_json({"query": query, "items": rows})
+        return
+    console = Console()
+    for one in found[:SHOWN]:
+        console.print(table(f"Nearest to {one.id}", one.answers, k))
+    if len(found) > SHOWN:
+        rest = "all of them are in the file" if csv is not None else "--csv FILE writes them all"
+        console.print(f"and {len(found) - SHOWN:,} more rows: {rest}")

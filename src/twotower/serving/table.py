@@ -1,0 +1,59 @@
+"""A file of items, new or known, as directions to look for neighbours in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import UNKNOWN, Features, Items
+from twotower.core.states import join
+from twotower.data.encode import missing, prepare_table
+from twotower.models.encode import inference
+from twotower.serving.bundle import TILE, Bundle
+from twotower.serving.neighbours import Neighbours, directions
+
+log = logging.getLogger(__name__)
+
+
+class Table(NamedTuple):
+    """The rows of a file: outside ids, catalogue rows (1 where the catalogue has no such id) and directions."""
+
+    ids: list[str]
+    rows: Tensor
+    vectors: Tensor
+
+
+def read_table(path: Path, bundle: Bundle, catalogue: Neighbours) -> Table:
+    """Read a file of items: a known id has its stored state, any other goes through the item tower by its columns.
+
+    Raises:
+        InputError: if the file cannot be read as items, or its new rows tell the model nothing.
+    """
+    ids, features = prepare_table(path, bundle.schema, bundle.folder / "vocabulary", "item")
+    known = bundle.item_vocabulary.known(ids)
+    rows = torch.tensor([known.get(id, UNKNOWN) for id in ids], device=bundle.device)
+    blank = {feature.name: torch.from_numpy(missing(feature, 1)) for feature in bundle.schema.item_features}
+    tiles = [slice(start, start + TILE) for start in range(0, len(ids), TILE)]
+    with inference(bundle.model):
+        states = [bundle.model.encode_items(_items(rows[at], {k: v[at] for k, v in features.items()})) for at in tiles]
+        vectors = directions(join(states))
+        nothing = directions(bundle.model.encode_items(_items(rows.new_tensor([UNKNOWN]), blank)))
+    new = rows == UNKNOWN
+    if new.any() and torch.allclose(vectors[new], nothing.expand_as(vectors[new]), rtol=0, atol=1e-6):
+        raise InputError(
+            f"{path}: the model makes the same of every new item as of one without columns: it reads no item features, "
+            "or the file has none of their columns"
+        )
+    if not new.all():
+        log.info("%s: %d of %d rows are known by their id and keep their stored state", path, (~new).sum(), len(ids))
+        vectors[~new] = catalogue.vectors(rows[~new])
+    return Table(ids, rows, vectors)
+
+
+def _items(rows: Tensor, features: Features) -> Items:
+    return Items(rows, {name: column.to(rows.device) for name, column in features.items()})
