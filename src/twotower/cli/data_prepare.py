@@ -12,7 +12,7 @@ def prepare(
     spec: Annotated[Path, typer.Argument(help="The TOML that names files, columns, features, labels and split.")],
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder to write; without it data/NAME, NAME as in the spec.", show_default=False),
+        typer.Option("--to", help="Folder to write; default runs/data/NAME-prepared.", show_default=False),
     ] = None,
     memory_limit: Annotated[str, typer.Option(help="Beyond this much, work spills to disk beside the folder.")] = "1GB",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -22,6 +22,7 @@ def prepare(
     import time
 
     from rich.console import Console
+    from rich.markup import escape
 
     from twotower.core.files import read_json
     from twotower.data.prepare import prepare as run
@@ -30,9 +31,9 @@ def prepare(
     started = time.perf_counter()
     told = Console(stderr=True, highlight=False, soft_wrap=True)
     read = Spec.from_toml(spec)
-    target = to or Path("data") / read.name
+    target = to or Path("runs") / "data" / f"{read.name}-prepared"
     with told.status("preparing") as status:
-        run(read, target, memory_limit=memory_limit, progress=lambda text: status.update(text))
+        run(read, target, memory_limit=memory_limit, progress=lambda text: status.update(escape(text)))
     manifest = read_json(target / "manifest.json")
     for sentence in manifest["treatments"]:
         told.print(f"- {sentence}", markup=False)

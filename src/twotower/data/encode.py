@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError
-from twotower.core.records import Features
+from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
 from twotower.data.prepare_database import database, literal, one, quoted
 from twotower.data.prepare_read import Faults, load, relations
@@ -95,8 +95,9 @@ def encode(
         array[found["spot"], found["place"]] = found["value"]
         return array
     found = connection.execute(
-        f"WITH kept AS (SELECT spot, cell[1:{feature.width}] AS cell FROM ({cut})), words AS (SELECT spot, "
-        "unnest(cell) AS word, generate_subscripts(cell, 1) - 1 AS place FROM kept) SELECT spot, place, coalesce(known.row, 1) AS row FROM words "
+        f"WITH kept AS (SELECT spot, cell[1:{feature.width}] AS cell FROM ({cut})), "
+        "words AS (SELECT spot, unnest(cell) AS word, generate_subscripts(cell, 1) - 1 AS place FROM kept) "
+        f"SELECT spot, place, coalesce(known.row, {UNKNOWN}) AS row FROM words "
         f"LEFT JOIN read_parquet({literal(vocabulary)}) known ON known.value = words.word"
     ).fetchnumpy()
     if array.ndim == 1:
