@@ -74,12 +74,17 @@ class Negatives(NamedTuple):
     ``ids`` and ``log_q`` are [candidates] (shared by all rows) or [rows, candidates]. The first ``in_batch`` candidates
     are the batch's own items in order, whose states the step already has. ``states`` are those of the last
     ``len(states)`` candidates (a memory bank keeps them); everything between is encoded by the step.
+
+    ``keep`` ([candidates] or [rows, candidates]) is False where the source itself leaves a candidate out; None: nowhere.
+    ``per_row`` are further candidates that each row has for itself, [rows, candidates], beside shared ones.
     """
 
     ids: Tensor
     log_q: Tensor
     states: State | None = None
     in_batch: int = 0
+    keep: Tensor | None = None
+    per_row: Negatives | None = None
 
 
 class TopK(NamedTuple):

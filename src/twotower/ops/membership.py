@@ -66,19 +66,35 @@ class Positives:
         return self.pairs[place] == keys
 
     def _walk(self, users: Tensor, candidates: Tensor) -> Tensor:
-        """Find each positive of each row among the sorted candidates, and mark all places where it stands."""
-        known = torch.zeros(len(users), len(candidates), dtype=torch.bool, device=users.device)
-        if not len(candidates) or not len(users):
-            return known
-        distinct, slot = candidates.unique(return_inverse=True)
-        column = torch.full((self.num_items,), -1, dtype=torch.int64, device=users.device)
-        column[distinct] = torch.arange(len(distinct), device=users.device)
         lengths = self.offsets[users + 1] - self.offsets[users]
         row = torch.arange(len(users), device=users.device).repeat_interleave(lengths)
         shift = self.offsets[users] - (lengths.cumsum(0) - lengths)
         place = torch.arange(len(row), device=users.device) + shift[row]
-        items = self.pairs[place] % self.num_items
-        hit = column[items]
-        found = torch.zeros(len(users), len(distinct) + 1, dtype=torch.bool, device=users.device)
-        found[row, hit] = True  # the last column, at -1, takes what is no candidate
-        return found[:, :-1].index_select(1, slot)
+        return _marked(row, self.pairs[place] % self.num_items, len(users), candidates)
+
+
+def listed(lists: Int[Tensor, "rows items"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:
+    """True where the candidate stands in the row's list; ``candidates`` is [n], shared by all rows, or [rows, n].
+
+    Examples:
+        >>> listed(torch.tensor([[4, -1], [3, 5]]), torch.tensor([3, 4, 3]))
+        tensor([[False,  True, False],
+                [ True, False,  True]])
+    """
+    if candidates.ndim == 2:
+        return (candidates[:, :, None] == lists[:, None, :]).any(2)
+    row = torch.arange(len(lists), device=lists.device).repeat_interleave(lists.shape[1])
+    return _marked(row, lists.flatten(), len(lists), candidates)
+
+
+def _marked(row: Tensor, items: Tensor, num_rows: int, candidates: Tensor) -> Tensor:
+    """True at (row, n) for each pair of ``row`` and ``items`` whose item is candidate n."""
+    if not len(candidates):
+        return torch.zeros(num_rows, 0, dtype=torch.bool, device=row.device)
+    distinct, slot = candidates.unique(return_inverse=True)
+    place = torch.searchsorted(distinct, items).clamp_(max=len(distinct) - 1)
+    # What is no candidate goes into a last column, which is cut off.
+    place = torch.where(distinct[place] == items, place, len(distinct))
+    found = torch.zeros(num_rows, len(distinct) + 1, dtype=torch.bool, device=row.device)
+    found[row, place] = True
+    return found.index_select(1, slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -62,3 +63,27 @@ def batch_items(batch: Batch) -> Tensor:
     """The paired items of a batch, one a row: for causal towers, one for each position that has a next item."""
     ids = batch.items.ids
     return ids if ids.ndim == 1 else ids[ids != PADDING]
+
+
+def batch_users(batch: Batch) -> Tensor:
+    """The user row of each of `batch_items`."""
+    ids = batch.items.ids
+    return batch.users.ids if ids.ndim == 1 else batch.users.ids[:, None].expand_as(ids)[ids != PADDING]
+
+
+def joined_state(samplers: Sequence[Sampler]) -> dict[str, Tensor]:
+    """The states of several samplers in one, by their place."""
+    return {
+        f"{place}.{name}": value
+        for place, sampler in enumerate(samplers)
+        if isinstance(sampler, Stateful)
+        for name, value in sampler.state_dict().items()
+    }
+
+
+def split_state(samplers: Sequence[Sampler], state: dict[str, Tensor]) -> None:
+    """Undo `joined_state`."""
+    for place, sampler in enumerate(samplers):
+        if isinstance(sampler, Stateful):
+            start = f"{place}."
+            sampler.load_state_dict({key.removeprefix(start): state[key] for key in state if key.startswith(start)})

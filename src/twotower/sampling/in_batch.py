@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from twotower.core.records import Batch, Negatives
 from twotower.sampling.base import Frequency, batch_items
@@ -36,8 +37,12 @@ class InBatch:
     def sample(self, batch: Batch) -> Negatives:
         """Every paired item of the batch, in order."""
         ids = batch_items(batch)
+        if self.frequency is not None:
+            self.frequency.observe(ids)
+        return Negatives(ids, self.log_q(ids, len(ids)), in_batch=len(ids))
+
+    def log_q(self, ids: Tensor, rows: int) -> Tensor:
+        """Log of the expected count of any item in a batch of ``rows``; −inf for one without training events."""
         if self.frequency is None:
-            return Negatives(ids, ids.new_zeros(len(ids), dtype=torch.float32), in_batch=len(ids))
-        self.frequency.observe(ids)
-        log_q = self.frequency.log_q(ids) + math.log(max(len(ids) - 1, 1))
-        return Negatives(ids, log_q, in_batch=len(ids))
+            return torch.zeros(ids.shape, device=ids.device)
+        return self.frequency.log_q(ids) + math.log(max(rows - 1, 1))

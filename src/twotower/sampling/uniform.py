@@ -45,6 +45,10 @@ class Uniform:
         ids = torch.randint(FIRST_KNOWN, self.num_items, shape, generator=self.generator, device=items.device)
         return Negatives(ids, torch.full(shape, self._log_q, device=items.device))
 
+    def log_q(self, ids: Tensor, rows: int = 0) -> Tensor:
+        """Log of the expected count of any item, the same for all; ``rows`` does not matter."""
+        return torch.full(ids.shape, self._log_q, device=ids.device)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The generator's state."""
         return {"generator": self.generator.get_state()}

@@ -1,0 +1,112 @@
+"""Filters that keep only hard candidates, judged by the scores of the current step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from twotower.core.errors import InputError
+
+
+class Scored(NamedTuple):
+    """What a filter sees. Scores are before the temperature; candidates are shared or a row's own, side by side.
+
+    ``positive`` is [rows]; ``candidates``, ``keep`` (False: masked already) and ``known`` (True: the row's own item or
+    another known positive of its user) are [rows, candidates]. ``positive_norms`` [rows] and ``candidate_norms``
+    ([candidates] or [rows, candidates]) are squared lengths of the item vectors, None when nobody asked.
+    """
+
+    positive: Tensor
+    candidates: Tensor
+    keep: Tensor
+    known: Tensor
+    positive_norms: Tensor | None = None
+    candidate_norms: Tensor | None = None
+
+
+@runtime_checkable
+class HardFilter(Protocol):
+    """Narrows the candidates. log q stays as it is: the sum over items loses terms, so hard means biased."""
+
+    needs_norms: bool
+    """Whether squared lengths of item vectors must be given."""
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """Which candidates still count: bool [rows, candidates]."""
+        ...
+
+
+class Hardest:
+    """The ``count`` best-scored candidates of each row (dynamic negative sampling).
+
+    Of the terms of the softmax's sum these are the largest, so what is cut off is small.
+
+    Source: Zhang et al., SIGIR 2013.
+
+    Examples:
+        >>> import torch
+        >>> every = torch.ones(1, 4, dtype=torch.bool)
+        >>> Hardest(2)(Scored(torch.zeros(1), torch.tensor([[1.0, 4.0, 2.0, 3.0]]), every, ~every))
+        tensor([[False,  True, False,  True]])
+    """
+
+    needs_norms = False
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise InputError(f"hardest negatives: count must be at least 1, got {count}")
+        self.count = count
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """The best of those that count so far."""
+        if self.count >= scored.candidates.shape[1]:
+            return scored.keep
+        scores = scored.candidates.detach().masked_fill(~scored.keep, float("-inf"))
+        best = scores.topk(self.count, dim=1).indices
+        return scored.keep & scored.keep.new_zeros(scored.keep.shape).scatter_(1, best, True)
+
+
+class BelowPositive:
+    """Candidates that score at most the positive less ``margin``: what scores higher may be a positive not seen yet.
+
+    Source: the absolute margin of NV-Retriever (Moreira et al., 2024).
+    """
+
+    needs_norms = False
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """Those low enough."""
+        return scored.keep & (scored.candidates <= scored.positive[:, None] - self.margin)
+
+
+class WithinRadius:
+    """Candidates no farther from the user than the farthest of the user's positives: NGAME as the report words it.
+
+    Keep j where ‖u − v_j‖² ≤ r = max over positives l of ‖u − v_l‖²; the positives are the row's own item and those
+    among the candidates. ‖u‖² stands on both sides, so ‖v_j‖² − 2<u, v_j> is compared and no distance is formed.
+    Scores must be inner products.
+
+    Source: sections 3.4 and 3.5 of the negative-sampling report, steps 6 to 8.1. The original NGAME has no radius: see
+    `Triplet`.
+    """
+
+    needs_norms = True
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """Those within the radius.
+
+        Raises:
+            InputError: if the squared lengths are not there, as for scores that are no inner products.
+        """
+        if scored.positive_norms is None or scored.candidate_norms is None:
+            raise InputError("the radius rule needs item vectors: choose a model that scores inner products")
+        distances = scored.candidate_norms - 2.0 * scored.candidates
+        radius = scored.positive_norms - 2.0 * scored.positive
+        others = distances.masked_fill(~scored.known, float("-inf"))
+        if others.shape[1]:
+            radius = radius.maximum(others.amax(1))
+        return scored.keep & (distances <= radius[:, None])

@@ -1,0 +1,70 @@
+"""Mixed negatives (MNS): several sources, every candidate under the probability of their mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch, Negatives
+from twotower.sampling.base import batch_items, joined_state, split_state
+
+
+@runtime_checkable
+class KnownSource(Protocol):
+    """A sampler that can say of any item, drawn or not, how many it expects among its candidates."""
+
+    def sample(self, batch: Batch) -> Negatives:
+        """Candidates shared by all rows."""
+        ...
+
+    def log_q(self, ids: Tensor, rows: int) -> Tensor:
+        """Log of the expected count of each of ``ids`` in a batch of ``rows`` rows; −inf for one it never brings."""
+        ...
+
+
+class Mixed:
+    """Candidates of all sources; each counts with the sum of what all sources expect of it.
+
+    log q(j) = log Σ_k e^{log q_k(j)}, whichever source brought j. With in-batch and uniform this is MNS: an item
+    that the log does not hold is still estimated, since the uniform source can bring it, and the variance is lower
+    than with each source under its own log q (`Sum`). This is the balance heuristic of multiple importance sampling.
+
+    Source: Yang et al., WWW 2020, section 3; section 2.3 of the negative-sampling report. Veach and Guibas 1995 for
+    the heuristic.
+
+    Args:
+        sources: samplers that know their log q for any item: in-batch, uniform, popularity; in-batch first.
+
+    Raises:
+        InputError: if a source does not know its log q for items that it did not draw.
+    """
+
+    def __init__(self, sources: Sequence[KnownSource]) -> None:
+        for source in sources:
+            if not isinstance(source, KnownSource):
+                raise InputError(
+                    f"mixed negatives: {type(source).__name__} does not know how likely any item is; join it with Sum"
+                )
+        self.sources = list(sources)
+
+    def sample(self, batch: Batch) -> Negatives:
+        """The candidates of each source in turn."""
+        drawn = [source.sample(batch) for source in self.sources]
+        if any(part.ids.ndim != 1 for part in drawn) or any(part.in_batch for part in drawn[1:]):
+            raise InputError("mixed negatives: candidates must be shared by all rows, and in-batch must come first")
+        ids = torch.cat([part.ids for part in drawn])
+        rows = len(batch_items(batch))
+        log_q = torch.stack([source.log_q(ids, rows) for source in self.sources]).logsumexp(0)
+        return Negatives(ids, log_q, in_batch=drawn[0].in_batch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The states of the sources."""
+        return joined_state(self.sources)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Give each source its state back."""
+        split_state(self.sources, state)
