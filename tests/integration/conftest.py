@@ -21,7 +21,10 @@ TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gasli
 
 @pytest.fixture
 def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
-    """`tiny_dataset` with a vocabulary: users u2 to u6, items i2 to i9 with a title and a year."""
+    """`tiny_dataset` with a vocabulary: users u2 to u6, items i2 to i9 with a title and a year.
+
+    The value of row r of a feature's vocabulary is its name and r: brand2, title11.
+    """
     folder = tmp_path / "prepared" / "vocabulary"
     folder.mkdir(parents=True)
     connection = duckdb.connect()
@@ -33,6 +36,10 @@ def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
         "INSERT INTO items VALUES (?, ?, ?, ?)", [(row, f"i{row}", 1970 + row, TITLES[row - 2]) for row in range(2, 10)]
     )
     connection.execute(f"COPY items TO '{folder / 'items.parquet'}'")
+    for feature in tiny_dataset.schema.item_features:
+        if feature.is_discrete:
+            values = f"SELECT row, '{feature.name}' || row AS value FROM range(2, {feature.size}) AS t(row)"
+            connection.execute(f"COPY ({values}) TO '{folder / f'item.{feature.name}.parquet'}'")
     return replace(tiny_dataset, folder=folder.parent)
 
 

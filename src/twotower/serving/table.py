@@ -39,19 +39,18 @@ def read_table(path: Path, bundle: Bundle, catalogue: Neighbours) -> Table:
     rows = torch.tensor([known.get(id, UNKNOWN) for id in ids], device=bundle.device)
     blank = {feature.name: torch.from_numpy(missing(feature, 1)) for feature in bundle.schema.item_features}
     tiles = [slice(start, start + TILE) for start in range(0, len(ids), TILE)]
+    new = rows == UNKNOWN
     with inference(bundle.model):
         states = [bundle.model.encode_items(_items(rows[at], {k: v[at] for k, v in features.items()})) for at in tiles]
         vectors = directions(join(states))
         nothing = directions(bundle.model.encode_items(_items(rows.new_tensor([UNKNOWN]), blank)))
-    new = rows == UNKNOWN
+        vectors[~new] = catalogue.vectors(rows[~new])
     if new.any() and torch.allclose(vectors[new], nothing.expand_as(vectors[new]), rtol=0, atol=1e-6):
         raise InputError(
             f"{path}: the model makes the same of every new item as of one without columns: it reads no item features, "
             "or the file has none of their columns"
         )
-    if not new.all():
-        log.info("%s: %d of %d rows are known by their id and keep their stored state", path, (~new).sum(), len(ids))
-        vectors[~new] = catalogue.vectors(rows[~new])
+    log.info("%s: %d of %d rows are known by their id and keep their stored state", path, int((~new).sum()), len(ids))
     return Table(ids, rows, vectors)
 
 
