@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ON_DEMAND = {
+    "diagnose": "twotower.diagnosis",
     "load": "twotower.serving.retriever",
 }
 """Functions of the package itself, by the module that is imported when they are first asked for."""

@@ -106,14 +106,18 @@ def measure(
     }
     centred_figures: dict[str, Any] = {
         **centred.figures,
-        **dict.fromkeys(("isotropy", "participation_ratio", "rankme", "stable_rank", "direction_rank")),
+        **dict.fromkeys(
+            ("isotropy", "participation_ratio", "rankme", "stable_rank", "direction_rank", "direction_top_share")
+        ),
         "intervals": centred.intervals,
     }
     if centred.moments is not None:
+        axes = eigenvalues(centred.moments.covariance(), len(around.kept))
         centred_figures |= {
             "isotropy": isotropy(around.chunks(), centred.moments.second_moment()),
             **rank_figures(covariance, rows.count),
-            "direction_rank": rankme(eigenvalues(centred.moments.covariance(), len(around.kept))),
+            "direction_rank": rankme(axes),
+            "direction_top_share": (axes[0] / axes.sum()).item(),
         }
         curves["variance_spectrum"] = (eigenvalues(covariance, rows.count) / covariance.trace()).tolist()
     chosen = _sample(len(unit.kept), SAMPLE, seed, "baselines")

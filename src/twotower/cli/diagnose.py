@@ -1,0 +1,38 @@
+"""``twotower diagnose``: is this embedding space healthy?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+COLLAPSED = 3
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="Vectors: .npy, .npz, Parquet, CSV, safetensors, FAISS index, bundle.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="TOML file of thresholds that replace the shipped ones.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Array, tensor or column that holds the vectors, when there are several.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of k-means, samples and noise.")] = 0,
+) -> int:
+    """Check an embedding space: healthy, suspect or collapsed, and why. Exit status 3 when collapsed."""
+    import json
+
+    from twotower.diagnosis import diagnose
+
+    diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_json(), allow_nan=False, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from twotower.diagnosis.screen import screen
+
+        Console().print(screen(diagnosis))
+    return COLLAPSED if diagnosis.verdict == "collapsed" else 0

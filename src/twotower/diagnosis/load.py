@@ -1,0 +1,230 @@
+"""Vectors from files: arrays, tables, a FAISS index, a bundle. Nothing is unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from twotower.core.errors import InputError, closest
+
+ID_NAMES = ("id", "item_id", "user_id", "key", "code", "session_code")
+TITLE_NAMES = ("title", "name", "label")
+POPULARITY_NAMES = ("popularity", "count", "interactions")
+VECTOR_NAMES = ("vector", "embedding", "state", "vectors", "embeddings")
+
+
+class Table(NamedTuple):
+    """Vectors [rows, dimensions] as an array, mapped from disk where the format allows, and what came beside them."""
+
+    vectors: Any
+    ids: list[str] | None = None
+    titles: list[str] | None = None
+    popularity: np.ndarray[Any, Any] | None = None
+
+
+def load_table(path: Path, *, column: str | None = None) -> Table:
+    """Read vectors from ``path``.
+
+    ====================  =============================================================================================
+    .npy                  the array, mapped from disk
+    .npz                  the array named ``column``, or the only 2-d one
+    .safetensors          the tensor named ``column``, or the only 2-d one
+    .parquet              the list column ``column``, or the only one, or all numeric columns together
+    .csv, .tsv            all columns together, or ``column`` with a list of numbers in each cell
+    .faiss, .index        the vectors that the index can rebuild
+    a bundle (folder)     its item states
+    ====================  =============================================================================================
+
+    In tables, columns called id, item_id, …, title, name, …, popularity, count, … are taken for what they say.
+
+    Raises:
+        InputError: if the file is missing, of another kind, broken, or holds no vectors.
+    """
+    if path.is_dir():
+        return _bundle(path, column)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: cannot read '{path.suffix or 'no suffix'}'; give {', '.join(READERS)}, or a bundle folder"
+        )
+    return reader(path, column)
+
+
+def choose(path: Path, shapes: dict[str, Sequence[int]], column: str | None, what: str) -> str:
+    """The array to read: the one asked for, the only 2-d one, or the only 2-d one with a telling name.
+
+    Raises:
+        InputError: if there is none, or too many to tell.
+    """
+    if column is not None:
+        if column not in shapes:
+            raise InputError(f"{path}: no {what} '{column}'; {closest(column, shapes)}")
+        return column
+    flat = [name for name, shape in shapes.items() if len(shape) == 2]
+    told = [name for name in flat if name.lower() in VECTOR_NAMES]
+    if len(flat) == 1 or len(told) == 1:
+        return (told or flat)[0]
+    found = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(shapes.items())[:8]) or "nothing"
+    raise InputError(f"{path}: which {what} holds the vectors? name one with --column; it holds {found}")
+
+
+def _npy(path: Path, column: str | None) -> Table:
+    try:
+        return Table(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npy array of numbers ({error})") from None
+
+
+def _npz(path: Path, column: str | None) -> Table:
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a readable .npz of numbers ({error})") from None
+    name = choose(path, {name: array.shape for name, array in arrays.items()}, column, "array")
+    beside = {other: array for other, array in arrays.items() if other != name and array.shape == (len(arrays[name]),)}
+    return Table(arrays[name], *_beside(beside))
+
+
+def _safetensors(path: Path, column: str | None) -> Table:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            return Table(file.get_tensor(choose(path, shapes, column, "tensor")))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _parquet(path: Path, column: str | None) -> Table:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        try:
+            relation = connection.read_parquet(str(path))
+        except duckdb.Error as error:
+            raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
+        lists = [name for name, kind in kinds.items() if kind.endswith("]")]
+        named = _first(kinds, ID_NAMES), _first(kinds, TITLE_NAMES), _first(kinds, POPULARITY_NAMES)
+        if column is not None and column not in kinds:
+            raise InputError(f"{path}: no column '{column}'; {closest(column, kinds)}")
+        if column is not None or lists:
+            chosen = choose(path, dict.fromkeys(lists, (0, 0)), column, "column")
+            vectors = _list_column(path, relation, chosen, kinds[chosen])
+        else:
+            numeric = [name for name, kind in kinds.items() if name not in named and kind.split("(")[0] in _NUMERIC]
+            if not numeric:
+                raise InputError(f"{path}: holds neither a list column nor numeric columns; it holds {_shown(kinds)}")
+            columns = relation.select(*map(_quoted, numeric)).fetchnumpy()
+            vectors = np.stack([np.ma.filled(columns[name].astype(np.float64), np.nan) for name in numeric], axis=1)
+        beside = relation.select(*(_quoted(name) for name in named if name)).fetchnumpy() if any(named) else {}
+    return Table(vectors, *_beside({name: np.ma.filled(values) for name, values in beside.items()}))
+
+
+_NUMERIC = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"} | {
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+}
+
+
+def _list_column(path: Path, relation: Any, name: str, kind: str) -> np.ndarray[Any, Any]:
+    if not kind.endswith("]"):
+        raise InputError(f"{path}: column '{name}' holds {kind}, not a list of numbers in each row")
+    quoted = _quoted(name)
+    count, known, shortest, longest = relation.aggregate(
+        f"count(*), count({quoted}), min(len({quoted})), max(len({quoted}))"
+    ).fetchone()
+    if count != known:
+        raise InputError(f"{path}: column '{name}' is empty in {count - known} of {count} rows; fill or drop them")
+    if shortest != longest:
+        raise InputError(f"{path}: column '{name}' holds lists of {shortest} to {longest} numbers; all must be equal")
+    flat = relation.select(f"unnest({quoted}) AS value").fetchnumpy()["value"]
+    if flat.dtype.kind not in "fiu":
+        raise InputError(f"{path}: column '{name}' holds {kind}, not lists of numbers")
+    values = np.ma.filled(flat.astype(np.float64), np.nan) if np.ma.isMaskedArray(flat) else flat
+    return values.reshape(count, -1) if count else values.reshape(0, 0)
+
+
+def _csv(path: Path, column: str | None) -> Table:
+    from twotower.diagnosis.load_csv import read_csv
+
+    return read_csv(path, column)
+
+
+def _faiss(path: Path, column: str | None) -> Table:
+    import faiss
+
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a readable FAISS index ({str(error).splitlines()[-1][:120]})") from None
+    ids = None
+    if isinstance(index, faiss.IndexIDMap):
+        ids = [str(number) for number in faiss.vector_to_array(index.id_map)]
+        index = faiss.downcast_index(index.index)
+    try:
+        if isinstance(index, faiss.IndexIVF):
+            index.make_direct_map()
+        return Table(index.reconstruct_n(0, index.ntotal), ids)
+    except RuntimeError:
+        raise InputError(
+            f"{path}: a {type(index).__name__} does not give its vectors back; use the file of vectors"
+        ) from None
+
+
+def _bundle(folder: Path, column: str | None) -> Table:
+    states, ids = folder / "items" / "states.safetensors", folder / "items" / "ids.npy"
+    if not states.is_file():
+        raise InputError(f"{folder}: not a bundle with item states (no items/states.safetensors)")
+    table = _safetensors(states, column)
+    if not ids.is_file():
+        return table
+    rows = _npy(ids, None).vectors
+    if len(rows) != len(table.vectors):
+        raise InputError(f"{folder}: {len(table.vectors)} item states but {len(rows)} ids; export the bundle again")
+    return table._replace(ids=[str(row) for row in rows.tolist()])
+
+
+def _beside(columns: dict[str, np.ndarray[Any, Any]]) -> tuple[Any, Any, Any]:
+    """Ids, titles and popularity among the columns that are not vectors."""
+    ids, titles, popularity = (_first(columns, names) for names in (ID_NAMES, TITLE_NAMES, POPULARITY_NAMES))
+    return (
+        None if ids is None else [str(value) for value in columns[ids].tolist()],
+        None if titles is None else [str(value) for value in columns[titles].tolist()],
+        None if popularity is None or columns[popularity].dtype.kind not in "fiu" else columns[popularity].astype("f8"),
+    )
+
+
+def _first(names: Any, wanted: tuple[str, ...]) -> str | None:
+    lowered = {name.lower(): name for name in names}
+    return next((lowered[name] for name in wanted if name in lowered), None)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _shown(kinds: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in list(kinds.items())[:8])
+
+
+READERS: dict[str, Callable[[Path, str | None], Table]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".faiss": _faiss,
+    ".index": _faiss,
+}

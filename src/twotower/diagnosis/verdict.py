@@ -1,0 +1,164 @@
+"""From figures to a verdict: each rule looks at one thing that can be wrong and says why it thinks so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+from twotower.diagnosis.statistics import Statistics
+from twotower.diagnosis.thresholds import Thresholds
+
+Verdict: TypeAlias = Literal["healthy", "suspect", "collapsed"]
+
+
+class Reason(NamedTuple):
+    """Why a space is not healthy: the figure, the threshold it crossed, and a sentence for people."""
+
+    name: str
+    level: Verdict
+    value: float
+    threshold: float
+    sentence: str
+
+
+def judge(found: Statistics, thresholds: Thresholds) -> tuple[Verdict, list[Reason]]:
+    """The verdict and its reasons, the gravest first. No reason: healthy. The gravest reason is the verdict."""
+    reasons = [reason for rule in RULES if (reason := rule(found, thresholds)) is not None]
+    reasons.sort(key=lambda reason: reason.level != "collapsed")
+    return (reasons[0].level if reasons else "healthy"), reasons
+
+
+def structure(found: Statistics) -> float | None:
+    """How much more the nearest stand out than in the shuffled space; 1 is noise, None when too small to tell."""
+    own = found.baselines.get("sample", {}).get("neighbour_gain")
+    shuffled = found.baselines.get("permuted", {}).get("neighbour_gain")
+    return own / shuffled if own is not None and shuffled else None
+
+
+def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    """A high mean cosine is a cone; what remains about the mean decides how bad that is."""
+    limits, value = thresholds["cone"], found.statistics["mean_cosine"]
+    if value is None or value <= limits["suspect"]:
+        return None
+    relief = structure(found)
+    stands_out = relief is not None and relief >= limits["relief"]
+    is_noise = relief is None or relief < limits["structure"]
+    if value > limits["collapsed"]:
+        return Reason(
+            "shared_direction",
+            "collapsed",
+            value,
+            limits["collapsed"],
+            f"the average pair of vectors has cosine {value:.4f}: all point the same way",
+        )
+    if value > limits["collapsed_without"] and is_noise:
+        return Reason(
+            "shared_direction",
+            "collapsed",
+            value,
+            limits["collapsed_without"],
+            f"the average pair has cosine {value:.3f}, and what differs looks like noise",
+        )
+    if stands_out and value <= limits["always"]:
+        return None
+    return Reason(
+        "cone",
+        "suspect",
+        value,
+        limits["suspect"],
+        f"the average pair has cosine {value:.3f}: the vectors share one direction (subtracting the mean removes it)",
+    )
+
+
+def _rank(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    limits, value = thresholds["rank"], found.centred["direction_rank"]
+    if value is None:
+        return Reason("identical", "collapsed", 0.0, limits["collapsed"], "all vectors are the same")
+    reach = found.baselines.get("random", {}).get("direction_rank") or value
+    for level in ("collapsed", "suspect"):
+        limit = min(limits[level], limits[f"{level}_of_random"] * reach)
+        if value < limit:
+            sentence = (
+                f"about their mean the vectors fill about {value:.1f} of {found.statistics['dimensions']} directions; "
+                f"random vectors of this number and size reach {reach:.0f}"
+            )
+            return Reason("rank", level, value, limit, sentence)
+    return None
+
+
+def _dominant_direction(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    share, equal = found.centred["direction_top_share"], 1.0 / found.statistics["dimensions"]
+    if share is None:
+        return None
+    return _above(
+        "dominant_direction",
+        (share - equal) / (1.0 - equal),
+        thresholds,
+        f"one axis holds {share:.0%} of what differs between the directions",
+    )
+
+
+def _duplicates(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    statistics = found.statistics
+    exact = statistics["duplicates"] / statistics["vectors"]
+    near = statistics["near_duplicates"] or 0.0
+    sentence = f"{exact:.1%} of the vectors repeat an earlier one; {near:.1%} have one as good as equal beside them"
+    return _above("duplicates", max(exact, near), thresholds, sentence)
+
+
+def _dead_dimensions(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    statistics = found.statistics
+    if found.centred["direction_rank"] is None:
+        return None
+    dead, dimensions = statistics["dead_dimensions"], statistics["dimensions"]
+    return _above("dead_dimensions", dead / dimensions, thresholds, f"{dead} of {dimensions} dimensions never change")
+
+
+def _zero_vectors(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    statistics = found.statistics
+    zero, count = statistics["zero_vectors"], statistics["vectors"]
+    return _above("zero_vectors", zero / count, thresholds, f"{zero} of {count} vectors are all zero")
+
+
+def _norms(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    value = found.statistics["norm_max_over_median"]
+    if value is None:
+        return None
+    sentence = f"the longest vector is {value:.0f} times the median: it wins every inner product"
+    return _above("norms", value, thresholds, sentence)
+
+
+def _popularity(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    share = found.statistics["popularity_variance_share"]
+    if share is None:
+        return None
+    return _above("popularity", share, thresholds, f"popularity alone explains {share:.0%} of the variance")
+
+
+def _hubs(found: Statistics, thresholds: Thresholds) -> Reason | None:
+    share = found.statistics["anti_hubs"]
+    if share is None:
+        return None
+    return _above("hubs", share, thresholds, f"{share:.0%} of the vectors are nobody's neighbour: a few hubs take all")
+
+
+def _above(name: str, value: float, thresholds: Thresholds, sentence: str) -> Reason | None:
+    limits = thresholds[name]
+    if value > limits["collapsed"]:
+        return Reason(name, "collapsed", value, limits["collapsed"], sentence)
+    if value > limits["suspect"]:
+        return Reason(name, "suspect", value, limits["suspect"], sentence)
+    return None
+
+
+RULES: list[Callable[[Statistics, Thresholds], Reason | None]] = [
+    _rank,
+    _cone,
+    _dominant_direction,
+    _duplicates,
+    _popularity,
+    _norms,
+    _dead_dimensions,
+    _zero_vectors,
+    _hubs,
+]
