@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.data.sources.base import Archive, Reader, Source, find, need
-from twotower.data.sources.tables import database, delimited, spec, write
+from twotower.data.sources.tables import database, delimited, literal, spec, write
 from twotower.data.spec import Spec
 
 LICENCE = (
@@ -37,8 +37,7 @@ def read_100k(files: Path, out: Path, category: str | None) -> Spec:
         if find(files, "u.data") is None and find(files, "ml-100k.inter") is not None:
             _write_recbole(connection, files, out)
         else:
-            flags = ", ".join(f"CASE WHEN g{i} = '1' THEN '{g.replace(chr(39), chr(39) * 2)}' END"
-                              for i, g in enumerate(GENRES_100K))  # fmt: skip
+            flags = ", ".join(f"CASE g{i} WHEN '1' THEN {literal(genre)} END" for i, genre in enumerate(GENRES_100K))
             columns = ("item_id", "title", "release_date", "video_date", "imdb", *(f"g{i}" for i in range(19)))
             items = delimited(need(files, "u.item"), columns, separator="|", encoding="latin-1", quote="")
             ratings = ("user_id", "item_id", "rating", "timestamp")
@@ -47,8 +46,8 @@ def read_100k(files: Path, out: Path, category: str | None) -> Spec:
             write(connection, f"SELECT * REPLACE (age::INTEGER AS age) FROM {people}", out / "users.parquet")
             write(
                 connection,
-                f"SELECT item_id, trim(title) AS title, {YEAR}, list_filter([{flags}], g -> g IS NOT NULL) AS genres "
-                f"FROM {items}",
+                f"SELECT item_id, trim(title) AS title, {YEAR}, {GENRES} "
+                f"FROM (SELECT *, concat_ws('|', {flags}) AS genres FROM {items})",
                 out / "items.parquet",
             )
     return spec_100k()
