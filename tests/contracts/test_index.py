@@ -1,0 +1,234 @@
+"""What every index keeps, whatever it is made of. Add one by one line in `CASES`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.states import take
+from twotower.index.base import Index
+from twotower.index.brute_force import BruteForceIndex
+from twotower.index.exact import ExactIndex
+
+USERS, ITEMS, DIM = 5, 23, 4
+
+
+class Heads(NamedTuple):
+    """A state of two parts."""
+
+    near: Tensor
+    far: Tensor
+
+
+def distance(users: Tensor, items: Tensor) -> Tensor:
+    return -torch.cdist(users, items)
+
+
+def two_heads(users: Heads, items: Heads) -> Tensor:
+    return torch.maximum(users.near @ items.near.T, users.far @ items.far.T)
+
+
+def vectors(rows: int, seed: int) -> Tensor:
+    """Small whole numbers: every product is exact, and there are ties."""
+    return torch.randint(-2, 3, (rows, DIM), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def heads(rows: int, seed: int) -> Heads:
+    return Heads(vectors(rows, seed), vectors(rows, seed + 100))
+
+
+class Case(NamedTuple):
+    """An index, how to read it back, states for it, and the score that it stands for."""
+
+    make: Callable[[], Index]
+    load: Callable[[Path], Index]
+    states: Callable[[int, int], Any]
+    score: Callable[[Any, Any], Tensor]
+
+
+CASES = {
+    "exact": Case(ExactIndex, ExactIndex.load, vectors, lambda u, i: u @ i.T),
+    "brute_force": Case(
+        lambda: BruteForceIndex(distance), lambda f: BruteForceIndex.load(f, score=distance), vectors, distance
+    ),
+    "brute_force_heads": Case(
+        lambda: BruteForceIndex(two_heads, state_kind=Heads),
+        lambda f: BruteForceIndex.load(f, score=two_heads, state_kind=Heads),
+        heads,
+        two_heads,
+    ),
+}
+
+
+def slow_search(scores: Tensor, ids: list[int], k: int, exclude: list[list[int]]) -> list[list[int]]:
+    answers = []
+    for row, unwanted in zip(scores.tolist(), exclude, strict=True):
+        best = sorted((-s, i) for s, i in zip(row, ids, strict=True) if i not in unwanted and s > -math.inf)
+        answers.append([i for _, i in best[:k]] + [-1] * (k - len(best)))
+    return answers
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    """In no order, with gaps."""
+    return torch.randperm(1000, generator=torch.Generator().manual_seed(2))[:ITEMS]
+
+
+NONE = [[] for _ in range(USERS)]
+
+
+class TestIndex:
+    """One class for all."""
+
+    @pytest.mark.parametrize("k", [1, 6, ITEMS, ITEMS + 9])
+    def test_answers_are_the_true_best(self, case, ids, k):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        found = index.search(users, k)
+        assert found.ids.shape == found.scores.shape == (USERS, k)
+        assert found.ids.dtype == torch.int64
+        if index.is_exact:
+            assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), k, NONE)
+        assert (found.scores == -math.inf).equal(found.ids == -1)
+
+    def test_scores_are_those_of_the_ids(self, case, ids):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        found = index.search(users, 4)
+        place = {id: row for row, id in enumerate(ids.tolist())}
+        for user in range(USERS):
+            rows = torch.tensor([place[id] for id in found.ids[user].tolist()])
+            expected = case.score(take(users, slice(user, user + 1)), take(items, rows))[0]
+            torch.testing.assert_close(found.scores[user], expected)
+
+    def test_excluded_items_never_come_back(self, case, ids):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        exclude = torch.full((USERS, ITEMS + 2), -1)
+        for user in range(USERS):
+            exclude[user, : 5 * user] = ids[: 5 * user]
+            exclude[user, -1] = 5000  # not there: no harm
+        found = index.search(users, ITEMS, exclude)
+        unwanted = [set(row) - {-1} for row in exclude.tolist()]
+        for row, banned in zip(found.ids.tolist(), unwanted, strict=True):
+            assert not banned & set(row)
+        if index.is_exact:
+            scores = case.score(users, items)
+            assert found.ids.tolist() == slow_search(scores, ids.tolist(), ITEMS, [list(b) for b in unwanted])
+
+    def test_the_order_of_building_has_no_effect(self, case, ids):
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        first, second = case.make(), case.make()
+        first.build(items, ids)
+        order = torch.randperm(ITEMS)
+        second.build(take(items, order), ids[order])
+        assert first.search(users, 7).ids.equal(second.search(users, 7).ids)
+
+    def test_added_items_are_found_and_replace_their_like(self, case, ids):
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        whole, grown = case.make(), case.make()
+        whole.build(items, ids)
+        grown.build(take(items, slice(0, 9)), ids[:9])
+        grown.add(take(case.states(ITEMS, 50), slice(9, 14)), ids[9:14])
+        grown.add(take(items, slice(9, ITEMS)), ids[9:])
+        assert grown.search(users, ITEMS).ids.equal(whole.search(users, ITEMS).ids)
+
+    def test_removed_items_are_gone(self, case, ids):
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index, rest = case.make(), case.make()
+        index.build(items, ids)
+        index.remove(ids[4:10])
+        keep = torch.tensor([*range(4), *range(10, ITEMS)])
+        rest.build(take(items, keep), ids[keep])
+        assert index.search(users, ITEMS).ids.equal(rest.search(users, ITEMS).ids)
+        with pytest.raises(InputError, match=f"no item has id {int(ids[4])}"):
+            index.remove(ids[4:5])
+
+    def test_saved_and_loaded_it_answers_alike(self, case, ids, tmp_path):
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index = case.make()
+        index.build(items, ids)
+        index.save(tmp_path)
+        again = case.load(tmp_path).search(users, 6)
+        assert again.ids.equal(index.search(users, 6).ids)
+        assert again.scores.equal(index.search(users, 6).scores)
+
+    def test_empty_it_answers_nothing(self, case, ids, tmp_path):
+        users = case.states(USERS, 1)
+        emptied = case.make()
+        emptied.build(case.states(ITEMS, 0), ids)
+        emptied.remove(ids)
+        fresh = case.make()
+        fresh.save(tmp_path)
+        for index in (emptied, fresh, case.load(tmp_path)):
+            found = index.search(users, 3, torch.full((USERS, 1), int(ids[0])))
+            assert found.ids.tolist() == [[-1] * 3] * USERS
+            assert found.scores.tolist() == [[-math.inf] * 3] * USERS
+            index.add(case.states(1, 0), torch.tensor([8]))
+            assert index.search(users, 1).ids.tolist() == [[8]] * USERS
+
+    def test_no_users_no_answers(self, case, ids):
+        index = case.make()
+        index.build(case.states(ITEMS, 0), ids)
+        assert index.search(case.states(0, 1), 3).ids.shape == (0, 3)
+
+    def test_bad_calls_are_refused(self, case, ids, tmp_path):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        with pytest.raises(InputError, match="each state needs one id"):
+            index.build(items, ids[:-1])
+        with pytest.raises(InputError, match="more than once"):
+            index.build(items, torch.zeros(ITEMS, dtype=torch.int64))
+        with pytest.raises(InputError, match="must be 0 or more"):
+            index.build(items, ids - 1000)
+        index.build(items, ids)
+        with pytest.raises(InputError, match="k must be at least 1"):
+            index.search(users, 0)
+        with pytest.raises(InputError, match="rows for 5 users"):
+            index.search(users, 2, torch.zeros(USERS - 1, 1, dtype=torch.int64))
+        with pytest.raises(InputError, match="no such file"):
+            case.load(tmp_path)
+
+
+def test_a_brute_force_index_needs_its_score(tmp_path):
+    with pytest.raises(InputError, match="score=model.score"):
+        BruteForceIndex.load(tmp_path)
+
+
+def test_states_of_another_kind_are_refused(tmp_path, ids):
+    index = ExactIndex()
+    index.build(vectors(ITEMS, 0), ids)
+    index.save(tmp_path)
+    with pytest.raises(InputError, match="not an index of this kind"):
+        BruteForceIndex.load(tmp_path, score=two_heads, state_kind=Heads)
+    (tmp_path / "items.safetensors").write_bytes(b"nothing of the sort")
+    with pytest.raises(InputError, match="not an index of this kind"):
+        ExactIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize(("user_tile", "item_tile"), [(1, 1), (2, 7), (3, 100)])
+def test_tiles_have_no_effect(monkeypatch, ids, user_tile, item_tile):
+    index = ExactIndex()
+    index.build(vectors(ITEMS, 0), ids)
+    users, exclude = vectors(USERS, 1), ids[:10].view(USERS, 2)
+    whole = index.search(users, 9, exclude)
+    monkeypatch.setattr("twotower.index.scan.USER_TILE", user_tile)
+    monkeypatch.setattr("twotower.index.scan.ITEM_TILE", item_tile)
+    cut = index.search(users, 9, exclude)
+    assert cut.ids.equal(whole.ids)
+    assert cut.scores.equal(whole.scores)

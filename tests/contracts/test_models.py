@@ -1,0 +1,178 @@
+"""What every closed-form model keeps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_model, save_model
+
+from twotower.core.errors import InputError
+from twotower.core.schema import Schema
+from twotower.data.log import Log
+from twotower.models.base import ClosedForm
+from twotower.models.build import build_model
+from twotower.models.ease import MOST_ITEMS
+from twotower.models.encode import inference, users_with_history
+
+NAMES = ("popularity", "random", "item_cosine", "ease")
+CHOSEN = torch.tensor([3, 9, 2, 7])
+
+
+def all_scores(model, dataset) -> torch.Tensor:
+    """Every user row, from 2 up, with every item row."""
+    ids = torch.arange(2, dataset.schema.num_users)
+    with inference(model):
+        users = model.encode_users(users_with_history(dataset, dataset.log, ids, model.history_length))
+        return model.score(users, model.encode_items(dataset.all_items())).clone()
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def fitted(name, tiny_dataset):
+    model = build_model(name, tiny_dataset.schema)
+    model.fit(tiny_dataset.log)
+    return model
+
+
+class TestClosedForm:
+    """One class for all."""
+
+    def test_says_what_it_is(self, fitted):
+        assert isinstance(fitted, ClosedForm)
+        assert fitted.batches == "none"
+        assert not list(fitted.parameters())
+
+    def test_scores_are_finite_and_do_not_depend_on_the_batch(self, fitted, tiny_dataset):
+        scores = all_scores(fitted, tiny_dataset)
+        assert scores.shape == (5, 10)
+        assert scores.isfinite().all()
+        for user in range(2, 7):
+            asked = users_with_history(tiny_dataset, tiny_dataset.log, torch.tensor([user]), fitted.history_length)
+            alone = fitted.score(fitted.encode_users(asked), fitted.encode_items(tiny_dataset.items(CHOSEN)))
+            torch.testing.assert_close(alone[0], scores[user - 2, CHOSEN])
+
+    def test_pairs_agree_with_the_table(self, fitted, tiny_dataset):
+        scores = all_scores(fitted, tiny_dataset)
+        asked = users_with_history(tiny_dataset, tiny_dataset.log, torch.arange(2, 7), fitted.history_length)
+        users = fitted.encode_users(asked)
+        items = torch.tensor([4, 3, 9, 2, 8])
+        states = fitted.encode_items(tiny_dataset.items(items))
+        torch.testing.assert_close(fitted.score_rows(users, states), scores[torch.arange(5), items])
+        several = torch.tensor([[4, 3], [9, 2], [8, 4], [3, 5], [6, 7]])
+        states = fitted.encode_items(tiny_dataset.items(several.flatten()))
+        states = states.view(5, 2, *states.shape[1:])
+        torch.testing.assert_close(fitted.score_rows(users, states), scores.gather(1, several))
+
+    def test_stored_weights_are_all_there_is(self, fitted, name, tiny_dataset, tmp_path):
+        save_model(fitted, str(tmp_path / "weights.safetensors"))
+        again = build_model(name, tiny_dataset.schema)
+        load_model(again, tmp_path / "weights.safetensors")
+        assert all_scores(again, tiny_dataset).equal(all_scores(fitted, tiny_dataset))
+
+    def test_fitting_twice_is_fitting_once_and_leaves_the_log_alone(self, fitted, name, tiny_dataset):
+        before = tiny_dataset.log.items.clone()
+        scores = all_scores(fitted, tiny_dataset)
+        fitted.fit(tiny_dataset.log)
+        assert all_scores(fitted, tiny_dataset).equal(scores)
+        assert tiny_dataset.log.items.equal(before)
+
+    def test_negative_events_teach_nothing(self, fitted, name, tiny_dataset):
+        log = tiny_dataset.log
+        labelled = Log(log.offsets, log.items, log.times, (torch.arange(log.num_events) % 3 > 0).float())
+        other = build_model(name, tiny_dataset.schema)
+        other.fit(labelled)
+        fitted.fit(labelled.positives())
+        assert all_scores(other, tiny_dataset).equal(all_scores(fitted, tiny_dataset))
+
+    def test_an_empty_log_and_an_empty_history_are_no_harm(self, name, tiny_dataset):
+        model = build_model(name, tiny_dataset.schema)
+        empty = tiny_dataset.log.select(torch.zeros(tiny_dataset.log.num_events, dtype=torch.bool))
+        model.fit(empty)
+        assert all_scores(model, tiny_dataset.with_log(empty)).isfinite().all()
+
+
+def slow_sets(log: Log) -> list[set[int]]:
+    ends = log.offsets.tolist()
+    return [set(log.items[a:b].tolist()) for a, b in itertools.pairwise(ends)]
+
+
+def test_popularity_counts_events(tiny_dataset):
+    model = build_model("popularity", tiny_dataset.schema)
+    model.fit(tiny_dataset.log)
+    items = tiny_dataset.log.items.tolist()
+    assert all_scores(model, tiny_dataset)[3].tolist() == [items.count(item) for item in range(10)]
+
+
+def test_random_orders_differ_between_users_and_seeds():
+    schema = Schema(40, 60)
+    one, same, other = (build_model("random", schema, {"seed": seed}) for seed in (1, 1, 2))
+    orders = (one.user_table @ one.item_table.T).argsort(dim=1)
+    assert len({tuple(row) for row in orders.tolist()}) == 40
+    assert one.user_table.equal(same.user_table)
+    assert not one.user_table.equal(other.user_table)
+
+
+@pytest.mark.parametrize(("neighbours", "shrink"), [(20, 0.0), (3, 0.0), (4, 2.5)])
+def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
+    model = build_model("item_cosine", tiny_dataset.schema, {"neighbours": neighbours, "shrink": shrink})
+    model.fit(tiny_dataset.log)
+    sets = slow_sets(tiny_dataset.log)
+    holders = {item: {user for user, items in enumerate(sets) if item in items} for item in range(2, 10)}
+    near = {}
+    for item in holders:
+        cosines = []
+        for other in holders:
+            both = len(holders[item] & holders[other])
+            if other != item and both:
+                cosines.append((-both / (math.sqrt(len(holders[item]) * len(holders[other])) + shrink), other))
+        near[item] = {other: -cosine for cosine, other in sorted(cosines)[:neighbours]}
+    scores = all_scores(model, tiny_dataset)
+    for user in range(2, 7):
+        for item in range(10):
+            expected = sum(near[seen].get(item, 0.0) for seen in sets[user])
+            assert scores[user - 2, item].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
+    model = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7})
+    model.fit(tiny_dataset.log)
+    sets = slow_sets(tiny_dataset.log)
+    seen = torch.tensor([[float(item in items) for item in range(2, 10)] for items in sets], dtype=torch.float64)
+    expected = torch.zeros(8, 8, dtype=torch.float64)
+    for item in range(8):
+        others = [other for other in range(8) if other != item]
+        X, y = seen[:, others], seen[:, item]
+        expected[others, item] = torch.linalg.solve(X.T @ X + 0.7 * torch.eye(7, dtype=torch.float64), X.T @ y)
+    torch.testing.assert_close(model.weights[2:, 2:].double(), expected, rtol=1e-5, atol=1e-6)
+    assert not model.weights[:2].any()
+    assert not model.weights[:, :2].any()
+    torch.testing.assert_close(
+        all_scores(model, tiny_dataset)[:, 2:].double(), (seen @ expected)[2:], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("ease", {"lambda_": 0.0}, "lambda_ must be positive"),
+        ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
+        ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
+        ("random", {"dim": 1}, "dim must be at least 2"),
+        ("popularity", {"dim": 1}, "unknown setting"),
+    ],
+)
+def test_bad_settings_are_refused(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        build_model(name, Schema(5, 6), settings)
+
+
+def test_ease_refuses_a_catalogue_that_it_cannot_hold():
+    with pytest.raises(InputError, match="use item_cosine"):
+        build_model("ease", Schema(5, MOST_ITEMS + 1))
