@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from twotower.core.records import State, TopK
 
 
+@runtime_checkable
 class Index(Protocol):
     """Finds the best items for user states.
 

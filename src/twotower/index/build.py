@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from twotower.core.errors import unknown_name
 from twotower.index.base import Index
@@ -13,7 +14,7 @@ INDEXES = {
 }
 
 
-def index_class(kind: str) -> type[Index]:
+def index_class(kind: str) -> type[Any]:
     """The class of an index's name.
 
     Raises:
@@ -40,4 +41,5 @@ def index_kind(index: Index) -> str:
 
 def load_index(kind: str, folder: Path) -> Index:
     """The index that was saved in ``folder``."""
-    return index_class(kind).load(folder)
+    index: Index = index_class(kind).load(folder)
+    return index
