@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from twotower.data.log import Log
 from twotower.ops.windows import windows
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Training rows that can be cut into batches."""
 

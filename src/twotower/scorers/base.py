@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from twotower.core.records import State
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores before temperature; the logit is score / temperature − log q."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twotower.core.records import Items, State, Users
 
 
+@runtime_checkable
 class UserTower(Protocol):
     """Encodes users."""
 
@@ -15,6 +16,7 @@ class UserTower(Protocol):
         ...
 
 
+@runtime_checkable
 class ItemTower(Protocol):
     """Encodes items."""
 

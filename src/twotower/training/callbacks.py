@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from twotower.models.base import Model
 
@@ -14,6 +14,7 @@ Record = dict[str, Any]
 after a validation its metrics by name."""
 
 
+@runtime_checkable
 class Callback(Protocol):
     """Told of every finished epoch, and of every optimiser step's number."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from twotower.ops.membership import Positives
 from twotower.sampling.base import Sampler
 
 
+@runtime_checkable
 class Objective(Protocol):
     """One batch to a scalar, in nats a row."""
 
