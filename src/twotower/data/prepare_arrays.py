@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -34,7 +34,7 @@ class RowWriter:
         self._file.write(block.data)
         self._rows += len(block)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RowWriter:
         return self
 
     def __exit__(

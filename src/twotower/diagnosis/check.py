@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.diagnosis.load import load_table
@@ -56,10 +56,10 @@ class Diagnosis:
 
 
 def diagnose(
-    vectors: Tensor | np.ndarray[Any, Any] | Path | str,
+    vectors: Tensor | NDArray[Any] | Path | str,
     *,
     ids: Sequence[str] | None = None,
-    popularity: Tensor | np.ndarray[Any, Any] | None = None,
+    popularity: Tensor | NDArray[Any] | None = None,
     positive_pairs: Tensor | None = None,
     column: str | None = None,
     thresholds: Thresholds | Path | str | None = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.core.errors import InputError, closest
 
@@ -22,7 +23,7 @@ class Table(NamedTuple):
     vectors: Any
     ids: list[str] | None = None
     titles: list[str] | None = None
-    popularity: np.ndarray[Any, Any] | None = None
+    popularity: NDArray[Any] | None = None
 
 
 def load_table(path: Path, *, column: str | None = None) -> Table:
@@ -137,7 +138,7 @@ _NUMERIC = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT",
 }
 
 
-def _list_column(path: Path, relation: Any, name: str, kind: str) -> np.ndarray[Any, Any]:
+def _list_column(path: Path, relation: Any, name: str, kind: str) -> NDArray[Any]:
     if not kind.endswith("]"):
         raise InputError(f"{path}: column '{name}' holds {kind}, not a list of numbers in each row")
     quoted = _quoted(name)
@@ -195,7 +196,7 @@ def _bundle(folder: Path, column: str | None) -> Table:
     return table._replace(ids=[str(row) for row in rows.tolist()])
 
 
-def _beside(columns: dict[str, np.ndarray[Any, Any]]) -> tuple[Any, Any, Any]:
+def _beside(columns: dict[str, NDArray[Any]]) -> tuple[Any, Any, Any]:
     """Ids, titles and popularity among the columns that are not vectors."""
     ids, titles, popularity = (_first(columns, names) for names in (ID_NAMES, TITLE_NAMES, POPULARITY_NAMES))
     return (
