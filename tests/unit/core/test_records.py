@@ -14,4 +14,6 @@ def test_defaults_are_the_plain_case():
     assert Batch(users, Items(ids)).labels is None
     assert Items(ids).features is None
     assert Encoded(ids, None, ids, {}).user_rows is None
-    assert Negatives(ids, ids.double())[2:] == (None, 0)
+    plain = Negatives(ids, ids.double())
+    assert plain.in_batch == 0
+    assert [plain.states, plain.keep, plain.per_row] == [None, None, None]
