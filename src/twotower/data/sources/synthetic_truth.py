@@ -87,7 +87,7 @@ def _add_user(
     gains = _gains(len(chance))
     first, second = _up_to(chance[best] * gains), _up_to(chance[best] * gains**2)
     sums["best"] += first
-    sums["variance"] += second - first**2
+    sums["variance"] += (second - first**2).clip(min=0.0)  # rounding may leave -1e-17
     sums["realised"] += _up_to((best == items[-1]) * gains)
     sums["popularity"] += _up_to(chance[popular] * gains)
     candidates = left.sum() + num_cold
