@@ -146,7 +146,7 @@ def _section(kind: type[Any], name: str, values: dict[str, Any], where: str) -> 
         if not _fits(value, hints[key]):
             raise InputError(f"{where}: {name}.{key} must be {_words(hints[key])}, got {value!r}")
     kept = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return kind(**{key: float(value) if hints[key] is float else value for key, value in kept.items()})
+    return kind(**{key: float(str(value)) if hints[key] is float else value for key, value in kept.items()})
 
 
 def _fits(value: Any, hint: Any) -> bool:

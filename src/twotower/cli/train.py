@@ -1,0 +1,69 @@
+"""``twotower train``: a run file, or data and a model's name, to a bundle."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twotower.core.errors import InputError
+
+if TYPE_CHECKING:
+    from twotower.recipes.run import Run
+
+
+def command(
+    run_file: Annotated[Path | None, typer.Argument(help="A run file (TOML).", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="A prepared data set; in place of data.path.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model's name, with its default run.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Train a model, judge it on the test split, and write its bundle."""
+    run = _described(run_file, model, recipe).with_settings(settings or [])
+    if data is not None:
+        run = replace(run, data=replace(run.data, path=str(data)))
+    if to is None:
+        raise InputError("name the bundle's folder: --to runs/my-model")
+    if not run.data.path:
+        raise InputError("no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'")
+
+    from twotower.cli.results import show_test
+    from twotower.recipes.train import train
+    from twotower.training.callbacks import Callback, Progress, TensorBoard
+
+    callbacks: list[Callback] = [Progress(run.model.name)]
+    if tensorboard:
+        callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
+    try:
+        trained = train(run, to=to, resume=resume, callbacks=callbacks, notice=_notice)
+    except KeyboardInterrupt:
+        _notice(f"stopped; the same command with --resume goes on (checkpoint in {to}.run)")
+        raise
+    show_test(trained.test, title=f"{run.model.name} on {trained.dataset.name}", as_json=as_json)
+    _notice(f"bundle: {to}")
+
+
+def _described(run_file: Path | None, model: str | None, recipe: str | None) -> Run:
+    given = {"a run file": run_file, "--model": model, "--recipe": recipe}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise InputError(f"give one of a run file, --model and --recipe; got {' and '.join(names) or 'none'}")
+
+    from twotower.recipes import named
+    from twotower.recipes.run import Run
+
+    if run_file is not None:
+        return Run.load(run_file)
+    return named.default_run(model) if model is not None else named.recipe(str(recipe))
+
+
+def _notice(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201

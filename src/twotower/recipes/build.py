@@ -1,0 +1,90 @@
+"""Names in a run become parts: add a sampler or a loss by writing its file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.losses.base import Loss
+from twotower.losses.pairwise import BPR
+from twotower.losses.pointwise import SampledBCE
+from twotower.losses.sampled_softmax import SampledSoftmax
+from twotower.ops.membership import Positives
+from twotower.recipes.run import Run
+from twotower.sampling.base import Sampler
+from twotower.sampling.counts import ItemCounts
+from twotower.sampling.in_batch import InBatch
+from twotower.sampling.sum import Sum
+from twotower.sampling.uniform import Uniform
+from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
+
+
+class Ground(NamedTuple):
+    """What samplers and losses are built on."""
+
+    run: Run
+    train: Log
+    num_items: int
+    device: torch.device
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The generator of one source, on the device of the batches."""
+        return torch_generator(self.run.training.seed, "sampling", purpose, device=self.device)
+
+    def counts(self) -> ItemCounts:
+        """How often each item stands in the training log."""
+        return ItemCounts(self.train.positives().items, self.num_items)
+
+
+SAMPLERS: dict[str, Callable[[Ground], Sampler]] = {
+    "in_batch": lambda ground: InBatch(ground.counts() if ground.run.sampling.correct else None),
+    "uniform": lambda ground: Uniform(ground.num_items, ground.run.sampling.number, ground.generator("uniform")),
+}
+
+LOSSES: dict[str, Callable[[Ground], Loss]] = {
+    "sampled_softmax": lambda ground: SampledSoftmax(),
+    "bce": lambda ground: SampledBCE(),
+    "gbce": lambda ground: SampledBCE(num_items=ground.num_items - 2, calibration=0.75),
+    "bpr": lambda ground: BPR(),
+}
+
+
+def build_sampler(ground: Ground) -> Sampler:
+    """The run's sources, joined when there are several.
+
+    Raises:
+        InputError: if a source is unknown (the closest is named) or asks for more negatives than there are items.
+    """
+    sources = []
+    for name in ground.run.sampling.sources:
+        if name not in SAMPLERS:
+            raise unknown_name("source of negatives", name, SAMPLERS, "sampling.sources")
+        sources.append(SAMPLERS[name](ground))
+    return sources[0] if len(sources) == 1 else Sum(sources)
+
+
+def build_objective(run: Run, dataset: Dataset, train: Log, *, is_inner_product: bool = True) -> Objective:
+    """What a training step minimises.
+
+    Raises:
+        InputError: if the loss does not suit the model or the log.
+    """
+    loss = run.objective.loss
+    if loss == "full_softmax":
+        if not is_inner_product:
+            raise InputError(
+                f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'"
+            )
+        return AgainstAll(dataset)
+    if loss == "bce" and train.labels is not None:
+        return AgainstLabels()
+    ground = Ground(run, train, dataset.schema.num_items, dataset.device)
+    positives = train.positives()
+    known = Positives(positives.offsets, positives.items, dataset.schema.num_items)
+    return AgainstSamples(dataset, build_sampler(ground), LOSSES[loss](ground), known)

@@ -1,0 +1,68 @@
+"""Whole runs by name: each model's default, and settings that were chosen on validation data for a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from twotower.core.errors import unknown_name
+from twotower.models.build import model_class
+from twotower.recipes.run import ModelSection, Run
+from twotower.training.config import Objective, Training
+
+
+def two_tower() -> Run:
+    """Features and pooled history, cosine with a learnt temperature, full softmax."""
+    return Run(
+        model=ModelSection("two_tower"),
+        objective=Objective("full_softmax"),
+        training=Training(epochs=20, batch_size=1024, learning_rate=2e-3, patience=3),
+    )
+
+
+def sasrec() -> Run:
+    """The causal transformer with full softmax, for sets of the size of MovieLens-100K."""
+    return Run(
+        model=ModelSection("sasrec"),
+        objective=Objective("full_softmax"),
+        training=Training(epochs=30, batch_size=32, learning_rate=1e-3, patience=4),
+    )
+
+
+def sasrec_ml_1m() -> Run:
+    """SASRec at the settings that its papers use on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256."""
+    return Run(
+        model=ModelSection("sasrec", {"history_length": 200}),
+        objective=Objective("full_softmax"),
+        training=Training(epochs=200, batch_size=256, learning_rate=2e-3, precision="bfloat16", patience=10),
+    )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "two_tower": two_tower,
+    "sasrec": sasrec,
+    "sasrec_ml_1m": sasrec_ml_1m,
+}
+
+
+def recipe(name: str) -> Run:
+    """The run of a recipe's name.
+
+    Raises:
+        InputError: if no recipe has that name; names the closest.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def default_run(model: str) -> Run:
+    """The run of a model's name: its recipe where there is one, else the defaults of every section.
+
+    Raises:
+        InputError: if no model has that name; names the closest.
+    """
+    model_class(model)
+    if model in RECIPES:
+        return RECIPES[model]()
+    return replace(Run(), model=ModelSection(model))

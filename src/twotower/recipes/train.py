@@ -1,0 +1,211 @@
+"""A whole run: split, train or fit, judge on the test, index, check the item vectors, write the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.files import replacing_file
+from twotower.core.seeds import derive
+from twotower.data.batches import ROWS
+from twotower.data.dataset import Dataset
+from twotower.data.split import Split
+from twotower.data.splits import split_log
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
+from twotower.evaluation.run import evaluate
+from twotower.index.build import index_class
+from twotower.models.base import ClosedForm, Model
+from twotower.models.build import build_model
+from twotower.models.encode import encode_items, inference
+from twotower.recipes.build import build_objective
+from twotower.recipes.run import Run
+from twotower.serving.bundle import write_bundle
+from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.loop import fit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves in memory."""
+
+    run: Run
+    model: Model
+    dataset: Dataset
+    split: Split
+    test: Result
+    records: list[Record]
+    """One for each epoch; empty for closed forms."""
+    diagnosis: dict[str, Any] | None
+    """The check of the item vectors; None for models without item vectors."""
+
+
+def train(
+    run: Run,
+    *,
+    to: Path | None = None,
+    dataset: Dataset | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    notice: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Do the whole run and write its bundle.
+
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``log.jsonl`` (one record an epoch) and, until the
+    bundle is there, the checkpoint.
+
+    Args:
+        run: what to do.
+        to: folder of the bundle; None writes nothing.
+        dataset: instead of ``run.data.path``, when it is in memory already.
+        resume: go on from the checkpoint in ``<to>.run``.
+        callbacks: told of epochs, beside the log.
+        notice: takes sentences for the user.
+
+    Raises:
+        InputError: if the run asks for something that is not there, or a resumed run is another run.
+    """
+    device = pick_device(run.training.device)
+    dataset = (dataset or Dataset.load(run.data.path)).to(device)
+    split = split_of(run, dataset)
+    model = new_model(run, dataset)
+    folder = None if to is None else to.with_name(to.name + ".run")
+    if folder is not None:
+        claim_folder(folder, run, resume=resume)
+
+    records: list[Record] = []
+    if isinstance(model, ClosedForm):
+        model.fit(split.train)
+    else:
+        rows = ROWS[model.batches](
+            dataset,
+            split.train,
+            history_length=model.history_length,
+            item_features=run.objective.loss != "full_softmax",
+        )
+        objective = build_objective(run, dataset, split.train, is_inner_product=model.is_inner_product)
+        validation = Protocol(
+            ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+        )
+        progress = fit(
+            model,
+            rows,
+            objective,
+            run.training,
+            validate=lambda current: evaluate(current, dataset, split.validation, validation).metrics,
+            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / "log.jsonl")])],
+            checkpoint=None if folder is None else folder / "checkpoint.safetensors",
+            resume=resume,
+        )
+        records = progress.records
+
+    protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
+    test = evaluate(model, dataset, split.test, protocol, train=split.train)
+    diagnosis = check_items(model, dataset, split)
+    if to is not None and folder is not None:
+        index = None
+        if model.is_inner_product:
+            index = index_class(run.index.kind)()
+            ids, states = known_states(model, dataset)
+            index.build(states, ids)
+        write_bundle(
+            to,
+            model=model,
+            model_name=run.model.name,
+            model_parameters=run.model.settings,
+            dataset=dataset,
+            run_toml=run.to_toml(),
+            metrics=test.metrics,
+            histories=dataset.log,
+            diagnosis=diagnosis,
+            index=index,
+        )
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return Trained(run, model, dataset, split, test, records, diagnosis)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run; "auto" takes CUDA where there is some.
+
+    Raises:
+        InputError: if the name is no device, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
+    return device
+
+
+def split_of(run: Run, dataset: Dataset) -> Split:
+    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
+    if run.data.split:
+        return split_log(dataset.log, run.data.split, **run.data.split_options)
+    stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
+    return split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+
+
+def new_model(run: Run, dataset: Dataset) -> Model:
+    """The run's model with weights drawn from the run's seed, on the data set's device."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive(run.training.seed, "weights"))
+        return build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+
+
+def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
+    """Ids of all known items and their states."""
+    ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
+    with inference(model):
+        return ids, encode_items(model, dataset, ids, tile)
+
+
+def check_items(model: Model, dataset: Dataset, split: Split) -> dict[str, Any] | None:
+    """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
+    ids, states = known_states(model, dataset)
+    if not model.is_inner_product or states.shape[1] < 2 or isinstance(model, ClosedForm):
+        return None
+    from twotower.diagnosis import diagnose
+
+    popularity = split.train.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
+
+
+def metric_length(metric: str) -> int:
+    """The k of a metric such as "ndcg@10".
+
+    Raises:
+        InputError: if it has none.
+    """
+    _, at, k = metric.partition("@")
+    if not at or not k.isdecimal() or int(k) < 1:
+        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+    return int(k)
+
+
+def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
+    """Note the run in its folder; a resumed run must be the one that is noted there.
+
+    Raises:
+        InputError: if there is nothing to resume, or the run differs.
+    """
+    note = folder / "run.toml"
+    if resume:
+        if not (folder / "checkpoint.safetensors").is_file():
+            raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
+        if Run.load(note) != run:
+            raise InputError(
+                f"{note}: the run that was stopped had other settings; repeat them, or train without --resume"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    with replacing_file(note) as partial:
+        partial.write_text(run.to_toml(), encoding="utf-8")
