@@ -60,6 +60,29 @@ def test_a_fresh_process_gives_the_same_scores_to_the_last_bit(
     assert told.stderr == ""
 
 
+WITHOUT_DUCKDB = """
+import sys, torch
+sys.modules["duckdb"] = None
+from pathlib import Path
+from twotower.core.schema import Schema
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.build import build_model
+from twotower.serving.bundle import Bundle, write_bundle
+log = Log(torch.tensor([0, 0, 0, 2, 3]), torch.tensor([2, 3, 2]))
+data = Dataset(Schema(4, 5, has_times=False), log, {}, {}, {"name": "bare"}, Path(sys.argv[1]))
+write_bundle(sys.argv[2], model=build_model("sasrec", data.schema), model_name="sasrec", model_parameters={},
+             dataset=data, run_toml="", metrics={}, histories=log)
+print(Bundle.load(sys.argv[2]).item_states.shape[0])
+"""
+
+
+def test_writing_needs_no_database(titled_dataset: Dataset, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", WITHOUT_DUCKDB, str(titled_dataset.folder), str(tmp_path / "bundle")]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr) == ("3\n", "")
+
+
 def test_everything_comes_back(write: Write, titled_dataset: Dataset, tmp_path: Path) -> None:
     model = write(
         tmp_path / "bundle",
@@ -126,6 +149,12 @@ def test_every_file_is_watched(bundle_folder: Path) -> None:
 def test_no_file_is_a_pickle(bundle_folder: Path) -> None:
     suffixes = {path.suffix for path in bundle_folder.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".toml", ".npy", ".parquet", ".safetensors"}
+
+
+def test_others_may_read_every_file(bundle_folder: Path) -> None:
+    (bundle_folder.parent / "plain").touch()
+    modes = {path.stat().st_mode for path in bundle_folder.rglob("*") if path.is_file()}
+    assert modes == {(bundle_folder.parent / "plain").stat().st_mode}
 
 
 def test_a_newer_format_is_refused_before_its_hashes_are_looked_at(bundle_folder: Path) -> None:

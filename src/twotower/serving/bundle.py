@@ -19,7 +19,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_folder, write_json
+from twotower.core.files import read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
 from twotower.core.states import from_tensors, map_state, to_tensors
@@ -185,7 +185,10 @@ def write_bundle(
         dataset.schema.save(partial / "schema.json")
         write_json(partial / "data.json", dataset.manifest)
         _write_vocabulary(partial / "vocabulary", dataset)
-        save_model(model, str(partial / "weights.safetensors"))
+        with replacing_file(
+            partial / "weights.safetensors"
+        ) as file:  # on its own, safetensors lets the owner alone read it
+            save_model(model, str(file))
         _write_items(partial / "items", model, dataset)
         for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
             for name, column in columns.items():
@@ -240,7 +243,8 @@ def _write_items(target: Path, model: Model, dataset: Dataset) -> None:
     with inference(model):
         states = encode_items(model, dataset, ids, TILE)
     _save_array(target / "ids.npy", ids)
-    save_file(to_tensors(map_state(Tensor.cpu, states)), target / "states.safetensors")
+    with replacing_file(target / "states.safetensors") as file:
+        save_file(to_tensors(map_state(Tensor.cpu, states)), file)
 
 
 def _save_array(path: Path, values: Tensor) -> None:
