@@ -419,22 +419,11 @@ def test_unpacked_folder_is_read_as_its_archive_is(tmp_path: Path) -> None:
 
 
 def test_prepare_at_once_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copy = ml_1m(tmp_path)
-    run(
-        "data",
-        "get",
-        "ml-1m",
-        "--from",
-        str(copy),
-        "--to",
-        str(tmp_path / "raw"),
-        "--prepare",
-        str(tmp_path / "p"),
-        "--json",
-    )
+    raw, prepared = tmp_path / "raw", tmp_path / "raw-prepared"
+    run("data", "get", "ml-1m", "--from", str(ml_1m(tmp_path)), "--to", str(raw), "--prepare", "--json")
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {"name": "ml-1m", "spec": str(tmp_path / "raw" / "spec.toml"), "prepared": str(tmp_path / "p")}
-    assert Dataset.load(tmp_path / "p").log.num_events == 3
+    assert shown == {"name": "ml-1m", "spec": str(raw / "spec.toml"), "prepared": str(prepared)}
+    assert Dataset.load(prepared).log.num_events == 3
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

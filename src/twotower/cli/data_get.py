@@ -28,8 +28,8 @@ def get(
     ] = None,
     category: Annotated[str | None, typer.Option(help="Part of a set that comes in parts, as Beauty.")] = None,
     prepare: Annotated[
-        Path | None, typer.Option("--prepare", help="Also prepare it, into this folder.", show_default=False)
-    ] = None,
+        bool, typer.Option("--prepare", help="Prepare it at once, into the folder TO-prepared.")
+    ] = False,
     users: Annotated[int | None, typer.Option(help=DRAWN + "users.")] = None,
     items: Annotated[int | None, typer.Option(help=DRAWN + "items.")] = None,
     cold_items: Annotated[int | None, typer.Option(help=DRAWN + "items without events.")] = None,
@@ -62,16 +62,17 @@ def get(
             notice=lambda line: typer.echo(line, err=True),
             progress=progress,
         )
-    if prepare is not None:
+    prepared = target.with_name(target.name + "-prepared")
+    if prepare:
         from twotower.data.prepare import prepare as prepare_data
 
-        prepare_data(spec, prepare)
+        prepare_data(spec, prepared)
     if as_json:
-        typer.echo(json.dumps({"name": name, "spec": str(spec), "prepared": str(prepare) if prepare else None}))
-    elif prepare is not None:
-        typer.echo(f"prepared {name} in {prepare}\nnext: twotower data describe {prepare}")
+        typer.echo(json.dumps({"name": name, "spec": str(spec), "prepared": str(prepared) if prepare else None}))
+    elif prepare:
+        typer.echo(f"prepared {name} in {prepared}\nnext: twotower data describe {prepared}")
     else:
-        typer.echo(f"wrote {name} to {target}\nnext: twotower data prepare {spec} --to {target}-prepared")
+        typer.echo(f"wrote {name} to {target}\nnext: twotower data prepare {spec} --to {prepared}")
 
 
 def _list(known: tuple[Source, ...], as_json: bool) -> None:
