@@ -17,6 +17,11 @@ MODELS = {
     "random": "twotower.models.random:Random",
     "item_cosine": "twotower.models.item_cosine:ItemCosine",
     "ease": "twotower.models.ease:EASE",
+    "dat": "twotower.models.dat:DAT",
+    "cold": "twotower.models.cold:COLD",
+    "int_tower": "twotower.models.int_tower:IntTower",
+    "rank_tower": "twotower.models.rank_tower:RankTower",
+    "fit": "twotower.models.fit:FIT",
 }
 
 

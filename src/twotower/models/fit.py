@@ -31,7 +31,7 @@ from twotower.towers.din import DIN
 from twotower.towers.embedding import mean_of_present
 from twotower.towers.fc_stack import FCStack
 from twotower.towers.fields import ItemFields, UserFields
-from twotower.towers.heads import Heads
+from twotower.towers.heads import Heads, checked_head_dim
 from twotower.towers.interaction import InteractionUnit
 from twotower.towers.meta_query import MetaQueries
 from twotower.towers.target_attention import TargetAttention
@@ -281,16 +281,3 @@ class FIT(Model):
         if not isinstance(users, Tensor) or users.ndim != 4:
             raise InputError("FIT scores its own user states [users, queries, heads, dim]: another model's states?")
         return users
-
-
-def checked_head_dim(dim: int, user_heads: int, item_heads: int) -> int:
-    """Width of one head when ``dim`` numbers are stored an item.
-
-    Raises:
-        InputError: if ``item_heads`` does not divide ``dim``, or a count is below 1.
-    """
-    if min(dim, user_heads, item_heads) < 1:
-        raise InputError(f"dim and heads must be at least 1, got {dim}, {user_heads} and {item_heads}")
-    if dim % item_heads:
-        raise InputError(f"item_heads = {item_heads} does not divide dim = {dim}; every head is as wide as the others")
-    return dim // item_heads

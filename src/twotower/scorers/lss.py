@@ -32,8 +32,14 @@ class LSS(nn.Module):
 
     def forward(self, similarity: Float[Tensor, "*rows user_heads item_heads"]) -> Float[Tensor, "*rows"]:
         """One score a row."""
-        across_rows = torch.relu(self.rows(similarity))
-        # Transposed, the column-wise layer is one matrix product over all columns of all pairs. S'' comes out
-        # transposed too, which only names the weights of the projection in another order.
-        across_columns = torch.relu(self.columns(across_rows.mT))
-        return self.projection(across_columns.flatten(-2))[..., 0]
+        leading = similarity.shape[:-2]
+        pairs = similarity.flatten(0, -3) if leading else similarity[None]
+        # With pairs last, both layers are a few large matrix products in the place of many tiny ones.
+        heads = pairs.permute(1, 2, 0)
+        row_weight = self.rows.weight.expand(len(heads), -1, -1)
+        across_rows = torch.baddbmm(self.rows.bias[:, None], row_weight, heads).relu()  # [H_u, hidden, pairs]
+        by_column = across_rows.transpose(0, 1)
+        column_weight = self.columns.weight.expand(len(by_column), -1, -1)
+        # S'' comes out transposed, which only names the weights of the projection in another order.
+        across_columns = torch.baddbmm(self.columns.bias[:, None], column_weight, by_column).relu()
+        return (self.projection.weight[0] @ across_columns.flatten(0, 1)).view(leading)

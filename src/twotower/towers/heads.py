@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from twotower.core.errors import InputError
+
 
 class Heads(nn.Module):
     """z^h = W^h x + b^h for h = 1 … heads, as one matrix product.
@@ -32,3 +34,16 @@ class Heads(nn.Module):
         """The heads of each row."""
         heads = self.linear(inputs).unflatten(-1, (self.heads, -1))
         return F.normalize(heads, dim=-1) if self.normalise else heads
+
+
+def checked_head_dim(dim: int, user_heads: int, item_heads: int) -> int:
+    """Width of one head when ``dim`` numbers are stored an item.
+
+    Raises:
+        InputError: if ``item_heads`` does not divide ``dim``, or a count is below 1.
+    """
+    if min(dim, user_heads, item_heads) < 1:
+        raise InputError(f"dim and heads must be at least 1, got {dim}, {user_heads} and {item_heads}")
+    if dim % item_heads:
+        raise InputError(f"item_heads = {item_heads} does not divide dim = {dim}; every head is as wide as the others")
+    return dim // item_heads

@@ -1,0 +1,140 @@
+"""COLD: one network over the fields of both sides, which it learns to weigh, and then to leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.pre_ranking import PreRanker
+from twotower.scorers.tiles import in_tiles
+from twotower.towers.fc_stack import FCStack
+
+
+class COLD(PreRanker):
+    """A single tower for pairs: nothing but embedded fields can be made before the request.
+
+    Fields are the user's, the history's, the item's, and a cross of the last two (their product, field by field).
+    A squeeze-and-excitation block gives each a weight in (0, 1) from all of them, by which it is multiplied.
+    `select_fields` then keeps the fields that weigh most; training goes on with those.
+
+    Source: Wang et al., DLP-KDD 2020, section 3.2. Not here: its engineering of parallel computation and half
+    precision.
+
+    Args:
+        field_dim: width of one field's embedding.
+        hidden: widths of the layers.
+        temperature: scores are divided by it.
+        learn_temperature: whether training moves it.
+        user_id: whether the user's id is a field.
+        history_length: latest items of the history that are read.
+        batch_norm: whether each layer is normalised over the batch.
+        dropout: share of hidden numbers set to 0 in training.
+    """
+
+    is_inner_product = False
+    kept: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        field_dim: int = 16,
+        hidden: Sequence[int] = (300, 300, 128),
+        temperature: float = 1.0,
+        learn_temperature: bool = True,
+        user_id: bool = False,
+        history_length: int = 50,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            schema,
+            field_dim=field_dim,
+            user_id=user_id,
+            history_length=history_length,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+        )
+        self.num_fields = self.num_user_fields + 2 * self.item_fields.count
+        self.excitation = nn.Linear(self.num_fields * field_dim, self.num_fields)
+        self.stack = FCStack(self.num_fields * field_dim, hidden, batch_norm=batch_norm, dropout=dropout)
+        self.projection = nn.Linear(self.stack.width, 1)
+        self.register_buffer("kept", torch.ones(self.num_fields))
+
+    @property
+    def field_names(self) -> list[str]:
+        """What each field is, in order."""
+        user = ["user.id"] if self.user_fields.ids is not None else []
+        user += [f"user.{feature.name}" for feature in self.schema.user_features]
+        item = ["id", *(feature.name for feature in self.schema.item_features)]
+        return user + [f"{side}.{name}" for side in ("history", "item", "cross") for name in item]
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows fields dim"]:
+        """The embedded fields."""
+        return self.embed_users(users)
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows fields dim"]:
+        """The embedded fields."""
+        return self.embed_items(items)
+
+    def score(
+        self, users: Float[Tensor, "users user_fields dim"], items: Float[Tensor, "items item_fields dim"]
+    ) -> Float[Tensor, "users items"]:
+        """The network for every pair."""
+        self._check(users, items)
+        return in_tiles(lambda some, others: self._network(some[:, None], others[None]), users, items)
+
+    def score_rows(
+        self, users: Float[Tensor, "rows user_fields dim"], items: Float[Tensor, "rows *n item_fields dim"]
+    ) -> Float[Tensor, "rows *n"]:
+        """The network for row i with row i, or with each of its n items."""
+        self._check(users, items)
+        return self._network(users if items.ndim == users.ndim else users[:, None], items)
+
+    @torch.no_grad()
+    def field_weights(self, batch: Batch) -> Float[Tensor, " fields"]:
+        """The mean weight of each field over the rows of ``batch``: 0 for those already left out."""
+        fields = self._join(self.embed_users(batch.users), self.embed_items(batch.items))
+        return self._weights(fields).mean(dim=0)
+
+    def select_fields(self, batch: Batch, count: int) -> list[str]:
+        """Keep the ``count`` fields that weigh most on ``batch`` and leave the others out from now on; names them.
+
+        Raises:
+            InputError: if ``count`` is below 1 or over the number of fields.
+        """
+        if not 1 <= count <= self.num_fields:
+            raise InputError(f"select_fields: keep between 1 and {self.num_fields} fields, got {count}")
+        best = self.field_weights(batch).argsort(descending=True, stable=True)[:count]
+        self.kept.zero_()
+        self.kept[best] = 1.0
+        return [self.field_names[place] for place in sorted(best.tolist())]
+
+    def _join(self, users: Tensor, items: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(users.shape[:-2], items.shape[:-2])
+        cross = users[..., -self.item_fields.count :, :] * items
+        parts = (users, items, cross)
+        return torch.cat([part.expand(*shape, *part.shape[-2:]) for part in parts], dim=-2)
+
+    def _weights(self, fields: Tensor) -> Tensor:
+        # A field that is left out must not speak through the weights of the others either.
+        return torch.sigmoid(self.excitation((fields * self.kept[:, None]).flatten(-2))) * self.kept
+
+    def _network(self, users: Tensor, items: Tensor) -> Tensor:
+        fields = self._join(users, items)
+        weighted = fields * self._weights(fields)[..., None]
+        return self.projection(self.stack(weighted.flatten(-2)))[..., 0]
+
+    def _check(self, users: object, items: object) -> None:
+        counts = [part.shape[-2] if isinstance(part, Tensor) and part.ndim > 2 else 0 for part in (users, items)]
+        if counts != [self.num_user_fields, self.item_fields.count]:
+            raise InputError(
+                f"COLD scores [users, {self.num_user_fields}, dim] with [items, {self.item_fields.count}, dim]; "
+                "these are another model's states"
+            )
