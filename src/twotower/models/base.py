@@ -29,6 +29,20 @@ class Model(nn.Module):
     state_kind: type[Any] | None = None
     is_inner_product: bool = True
 
+    @property
+    def selectable(self) -> bool:
+        """Whether weights of now were trained as they will be served, so that a best checkpoint may be chosen."""
+        return True
+
+    def attach_items(self, items: Items) -> None:
+        """Keep what the model must know of all items (row number = id) beside a batch; called before training."""
+
+    def set_progress(self, epochs: float) -> None:
+        """Follow training: epochs done so far, with the share of the current one; called before each step."""
+
+    def prepare_serving(self) -> None:
+        """Compute what no request changes, for requests to come; called once weights are loaded for good."""
+
     def encode_users(self, users: Users) -> State:
         """User states, one row a user."""
         raise TypeError(f"{type(self).__name__} does not encode users")

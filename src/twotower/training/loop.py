@@ -165,6 +165,7 @@ class _Run:
         rate = learning_rate(config, self.progress.step, config.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.model.set_progress(self.progress.step / self.steps_per_epoch)
         batch = self.rows.cut(batch_rows)
         with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = self.objective(self.model, batch)
@@ -209,7 +210,7 @@ class _Run:
         progress, name = self.progress, self.config.metric
         if name not in metrics:
             raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
-        if metrics[name] > progress.best:
+        if self.model.selectable and metrics[name] > progress.best:
             progress.best, progress.best_epoch = metrics[name], progress.epoch
             self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
         return metrics
