@@ -24,6 +24,16 @@ from twotower.ops.pairs import Directions, PairScan, directions, nearest, pair_c
 from twotower.ops.spectrum import Moments, moments
 
 PAIR_NAMES = ("mean", "median", "std", "min", "max", "p10", "p25", "p75", "p90")
+_NEED_SPREAD = (
+    *("hubness", "anti_hubs", "intrinsic_dimension", "neighbour_stability"),
+    *("decay_shape", "decay_elbowed_share", "decay_elbow_rank"),
+)
+NAMES = (
+    *(f"{name}_cosine" for name in PAIR_NAMES),
+    *("entropy", "improvement_over_random", "uniformity", "top20_max", "top20_min", "top3_mean", "near_duplicates"),
+    *_NEED_SPREAD,
+)
+"""Figures of a space; those that need two directions that differ are None when all vectors are the same."""
 TOP = 20
 HUB_NEIGHBOURS = 10
 SORTED_ROWS = 2_000
@@ -61,7 +71,7 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
     """Figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
     count = len(unit.kept)
     if count < 2:
-        return Space(_named({}) | _undefined(), _named({}), {}, 0, "no pair", None), {}
+        return Space(dict.fromkeys(NAMES), dict.fromkeys(NAMES[:11]), {}, 0, "no pair", None), {}
     total = moments(unit.chunks())
     spread = total.covariance().trace().item()
     mean, deviation = pair_moments(total)
@@ -102,7 +112,7 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
     decay, curves = decay_figures(best)
     figures |= decay
     if spread < 1e-24:
-        figures |= _undefined()
+        figures |= dict.fromkeys(_NEED_SPREAD)
     histogram = [sum(column) for column in zip(*(part.histogram for part in found), strict=True)]
     pairs = sum(len(part.space.rows) * (len(part.space.rows) - 1) // 2 for part in found)
     method = (
@@ -192,12 +202,6 @@ def _intervals(found: list[_Found]) -> dict[str, list[float]]:
 
 def _named(figures: dict[str, Any]) -> dict[str, Any]:
     return {f"{name}_cosine": figures.get(name) for name in PAIR_NAMES}
-
-
-def _undefined() -> dict[str, Any]:
-    """What vectors without any spread have no figure for."""
-    names = ("hubness", "anti_hubs", "intrinsic_dimension", "neighbour_stability", "decay_shape")
-    return dict.fromkeys((*names, "decay_elbowed_share", "decay_elbow_rank"))
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -24,10 +24,12 @@ from twotower.diagnosis.neighbours import duplicates
 from twotower.diagnosis.rows import Rows, UnitRows
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
 from twotower.diagnosis.space import measure_space
-from twotower.ops.spectrum import eigenvalues, moments, rankme
+from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 EXACT_ROWS = 100_000
 """Up to this many vectors every pair is compared; beyond, stratified samples are, with intervals."""
+DIRECTION_NAMES = ("direction_rank", "direction_participation", "direction_top_share")
+"""Of the spectrum of the centred unit vectors: RankMe, participation ratio, share of the first axis."""
 
 
 class Statistics(NamedTuple):
@@ -106,9 +108,7 @@ def measure(
     }
     centred_figures: dict[str, Any] = {
         **centred.figures,
-        **dict.fromkeys(
-            ("isotropy", "participation_ratio", "rankme", "stable_rank", "direction_rank", "direction_top_share")
-        ),
+        **dict.fromkeys(("isotropy", "participation_ratio", "rankme", "stable_rank", *DIRECTION_NAMES)),
         "intervals": centred.intervals,
     }
     if centred.moments is not None:
@@ -117,6 +117,7 @@ def measure(
             "isotropy": isotropy(around.chunks(), centred.moments.second_moment()),
             **rank_figures(covariance, rows.count),
             "direction_rank": rankme(axes),
+            "direction_participation": participation_ratio(axes),
             "direction_top_share": (axes[0] / axes.sum()).item(),
         }
         curves["variance_spectrum"] = (eigenvalues(covariance, rows.count) / covariance.trace()).tolist()

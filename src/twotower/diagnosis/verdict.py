@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from twotower.diagnosis.statistics import Statistics
 from twotower.diagnosis.thresholds import Thresholds
@@ -28,10 +28,10 @@ def judge(found: Statistics, thresholds: Thresholds) -> tuple[Verdict, list[Reas
     return (reasons[0].level if reasons else "healthy"), reasons
 
 
-def structure(found: Statistics) -> float | None:
+def structure(baselines: dict[str, Any]) -> float | None:
     """How much more the nearest stand out than in the shuffled space; 1 is noise, None when too small to tell."""
-    own = found.baselines.get("sample", {}).get("neighbour_gain")
-    shuffled = found.baselines.get("permuted", {}).get("neighbour_gain")
+    own = baselines.get("sample", {}).get("neighbour_gain")
+    shuffled = baselines.get("permuted", {}).get("neighbour_gain")
     return own / shuffled if own is not None and shuffled else None
 
 
@@ -40,7 +40,7 @@ def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
     limits, value = thresholds["cone"], found.statistics["mean_cosine"]
     if value is None or value <= limits["suspect"]:
         return None
-    relief = structure(found)
+    relief = structure(found.baselines)
     stands_out = relief is not None and relief >= limits["relief"]
     is_noise = relief is None or relief < limits["structure"]
     if value > limits["collapsed"]:
@@ -87,8 +87,9 @@ def _rank(found: Statistics, thresholds: Thresholds) -> Reason | None:
 
 
 def _dominant_direction(found: Statistics, thresholds: Thresholds) -> Reason | None:
-    share, equal = found.centred["direction_top_share"], 1.0 / found.statistics["dimensions"]
-    if share is None:
+    share, statistics = found.centred["direction_top_share"], found.statistics
+    equal = 1.0 / min(statistics["dimensions"], statistics["vectors"] - 1)
+    if share is None or equal == 1.0:
         return None
     return _above(
         "dominant_direction",

@@ -1,0 +1,173 @@
+"""How often the verdict is right: healthy spaces and planted failures of many kinds and strengths.
+
+    python benchmarks/calibration.py            the whole suite, written to benchmarks/results/calibration.json
+    python benchmarks/calibration.py --quick    two seeds and small spaces, under a minute
+    python benchmarks/calibration.py --json     one JSON object on standard output
+
+Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need the data
+sets in ../shared/data and are left out (and named) where these are absent; sentence encoders need sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from planted import FAILURES, Planted
+from spaces import HEALTHY, real_spaces
+
+from twotower.diagnosis import diagnose
+from twotower.diagnosis.verdict import structure
+
+RESULTS = Path(__file__).parent / "results" / "calibration.json"
+SHAPES = [(255, 128), (2000, 64), (60, 128), (1000, 32)]
+
+
+class Case(NamedTuple):
+    """One space of the suite."""
+
+    kind: str
+    strength: str
+    expected: str
+    seed: int
+    vectors: np.ndarray
+    popularity: np.ndarray | None
+
+
+def cases(seeds: int, quick: bool, skipped: list[str]) -> Iterator[Case]:
+    """The suite: each healthy space as it is, and with each failure at each strength planted in it."""
+    shapes = SHAPES[:1] if quick else SHAPES
+    for seed in range(seeds):
+        for rows, dim in shapes:
+            draw = np.random.default_rng([seed, rows, dim])
+            for kind, make in HEALTHY.items():
+                yield Case(kind, f"{rows} x {dim}", "healthy", seed, make(draw, rows, dim), None)
+            for name, failure in FAILURES.items():
+                for strength in failure.strengths:
+                    base = HEALTHY[failure.base](draw, rows, dim)
+                    yield _planted(name, failure, strength, seed, base, draw)
+    for kind, vectors, popularity in real_spaces(quick, skipped):
+        for seed in range(seeds):
+            draw = np.random.default_rng([seed, len(vectors)])
+            chosen = draw.permutation(len(vectors))[:1_500]
+            seen = None if popularity is None else popularity[chosen]
+            yield Case(kind, f"{len(chosen)} x {vectors.shape[1]}", "healthy", seed, vectors[chosen], seen)
+            if not quick:
+                for name, failure in FAILURES.items():
+                    if failure.is_geometric:
+                        strength = failure.strengths[-1]
+                        yield _planted(name, failure, strength, seed, vectors[chosen], draw)
+
+
+def _planted(
+    name: str, failure: Planted, strength: float, seed: int, base: np.ndarray, draw: np.random.Generator
+) -> Case:
+    vectors, popularity = failure.plant(base, strength, draw)
+    return Case(name, f"{strength:g}", "failure", seed, vectors, popularity)
+
+
+def judge(case: Case) -> dict[str, Any]:
+    """The verdict on one case, with the figures that thresholds are set on."""
+    found = diagnose(case.vectors, popularity=case.popularity, seed=case.seed)
+    figures = found.statistics
+    return {
+        "kind": case.kind,
+        "strength": case.strength,
+        "expected": case.expected,
+        "seed": case.seed,
+        "shape": list(case.vectors.shape),
+        "verdict": found.verdict,
+        "reasons": [reason.name for reason in found.reasons],
+        "mean_cosine": figures["mean_cosine"],
+        "structure": structure(found.baselines),
+        "direction_rank": found.centred["direction_rank"],
+        "direction_participation": found.centred["direction_participation"],
+        "direction_top_share": found.centred["direction_top_share"],
+        "duplicates": figures["duplicates"] / figures["vectors"],
+        "near_duplicates": figures["near_duplicates"],
+        "dead_dimensions": figures["dead_dimensions"] / figures["dimensions"],
+        "norm_max_over_median": figures["norm_max_over_median"],
+        "norm_cv": figures["norm_cv"],
+        "anti_hubs": figures["anti_hubs"],
+        "hubness": figures["hubness"],
+        "popularity_variance_share": figures["popularity_variance_share"],
+        "neighbour_stability": figures["neighbour_stability"],
+    }
+
+
+def rates(rows: list[dict[str, Any]], keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """By kind and strength: how many were flagged (suspect or collapsed), and how many called collapsed."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        if keep(row):
+            groups[row["expected"], row["kind"], row["strength"]].append(row["verdict"])
+    return [
+        {
+            "expected": expected,
+            "kind": kind,
+            "strength": strength,
+            "cases": len(verdicts),
+            "flagged": sum(verdict != "healthy" for verdict in verdicts) / len(verdicts),
+            "collapsed": sum(verdict == "collapsed" for verdict in verdicts) / len(verdicts),
+        }
+        for (expected, kind, strength), verdicts in groups.items()
+    ]
+
+
+def overall(table: list[dict[str, Any]]) -> dict[str, float]:
+    """False alarms among healthy spaces and hits among failures, each case counting once."""
+    figures = {}
+    for expected, name in (("healthy", "false_alarms"), ("failure", "hits")):
+        rows = [row for row in table if row["expected"] == expected]
+        count = sum(row["cases"] for row in rows)
+        figures[f"{expected}_cases"] = count
+        figures[name] = sum(row["flagged"] * row["cases"] for row in rows) / max(count, 1)
+        figures[f"{name}_collapsed"] = sum(row["collapsed"] * row["cases"] for row in rows) / max(count, 1)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seeds", type=int, default=None)
+    arguments = parser.parse_args()
+    seeds = arguments.seeds or (2 if arguments.quick else 6)
+    skipped: list[str] = []
+    rows = []
+    for case in cases(seeds, arguments.quick, skipped):
+        rows.append(judge(case))
+        if len(rows) % 100 == 0:
+            print(f"{len(rows)} spaces judged", file=sys.stderr)
+    tuned, held_out = (rates(rows, lambda row, half=half: row["seed"] % 2 == half) for half in (0, 1))
+    result = {
+        "what": "share flagged (suspect or collapsed) and share called collapsed, by kind and strength",
+        "settings": {"seeds": seeds, "quick": arguments.quick, "torch": torch.__version__, "numpy": np.__version__},
+        "skipped": skipped,
+        "tuned_on": overall(tuned),
+        "held_out": overall(held_out),
+        "table": held_out,
+        "cases": rows,
+    }
+    if not arguments.quick:
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.json:
+        print(json.dumps({name: value for name, value in result.items() if name != "cases"}))
+        return
+    for row in held_out:
+        print(
+            f"{row['expected']:8} {row['kind']:28} {row['strength']:>12}  "
+            f"flagged {row['flagged']:5.0%}  collapsed {row['collapsed']:5.0%}"
+        )
+    print("held out:", result["held_out"])
+
+
+if __name__ == "__main__":
+    main()
