@@ -83,6 +83,7 @@ def test_bad_settings_are_refused(settings):
         bootstrap_intervals(torch.rand(3, 1), **settings)
 
 
+@pytest.mark.bad_input
 def test_no_users_and_unequal_users_are_refused():
     with pytest.raises(ValueError, match="at least one user"):
         bootstrap_intervals(torch.zeros(0, 1))

@@ -32,6 +32,7 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
     width = scores.shape[1]
     kept = min(k, width)
     values, ids = scores.topk(min(k + 1, width), dim=1)
+    has_ties = bool((values[:, 1:] == values[:, :-1]).any())
     if width > k:
         cut = values[:, k - 1]
         tied = ((cut == values[:, k]) & (cut > -torch.inf)).nonzero()[:, 0]
@@ -39,7 +40,7 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
         if len(tied):
             ids[tied] = _lowest_columns(scores[tied], cut[tied], k)
             values[tied] = scores[tied].gather(1, ids[tied])
-    if kept > 1 and bool((values[:, 1:] == values[:, :-1]).any()):
+    if has_ties:
         values, ids = _in_order(values, ids)
     ids = ids.masked_fill(values == -torch.inf, -1)
     if kept == k:
