@@ -90,6 +90,7 @@ def head_scorer(name: str, *, user_heads: int, item_heads: int, hidden: int = 16
         InputError: if nothing has that name; names the closest.
 
     Examples:
+        >>> import torch
         >>> scorer = head_scorer("sum_max", user_heads=2, item_heads=3)
         >>> scorer(torch.ones(4, 2, 5), torch.ones(6, 3, 5)).shape
         torch.Size([4, 6])

@@ -17,7 +17,7 @@ def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise unknown_name(name, value, known)
 
 
-def _at_least(name: str, value: float, low: float) -> None:
+def _at_least(name: str, value: int | float, low: int | float) -> None:
     if not value >= low or value == float("inf"):
         raise InputError(f"{name} must be at least {low}, got {value}")
 
