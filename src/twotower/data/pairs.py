@@ -1,0 +1,203 @@
+"""The pairs that pre-rankers are compared on: each positive beside one item that its user has not seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.records import FIRST_KNOWN, Batch
+from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.ops.membership import Positives
+from twotower.ops.windows import windows
+
+READINGS = ("last", "all")
+VALIDATIONS = ("random", "time")
+
+LEAKS = {
+    "random": "a validation row's positive may stand in the history of a later training row of the same user; test "
+    "items are unseen in training, test users are not",
+    "time": "each user's validation rows come after all of its training rows; other users' training rows may be later "
+    "in time; test items are unseen in training, test users are not",
+}
+
+
+class PairRows:
+    """Labelled rows over a log: `twotower.data.batches.Rows`.
+
+    ``users``, ``ends`` and ``items`` are int64 [rows], ``labels`` float32 [rows]. Row i's history is what its user did
+    before event ``ends[i]`` of ``log``, at most ``history_length`` items: never the row's own event or a later one.
+    """
+
+    lengths: Tensor | None = None
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        log: Log,
+        *,
+        users: Int[Tensor, " rows"],
+        ends: Int[Tensor, " rows"],
+        items: Int[Tensor, " rows"],
+        labels: Float[Tensor, " rows"],
+        history_length: int,
+    ) -> None:
+        self.dataset, self.log, self.history_length = dataset, log, history_length
+        self.users, self.ends, self.items, self.labels = users, ends, items, labels
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def cut(self, rows: Int[Tensor, " rows"]) -> Batch:
+        """The batch of these rows, with the items' features."""
+        rows = rows.to(self.users.device, non_blocking=True)
+        users, ends = self.users[rows], self.ends[rows]
+        starts = self.log.offsets[users]
+        history = windows(self.log.items, starts, ends, self.history_length)
+        times = None
+        if self.log.times is not None:
+            times = windows(self.log.times, starts, ends, self.history_length)
+        return Batch(self.dataset.users(users, history, times), self.dataset.items(self.items[rows]), self.labels[rows])
+
+    def take(self, rows: Int[Tensor, " rows"]) -> PairRows:
+        """Some of the rows, in this order."""
+        return PairRows(
+            self.dataset,
+            self.log,
+            users=self.users[rows],
+            ends=self.ends[rows],
+            items=self.items[rows],
+            labels=self.labels[rows],
+            history_length=self.history_length,
+        )
+
+
+class PairSplit(NamedTuple):
+    """Rows to train on, to choose a checkpoint by, and to report; and in words what leaks between them."""
+
+    train: PairRows
+    validation: PairRows
+    test: PairRows
+    leaks: str
+
+
+def pre_ranking_pairs(
+    dataset: Dataset,
+    *,
+    reading: str = "last",
+    history_length: int = 50,
+    validation: str = "random",
+    validation_share: float = 0.2,
+    seed: int = 0,
+) -> PairSplit:
+    """Each user's last positive is tested, each earlier one trained; every positive has one random negative beside it.
+
+    A row reads the ``history_length`` positives before its own event; a user's first positive has none and gives no
+    row. A negative is an item that the user never met: in training and validation rows among the events before the
+    test one, so that not even the absence of the test item tells anything; in test rows among all events.
+
+    Source: FIT (Xiong et al., SIGIR 2025), section 5.1.1, after DIN and DIEN. Not said there: whether earlier events
+    are trained on, and which.
+
+    Args:
+        reading: "last": a user is its last ``history_length`` events alone; "all": every event gives a training row.
+        history_length: latest items of a history.
+        validation: "random": a share of all training rows, as in the paper (a positive and its negative stay
+            together); "time": the latest share of each user's.
+        validation_share: of the training positives, in [0, 1).
+        seed: of the negatives and of the random share.
+
+    Raises:
+        InputError: if an option is unknown or out of range, or nobody has two positives.
+    """
+    if reading not in READINGS:
+        raise unknown_name("reading", reading, READINGS)
+    if validation not in VALIDATIONS:
+        raise unknown_name("validation", validation, VALIDATIONS)
+    if not 0.0 <= validation_share < 1.0 or history_length < 1:
+        raise InputError(
+            "validation_share must be in [0, 1) and history_length at least 1, "
+            f"got {validation_share} and {history_length}"
+        )
+    everything = dataset.log.positives()
+    before_test = everything.select(_place_from_end(everything) > 0)
+    log = everything
+    if reading == "last":
+        log = log.select(_place_from_end(log) < history_length)
+    users, place = log.users(), _place_from_end(log)
+    events = torch.arange(log.num_events, device=log.items.device)
+    follows = events > log.offsets[users]
+    if not follows.any():
+        raise InputError(f"data set '{dataset.name}': no user has two positives, so there is no pair with a history")
+    tested, trained = events[follows & (place == 0)], events[follows & (place > 0)]
+    device = log.items.device
+
+    def rows(positives: Tensor, met: Log, purpose: str) -> PairRows:
+        generator = torch_generator(seed, "pairs", purpose, device=device)
+        owners = users[positives]
+        negatives = _unseen(owners, met, dataset.schema.num_items, generator)
+        return PairRows(
+            dataset,
+            log,
+            users=owners.repeat_interleave(2),
+            ends=positives.repeat_interleave(2),
+            items=torch.stack([log.items[positives], negatives], dim=1).flatten(),
+            labels=torch.tensor([1.0, 0.0], device=device).repeat(len(positives)),
+            history_length=history_length,
+        )
+
+    held = _held_out(log, users, trained, validation, validation_share, seed)
+    every = rows(trained, before_test, "train")
+    pairs = torch.arange(len(every), device=device).view(-1, 2)
+    return PairSplit(
+        every.take(pairs[~held].flatten()),
+        every.take(pairs[held].flatten()),
+        rows(tested, everything, "test"),
+        LEAKS[validation],
+    )
+
+
+def _place_from_end(log: Log) -> Tensor:
+    """How many events of the same user follow each event: int64 [events]."""
+    return log.offsets[1:][log.users()] - 1 - torch.arange(log.num_events, device=log.items.device)
+
+
+def _held_out(log: Log, users: Tensor, trained: Tensor, validation: str, share: float, seed: int) -> Tensor:
+    """Which training positives validate: bool [positives]."""
+    if validation == "random":
+        order = torch.randperm(len(trained), generator=torch_generator(seed, "pairs", "validation"))
+        held = torch.zeros(len(trained), dtype=torch.bool)
+        held[order[: round(share * len(trained))]] = True
+        return held.to(trained.device)
+    owners = users[trained]
+    counts = torch.bincount(owners, minlength=len(log.offsets) - 1)
+    # The user's last event is the test: it stands at place 0, its training positives at places 1 to counts.
+    return _place_from_end(log)[trained] <= (counts * share).floor()[owners]
+
+
+def _unseen(users: Tensor, met: Log, num_items: int, generator: torch.Generator) -> Tensor:
+    """One item for each row that its user has not met, uniform over those: int64 [rows].
+
+    Raises:
+        InputError: if a user has met every item.
+    """
+    known = num_items - FIRST_KNOWN
+    positives = Positives(met.offsets, met.items, num_items)
+    owners = met.users()
+    distinct = (owners * num_items + met.items).unique()
+    counts = torch.bincount(distinct // num_items, minlength=len(met.offsets) - 1)
+    if len(users) and int(counts[users].max()) >= known:
+        raise InputError("a user has met every item, so no negative can be drawn for it")
+    drawn = torch.empty_like(users)
+    missing = torch.arange(len(users), device=users.device)
+    while len(missing):
+        drawn[missing] = torch.randint(
+            FIRST_KNOWN, num_items, (len(missing),), generator=generator, device=users.device
+        )
+        missing = missing[positives.contains(users[missing], drawn[missing, None])[:, 0]]
+    return drawn

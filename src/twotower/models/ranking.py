@@ -1,0 +1,87 @@
+"""The pre-ranking step itself: given candidates, scored by the whole model, best first."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import FIRST_KNOWN, State, TopK, Users
+from twotower.core.states import map_state, rows
+from twotower.models.base import Model
+from twotower.ops.topk import top_k
+
+NO_CANDIDATE = -1
+"""Fills up a user's list of candidates when another user has more."""
+
+
+def rank(
+    model: Model,
+    users: Users,
+    item_states: State,
+    candidates: Int[Tensor, " candidates"] | Int[Tensor, "users candidates"],
+    k: int | None = None,
+) -> TopK:
+    """The best ``k`` candidates of each user by the model's score, as ids; equal scores: the lower id first.
+
+    Args:
+        model: in evaluation mode; `prepare_serving` makes it quicker.
+        users: who asks.
+        item_states: states of all items, row number = id, as `encode_items` gave them or made compact.
+        candidates: item ids: one list for all users [candidates], or one a user [users, candidates], where -1 fills
+            up shorter lists.
+        k: length of the answer; None: as many as there are candidates.
+
+    Raises:
+        InputError: if there is no candidate, one stands twice in a list, or one is not a known item.
+    """
+    check_candidates(candidates, rows(item_states))
+    if candidates.ndim == 2 and len(candidates) != len(users.ids):
+        raise InputError(f"{len(users.ids)} users came with {len(candidates)} lists of candidates")
+    # In order of ids, the tie rule of `top_k` is that of the ids, and states are read in order of memory.
+    candidates = candidates.sort(dim=-1).values
+    user_states = model.encode_users(users)
+    if candidates.ndim == 1:
+        scores = model.score(user_states, _gather(item_states, candidates))
+        lists = candidates.expand(len(users.ids), -1)
+    else:
+        absent = candidates == NO_CANDIDATE
+        states = _gather(item_states, candidates.clamp(min=0).flatten())
+        by_row = map_state(lambda part: part.unflatten(0, candidates.shape), states)
+        scores = model.score_rows(user_states, by_row).masked_fill(absent, -torch.inf)
+        lists = candidates
+    best = top_k(scores, candidates.shape[-1] if k is None else k)
+    ids = lists.gather(1, best.ids.clamp(min=0)).masked_fill(best.ids < 0, NO_CANDIDATE)
+    return TopK(best.scores, ids)
+
+
+def check_candidates(candidates: Int[Tensor, "*users candidates"], num_items: int) -> None:
+    """Refuse candidates that cannot be ranked.
+
+    Raises:
+        InputError: if there is none, one stands twice in a list, or one is not a known item.
+    """
+    if candidates.ndim not in (1, 2) or candidates.is_floating_point():
+        raise InputError(
+            f"candidates are whole numbers [candidates] or [users, candidates], got {tuple(candidates.shape)} "
+            f"of {candidates.dtype}"
+        )
+    if not candidates.numel():
+        raise InputError("there are no candidates to rank; give at least one item")
+    known = (candidates >= FIRST_KNOWN) & (candidates < num_items)
+    if candidates.ndim == 2:
+        known |= candidates == NO_CANDIDATE
+    in_order = candidates.sort(dim=-1).values
+    twice = (in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] != NO_CANDIDATE)
+    all_known, any_twice = torch.stack([known.all(), twice.any()]).tolist()  # one wait for the GPU, not two
+    if not all_known:
+        wrong = int(candidates[~known][0])
+        raise InputError(f"candidate {wrong} is not a known item; those are {FIRST_KNOWN} to {num_items - 1}")
+    if any_twice:
+        raise InputError(f"candidate {int(in_order[..., 1:][twice][0])} stands twice in a list; name it once")
+
+
+def _gather(states: State, index: Int[Tensor, " items"]) -> State:
+    """Rows of states; for rows of many numbers this is several times quicker than indexing."""
+    return map_state(lambda part: part.index_select(0, index), states)
