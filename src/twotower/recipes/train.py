@@ -157,7 +157,9 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     """The run's model with weights drawn from the run's seed, on the data set's device."""
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
-        return build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+        model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+    model.attach_items(dataset.all_items())
+    return model
 
 
 def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
