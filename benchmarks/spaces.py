@@ -111,7 +111,7 @@ def _tfidf_svd(lines: list[str], dim: int) -> np.ndarray:
     return TruncatedSVD(dim, random_state=0).fit_transform(weighted)
 
 
-def _interactions(path: Path):  # noqa: ANN202
+def _interactions(path: Path):
     from scipy.sparse import coo_matrix
 
     table = _columns(path, "user_id, item_id")
@@ -121,7 +121,7 @@ def _interactions(path: Path):  # noqa: ANN202
     return matrix
 
 
-def _item_factors(matrix, dim: int) -> np.ndarray:  # noqa: ANN001
+def _item_factors(matrix, dim: int) -> np.ndarray:
     """Item factors of the interactions scaled by the square roots of both degrees."""
     from scipy.sparse import diags
     from scipy.sparse.linalg import svds
@@ -131,7 +131,7 @@ def _item_factors(matrix, dim: int) -> np.ndarray:  # noqa: ANN001
     return right.T * np.sqrt(values)
 
 
-def _shifted_ppmi(matrix, dim: int) -> np.ndarray:  # noqa: ANN001
+def _shifted_ppmi(matrix, dim: int) -> np.ndarray:
     """Factors of positive pointwise mutual information: what skip-grams with negative samples approach."""
     from scipy.sparse.linalg import svds
 
@@ -143,7 +143,7 @@ def _shifted_ppmi(matrix, dim: int) -> np.ndarray:  # noqa: ANN001
     return left * np.sqrt(values)
 
 
-def _als(matrix, dim: int, rounds: int = 6, weight: float = 20.0, ridge: float = 1.0) -> np.ndarray:  # noqa: ANN001
+def _als(matrix, dim: int, rounds: int = 6, weight: float = 20.0, ridge: float = 1.0) -> np.ndarray:
     """Implicit alternating least squares (Hu, Koren and Volinsky 2008), item factors."""
     draw = np.random.default_rng(0)
     sides = [matrix.tocsr(), matrix.T.tocsr()]
@@ -158,7 +158,7 @@ def _als(matrix, dim: int, rounds: int = 6, weight: float = 20.0, ridge: float =
     return factors[1]
 
 
-def _degrees(matrix, axis: int) -> np.ndarray:  # noqa: ANN001
+def _degrees(matrix, axis: int) -> np.ndarray:
     return np.asarray(matrix.sum(axis=axis)).ravel()
 
 
