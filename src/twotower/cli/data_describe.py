@@ -63,18 +63,20 @@ def _log_table(found: dict[str, Any]) -> Table:
 def _lengths_table(found: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table("events of", *found["events_per_user"])
+    table = Table("events per", *found["events_per_user"])
     for name in ("user", "item"):
         lengths = found[f"events_per_{name}"]
-        table.add_row(f"a {name}", *(f"{n:,.1f}" if key == "mean" else f"{n:,}" for key, n in lengths.items()))
+        table.add_row(name, *(f"{n:,.1f}" if key == "mean" else f"{n:,}" for key, n in lengths.items()))
     return table
 
 
 def _features_table(features: list[dict[str, Any]]) -> Table:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("feature", "kind", "values", "width", "coverage", "unknown", "most frequent", "finding")
+    table = Table(Column("feature", no_wrap=True), Column("kind", no_wrap=True))
+    for heading in ("values", "width", "known", "unseen", "top value", "finding"):
+        table.add_column(heading)
     for entry in features:
         table.add_row(
             escape(f"{entry['side']} {entry['name']}"),

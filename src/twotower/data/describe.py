@@ -145,4 +145,4 @@ def _most_frequent(rows: Tensor) -> float:
     if not len(rows):
         return 0.0
     _, counts = torch.unique(rows, dim=0, return_counts=True)
-    return float(counts.max() / len(rows))
+    return int(counts.max()) / len(rows)

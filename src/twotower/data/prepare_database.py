@@ -31,6 +31,7 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
         ) as connection:
             connection.execute("SET enable_progress_bar = false")
             connection.execute("SET preserve_insertion_order = true")
+            connection.execute("SET TimeZone = 'UTC'")
             yield connection
     except duckdb.OutOfMemoryException:
         raise InputError(f"memory limit {memory_limit} is too small for this data; raise it") from None
@@ -38,8 +39,10 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
         if "space" in str(error).lower():
             raise OSError(errno.ENOSPC, "no space left on the disk", str(work)) from None
         raise InputError(_line(error)) from None
-    except duckdb.InterruptException:
-        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if "interrupted" in str(error).lower():  # DuckDB's word for Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextlib.contextmanager
@@ -49,7 +52,7 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+    except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
         if isinstance(error, duckdb.IOException) and "space" in str(error).lower():

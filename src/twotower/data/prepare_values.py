@@ -25,39 +25,37 @@ def number_of(column: str, kind: str) -> str:
 
 
 def seconds_of(column: str, kind: str, unit: str) -> str:
-    """A cell as Unix seconds with fractions, or as its place when the unit is 'order'; NULL when it is neither."""
+    """A cell as Unix seconds with fractions, or as its place when the unit is 'order'; NULL when it is neither.
+
+    A date without an offset is UTC.
+    """
     if _is_clock(kind):
-        return f"epoch_us({quoted(column)}::TIMESTAMP) / 1e6"
+        return f"epoch_us({quoted(column)}::TIMESTAMPTZ) / 1e6"
     if unit == "iso":
-        return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMP)) / 1e6"
+        return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMPTZ)) / 1e6"
     return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6'}.get(unit, '1')) }"
 
 
 def words_of(column: str, kind: str, separator: str) -> str:
     """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing."""
-    if _is_list(kind):
-        listed = f"{quoted(column)}::VARCHAR[]"
-    elif kind == "JSON":
-        one = f"string_split({text_of(column, kind)}, {literal(separator)})"
-        listed = f"coalesce(TRY_CAST({quoted(column)} AS VARCHAR[]), {one})"
-    else:
-        listed = f"string_split({text_of(column, kind)}, {literal(separator)})"
-    return f"[trim(word) FOR word IN {listed} IF trim(word) <> '']"
+    return f"[trim(word) FOR word IN {_listed(column, kind, separator)} IF trim(word) <> '']"
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
-    """A cell as FLOAT[]; what is not a number in it is NULL."""
-    if _is_list(kind):
-        listed = f"{quoted(column)}::VARCHAR[]"
-    else:
-        bare = f"trim({text_of(column, kind)}, '[]() ')"
-        listed = f"string_split({bare}, {literal(',' if kind == 'JSON' else separator)})"
-    return f"[TRY_CAST(trim(word) AS FLOAT) FOR word IN {listed} IF trim(word) <> '']"
+    """A cell as FLOAT[]; what is not a number in it is NULL. Brackets around a text are dropped."""
+    return (
+        f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN {_listed(column, kind, separator)}] "
+        "IF word <> '']"
+    )
+
+
+def _listed(column: str, kind: str, separator: str) -> str:
+    """A cell as a list of texts: a list as it is, a text cut at the separator."""
+    if kind.endswith("]"):
+        return f"{quoted(column)}::VARCHAR[]"
+    cut = f"string_split({text_of(column, kind)}, {literal(separator)})"
+    return f"coalesce(TRY_CAST({quoted(column)} AS VARCHAR[]), {cut})" if kind == "JSON" else cut
 
 
 def _is_clock(kind: str) -> bool:
     return kind.startswith(("TIMESTAMP", "DATE"))
-
-
-def _is_list(kind: str) -> bool:
-    return kind.endswith("]")
