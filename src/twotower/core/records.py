@@ -75,7 +75,7 @@ class Negatives(NamedTuple):
     are the batch's own items in order, whose states the step already has. ``states`` are those of the last
     ``len(states)`` candidates (a memory bank keeps them); everything between is encoded by the step.
 
-    ``keep`` ([candidates] or [rows, candidates]) is False where the source itself leaves a candidate out; None: nowhere.
+    ``keep`` ([candidates] or [rows, candidates]) is False where the source leaves a candidate out; None: nowhere.
     ``per_row`` are further candidates that each row has for itself, [rows, candidates], beside shared ones.
     """
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.records import Batch, Negatives
-from twotower.sampling.base import Frequency, batch_items
+from twotower.sampling.base import Frequency, Stateful, batch_items
 
 
 class InBatch:
@@ -46,3 +46,12 @@ class InBatch:
         if self.frequency is None:
             return torch.zeros(ids.shape, device=ids.device)
         return self.frequency.log_q(ids) + math.log(max(rows - 1, 1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """That of a frequency that is learnt from the stream; nothing for exact counts."""
+        return self.frequency.state_dict() if isinstance(self.frequency, Stateful) else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Give it back."""
+        if isinstance(self.frequency, Stateful):
+            self.frequency.load_state_dict(state)

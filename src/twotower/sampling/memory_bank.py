@@ -31,7 +31,7 @@ class MemoryBank:
     Args:
         capacity: states kept; at least ``batch_size``.
         batch_size: rows that one step may bring.
-        frequency: p above.
+        frequency: p above. The bank only reads it: a streaming one is fed by the in-batch source beside the bank.
         start: steps before it gives candidates, or the drift that must fall first.
         state_kind: NamedTuple of the item states, None for tensors; loading a stored bank needs it.
 
