@@ -36,11 +36,9 @@ def rank(
     Raises:
         InputError: if there is no candidate, one stands twice in a list, or one is not a known item.
     """
-    check_candidates(candidates, rows(item_states))
+    candidates = ordered_candidates(candidates, rows(item_states))
     if candidates.ndim == 2 and len(candidates) != len(users.ids):
         raise InputError(f"{len(users.ids)} users came with {len(candidates)} lists of candidates")
-    # In order of ids, the tie rule of `top_k` is that of the ids, and states are read in order of memory.
-    candidates = candidates.sort(dim=-1).values
     user_states = model.encode_users(users)
     if candidates.ndim == 1:
         scores = model.score(user_states, _gather(item_states, candidates))
@@ -56,11 +54,13 @@ def rank(
     return TopK(best.scores, ids)
 
 
-def check_candidates(candidates: Int[Tensor, "*users candidates"], num_items: int) -> None:
-    """Refuse candidates that cannot be ranked.
+def ordered_candidates(
+    candidates: Int[Tensor, "*users candidates"], num_items: int
+) -> Int[Tensor, "*users candidates"]:
+    """Each list in order of ids: the tie rule of `top_k` is then that of ids, and states are read in memory's order.
 
     Raises:
-        InputError: if there is none, one stands twice in a list, or one is not a known item.
+        InputError: if there is no candidate, one stands twice in a list, or one is not a known item.
     """
     if candidates.ndim not in (1, 2) or candidates.is_floating_point():
         raise InputError(
@@ -69,17 +69,20 @@ def check_candidates(candidates: Int[Tensor, "*users candidates"], num_items: in
         )
     if not candidates.numel():
         raise InputError("there are no candidates to rank; give at least one item")
-    known = (candidates >= FIRST_KNOWN) & (candidates < num_items)
+    ordered = candidates.sort(dim=-1).values
+    wrong = (ordered < FIRST_KNOWN) | (ordered >= num_items)
+    twice = ordered[..., 1:] == ordered[..., :-1]
     if candidates.ndim == 2:
-        known |= candidates == NO_CANDIDATE
-    in_order = candidates.sort(dim=-1).values
-    twice = (in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] != NO_CANDIDATE)
-    all_known, any_twice = torch.stack([known.all(), twice.any()]).tolist()  # one wait for the GPU, not two
-    if not all_known:
-        wrong = int(candidates[~known][0])
-        raise InputError(f"candidate {wrong} is not a known item; those are {FIRST_KNOWN} to {num_items - 1}")
-    if any_twice:
-        raise InputError(f"candidate {int(in_order[..., 1:][twice][0])} stands twice in a list; name it once")
+        wrong &= ordered != NO_CANDIDATE
+        twice &= ordered[..., 1:] != NO_CANDIDATE
+    some_wrong, some_twice = torch.stack([wrong.any(), twice.any()]).tolist()  # one wait for the GPU, not two
+    if some_wrong:
+        raise InputError(
+            f"candidate {int(ordered[wrong][0])} is not a known item; those are {FIRST_KNOWN} to {num_items - 1}"
+        )
+    if some_twice:
+        raise InputError(f"candidate {int(ordered[..., 1:][twice][0])} stands twice in a list; name it once")
+    return ordered
 
 
 def _gather(states: State, index: Int[Tensor, " items"]) -> State:
