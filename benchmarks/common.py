@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+import twotower
 from twotower.core.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +119,7 @@ def hardware() -> dict[str, Any]:
 
 def versions(*more: str) -> dict[str, str]:
     """Versions of Python, of this package with its revision, and of the libraries that are installed."""
-    record = {"python": platform.python_version(), "twotower": metadata.version("twotower")}
+    record = {"python": platform.python_version(), "twotower": twotower.__version__}
     if revision := _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"):
         record["revision"] = revision
     for package in (*PACKAGES, *more):
