@@ -25,6 +25,7 @@ from twotower.models import build
 from twotower.models.base import Model
 from twotower.models.encode import inference, users_with_history
 from twotower.serving.bundle import Bundle, changing_bundle, write_bundle
+from twotower.serving.vocabulary import Record
 
 Write = Callable[..., Model]
 KNOWN_ITEMS = torch.arange(2, 10)
@@ -123,7 +124,7 @@ def test_a_bundle_can_be_written_again_from_itself(bundle_folder: Path, tmp_path
     )
     again = Bundle.load(tmp_path / "again")
     assert torch.equal(again.item_states, first.item_states)
-    assert again.item_vocabulary.columns([9]) == first.item_vocabulary.columns([9])
+    assert again.item_vocabulary.records([9]) == first.item_vocabulary.records([9])
 
 
 def test_every_file_is_watched(bundle_folder: Path) -> None:
@@ -149,6 +150,13 @@ def test_every_file_is_watched(bundle_folder: Path) -> None:
 def test_no_file_is_a_pickle(bundle_folder: Path) -> None:
     suffixes = {path.suffix for path in bundle_folder.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".toml", ".npy", ".parquet", ".safetensors"}
+
+
+def test_even_a_blank_of_the_manifest_is_watched(bundle_folder: Path) -> None:
+    path = bundle_folder / "manifest.json"
+    path.write_text(path.read_text().replace("  ", "\t", 1))
+    with pytest.raises(InputError, match="manifest.json was changed"):
+        Bundle.load(bundle_folder)
 
 
 def test_others_may_read_every_file(bundle_folder: Path) -> None:
@@ -243,7 +251,7 @@ def test_bare_data_is_enough(write: Write, tiny_dataset: Dataset, tmp_path: Path
     assert without.users(KNOWN_USERS).history.tolist() == [[0]] * 5
     assert with_log.users(torch.tensor([5])).history.tolist() == [[4, 4]]
     assert with_log.users(torch.tensor([5])).history_times is None
-    assert with_log.item_vocabulary.ids([9]) == ["9"]
+    assert with_log.item_vocabulary.records([9]) == [Record("9", {})]
 
 
 def test_labels_below_one_half_are_no_history(write: Write, titled_dataset: Dataset, tmp_path: Path) -> None:

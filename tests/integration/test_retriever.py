@@ -106,6 +106,15 @@ def test_what_a_user_has_seen_is_told_latest_first_and_once(retriever: Retriever
     assert [item.columns["title"] for item in retriever.seen("u5")] == ["Casablanca"]
 
 
+def test_a_preloaded_retriever_answers_the_same(retriever: Retriever, tmp_path: Path) -> None:
+    held = twotower.load(tmp_path / "bundle")
+    held.preload()
+    assert held.recommend(user="u4", k=4) == retriever.recommend(user="u4", k=4)
+    assert held.similar("i3", k=2) == retriever.similar("i3", k=2)
+    with pytest.raises(InputError, match="unknown user 'u44'; did you mean 'u4'"):
+        held.recommend(user="u44")
+
+
 class Distance(Model):
     """Scores by minus the distance: no inner product."""
 

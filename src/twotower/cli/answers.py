@@ -15,7 +15,8 @@ from rich.table import Table
 
 from twotower.core.files import replacing_file
 from twotower.serving.columns import cell, telling
-from twotower.serving.retriever import Answer, Item
+from twotower.serving.retriever import Answer
+from twotower.serving.vocabulary import Record
 
 
 def split_ids(text: str) -> list[str]:
@@ -53,7 +54,7 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def table(title: str, items: Sequence[Answer | Item], most: int = 20) -> Table:
+def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table:
     """Items with the columns that tell a person most, at most ``most`` rows."""
     names = telling([item.columns for item in items])
     shown = Table(
@@ -72,6 +73,6 @@ def table(title: str, items: Sequence[Answer | Item], most: int = 20) -> Table:
     return shown
 
 
-def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Item]) -> None:
+def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Record]) -> None:
     """Answers, and beside them (below, where the terminal is narrow) what is known of the one who asks."""
     Console().print(Columns([table(title, answers, len(answers)), table(other, seen, max(10, len(answers)))]))

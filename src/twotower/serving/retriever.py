@@ -21,6 +21,7 @@ from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
 from twotower.serving.table import read_table
+from twotower.serving.vocabulary import Record
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,6 @@ class Answer(NamedTuple):
     columns: dict[str, Any]
 
 
-class Item(NamedTuple):
-    """One known item: its outside id and its raw columns."""
-
-    id: str
-    columns: dict[str, Any]
-
-
 class Similar(NamedTuple):
     """The neighbours of one row of a file of items: its outside id, and the answers."""
 
@@ -64,6 +58,14 @@ class Retriever:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+
+    def preload(self) -> None:
+        """Do at once what the first questions would wait for: a server calls it before it listens."""
+        self.bundle.user_vocabulary.preload()
+        self.bundle.item_vocabulary.preload()
+        self.recommend(
+            history=self.bundle.item_vocabulary.ids(self.bundle.item_ids[:1].tolist()), k=1, include_seen=True
+        )
 
     def recommend(
         self,
@@ -158,7 +160,10 @@ class Retriever:
         else:
             places = torch.arange(len(table.ids), device=self.bundle.device)
             found = Neighbours(table.vectors, places).of_ids(places, self._checked(k, len(places) - 1))
-            columns = {item.id: item.columns for item in self._items(table.rows[table.rows != UNKNOWN].tolist())}
+            columns = {
+                item.id: item.columns
+                for item in self.bundle.item_vocabulary.records(table.rows[table.rows != UNKNOWN].tolist())
+            }
             answers = [
                 [
                     Answer(id, score, columns.get(id, {}))
@@ -168,22 +173,24 @@ class Retriever:
             ]
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 
-    def seen(self, user: str) -> list[Item]:
+    def seen(self, user: str) -> list[Record]:
         """What is stored of a known user's history, latest first, each item once.
 
         Raises:
             InputError: if the user is unknown.
         """
         history = self._seen(self._user_rows([user]))[0]
-        return self._items([row for row in dict.fromkeys(history.flip(0).tolist()) if row != NO_ITEM])
+        return self.bundle.item_vocabulary.records(
+            [row for row in dict.fromkeys(history.flip(0).tolist()) if row != NO_ITEM]
+        )
 
-    def items(self, ids: Sequence[str]) -> list[Item]:
+    def items(self, ids: Sequence[str]) -> list[Record]:
         """What is known of these items, in order.
 
         Raises:
             InputError: if an id is unknown.
         """
-        return self._items(self.bundle.item_vocabulary.rows(ids))
+        return self.bundle.item_vocabulary.records(self.bundle.item_vocabulary.rows(ids))
 
     @cached_property
     def _index(self) -> Index:
@@ -225,14 +232,10 @@ class Retriever:
         seen = windows(log.items, starts, ends, int((ends - starts).max()))
         return seen.masked_fill(seen == PADDING, NO_ITEM)
 
-    def _items(self, rows: Sequence[int]) -> list[Item]:
-        vocabulary = self.bundle.item_vocabulary
-        return [Item(*pair) for pair in zip(vocabulary.ids(rows), vocabulary.columns(rows), strict=True)]
-
     def _answers(self, found: TopK) -> list[list[Answer]]:
         """What was found in outside ids, without the places that stayed empty."""
         wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
-        items = dict(zip(wanted, self._items(wanted), strict=True))
+        items = dict(zip(wanted, self.bundle.item_vocabulary.records(wanted), strict=True))
         return [
             [Answer(items[row].id, score, items[row].columns) for row, score in zip(*pair, strict=True) if row in items]
             for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)

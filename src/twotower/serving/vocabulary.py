@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError
 from twotower.serving.columns import plain
 
 
+class Record(NamedTuple):
+    """What is known of one row: its outside id and its raw columns."""
+
+    id: str
+    columns: dict[str, Any]
+
+
 class Vocabulary:
     """One side's ids: a Parquet file of row, id and raw columns.
 
-    A question reads only the columns and blocks of the file that it needs, so that the first answer comes at once;
-    `preload` indexes the file in memory, for a server that asks often.
+    A question reads only what it needs of the file, so that the first answer comes at once; `preload` holds the file
+    in memory, for a server that asks often.
 
     Args:
         path: the Parquet file.
@@ -25,21 +32,13 @@ class Vocabulary:
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
         self.what = what
-
-    @cached_property
-    def _connection(self) -> Any:
-        import duckdb
-
-        connection = duckdb.connect()
-        source = str(self.path).replace("'", "''")
-        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM read_parquet('{source}')")
-        return connection
+        self._row_of: dict[str, int] | None = None
+        self._record_of: dict[int, Record] = {}
 
     def preload(self) -> None:
-        """Hold the file in memory, indexed by row and by id."""
-        self._connection.execute("CREATE TABLE held AS SELECT * FROM vocabulary")
-        self._connection.execute("CREATE UNIQUE INDEX by_row ON held(row); CREATE UNIQUE INDEX by_id ON held(id)")
-        self._connection.execute("CREATE OR REPLACE VIEW vocabulary AS SELECT * FROM held")
+        """Hold ids and raw columns in memory: about 1 kB a row with a handful of columns."""
+        self._record_of = self._read("SELECT * FROM vocabulary")
+        self._row_of = {record.id: row for row, record in self._record_of.items()}
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """The row of each id, in order.
@@ -55,28 +54,44 @@ class Vocabulary:
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those ids that are known."""
+        if self._row_of is not None:
+            return {id: self._row_of[id] for id in ids if id in self._row_of}
         return dict(self._ask("SELECT id, row FROM vocabulary WHERE id IN (SELECT unnest(?::VARCHAR[]))", list(ids)))
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """The id of each row, in order."""
-        found = dict(self._ask("SELECT row, id FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))", list(rows)))
+        return [record.id for record in self.records(rows)]
+
+    def records(self, rows: Sequence[int]) -> list[Record]:
+        """The id and the raw columns, as plain values, of each row, in order."""
+        found = self._record_of
+        if self._row_of is None:
+            question = "SELECT * FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))"
+            found = self._read(question, list(rows))
         return [found[row] for row in rows]
 
-    def columns(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The raw columns of each row as plain values, in order; an id that no table described has none."""
-        question = "SELECT * FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))"
-        cursor = self._connection.cursor().execute(question, [list(rows)])
-        names = [column[0] for column in cursor.description]
-        found = {}
-        for values in cursor.fetchall():
-            record = dict(zip(names, values, strict=True))
-            found[record["row"]] = {k: plain(v) for k, v in record.items() if k not in ("row", "id")}
-        return [found[row] for row in rows]
+    @cached_property
+    def _connection(self) -> Any:
+        import duckdb
+
+        connection = duckdb.connect()
+        source = str(self.path).replace("'", "''")
+        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM read_parquet('{source}')")
+        return connection
 
     def _ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         # A cursor of its own for each question: threads of a server may ask at the same time.
         answer: list[tuple[Any, ...]] = self._connection.cursor().execute(question, values).fetchall()
         return answer
+
+    def _read(self, question: str, *values: Any) -> dict[int, Record]:
+        cursor = self._connection.cursor().execute(question, values)
+        names = [column[0] for column in cursor.description]
+        found = {}
+        for row in cursor.fetchall():
+            columns = {name: plain(value) for name, value in zip(names, row, strict=True)}
+            found[columns.pop("row")] = Record(columns.pop("id"), columns)
+        return found
 
     def _closest(self, id: str) -> str:
         near = self._ask(

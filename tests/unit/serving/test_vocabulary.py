@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from twotower.core.errors import InputError
-from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
+from twotower.serving.vocabulary import Record, Vocabulary, write_row_vocabulary
 
 
 @pytest.fixture(params=["from the file", "preloaded"])
@@ -30,14 +30,13 @@ def items(request: pytest.FixtureRequest, tmp_path: Path) -> Vocabulary:
 
 def test_ids_stay_text_and_keep_the_order_asked(items: Vocabulary) -> None:
     assert items.rows(["18446744073709551617", "0007", "7", "0007"]) == [4, 2, 3, 2]
-    assert items.ids([3, 4, 3, 2]) == ["7", "18446744073709551617", "7", "0007"]
+    assert [record.id for record in items.records([3, 4, 3, 2])] == ["7", "18446744073709551617", "7", "0007"]
     assert items.rows([]) == []
-    assert items.ids([]) == []
-    assert items.columns([]) == []
+    assert items.records([]) == []
 
 
 def test_columns_are_plain_values(items: Vocabulary) -> None:
-    assert items.columns([3, 2]) == [
+    assert [record.columns for record in items.records([3, 2])] == [
         {"title": "Café “Ω”", "genres": None, "released": None, "price": None},
         {"title": "Heat", "genres": ["Crime", "Drama"], "released": "1995-12-15", "price": 1.5},
     ]
@@ -65,6 +64,6 @@ def test_rows_without_outside_ids_are_their_own(tmp_path: Path) -> None:
     write_row_vocabulary(tmp_path / "users.parquet", 5)
     vocabulary = Vocabulary(tmp_path / "users.parquet", "user")
     assert vocabulary.rows(["4", "2"]) == [4, 2]
-    assert vocabulary.columns([3]) == [{}]
+    assert vocabulary.records([3]) == [Record("3", {})]
     with pytest.raises(InputError, match="unknown user '1'"):
         vocabulary.rows(["1"])
