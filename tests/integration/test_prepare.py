@@ -162,9 +162,8 @@ def test_all_formats_give_the_same_arrays(tmp_path):
     csv = f"read_csv('{tmp_path}/log.csv', all_varchar=true)"
     duckdb.sql(f"COPY (FROM {csv}) TO '{tmp_path}/log.parquet'")
     duckdb.sql(f"COPY (SELECT * REPLACE (time::INTEGER AS time) FROM {csv}) TO '{tmp_path}/typed.parquet'")
-    duckdb.sql(
-        f"COPY (SELECT * REPLACE (make_timestamp(time::BIGINT * 1000000) AS time) FROM {csv}) TO '{tmp_path}/clock.parquet'"
-    )
+    moment = "make_timestamp(time::BIGINT * 1000000) AS time"
+    duckdb.sql(f"COPY (SELECT * REPLACE ({moment}) FROM {csv}) TO '{tmp_path}/clock.parquet'")
     half = len(rows) // 2
     write_log(tmp_path / "part-2.csv", rows[half:])
     write_log(tmp_path / "part-1.csv", rows[:half])
@@ -560,7 +559,7 @@ def test_the_table_of_training_is_encoded_as_in_training(tmp_path, name):
 
 def test_a_column_that_is_not_there_is_missing_in_every_row(tmp_path, caplog):
     data = Dataset.load(made_with_tables(tmp_path))
-    ids, features = prepare_table([{"id": "1", "name": "Old"}], data.schema, data.folder / "vocabulary", "item")
+    _, features = prepare_table([{"id": "1", "name": "Old"}], data.schema, data.folder / "vocabulary", "item")
     assert features["genres"].tolist() == [[0, 0, 0]]
     assert features["name"].tolist() == [[2, 0, 0]]
     assert "no column for feature 'genres'" in caplog.text
