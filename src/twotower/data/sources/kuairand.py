@@ -45,7 +45,7 @@ def kuairand_spec(title: str) -> Spec:
         title,
         time="timestamp_ms",
         unit="ms",
-        label=Label("is_click", equals=1, keep="all"),
+        label=Label("is_click", equals=1.0, keep="all"),
         users=USER_FEATURES,
         items=ITEM_FEATURES,
     )

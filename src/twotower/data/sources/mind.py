@@ -75,7 +75,7 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
     return spec(
         "mind-small",
         time="timestamp",
-        label=Label("clicked", equals=1, keep="all"),
+        label=Label("clicked", equals=1.0, keep="all"),
         items=features,
         item_title="title",
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from twotower.core.errors import InputError
 from twotower.core.files import write_json
 from twotower.data.sources.base import Source
-from twotower.data.sources.synthetic_truth import Levels
+from twotower.data.sources.synthetic_truth import Levels, largest
 from twotower.data.sources.tables import database, literal, spec, write
 from twotower.data.spec import Spec
 
@@ -90,12 +90,12 @@ def draw_events(world: World, settings: Synthetic, generator: np.random.Generato
 
     Drawing by weight without putting back is the same as sorting log weight + Gumbel noise downwards.
     """
-    wanted = SMALLEST + generator.poisson(settings.events - SMALLEST, settings.users)
+    wanted = (SMALLEST + generator.poisson(settings.events - SMALLEST, settings.users)).clip(max=settings.items // 2)
     for start in range(0, settings.users, ROWS):
         weights = world.log_weights(slice(start, start + ROWS), settings.items, settings.strength)
-        order = np.argsort(-(weights + generator.gumbel(size=weights.shape)), axis=1, kind="stable")
-        for taken, number in zip(order, wanted[start : start + ROWS], strict=False):
-            yield taken[: min(number, settings.items // 2)]
+        keys = weights + generator.gumbel(size=weights.shape)
+        for row, number in zip(keys, wanted[start : start + ROWS], strict=True):
+            yield largest(row, int(number))
 
 
 def write_synthetic(folder: Path, settings: Synthetic) -> Spec:

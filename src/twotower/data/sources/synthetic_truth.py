@@ -55,11 +55,12 @@ class Levels:
             num_cold: items that are ranked as well and never drawn.
         """
         counts = np.bincount(np.concatenate([items[:-2] for items in taken]), minlength=num_items)
+        by_count = np.argsort(-counts, kind="stable")
         sums = {name: np.zeros((2, len(KS))) for name in ("best", "realised", "variance", "popularity", "random")}
         for start in range(0, len(taken), ROWS):
             weights = log_weights(slice(start, start + ROWS))
             for row, items in zip(weights, taken[start : start + ROWS], strict=True):
-                _add_user(sums, row, items, counts, num_cold)
+                _add_user(sums, row, items, by_count, num_cold)
         means = {name: total / len(taken) for name, total in sums.items()}
         return Levels(
             queries=len(taken),
@@ -71,27 +72,33 @@ class Levels:
         )
 
 
+def largest(values: NDArray[np.float64], number: int) -> NDArray[np.int64]:
+    """The places of the ``number`` largest values, largest first."""
+    top = np.argpartition(-values, number - 1)[:number]
+    return np.asarray(top[np.argsort(-values[top], kind="stable")], dtype=np.int64)
+
+
 def _add_user(
     sums: dict[str, NDArray[np.float64]],
     log_weights: NDArray[np.float64],
     items: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    by_count: NDArray[np.int64],
     num_cold: int,
 ) -> None:
     left = np.ones(len(log_weights), dtype=bool)
     left[items[:-1]] = False
+    number = int(left.sum())
     weights = np.where(left, np.exp(log_weights - log_weights[left].max()), 0.0)
     chance = weights / weights.sum()
-    best = np.argsort(-np.where(left, log_weights, -np.inf), kind="stable")
-    popular = np.argsort(-np.where(left, counts, -1), kind="stable")
-    gains = _gains(len(chance))
-    first, second = _up_to(chance[best] * gains), _up_to(chance[best] * gains**2)
+    best = largest(np.where(left, log_weights, -np.inf), min(number, KS[-1]))
+    popular = by_count[left[by_count]][: KS[-1]]
+    gains = _gains(min(number + num_cold, KS[-1]))
+    first, second = (_up_to(chance[best] * gains[:, : len(best)] ** power) for power in (1, 2))
     sums["best"] += first
     sums["variance"] += (second - first**2).clip(min=0.0)  # rounding may leave -1e-17
-    sums["realised"] += _up_to((best == items[-1]) * gains)
-    sums["popularity"] += _up_to(chance[popular] * gains)
-    candidates = left.sum() + num_cold
-    sums["random"] += _up_to(gains / candidates, longest=candidates)
+    sums["realised"] += _up_to((best == items[-1]) * gains[:, : len(best)])
+    sums["popularity"] += _up_to(chance[popular] * gains[:, : len(popular)])
+    sums["random"] += _up_to(gains / (number + num_cold))
 
 
 def _gains(length: int) -> NDArray[np.float64]:
@@ -99,10 +106,10 @@ def _gains(length: int) -> NDArray[np.float64]:
     return np.stack([np.ones(length), 1 / np.log2(np.arange(length) + 2)])
 
 
-def _up_to(values: NDArray[np.float64], longest: int | None = None) -> NDArray[np.float64]:
-    """Sums of the first k values, for each k: [2, ks]."""
+def _up_to(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of the first k values, of all where there are fewer, for each k: [2, ks]."""
     sums = values.cumsum(axis=1)
-    return np.stack([sums[:, min(k, longest or k, sums.shape[1]) - 1] for k in KS], axis=1)
+    return np.stack([sums[:, min(k, sums.shape[1]) - 1] for k in KS], axis=1)
 
 
 def _named(values: NDArray[np.float64]) -> dict[str, float]:

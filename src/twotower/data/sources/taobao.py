@@ -42,7 +42,7 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
     return spec(
         "taobao-ad",
         time="timestamp",
-        label=Label("clicked", equals=1, keep="all"),
+        label=Label("clicked", equals=1.0, keep="all"),
         users=dict.fromkeys(PEOPLE, "categorical"),
         items={
             **dict.fromkeys(("category_id", "campaign_id", "customer_id", "brand_id"), "categorical"),
