@@ -8,9 +8,7 @@ from twotower.data.sources.base import Source, need
 from twotower.data.sources.tables import database, delimited, number, spec, write
 from twotower.data.spec import Label, Spec
 
-LICENCE = (
-    "Alibaba, Tianchi: non-commercial research under the terms accepted at log-in; no passing on (CC BY-NC-SA 4.0)."
-)
+LICENCE = "Alibaba, Tianchi: non-commercial research under the terms accepted at log-in; no passing on."
 CITATION = "Alibaba. 2018. Ad Display/Click Data on Taobao.com. https://tianchi.aliyun.com/dataset/56"
 PEOPLE = (
     "cms_segid", "cms_group_id", "final_gender_code", "age_level", "pvalue_level", "shopping_level", "occupation",
