@@ -51,7 +51,7 @@ def evaluate(
     Args:
         protocol: what is ranked against what; None: `Protocol()`.
         train: what the model learned from. Given, the result also tells coverage, popularity bias and cold slices,
-            which takes longer since the lists themselves are needed.
+            which takes longer, since the lists themselves are needed.
         user_tile: users scored at a time; None: by device.
         item_tile: items encoded and scored at a time; None: by device.
         progress: called with (users done, users in all) after each tile.
