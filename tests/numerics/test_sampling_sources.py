@@ -1,7 +1,7 @@
 """Each source under its log q: the sum over items is unbiased with few draws, and with many the gradient is right.
 
 The catalogue is small enough to add up in full; rows 0 and 1, padding and unknown, must never come up. In every batch
-row 0 is watched, and the other rows bring items as the training log does.
+one row, at a random place, is watched; the other rows bring items as the training log does.
 """
 
 import math
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from twotower.core.records import Batch, Encoded, Items, TopK, Users
 from twotower.losses.sampled_softmax import SampledSoftmax
+from twotower.sampling.base import Observer
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.index_mined import IndexMined
@@ -54,13 +55,6 @@ def search(users, k):
     return TopK(torch.zeros(ids.shape), ids)
 
 
-def full_bank(capacity, counts, generator, log):
-    bank = MemoryBank(capacity, capacity, counts)
-    ids = draw(capacity, generator, log)
-    bank.observe(Encoded(ids, ids[:, None].float(), ids, {}))
-    return bank
-
-
 def make(name, generator, log=LOG):
     counts = ItemCounts(log, NUM_ITEMS)
 
@@ -74,10 +68,11 @@ def make(name, generator, log=LOG):
         return IndexMined(search, NUM_USERS, 2, generator, last=2)
 
     def bank():
-        return full_bank(7, counts, generator, log)
+        return MemoryBank(7, 7, counts)
 
     sources = {
         "in_batch": lambda: InBatch(counts),
+        "in_batch_first": lambda: InBatch(counts, count=4),
         "uniform": uniform,
         "popularity": popularity,
         "mixed": lambda: Mixed([InBatch(counts), uniform()]),
@@ -93,6 +88,7 @@ def make(name, generator, log=LOG):
 
 SOURCES = [
     "in_batch",
+    "in_batch_first",
     "uniform",
     "popularity",
     "mixed",
@@ -107,18 +103,24 @@ SOURCES = [
 
 def candidates(source, watched, generator, log=LOG):
     """Ids and log q of all candidates that count for the watched row; its own item does not."""
-    others = draw(6, generator, log)
-    users = torch.cat([USERS[watched : watched + 1], torch.full((6,), 2)])
-    batch = Batch(Users(users, {}, torch.zeros(7, 0)), Items(torch.cat([TARGETS[watched : watched + 1], others])))
+    if isinstance(source, Observer):
+        fresh = draw(7, generator, log)  # fills a bank to its last place
+        source.observe(Encoded(fresh, fresh[:, None].float(), fresh, {}))
+    items = draw(7, generator, log)
+    place = int(torch.randint(7, (), generator=generator))
+    items[place] = TARGETS[watched]
+    users = torch.full((7,), 2)
+    users[place] = USERS[watched]
+    batch = Batch(Users(users, {}, torch.zeros(7, 0)), Items(items))
     negatives = source.sample(batch)
     ids, log_q = [], []
     for part in (negatives, negatives.per_row):
         if part is not None:
-            row_ids = part.ids if part.ids.ndim == 1 else part.ids[0]
-            row_log_q = part.log_q if part.log_q.ndim == 1 else part.log_q[0]
+            row_ids = part.ids if part.ids.ndim == 1 else part.ids[place]
+            row_log_q = part.log_q if part.log_q.ndim == 1 else part.log_q[place]
             keep = row_ids != TARGETS[watched]
             if part.keep is not None:
-                keep &= part.keep if part.keep.ndim == 1 else part.keep[0]
+                keep &= part.keep if part.keep.ndim == 1 else part.keep[place]
             ids.append(row_ids[keep])
             log_q.append(row_log_q[keep])
     return torch.cat(ids), torch.cat(log_q).double()
@@ -132,8 +134,9 @@ def test_the_sum_over_items_is_unbiased_with_few_draws(name):
     values = (users[USERS[2]] @ items.T).exp()
     rounds = 800
     estimates = torch.zeros(rounds, dtype=torch.float64)
+    source = make(name, generator)
     for trial in range(rounds):
-        ids, log_q = candidates(make(name, generator), 2, generator)
+        ids, log_q = candidates(source, 2, generator)
         assert (ids >= 2).all()
         estimates[trial] = (values[ids] / log_q.exp()).sum()
     expected = values[2:].sum() - values[TARGETS[2]]
@@ -150,8 +153,9 @@ def relative_errors(name, rounds=300):
     expected = torch.cat([part.flatten() for part in torch.autograd.grad(full, (users, items))])
     errors = []
     drawn = []
+    source = make(name, generator)
     for watched in range(5):
-        parts = [candidates(make(name, generator), watched, generator) for _ in range(rounds)]
+        parts = [candidates(source, watched, generator) for _ in range(rounds)]
         drawn.append((torch.cat([ids for ids, _ in parts]), torch.cat([log_q for _, log_q in parts])))
     for corrected in (True, False):
         loss = 0.0
@@ -183,9 +187,9 @@ def test_an_item_without_events_is_estimated_by_the_mixture_and_missed_in_batch(
     generator = torch.Generator().manual_seed(7)
     means = {}
     for name in ("mixed", "in_batch", "in_batch+uniform"):
-        total = 0.0
+        total, source = 0.0, make(name, generator, log)
         for _ in range(600):
-            ids, log_q = candidates(make(name, generator, log), 0, generator, log)
+            ids, log_q = candidates(source, 0, generator, log)
             total += (1.0 / log_q.exp())[ids == 4].sum().item()
         means[name] = total / 600
     assert means["mixed"] == pytest.approx(1.0, abs=0.2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from twotower.losses.checks import check_shapes
 
@@ -60,7 +63,45 @@ class SampledSoftmax(nn.Module):
         positive = positive_scores.to(dtype)
         if positive_log_q is not None:
             positive = positive - positive_log_q.to(dtype)
-        # -inf, not a large finite number: a masked item must not count at any scale.
-        negative = (negative_scores - negative_log_q.to(dtype)).masked_fill(~negative_mask, float("-inf"))
-        logits = torch.cat([positive[:, None], negative], dim=1)
-        return (logits.logsumexp(1) - positive).mean()
+        log_q = negative_log_q.to(dtype)
+        return _SampledSoftmax.apply(positive, negative_scores, log_q, negative_mask, torch.is_grad_enabled())
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    """Loss and gradient in one pass over the scores, chunk by chunk; the plain form reads and writes them ten times."""
+
+    @staticmethod
+    def forward(context: Any, positive: Tensor, negative: Tensor, log_q: Tensor, mask: Tensor, wanted: bool) -> Tensor:
+        rows, candidates = negative.shape
+        chunk = max(1, (_CACHED if negative.device.type == "cpu" else _RESIDENT) // max(candidates, 1))
+        negative_grad = torch.empty_like(negative) if wanted else None
+        shares = torch.empty_like(positive)
+        loss = positive.new_zeros(())
+        for start in range(0, rows, chunk):
+            part = slice(start, start + chunk)
+            logits = negative[part] - (log_q if log_q.ndim == 1 else log_q[part])
+            # -inf, not a large finite number: a masked item must not count at any scale.
+            logits.masked_fill_(~mask[part], float("-inf"))
+            top = positive[part] if not candidates else torch.maximum(logits.amax(1), positive[part])
+            weights = logits.sub_(top[:, None]).exp_()
+            own = (positive[part] - top).exp()
+            total = weights.sum(1) + own
+            loss += (total.log() + top - positive[part]).sum()
+            shares[part] = own / total
+            if negative_grad is not None:
+                negative_grad[part] = weights.mul_((1.0 / (total * rows))[:, None])
+        if negative_grad is not None:
+            context.save_for_backward((shares - 1.0) / rows, negative_grad)
+        return loss / rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        positive, negative = context.saved_tensors
+        return positive * gradient, negative * gradient, None, None, None
+
+
+_CACHED = 1 << 17
+"""Logits of a chunk on the CPU: half a MiB in float32, which leaves room in the second-level cache for what is read."""
+_RESIDENT = 1 << 26
+"""Logits of a chunk on a GPU: 256 MiB in float32."""

@@ -70,7 +70,11 @@ class Positives:
         row = torch.arange(len(users), device=users.device).repeat_interleave(lengths)
         shift = self.offsets[users] - (lengths.cumsum(0) - lengths)
         place = torch.arange(len(row), device=users.device) + shift[row]
-        return _marked(row, self.pairs[place] % self.num_items, len(users), candidates)
+        items = self.pairs[place] % self.num_items
+        distinct, slot = candidates.unique(return_inverse=True)
+        slots = torch.full((self.num_items,), len(distinct), device=users.device)
+        slots[distinct] = torch.arange(len(distinct), device=users.device)
+        return _marked(row, slots[items], len(users), slot, len(distinct))
 
 
 def listed(lists: Int[Tensor, "rows items"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:
@@ -83,18 +87,20 @@ def listed(lists: Int[Tensor, "rows items"], candidates: Int[Tensor, "*shared n"
     """
     if candidates.ndim == 2:
         return (candidates[:, :, None] == lists[:, None, :]).any(2)
-    row = torch.arange(len(lists), device=lists.device).repeat_interleave(lists.shape[1])
-    return _marked(row, lists.flatten(), len(lists), candidates)
-
-
-def _marked(row: Tensor, items: Tensor, num_rows: int, candidates: Tensor) -> Tensor:
-    """True at (row, n) for each pair of ``row`` and ``items`` whose item is candidate n."""
     if not len(candidates):
-        return torch.zeros(num_rows, 0, dtype=torch.bool, device=row.device)
+        return torch.zeros(len(lists), 0, dtype=torch.bool, device=lists.device)
+    row = torch.arange(len(lists), device=lists.device).repeat_interleave(lists.shape[1])
     distinct, slot = candidates.unique(return_inverse=True)
-    place = torch.searchsorted(distinct, items).clamp_(max=len(distinct) - 1)
-    # What is no candidate goes into a last column, which is cut off.
-    place = torch.where(distinct[place] == items, place, len(distinct))
-    found = torch.zeros(num_rows, len(distinct) + 1, dtype=torch.bool, device=row.device)
-    found[row, place] = True
-    return found.index_select(1, slot)
+    place = torch.searchsorted(distinct, lists.flatten())
+    matches = distinct.index_select(0, place.clamp(max=len(distinct) - 1)) == lists.flatten()
+    return _marked(row, place.masked_fill(~matches, len(distinct)), len(lists), slot, len(distinct))
+
+
+def _marked(row: Tensor, place: Tensor, num_rows: int, slot: Tensor, num_distinct: int) -> Tensor:
+    """True at (row, n) for each pair of ``row`` and ``place`` where candidate n has that place (its ``slot``).
+
+    Places from ``num_distinct`` on are no candidates. Marked item by item, so that repeats are copied in whole rows.
+    """
+    found = torch.zeros(num_distinct + 1, num_rows, dtype=torch.bool, device=row.device)
+    found[place, row] = True
+    return found.index_select(0, slot).T.contiguous()
