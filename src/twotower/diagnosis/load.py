@@ -144,7 +144,7 @@ def _list_column(path: Path, relation: Any, name: str, kind: str) -> NDArray[Any
     quoted = _quoted(name)
     count, known, shortest, longest = relation.aggregate(
         f"count(*), count({quoted}), min(len({quoted})), max(len({quoted}))"
-    ).fetchone()
+    ).fetchall()[0]
     if count != known:
         raise InputError(f"{path}: column '{name}' is empty in {count - known} of {count} rows; fill or drop them")
     if shortest != longest:
@@ -170,16 +170,17 @@ def _faiss(path: Path, column: str | None) -> Table:
     except RuntimeError as error:
         raise InputError(f"{path}: not a readable FAISS index ({str(error).splitlines()[-1][:120]})") from None
     ids = None
+    inner = index  # the map owns the index within, so it must outlive the reading
     if isinstance(index, faiss.IndexIDMap):
         ids = [str(number) for number in faiss.vector_to_array(index.id_map)]
-        index = faiss.downcast_index(index.index)
+        inner = faiss.downcast_index(index.index)
     try:
-        if isinstance(index, faiss.IndexIVF):
-            index.make_direct_map()
-        return Table(index.reconstruct_n(0, index.ntotal), ids)
+        if isinstance(inner, faiss.IndexIVF):
+            inner.make_direct_map()
+        return Table(inner.reconstruct_n(0, inner.ntotal), ids)
     except RuntimeError:
         raise InputError(
-            f"{path}: a {type(index).__name__} does not give its vectors back; use the file of vectors"
+            f"{path}: a {type(inner).__name__} does not give its vectors back; use the file of vectors"
         ) from None
 
 

@@ -122,7 +122,7 @@ def measure(
         }
         curves["variance_spectrum"] = (eigenvalues(covariance, rows.count) / covariance.trace()).tolist()
     chosen = _sample(len(unit.kept), SAMPLE, seed, "baselines")
-    baselines = compare(rows.take(unit.kept[chosen]), seed) if len(chosen) > 1 else {}
+    baselines = compare(rows.take(unit.kept[chosen]), seed)
     return Statistics(
         _finite(statistics), _finite(centred_figures), _finite(whole.with_self_pairs), baselines, curves, notes
     )

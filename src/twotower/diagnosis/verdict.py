@@ -71,12 +71,20 @@ def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
 
 
 def _rank(found: Statistics, thresholds: Thresholds) -> Reason | None:
-    limits, value = thresholds["rank"], found.centred["direction_rank"]
+    """Too few directions about the mean; a cone on top of that makes it worse."""
+    limits, value = thresholds["rank"], found.centred["direction_participation"]
     if value is None:
         return Reason("identical", "collapsed", 0.0, limits["collapsed"], "all vectors are the same")
-    reach = found.baselines.get("random", {}).get("direction_rank") or value
-    for level in ("collapsed", "suspect"):
-        limit = min(limits[level], limits[f"{level}_of_random"] * reach)
+    if found.statistics["vectors"] < limits["least_vectors"]:
+        return None
+    reach = found.baselines["random"]["direction_participation"] or value
+    in_cone = (found.statistics["mean_cosine"] or 0.0) > thresholds["cone"]["suspect"]
+    levels: list[tuple[Verdict, float]] = [
+        ("collapsed", limits["collapsed_in_cone" if in_cone else "collapsed"]),
+        ("suspect", limits["suspect"]),
+    ]
+    for level, most in levels:
+        limit = min(most, limits["of_random"] * reach)
         if value < limit:
             sentence = (
                 f"about their mean the vectors fill about {value:.1f} of {found.statistics['dimensions']} directions; "
@@ -88,9 +96,9 @@ def _rank(found: Statistics, thresholds: Thresholds) -> Reason | None:
 
 def _dominant_direction(found: Statistics, thresholds: Thresholds) -> Reason | None:
     share, statistics = found.centred["direction_top_share"], found.statistics
-    equal = 1.0 / min(statistics["dimensions"], statistics["vectors"] - 1)
-    if share is None or equal == 1.0:
+    if share is None or statistics["vectors"] < thresholds["rank"]["least_vectors"]:
         return None
+    equal = 1.0 / min(statistics["dimensions"], statistics["vectors"] - 1)
     return _above(
         "dominant_direction",
         (share - equal) / (1.0 - equal),
@@ -101,7 +109,9 @@ def _dominant_direction(found: Statistics, thresholds: Thresholds) -> Reason | N
 
 def _duplicates(found: Statistics, thresholds: Thresholds) -> Reason | None:
     statistics = found.statistics
-    exact = statistics["duplicates"] / statistics["vectors"]
+    # zero vectors repeat each other too, and have a reason of their own
+    repeats = statistics["duplicates"] - max(0, statistics["zero_vectors"] - 1)
+    exact = repeats / statistics["vectors"]
     near = statistics["near_duplicates"] or 0.0
     sentence = f"{exact:.1%} of the vectors repeat an earlier one; {near:.1%} have one as good as equal beside them"
     return _above("duplicates", max(exact, near), thresholds, sentence)
@@ -109,7 +119,7 @@ def _duplicates(found: Statistics, thresholds: Thresholds) -> Reason | None:
 
 def _dead_dimensions(found: Statistics, thresholds: Thresholds) -> Reason | None:
     statistics = found.statistics
-    if found.centred["direction_rank"] is None:
+    if found.centred["direction_participation"] is None:
         return None
     dead, dimensions = statistics["dead_dimensions"], statistics["dimensions"]
     return _above("dead_dimensions", dead / dimensions, thresholds, f"{dead} of {dimensions} dimensions never change")
