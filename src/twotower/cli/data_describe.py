@@ -28,6 +28,8 @@ def describe(
         typer.echo(plain_json.dumps(found, ensure_ascii=False, allow_nan=False))
         return
     screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 120
     screen.print(_log_table(found))
     screen.print(_lengths_table(found))
     if found["features"]:
@@ -75,14 +77,13 @@ def _features_table(features: list[dict[str, Any]]) -> Table:
     from rich.table import Column, Table
 
     table = Table(Column("feature", no_wrap=True), Column("kind", no_wrap=True))
-    for heading in ("values", "width", "known", "unseen", "top value", "finding"):
+    for heading in ("values", "known", "unseen", "top value", "finding"):
         table.add_column(heading)
     for entry in features:
         table.add_row(
             escape(f"{entry['side']} {entry['name']}"),
             entry["kind"],
             "" if entry["values"] is None else f"{entry['values']:,}",
-            str(entry["width"]),
             f"{entry['coverage']:.1%}",
             f"{entry['unknown']:.1%}" if "unknown" in entry else "",
             f"{entry['most_frequent']:.1%}",

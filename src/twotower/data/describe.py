@@ -27,10 +27,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     and 20 % of the catalogue (at least one item); ``gini`` is 0 when all items are equally popular, near 1 when one
     takes all. There is one entry a feature: see `describe_feature`.
     """
-    log = dataset.log
-    users, items = dataset.schema.num_users - FIRST_KNOWN, dataset.schema.num_items - FIRST_KNOWN
+    log, schema = dataset.log, dataset.schema
+    users, items = schema.num_users - FIRST_KNOWN, schema.num_items - FIRST_KNOWN
     per_user = log.lengths[FIRST_KNOWN:]
-    per_item = torch.bincount(log.items, minlength=dataset.schema.num_items)[FIRST_KNOWN:]
+    per_item = torch.bincount(log.items, minlength=schema.num_items)[FIRST_KNOWN:]
     return {
         "name": dataset.name,
         "users": users,
@@ -45,9 +45,14 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "time": None if log.times is None else _time(log.times),
         "popularity": {"gini": gini(per_item), "share_of_top": _top_shares(per_item)},
         "features": [
-            describe_feature(side, feature, columns[feature.name])
-            for side, columns in (("user", dataset.user_features), ("item", dataset.item_features))
-            for feature in dataset.schema.features(side)  # type: ignore[arg-type]
+            *(
+                describe_feature("user", feature, dataset.user_features[feature.name])
+                for feature in schema.user_features
+            ),
+            *(
+                describe_feature("item", feature, dataset.item_features[feature.name])
+                for feature in schema.item_features
+            ),
         ],
         "split": dataset.manifest.get("split"),
         "treatments": dataset.manifest.get("treatments", []),
@@ -90,10 +95,12 @@ def describe_feature(side: Side, feature: Feature, column: Tensor) -> dict[str, 
     return entry
 
 
-def quantiles(counts: Tensor) -> dict[str, float]:
+def quantiles(counts: Tensor) -> dict[str, int | float]:
     """Minimum, quantiles (the lower of two neighbours), maximum and mean of counts: int64 [rows]."""
     ordered = counts.sort().values
-    found = {name: int(ordered[int(share * (len(ordered) - 1))]) for name, share in _QUANTILES.items()}
+    found: dict[str, int | float] = {
+        name: int(ordered[int(share * (len(ordered) - 1))]) for name, share in _QUANTILES.items()
+    }
     return {**found, "mean": counts.double().mean().item()}
 
 

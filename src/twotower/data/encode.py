@@ -127,9 +127,8 @@ def prepare_table(
     Raises:
         InputError: if the file cannot be read, or a row has no id.
     """
-    readers = read_columns(vocabulary, side)
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
-        work = Path(name)
+        work, readers = Path(name), read_columns(connection, vocabulary, side)
         if not isinstance(table, Path | str):
             rows, table = table, work / "rows.jsonl"
             table.write_text("".join(json.dumps(dict(row), default=str) + "\n" for row in rows), encoding="utf-8")

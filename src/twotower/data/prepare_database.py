@@ -72,7 +72,7 @@ def quoted(column: str) -> str:
 
 def one(connection: Any, query: str) -> Any:
     """The single value of a query."""
-    return connection.execute(query).fetchone()[0]
+    return connection.execute(query).fetchall()[0][0]
 
 
 def _line(error: Exception) -> str:

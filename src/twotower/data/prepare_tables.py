@@ -161,7 +161,7 @@ def _feature(
         known, unusable, mean, std = connection.execute(
             f"SELECT count(number), count(*) FILTER (given AND number IS NULL), avg(number), stddev_pop(number) "
             f"FROM (SELECT {cells} AS number, {given} AS given FROM {catalogue})"
-        ).fetchone()
+        ).fetchall()[0]
         if not known:
             raise InputError(f"{where}: no finite number in column '{column}'; is it another kind?")
         if unusable:
@@ -175,7 +175,7 @@ def _feature(
     limit = spec.width or WIDTHS[spec.kind]
     longest, cut = connection.execute(
         f"SELECT max(n), count(*) FILTER (n > {limit}) FROM (SELECT len({cells}) AS n FROM {catalogue})"
-    ).fetchone()
+    ).fetchall()[0]
     if cut:
         report.notes.append(
             f"{where}: {cut:,} rows have more than {limit} values (at most {longest}); the rest is cut off"
@@ -189,7 +189,7 @@ def _vector(connection: Any, catalogue: str, spec: FeatureSpec, cells: str, wher
     usable, unusable = connection.execute(
         f"SELECT count(*) FILTER ({good}), count(*) FILTER (len(cell) > 0 AND NOT coalesce({good}, false)) "
         f"FROM (SELECT {cells} AS cell FROM {catalogue})"
-    ).fetchone()
+    ).fetchall()[0]
     if not usable:
         raise InputError(f"{where}: no row holds {dim or 'any'} finite numbers; check column, separator and width")
     if unusable:

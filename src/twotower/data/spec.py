@@ -87,7 +87,7 @@ class Label:
     column: str = ""
     """Empty: the value column of the log."""
     at_least: float | None = None
-    equals: str | float | None = None
+    equals: str | int | float | None = None
     keep: str = "positive"
     """positive: the others are dropped; all: they stay as label 0."""
 

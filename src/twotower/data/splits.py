@@ -133,7 +133,7 @@ def global_time(
     )
 
 
-def by_user(log: Log, *, ratio: Sequence[float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
+def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
     """Whole users are held out; the first part of their positives is the history, the rest is to be found.
 
     Source: SparCode (SIGIR 2023), section 4.1, splits users 8:1:1; it leaves open what of a held-out user is known.
@@ -174,7 +174,7 @@ def by_user(log: Log, *, ratio: Sequence[float] = (8, 1, 1), fold_in: float = 0.
     )
 
 
-def random_ratio(log: Log, *, ratio: Sequence[float] = (8, 1, 1), seed: int = 0) -> Split:
+def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: int = 0) -> Split:
     """Each event is drawn into training, validation or test on its own.
 
     Args:
@@ -244,7 +244,7 @@ def _check_shares(name: str, shares: Sequence[float]) -> None:
         raise InputError(f"{name} split: shares must lie between 0 and 1 and leave some for training, got {shares}")
 
 
-def _check_ratio(name: str, ratio: Sequence[float]) -> tuple[float, float, float]:
+def _check_ratio(name: str, ratio: Sequence[int | float]) -> tuple[float, float, float]:
     parts = list(ratio) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else []
     if len(parts) != 3 or not all(isinstance(part, int | float) and part > 0 for part in parts):
         raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {ratio!r}")

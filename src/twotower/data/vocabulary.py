@@ -72,14 +72,12 @@ def write_columns(connection: Any, tables: dict[Side, Entities | None], vocabula
     connection.execute(f"COPY feature_columns TO {literal(vocabulary / COLUMNS)} (FORMAT parquet)")
 
 
-def read_columns(vocabulary: Path, side: Side) -> Columns:
+def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
     """What `write_columns` wrote of one side; without the file, features are read from columns of their own names."""
-    import duckdb
-
     path = vocabulary / COLUMNS
     rows: list[tuple[str, str, list[str], str]] = []
     if path.is_file():
-        rows = duckdb.sql(
+        rows = connection.execute(
             f"SELECT feature, kind, columns, separator FROM read_parquet({literal(path)}) WHERE side = {literal(side)}"
         ).fetchall()
     features = {

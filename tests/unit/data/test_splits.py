@@ -174,6 +174,7 @@ def test_nobody_with_enough_events_is_an_error():
         split_log(make_log(users=60), "last-n", n=12)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [

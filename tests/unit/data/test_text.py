@@ -22,7 +22,7 @@ from twotower.data.text import words, words_sql
     ],
 )
 def test_sql_and_python_find_the_same_words(text):
-    found = duckdb.execute(f"SELECT {words_sql('t')} FROM (SELECT ? AS t)", [text]).fetchone()
+    found = duckdb.connect().execute(f"SELECT {words_sql('t')} FROM (SELECT ? AS t)", [text]).fetchone()
     assert found is not None
     assert words(text) == found[0]
 
@@ -32,6 +32,8 @@ def test_both_agree_on_every_letter_that_python_knows():
     letters = [chr(code) for code in range(1, 0x110000) if unicodedata.category(chr(code)) not in ("Cs", "Cn", "Co")]
     # A letter between two others shows whether it joins or parts them, and what it is lower-cased to.
     texts = [f"a{letter}b" for letter in letters]
-    found = duckdb.execute(f"SELECT {words_sql('t')} FROM (SELECT unnest(?::VARCHAR[]) AS t)", [texts]).fetchall()
+    found = (
+        duckdb.connect().execute(f"SELECT {words_sql('t')} FROM (SELECT unnest(?::VARCHAR[]) AS t)", [texts]).fetchall()
+    )
     wrong = [hex(ord(letter)) for letter, text, row in zip(letters, texts, found, strict=True) if words(text) != row[0]]
     assert wrong == []
