@@ -33,8 +33,7 @@ def slow_lss(similarity, w1, b1, w2, b2, w):
         [max(0.0, sum(w2[k][i] * first[i][j] for i in range(len(first))) + b2[k]) for j in range(hidden)]
         for k in range(hidden)
     ]
-    # The projection's weights are named by (column, row) of S'': see the scorer.
-    return sum(w[j * hidden + k] * second[k][j] for k in range(hidden) for j in range(hidden))
+    return sum(w[k * hidden + j] * second[k][j] for k in range(hidden) for j in range(hidden))
 
 
 def slow_flat_fc(similarity, w3, b3, w):

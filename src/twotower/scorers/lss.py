@@ -32,14 +32,15 @@ class LSS(nn.Module):
 
     def forward(self, similarity: Float[Tensor, "*rows user_heads item_heads"]) -> Float[Tensor, "*rows"]:
         """One score a row."""
-        leading = similarity.shape[:-2]
-        pairs = similarity.flatten(0, -3) if leading else similarity[None]
-        # With pairs last, both layers are a few large matrix products in the place of many tiny ones.
-        heads = pairs.permute(1, 2, 0)
-        row_weight = self.rows.weight.expand(len(heads), -1, -1)
-        across_rows = torch.baddbmm(self.rows.bias[:, None], row_weight, heads).relu()  # [H_u, hidden, pairs]
-        by_column = across_rows.transpose(0, 1)
-        column_weight = self.columns.weight.expand(len(by_column), -1, -1)
-        # S'' comes out transposed, which only names the weights of the projection in another order.
-        across_columns = torch.baddbmm(self.columns.bias[:, None], column_weight, by_column).relu()
-        return (self.projection.weight[0] @ across_columns.flatten(0, 1)).view(leading)
+        leading, (user_heads, item_heads) = similarity.shape[:-2], similarity.shape[-2:]
+        pairs = similarity.reshape(-1, user_heads, item_heads)
+        # With pairs last, both layers are large matrix products in the place of many tiny ones. A further row, which
+        # the first layer turns into ones, carries the second layer's bias through its product.
+        rows = pairs.new_zeros(user_heads + 1, item_heads, len(pairs))
+        rows[:user_heads] = pairs.permute(1, 2, 0)
+        weight = torch.cat([self.rows.weight.expand(user_heads, -1, -1), torch.zeros_like(self.rows.weight)[None]])
+        bias = torch.cat([self.rows.bias.expand(user_heads, -1), torch.ones_like(self.rows.bias)[None]])
+        first = torch.baddbmm(bias[:, :, None], weight, rows).relu_()
+        columns = torch.cat([self.columns.weight, self.columns.bias[:, None]], dim=1)
+        second = (columns @ first.flatten(1)).relu_()
+        return (self.projection.weight[0] @ second.view(-1, len(pairs))).view(leading)

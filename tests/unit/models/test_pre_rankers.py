@@ -12,7 +12,7 @@ from twotower.core.schema import Schema
 from twotower.models.build import build_model
 from twotower.models.cold import COLD
 from twotower.models.fit import FIT
-from twotower.models.fit_states import FITItems, PairedHeads, bytes_per_item, compact
+from twotower.models.fit_states import FITItems, PairedHeads, bytes_per_item, compact, whole_heads
 from twotower.training.objective import AgainstLabels
 
 SMALL = {
@@ -92,6 +92,12 @@ def test_features_are_looked_up_when_ids_come_alone(name, tiny_dataset, batch):
     torch.testing.assert_close(model.score_pairs(alone), model.score_pairs(batch))
 
 
+def test_padding_of_histories_has_no_effect(name, tiny_dataset, batch):
+    model = make(name, tiny_dataset).eval()
+    wider = batch.users._replace(history=torch.nn.functional.pad(batch.users.history, (0, 2)))
+    torch.testing.assert_close(model.score_pairs(batch._replace(users=wider)), model.score_pairs(batch))
+
+
 def test_weights_carry_what_was_attached(name, tiny_dataset, batch):
     model = make(name, tiny_dataset).eval()
     base, settings = VARIANTS.get(name, (name, {}))
@@ -143,6 +149,15 @@ def test_compact_states(tiny_dataset, batch, precision, bytes_each, close):
     assert bytes_per_item(small) == bytes_each
     users = model.encode_users(batch.users)
     torch.testing.assert_close(model.score(users, small), model.score(users, items), rtol=0, atol=close)
+
+
+def test_int8_rounds_to_the_nearest_step():
+    items = FITItems(
+        torch.zeros(50, dtype=torch.uint8), torch.randn(50, 3, 7) * torch.logspace(-3, 3, 50)[:, None, None]
+    )
+    small = compact(items, "int8")
+    step = small.step.float()[:, None, None]
+    assert ((whole_heads(small, torch.float32) - items.heads).abs() <= step * 0.5001).all()
 
 
 def test_compact_state_of_zeros():

@@ -1,0 +1,202 @@
+"""Latency and storage of a pre-ranking request, each model against our own two-tower in the same run.
+
+A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
+candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
+request each, so that a slow moment of the machine meets all of them. Weights are random: they do not change the work,
+but for FIT's query indices, which are drawn evenly (the dearest case: every query is asked for).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import common
+from twotower.core.records import State, TopK, Users
+from twotower.core.schema import Feature, Schema
+from twotower.core.states import rows, to_tensors
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.base import Model
+from twotower.models.build import build_model
+from twotower.models.fit_states import bytes_per_item, compact
+from twotower.models.ranking import rank
+
+NUM_USERS, NUM_ITEMS, HISTORY, ANSWER = 10_000, 100_000, 50, 100
+CANDIDATES = 2_000
+CURVE = (100, 300, 1_000, 2_000, 10_000, 30_000, 90_000)
+QUERIES = (8, 16, 32, 64, 128, 256)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "two_tower": {"dim": 128, "field_dim": 16, "hidden": (300, 300)},
+    "dat": {"dim": 32},
+    "cold": {},
+    "int_tower": {},
+    "rank_tower": {},
+    "fit": {},
+}
+"""Layers 300-300-128 and fields of 16 for all; states as in table 2 of the paper (DAT 0.25, IntTower 8, others 1)."""
+
+
+def make_dataset(device: torch.device) -> Dataset:
+    """Users and items with two categorical features each; no events, since nothing is trained."""
+    schema = Schema(
+        NUM_USERS,
+        NUM_ITEMS,
+        (Feature("age", "categorical", 9), Feature("job", "categorical", 23)),
+        (Feature("category", "categorical", 200), Feature("brand", "categorical", 5_000)),
+    )
+    generator = torch.Generator().manual_seed(1)
+
+    def columns(side: Any, count: int) -> dict[str, torch.Tensor]:
+        return {f.name: torch.randint(2, f.size, (count,), generator=generator) for f in schema.features(side)}
+
+    empty = Log(torch.zeros(NUM_USERS + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    return Dataset(schema, empty, columns("user", NUM_USERS), columns("item", NUM_ITEMS), {}).to(device)
+
+
+def make_model(name: str, dataset: Dataset, **settings: Any) -> Model:
+    """A model with random weights, ready to serve."""
+    torch.manual_seed(2)
+    model = build_model(name, dataset.schema, MODELS[name] | settings).to(dataset.device)
+    model.attach_items(dataset.all_items())
+    model.eval()
+    model.prepare_serving()
+    return model
+
+
+def item_states(model: Model, dataset: Dataset) -> State:
+    """States of all items; FIT's indices drawn evenly."""
+    parts = [
+        model.encode_items(dataset.items(ids)) for ids in torch.arange(NUM_ITEMS, device=dataset.device).split(8192)
+    ]
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    joined = type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+    count = model.encode_users(request_users(dataset, 1)).shape[1]
+    drawn = torch.randint(0, count, (NUM_ITEMS,), generator=torch.Generator().manual_seed(3))
+    return joined._replace(query_index=drawn.to(joined.query_index))
+
+
+def request_users(dataset: Dataset, seed: int) -> Users:
+    """One user with a full history."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(2, NUM_USERS, (1,), generator=generator).to(dataset.device)
+    return dataset.users(ids, torch.randint(2, NUM_ITEMS, (1, HISTORY), generator=generator).to(dataset.device))
+
+
+class Request:
+    """A model's way to answer one request."""
+
+    def __init__(self, name: str, dataset: Dataset, **settings: Any) -> None:
+        self.dataset = dataset
+        self.model = make_model(name, dataset, **settings)
+        self.stores = name != "cold"
+        self.states = item_states(self.model, dataset)
+
+    def __call__(self, users: Users, candidates: torch.Tensor) -> TopK:
+        """Candidates ranked, answer on the host."""
+        k = min(ANSWER, len(candidates))
+        answer = rank(self.model, users, self.states, candidates, k)
+        return TopK(answer.scores.cpu(), answer.ids.cpu())
+
+    @property
+    def bytes_per_item(self) -> float:
+        """Bytes stored for an item's state; COLD's fields are its embedding tables, which it needs no copy of."""
+        if not self.stores:
+            return 0.0
+        return sum(part.numel() * part.element_size() for part in to_tensors(self.states).values()) / rows(self.states)
+
+
+def take_turns(
+    answers: dict[str, Callable[[Users, torch.Tensor], TopK]], dataset: Dataset, candidates: int, repeats: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each request, by model."""
+    times: dict[str, list[float]] = {name: [] for name in answers}
+    generator = torch.Generator().manual_seed(4)
+    for turn in range(-max(5, repeats // 10), repeats):
+        users = request_users(dataset, turn + 1_000)
+        ids = (torch.randperm(NUM_ITEMS - 2, generator=generator)[:candidates] + 2).to(dataset.device)
+        for name, answer in answers.items():
+            started = time.perf_counter()
+            answer(users, ids)
+            if turn >= 0:
+                times[name].append(1_000 * (time.perf_counter() - started))
+    return times
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that ``share`` of them do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure, print, keep."""
+    made = common.parser(__doc__)
+    made.set_defaults(threads=2)
+    options = common.parse(made)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = make_dataset(device)
+    repeats = 100 if options.quick else 1_000
+    requests = {name: Request(name, dataset) for name in MODELS}
+    times = take_turns(requests, dataset, CANDIDATES, repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    base = requests["two_tower"].bytes_per_item
+    figures: dict[str, Any] = {
+        "relative_latency": {name: round(value / medians["two_tower"], 3) for name, value in medians.items()},
+        "relative_storage": {name: round(request.bytes_per_item / base, 3) for name, request in requests.items()},
+        "p50_milliseconds": {name: round(value, 4) for name, value in medians.items()},
+        "p99_milliseconds": {name: round(percentile(values, 0.99), 4) for name, values in times.items()},
+        "bytes_per_item": {name: request.bytes_per_item for name, request in requests.items()},
+        "fit_bytes_per_item": {
+            precision: bytes_per_item(compact(requests["fit"].states, precision))
+            for precision in ("float32", "float16", "int8")
+        },
+        "parameters": {
+            name: sum(parameter.numel() for parameter in request.model.parameters())
+            for name, request in requests.items()
+        },
+        "user_tower_rows": {name: 64 if name == "fit" else CANDIDATES if name == "cold" else 1 for name in requests},
+    }
+    if not options.quick:
+        figures["milliseconds_by_candidates"] = curve_of_candidates(requests, dataset)
+        figures["fit_milliseconds_by_queries"] = curve_of_queries(dataset)
+        figures["raw_milliseconds"] = {name: [round(t, 4) for t in values] for name, values in times.items()}
+    settings = {
+        "device": device.type,
+        "items": NUM_ITEMS,
+        "candidates": CANDIDATES,
+        "history": HISTORY,
+        "answer": ANSWER,
+        "requests": repeats,
+        "models": {
+            name: {k: list(v) if isinstance(v, tuple) else v for k, v in s.items()} for name, s in MODELS.items()
+        },
+    }
+    common.finish("preranking" + ("_gpu" if device.type == "cuda" else ""), options, settings=settings, figures=figures)
+
+
+def curve_of_candidates(requests: dict[str, Request], dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Median milliseconds by model and number of candidates."""
+    curve: dict[str, dict[str, float]] = {name: {} for name in requests}
+    for candidates in CURVE:
+        times = take_turns(requests, dataset, candidates, 50 if candidates <= 10_000 else 10)
+        for name, values in times.items():
+            curve[name][str(candidates)] = round(statistics.median(values), 4)
+    return curve
+
+
+def curve_of_queries(dataset: Dataset) -> dict[str, float]:
+    """Median milliseconds of FIT by its number of meta queries."""
+    requests = {str(count): Request("fit", dataset, meta_queries=count) for count in QUERIES}
+    times = take_turns(requests, dataset, CANDIDATES, 50)
+    return {name: round(statistics.median(values), 4) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()
