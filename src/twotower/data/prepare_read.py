@@ -10,9 +10,10 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from twotower.core.errors import InputError, closest
 from twotower.data.prepare_database import literal, one, quoted, reading
@@ -221,8 +222,8 @@ def _in_utf8(path: Path, encoding: str, target: Path) -> Path:
     return target
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _open(path: Path) -> BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
