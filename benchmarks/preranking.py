@@ -138,7 +138,6 @@ def percentile(values: list[float], share: float) -> float:
 def main() -> None:
     """Measure, print, keep."""
     made = common.parser(__doc__)
-    made.set_defaults(threads=2)
     options = common.parse(made)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = make_dataset(device)
