@@ -467,6 +467,13 @@ def test_each_kind_of_feature(tmp_path):
     assert data.manifest["counts"]["cold_items"] == 1
 
 
+def test_the_size_of_chunks_has_no_effect(tmp_path, monkeypatch):
+    whole = Dataset.load(made_with_tables(tmp_path)).manifest["hashes"]
+    monkeypatch.setattr("twotower.data.prepare_log.CHUNK", 2)
+    monkeypatch.setattr("twotower.data.prepare_tables.ROWS", 3)
+    assert Dataset.load(made_with_tables(tmp_path)).manifest["hashes"] == whole
+
+
 def test_raw_columns_are_kept_beside_the_ids(tmp_path):
     folder = made_with_tables(tmp_path)
     found = duckdb.connect().sql(f"FROM read_parquet('{folder}/vocabulary/items.parquet') ORDER BY row")
@@ -615,6 +622,18 @@ def test_wrong_use_is_one_line_and_status_2(tmp_path, capsys, verb):
     status, out, err = run(["data", verb, tmp_path / "nothing"], capsys)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert str(tmp_path / "nothing") in err.replace("\n", "")
+
+
+def test_the_example_of_the_how_to_says_what_it_prints(tmp_path, root, capsys):
+    text = (root / "docs" / "how-to" / "prepare-data.md").read_text(encoding="utf-8")
+    blocks = [block.partition("\n")[2] for block in text.split("```")[1::2]]
+    for name, block in zip(("log.csv", "films.csv", "films.toml"), blocks, strict=False):
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    status, out, err = run(["data", "prepare", tmp_path / "films.toml", "--to", tmp_path / "prepared"], capsys)
+    assert status == 0
+    assert err.splitlines() == blocks[4].splitlines()[:3]
+    assert "2 users, 4 items, 5 events" in out
+    assert "2 users, 4 items, 5 events" in blocks[4]
 
 
 # Real data
