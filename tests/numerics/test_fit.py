@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
 
 from twotower.core.records import Batch, Users
 from twotower.models.fit import FIT, UNITS
+from twotower.models.fit_compiled import scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
 from twotower.towers.dice import Dice
 from twotower.towers.dien import DIEN
@@ -357,3 +359,29 @@ def test_every_parameter_of_the_soft_path_learns(tiny_dataset):
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert silent == []
     assert (model.meta.meta.grad.abs().sum(1) > 0).all()  # at temperature 1 every hard query learns at once
+
+
+def test_scores_written_for_the_compiler(tiny_dataset):
+    model = make_model(tiny_dataset, user_heads=3, item_heads=2).eval()
+    users = model.encode_users(make_batch(tiny_dataset).users)[:1]
+    items = model.encode_items(double_items(tiny_dataset))
+    lss = model.scorer.reduction
+    weights = ((lss.rows.weight, lss.rows.bias), (lss.columns.weight, lss.columns.bias), lss.projection.weight[0])
+    plain = scores_of_one_user(users[0], items.query_index, items.heads, *weights)
+    torch.testing.assert_close(plain, model.score(users, items)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_scores(tiny_dataset):
+    model = make_model(tiny_dataset).eval()
+    users = model.encode_users(make_batch(tiny_dataset).users)
+    items = model.encode_items(double_items(tiny_dataset))
+    plain = model.score(users, items)
+    model.compile_scoring()
+    with torch.inference_mode():
+        torch.testing.assert_close(model.score(users[:1], items)[0], plain[0])
+        torch.testing.assert_close(model.score(users, items), plain)
+    model.train()
+    assert model._compiled is None

@@ -13,6 +13,7 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.models.fit_compiled import Scores, compiled_scores
 from twotower.models.fit_serving import UserTables, served_heads, user_tables
 from twotower.models.fit_states import (
     FITCompactItems,
@@ -137,6 +138,7 @@ class FIT(Model):
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.register_buffer("query_temperature", torch.tensor(1.0))
         self._tables: UserTables | None = None
+        self._compiled: Scores | None = None
 
     def attach_items(self, items: Items) -> None:
         """Keep the features of all items for those of a history; needed once, before training."""
@@ -234,20 +236,36 @@ class FIT(Model):
             with torch.no_grad():
                 self._tables = user_tables(self)
 
+    def compile_scoring(self) -> None:
+        """Let the compiler of PyTorch make one pass of a single user's scoring; the first request then waits for it.
+
+        Needs a C++ compiler on the CPU, Triton on a GPU. The next change of mode or weights drops it, as with
+        `prepare_serving`.
+
+        Raises:
+            InputError: if the scorer is not "lss".
+        """
+        self.eval()
+        self._compiled = compiled_scores(self.scorer)
+
     def train(self, mode: bool = True) -> FIT:
         """Training mode; drops what `prepare_serving` made."""
         if mode:
-            self._tables = None
+            self._forget()
         return super().train(mode)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Load weights; drops what `prepare_serving` made."""
-        self._tables = None
+        self._forget()
         return super().load_state_dict(*arguments, **options)
 
     def _apply(self, *arguments: Any, **options: Any) -> FIT:
-        self._tables = None  # it would stay on the old device
+        self._forget()  # it would stay on the old device
         return super()._apply(*arguments, **options)
+
+    def _forget(self) -> None:
+        self._tables = None
+        self._compiled = None
 
     def _item_fields(self, items: Items) -> Float[Tensor, "items width"]:
         return self.item_fields.of_ids(items.ids) if items.features is None else self.item_fields(items).flatten(1)
@@ -270,6 +288,8 @@ class FIT(Model):
 
     def _score_tile(self, users: Tensor, items: FITItems | FITCompactItems) -> Tensor:
         heads, index = whole_heads(items, users.dtype), items.query_index.int()
+        if self._compiled is not None and len(users) == 1:
+            return self._compiled(users[0], index, heads)[None]
         if len(users) == 1:  # rows of memory in one piece are gathered several times quicker
             return self.scorer.reduction(users[0].index_select(0, index) @ heads.mT)[None]
         return self.scorer.reduction(users.index_select(1, index) @ heads.mT)
