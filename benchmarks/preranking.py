@@ -3,8 +3,9 @@
 A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
 request each, so that a slow moment of the machine meets all of them. ``fit_compiled`` is FIT after ``compile_scoring``,
-which needs a C++ compiler or Triton; its first requests, which compile, are not counted. Weights are random: they do
-not change the work, but for FIT's query indices, which are drawn evenly (the dearest case: all queries are asked for).
+which needs a C++ compiler or Triton. On a GPU, requests are replayed from CUDA graphs (``CapturedRank``). The first
+requests, which compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices,
+which are drawn evenly (the dearest case: all queries are asked for).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.base import Model
 from twotower.models.build import build_model
+from twotower.models.captured import CapturedRank
 from twotower.models.fit import FIT
 from twotower.models.fit_states import bytes_per_item, compact
 from twotower.models.ranking import rank
@@ -109,6 +111,11 @@ class Request:
         answer = rank(self.model, users, self.states, candidates, k)
         return TopK(answer.scores.cpu(), answer.ids.cpu())
 
+    def captured(self) -> Callable[[Users, torch.Tensor], TopK]:
+        """The same, its kernels captured in one CUDA graph."""
+        users, candidates = request_users(self.dataset, 0), torch.arange(2, 2 + CANDIDATES, device=self.dataset.device)
+        return CapturedRank(self.model, self.states, users, candidates, ANSWER)
+
     @property
     def bytes_per_item(self) -> float:
         """Bytes stored for an item's state; COLD's fields are its embedding tables, which it needs no copy of."""
@@ -149,9 +156,16 @@ def main() -> None:
     repeats = 100 if options.quick else 1_000
     requests = {name: Request(name, dataset) for name in MODELS}
     times = take_turns(requests, dataset, CANDIDATES, repeats)
+    figures: dict[str, Any] = {}
+    if device.type == "cuda":
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        figures["relative_latency_uncaptured"] = {n: round(v / medians["two_tower"], 3) for n, v in medians.items()}
+        figures["p50_milliseconds_uncaptured"] = {n: round(v, 4) for n, v in medians.items()}
+        captured = {name: request.captured() for name, request in requests.items()}
+        times = take_turns(captured, dataset, CANDIDATES, repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = requests["two_tower"].bytes_per_item
-    figures: dict[str, Any] = {
+    figures |= {
         "relative_latency": {name: round(value / medians["two_tower"], 3) for name, value in medians.items()},
         "relative_storage": {name: round(request.bytes_per_item / base, 3) for name, request in requests.items()},
         "p50_milliseconds": {name: round(value, 4) for name, value in medians.items()},

@@ -1,0 +1,48 @@
+"""Captured ranking on a GPU gives the answers of `rank`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from twotower.core.errors import InputError
+from twotower.models.build import build_model
+from twotower.models.captured import CapturedRank
+from twotower.models.ranking import rank
+
+pytestmark = pytest.mark.gpu
+
+SETTINGS = {
+    "two_tower": {"dim": 4, "field_dim": 4, "hidden": (6,)},
+    "dat": {"dim": 4, "field_dim": 4, "hidden": (6,)},
+    "cold": {"field_dim": 4, "hidden": (6,)},
+    "int_tower": {"dim": 4, "field_dim": 4, "hidden": (6, 5), "item_heads": 2, "user_heads": 2},
+    "rank_tower": {"dim": 4, "field_dim": 4, "hidden": (6, 5), "item_heads": 2, "user_heads": 2},
+    "fit": {"dim": 4, "field_dim": 4, "hidden": (6, 5), "meta_queries": 5},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_same_answers(name, tiny_dataset):
+    dataset = tiny_dataset.to("cuda")
+    model = build_model(name, dataset.schema, SETTINGS[name]).to("cuda")
+    model.attach_items(dataset.all_items())
+    model.eval()
+    model.prepare_serving()
+    with torch.inference_mode():
+        items = model.encode_items(dataset.all_items())
+        cases = [([2, 3, 4], [9, 2, 7, 3]), ([7, 0, 0], [5, 8, 4, 6]), ([0, 0, 0], [2, 3, 4, 5])]
+        requests = [
+            (dataset.users(torch.tensor([u], device="cuda"), torch.tensor([h], device="cuda")), torch.tensor(c).cuda())
+            for u, (h, c) in enumerate(cases, start=2)
+        ]
+        captured = CapturedRank(model, items, *requests[0], k=3)
+        for users, candidates in requests:
+            found, expected = captured(users, candidates), rank(model, users, items, candidates, 3)
+            assert found.ids.tolist() == expected.ids.tolist()
+            torch.testing.assert_close(found.scores, expected.scores.cpu())
+        for wrong in ([2, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4, 10]):
+            with pytest.raises(InputError, match="stands twice|not a known item"):
+                captured(requests[0][0], torch.tensor(wrong).cuda())
+        with pytest.raises(InputError, match="captured for 4 candidates"):
+            captured(requests[0][0], torch.tensor([2, 3]).cuda())
