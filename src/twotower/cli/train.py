@@ -43,7 +43,7 @@ def command(
     if tensorboard:
         callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
     try:
-        trained = train(run, to=to, resume=resume, callbacks=callbacks, notice=_notice)
+        trained = train(run, to=to, resume=resume, callbacks=callbacks)
     except KeyboardInterrupt:
         _notice(f"stopped; the same command with --resume goes on (checkpoint in {to}.run)")
         raise

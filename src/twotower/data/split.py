@@ -29,4 +29,6 @@ class Split(NamedTuple):
     train: Log
     validation: Targets
     test: Targets
+    known: Log
+    """Training and validation events together: what a last fit before the test, or before serving, may learn from."""
     leaks: str

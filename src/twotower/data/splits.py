@@ -82,6 +82,7 @@ def last_n(log: Log, *, n: int = 5) -> Split:
         Targets(
             positives.select((total > n) & (place <= total - n)), positives.select((total > n) & (place > total - n))
         ),
+        log.select(_places(log) <= torch.where(count > n, count - n, count)[log.users()]),
         "Time leaks: the last events of one user may be older than what other users train on, so popularity and taste "
         f"of the future are known. {short} users with {n} or fewer positives are only trained on.",
     )
@@ -128,6 +129,7 @@ def global_time(
         log.select(log.times < validation_from),
         _targets(positives, early, ~early & ~late),
         _targets(positives, ~late, late),
+        log.select(log.times < test_from),
         "Nothing of the future reaches training. Users and items first seen after the cut are cold, and the history "
         "of the test holds the validation period, which training has not seen.",
     )
@@ -168,6 +170,7 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
         log.select(part[log.users()] == 0),
         Targets(positives.select((held == 1) & history), positives.select((held == 1) & ~history)),
         Targets(positives.select((held == 2) & history), positives.select((held == 2) & ~history)),
+        log.select(part[log.users()] < 2),
         "No event of a held-out user is trained on, so an id of a user tells nothing. Time leaks: training users' "
         "events may be later than what is asked. "
         f"{int((count == 1).sum())} users with one positive are only trained on.",
@@ -196,6 +199,7 @@ def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: in
         log.select(part == 0),
         _targets(positives, drawn == 0, drawn == 1),
         _targets(positives, drawn < 2, drawn == 2),
+        log.select(part < 2),
         "Time leaks fully: later events of the same user train the model that is asked for earlier ones, and the order "
         "of a history has holes. Users whose events all fall into one part are cold.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -20,15 +19,16 @@ class SASRec(Model):
     Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
     history gives the zero vector, so that every item scores 0.
 
-    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, the embedding is scaled by sqrt(dim) on the way
-    in, and the loss is chosen by the run (the paper's is BCE with one negative; full softmax is better, see Petrov and
-    Macdonald, RecSys 2023, and our docs).
+    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, and the loss is chosen by the run (the paper's is
+    BCE with one negative; full softmax is better, see Petrov and Macdonald, RecSys 2023, and our docs).
 
     Args:
         dim: width of vectors and of all layers.
         layers: attention blocks.
         heads: attention heads; must divide ``dim``.
         dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
+        attention_dropout: share of attention weights set to 0 in training.
+        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         history_length: positions of a window.
     """
 
@@ -42,31 +42,44 @@ class SASRec(Model):
         layers: int = 2,
         heads: int = 2,
         dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+        feed_forward: int = 1,
         history_length: int = 50,
     ) -> None:
         super().__init__()
-        if min(dim, layers, heads, history_length) < 1 or not 0.0 <= dropout < 1.0:
+        if min(dim, layers, heads, feed_forward, history_length) < 1:
             raise ValueError(
-                "dim, layers, heads and history_length must be at least 1 and dropout in [0, 1), "
-                f"got {dim}, {layers}, {heads}, {history_length} and {dropout}"
+                "dim, layers, heads, feed_forward and history_length must be at least 1, "
+                f"got {dim}, {layers}, {heads}, {feed_forward} and {history_length}"
             )
+        if not (0.0 <= dropout < 1.0 and 0.0 <= attention_dropout < 1.0):
+            raise ValueError(f"dropouts must be in [0, 1), got {dropout} and {attention_dropout}")
         self.schema = schema
         self.history_length = history_length
         self.item_table = embedding_table(schema.num_items, dim, std=0.02)
-        self.tower = CausalTransformer(dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout)
+        self.tower = CausalTransformer(
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            length=history_length,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            feed_forward=feed_forward,
+        )
 
     def positions(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
         """The state after each item of the history; meaningless where it is padded."""
-        return self.tower(F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5)
+        return self.tower(self._embedded(history))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """The state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1
-        states = self.positions(history[:, :longest])
-        last = states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
-        return last * (lengths > 0)[:, None]
+        return self.tower.at_end(self._embedded(history[:, :longest]), lengths) * (lengths > 0)[:, None]
+
+    def _embedded(self, history: Tensor) -> Tensor:
+        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """The item's embedding."""

@@ -10,6 +10,7 @@ from twotower.data.dataset import Dataset
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.recipes.learn import learnt_log
 from twotower.recipes.run import Run
 from twotower.recipes.train import split_of
 from twotower.serving.bundle import Bundle
@@ -40,5 +41,5 @@ def judge_bundle(
     evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
     protocol = Protocol(ks=evaluation.ks, split=split, mask_seen=evaluation.mask_seen)
     targets = cut.test if split == "test" else cut.validation
-    result = evaluate(bundle.model, dataset, targets, protocol, train=cut.train)
+    result = evaluate(bundle.model, dataset, targets, protocol, train=learnt_log(run, cut))
     return result, f"{run.model.name} on {dataset.name}"

@@ -30,11 +30,11 @@ def sasrec() -> Run:
 
 
 def sasrec_ml_1m() -> Run:
-    """SASRec at the settings that its papers use on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256."""
+    """SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256; the rest chosen on validation data."""
     return Run(
-        model=ModelSection("sasrec", {"history_length": 200}),
+        model=ModelSection("sasrec", {"history_length": 200, "attention_dropout": 0.2, "feed_forward": 4}),
         objective=Objective("full_softmax"),
-        training=Training(epochs=200, batch_size=256, learning_rate=2e-3, precision="bfloat16", patience=10),
+        training=Training(epochs=200, batch_size=256, learning_rate=1e-3, weight_decay=0.1, patience=15, refit=True),
     )
 
 

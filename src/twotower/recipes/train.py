@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
-from twotower.core.seeds import derive
-from twotower.data.batches import ROWS
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.split import Split
 from twotower.data.splits import split_log
 from twotower.evaluation.protocol import Protocol
@@ -21,13 +20,11 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.index.build import index_class
 from twotower.models.base import ClosedForm, Model
-from twotower.models.build import build_model
 from twotower.models.encode import encode_items, inference
-from twotower.recipes.build import build_objective
+from twotower.recipes.learn import learn, learnt_log
 from twotower.recipes.run import Run
 from twotower.serving.bundle import write_bundle
-from twotower.training.callbacks import Callback, JsonLines, Record
-from twotower.training.loop import fit
+from twotower.training.callbacks import Callback, Record
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,11 @@ def train(
     dataset: Dataset | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-    notice: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     """Do the whole run and write its bundle.
 
-    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``log.jsonl`` (one record an epoch) and, until the
-    bundle is there, the checkpoint.
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
+    the bundle is there, the checkpoint.
 
     Args:
         run: what to do.
@@ -65,7 +61,6 @@ def train(
         dataset: instead of ``run.data.path``, when it is in memory already.
         resume: go on from the checkpoint in ``<to>.run``.
         callbacks: told of epochs, beside the log.
-        notice: takes sentences for the user.
 
     Raises:
         InputError: if the run asks for something that is not there, or a resumed run is another run.
@@ -73,40 +68,15 @@ def train(
     device = pick_device(run.training.device)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
     split = split_of(run, dataset)
-    model = new_model(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")
     if folder is not None:
         claim_folder(folder, run, resume=resume)
-
-    records: list[Record] = []
-    if isinstance(model, ClosedForm):
-        model.fit(split.train)
-    else:
-        rows = ROWS[model.batches](
-            dataset,
-            split.train,
-            history_length=model.history_length,
-            item_features=run.objective.loss != "full_softmax",
-        )
-        objective = build_objective(run, dataset, split.train, is_inner_product=model.is_inner_product)
-        validation = Protocol(
-            ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
-        )
-        progress = fit(
-            model,
-            rows,
-            objective,
-            run.training,
-            validate=lambda current: evaluate(current, dataset, split.validation, validation).metrics,
-            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / "log.jsonl")])],
-            checkpoint=None if folder is None else folder / "checkpoint.safetensors",
-            resume=resume,
-        )
-        records = progress.records
+    model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+    learnt = learnt_log(run, split)
 
     protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-    test = evaluate(model, dataset, split.test, protocol, train=split.train)
-    diagnosis = check_items(model, dataset, split)
+    test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
         index = None
         if model.is_inner_product:
@@ -125,7 +95,8 @@ def train(
             diagnosis=diagnosis,
             index=index,
         )
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for checkpoint in folder.glob("*.safetensors"):
+            checkpoint.unlink()
     return Trained(run, model, dataset, split, test, records, diagnosis)
 
 
@@ -153,15 +124,6 @@ def split_of(run: Run, dataset: Dataset) -> Split:
     return split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
 
 
-def new_model(run: Run, dataset: Dataset) -> Model:
-    """The run's model with weights drawn from the run's seed, on the data set's device."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(derive(run.training.seed, "weights"))
-        model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
-    model.attach_items(dataset.all_items())
-    return model
-
-
 def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
     """Ids of all known items and their states."""
     ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
@@ -169,27 +131,15 @@ def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torc
         return ids, encode_items(model, dataset, ids, tile)
 
 
-def check_items(model: Model, dataset: Dataset, split: Split) -> dict[str, Any] | None:
+def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
     """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
     ids, states = known_states(model, dataset)
     if not model.is_inner_product or states.shape[1] < 2 or isinstance(model, ClosedForm):
         return None
     from twotower.diagnosis import diagnose
 
-    popularity = split.train.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    popularity = learnt.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
-
-
-def metric_length(metric: str) -> int:
-    """The k of a metric such as "ndcg@10".
-
-    Raises:
-        InputError: if it has none.
-    """
-    _, at, k = metric.partition("@")
-    if not at or not k.isdecimal() or int(k) < 1:
-        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
-    return int(k)
 
 
 def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
@@ -200,7 +150,7 @@ def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
     """
     note = folder / "run.toml"
     if resume:
-        if not (folder / "checkpoint.safetensors").is_file():
+        if not (folder / "train.safetensors").is_file():
             raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
         if Run.load(note) != run:
             raise InputError(
@@ -208,6 +158,7 @@ def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    for checkpoint in folder.glob("*.safetensors"):
+        checkpoint.unlink()
     with replacing_file(note) as partial:
         partial.write_text(run.to_toml(), encoding="utf-8")

@@ -79,6 +79,8 @@ class Training:
     """Validation metric that picks the best epoch; more is better."""
     evaluate_every: int = 1
     """Epochs between validations; 0: none, and the last weights are kept."""
+    refit: bool = False
+    """Whether to train once more, on training and validation events, for as many epochs as were best on validation."""
     checkpoint_seconds: float = 60.0
     """Wall seconds between checkpoints; one is also written after each validation."""
     seed: int = 0
@@ -102,3 +104,5 @@ class Training:
             _at_least(f"training.{name}", getattr(self, name), 0.0)
         if self.patience and not self.evaluate_every:
             raise InputError("training.patience needs validations, but training.evaluate_every is 0")
+        if self.refit and not self.evaluate_every:
+            raise InputError("training.refit needs validations, but training.evaluate_every is 0")

@@ -54,6 +54,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
+    epochs: int | None = None,
 ) -> Progress:
     """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
 
@@ -68,12 +69,13 @@ def fit(
         callbacks: told of steps and epochs.
         checkpoint: file to write; None keeps none.
         resume: go on from ``checkpoint``.
+        epochs: stop after so many, with the schedule of ``config.epochs``; None: all.
 
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
-    run = _Run(model, rows, objective, config, validate, callbacks, checkpoint)
+    run = _Run(model, rows, objective, config, validate, callbacks, checkpoint, epochs or config.epochs)
     if resume:
         if checkpoint is None:
             raise InputError("resume needs a checkpoint file")
@@ -100,10 +102,11 @@ class _Run:
         validate: Validate | None,
         callbacks: Sequence[Callback],
         checkpoint: Path | None,
+        epochs: int,
     ) -> None:
         self.model, self.rows, self.objective, self.config = model, rows, objective, config
         self.validate = validate if config.evaluate_every else None
-        self.callbacks, self.checkpoint = callbacks, checkpoint
+        self.callbacks, self.checkpoint, self.epochs = callbacks, checkpoint, epochs
         self.optimizer = build_optimizer(model, config)
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.progress = Progress()
@@ -112,12 +115,12 @@ class _Run:
 
     def go(self) -> None:
         """Train to the end, or until something asks to stop."""
-        progress, config = self.progress, self.config
+        progress = self.progress
         for callback in self.callbacks:
-            callback.started(config.epochs, self.steps_per_epoch, progress.step)
+            callback.started(self.epochs, self.steps_per_epoch, progress.step)
         try:
             with stop_requested() as stop:
-                while progress.epoch < config.epochs and not self._out_of_patience():
+                while progress.epoch < self.epochs and not self._out_of_patience():
                     self._epoch(stop)
         except StopTraining:
             self.save()
@@ -194,7 +197,7 @@ class _Run:
             "seconds": round(progress.seconds, 3),
         }
         validated = self.validate is not None and (
-            progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
+            progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
         )
         if validated and self.validate is not None:
             record |= self._judge(self.validate(self.model))

@@ -1,0 +1,104 @@
+"""The learning part of a run: fit a closed form, or train with validation and, where asked, once more with all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.seeds import derive
+from twotower.data.batches import ROWS
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.run import evaluate
+from twotower.models.base import ClosedForm, Model
+from twotower.models.build import build_model
+from twotower.recipes.build import build_objective
+from twotower.recipes.run import Run
+from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.loop import Progress, Validate, fit
+
+LONGEST = 200
+"""Items of a history in training, for models that would read all of it."""
+
+
+def learn(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Model, list[Record]]:
+    """A model that has learnt from the split, and one record for each epoch (none for closed forms).
+
+    Args:
+        run: what to learn, and how.
+        dataset: on the device to learn on.
+        split: its ``train``, or with ``training.refit`` in the end its ``known``.
+        folder: for logs and checkpoints; None keeps none.
+        resume: go on from the checkpoints in ``folder``.
+        callbacks: told of every epoch.
+    """
+    model = new_model(run, dataset)
+    if isinstance(model, ClosedForm):
+        model.fit(learnt_log(run, split))
+        return model, []
+    protocol = Protocol(
+        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+    )
+
+    def validate(current: Model) -> dict[str, float]:
+        return evaluate(current, dataset, split.validation, protocol).metrics
+
+    def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
+        features = run.objective.loss != "full_softmax"
+        checkpoint = None if folder is None else folder / f"{name}.safetensors"
+        return fit(
+            model,
+            ROWS[model.batches](dataset, log, history_length=model.history_length or LONGEST, item_features=features),
+            build_objective(run, dataset, log, is_inner_product=model.is_inner_product),
+            run.training,
+            validate=validate,
+            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
+            checkpoint=checkpoint,
+            resume=resume and checkpoint is not None and checkpoint.is_file(),
+            epochs=epochs,
+        )
+
+    progress = train(model, split.train, "train", validate, None)
+    if run.training.refit:
+        model = new_model(run, dataset)
+        train(model, split.known, "refit", None, progress.best_epoch)
+    return model, progress.records
+
+
+def learnt_log(run: Run, split: Split) -> Log:
+    """The events that the run's final model has learnt from."""
+    return split.known if run.training.refit else split.train
+
+
+def new_model(run: Run, dataset: Dataset) -> Model:
+    """The run's model with weights drawn from the run's seed, on the data set's device."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive(run.training.seed, "weights"))
+        model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+    model.attach_items(dataset.all_items())
+    return model
+
+
+def metric_length(metric: str) -> int:
+    """The k of a metric such as "ndcg@10".
+
+    Raises:
+        InputError: if it has none.
+    """
+    _, at, k = metric.partition("@")
+    if not at or not k.isdecimal() or int(k) < 1:
+        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+    return int(k)
