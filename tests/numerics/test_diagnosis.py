@@ -156,7 +156,7 @@ def test_counted_cosines_agree_with_sorted_ones(shift: float) -> None:
     unit = unit / unit.norm(dim=1, keepdim=True)
     single, double = directions(unit, dtype=torch.float32), directions(unit, dtype=torch.float64)
     scan = scan_pairs(single, 20)
-    cosines = pair_cosines(double)
+    cosines = pair_cosines(double).sort().values
     assert scan.histogram is not None
     assert int(scan.histogram.sum()) == len(cosines) == 700 * 699 // 2
     for self_pairs in (0, 700):
@@ -213,7 +213,7 @@ def test_two_nn_finds_the_dimension_of_a_plane() -> None:
 class TestScikitLearn:
     """The same figure as scikit-learn's to 1e-6."""
 
-    @pytest.mark.parametrize(("rows", "dim"), [(255, 128), (5200, 17)])
+    @pytest.mark.parametrize(("rows", "dim"), [(255, 128), (1700, 17)])
     def test_clustering_scores(self, rows: int, dim: int) -> None:
         metrics = pytest.importorskip("sklearn.metrics")
         vectors = torch.from_numpy(space(rows, dim))
@@ -242,7 +242,7 @@ class TestScikitLearn:
     def test_cosines_and_principal_variance(self) -> None:
         metrics = pytest.importorskip("sklearn.metrics.pairwise")
         decomposition = pytest.importorskip("sklearn.decomposition")
-        vectors = space(2300, 21)  # above the count where cosines are sorted
+        vectors = space(1300, 21)  # above the count where cosines are sorted
         found = diagnose(vectors)
         cosines = metrics.cosine_similarity(vectors)[np.triu_indices(len(vectors), 1)]
         for name, share in (("p10", 10), ("p25", 25), ("median", 50), ("p75", 75), ("p90", 90)):

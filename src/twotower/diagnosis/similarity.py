@@ -41,9 +41,9 @@ def with_self(mean: float, deviation: float, rows: int) -> tuple[float, float]:
     return joined, math.sqrt(square)
 
 
-def describe_values(cosines: Tensor, self_pairs: int = 0) -> dict[str, float]:
-    """Percentiles, extremes, entropy and uniformity of all cosines, which are sorted; ``self_pairs`` ones are added."""
-    values = torch.cat([cosines.double(), torch.ones(self_pairs, dtype=torch.float64)]).sort().values
+def describe_values(ordered: Tensor, self_pairs: int = 0) -> dict[str, float]:
+    """Percentiles, extremes, entropy and uniformity of all cosines in rising order, and of ``self_pairs`` ones."""
+    values = torch.cat([ordered.double().clamp(max=1.0), torch.ones(self_pairs, dtype=torch.float64)])
     last = len(values) - 1
     figures = {name: _between(values, share * last) for name, share in PERCENTILES.items()}
     bins = ((values + 1.0) * (ENTROPY_BINS / 2)).floor().clamp(0, ENTROPY_BINS - 1).long()

@@ -36,7 +36,7 @@ NAMES = (
 """Figures of a space; those that need two directions that differ are None when all vectors are the same."""
 TOP = 20
 HUB_NEIGHBOURS = 10
-SORTED_ROWS = 2_000
+SORTED_ROWS = 1_000
 """Up to this many vectors the cosines are sorted in float64; above, counted in bins of 1e-6 in float32."""
 REPLICATES = 8
 REPLICATE_ROWS = 8_192
@@ -130,7 +130,7 @@ def _scan(unit: Tensor) -> _Found:
     space = directions(unit, dtype=torch.float64 if sort else torch.float32)
     scan = scan_pairs(space, min(TOP, len(unit) - 1), count=not sort)
     if scan.histogram is None:
-        cosines = pair_cosines(space)
+        cosines = pair_cosines(space).sort().values
         pairs, self_pairs = describe_values(cosines), describe_values(cosines, len(unit))
         drawn = coarse_histogram(cosines, None)
     else:

@@ -13,7 +13,9 @@ BINS_PER_UNIT = 1_000_000
 """Fine bins per unit of cosine: figures read off the histogram are within 1e-6."""
 _GROUP = 64
 _TILE_NUMBERS = 4_000_000
-_TRASH = 2 * BINS_PER_UNIT
+_COUNTED_NUMBERS = 12_000_000  # a large tile, since each adds two million counts to the histogram
+_BINS = 2 * BINS_PER_UNIT
+_TRASH = _BINS + 1
 
 
 class Directions(NamedTuple):
@@ -76,7 +78,7 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Tensor, Tensor
 def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
     """The ``k`` nearest rows of every row and, with ``count``, the histogram of the cosines of all unordered pairs.
 
-    Work is rows² · dim; memory is one tile of 4 million cosines, whatever the number of rows.
+    Work is rows² · dim; memory is one tile of 12 million cosines, whatever the number of rows.
 
     Raises:
         ValueError: if ``k`` is not from 1 to rows − 1.
@@ -86,7 +88,7 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
         raise ValueError(f"k must be from 1 to rows - 1 = {n - 1}, got {k}")
     left, right = _augmented(space)
     right = torch.cat([right, right.new_zeros(-n % _GROUP, right.shape[1])]).T.contiguous()
-    tile = max(1, min(n, _TILE_NUMBERS // right.shape[1]))
+    tile = max(1, min(n, (_COUNTED_NUMBERS if count else _TILE_NUMBERS) // right.shape[1]))
     scores = right.new_empty(tile, right.shape[1])
     bins = torch.empty(tile * n if count else 0, dtype=torch.int64)
     histogram = torch.zeros(_TRASH + 1, dtype=torch.int64) if count else None
@@ -96,7 +98,8 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
         block = torch.mm(left[start:stop], right, out=scores[: stop - start])
         if histogram is not None:
             upper = bins[: (stop - start) * (n - start)].view(stop - start, n - start)
-            upper.copy_(fine_bins(block[:, start:n], space.offset))
+            # cast, not floored: a bin below 0 by rounding becomes 0, one above the last is the spare before the trash
+            upper.copy_((block[:, start:n] * BINS_PER_UNIT).add_((1.0 + space.offset) * BINS_PER_UNIT))
             below = torch.ones(stop - start, stop - start, dtype=torch.bool).tril_()
             upper[:, : stop - start].masked_fill_(below, _TRASH)
             histogram += torch.bincount(upper.view(-1), minlength=_TRASH + 1)
@@ -105,13 +108,10 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
         best, where = top_k(block, k)
         values.append(best + space.offset)
         columns.append(where)
-    return PairScan(None if histogram is None else histogram[:_TRASH], torch.cat(values), torch.cat(columns))
-
-
-def fine_bins(deviations: Float[Tensor, "rows columns"], offset: float) -> Float[Tensor, "rows columns"]:
-    """The fine bin of each cosine ``deviations + offset``, as a whole number in the tensor's own dtype."""
-    place = deviations * BINS_PER_UNIT
-    return place.add_((1.0 + offset) * BINS_PER_UNIT).floor_().clamp_(0, _TRASH - 1)
+    if histogram is not None:
+        histogram[_BINS - 1] += histogram[_BINS]
+        histogram = histogram[:_BINS]
+    return PairScan(histogram, torch.cat(values), torch.cat(columns))
 
 
 def pair_cosines(space: Directions) -> Float[Tensor, " pairs"]:
