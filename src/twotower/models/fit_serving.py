@@ -20,16 +20,15 @@ ITEM_TILE = 1024
 
 
 class UserTables(NamedTuple):
-    """Results that hang on weights alone.
+    """Results that hang on weights alone; batch normalisation is folded into the maps it follows.
 
-    ``items`` [items, width] holds the fields of every item, and ``logits`` [items, queries] its attention logit under
-    every hard query where the unit has such: a request gathers both for its history. ``from_query`` [queries, hidden]
-    is the query's share of the first layer with its bias. ``layers`` are the following maps with batch normalisation
-    folded in; the first entry holds the first layer's maps of the user's fields and of the history.
+    ``items`` [items, width (+ queries)] holds the fields of every item and, where the unit has such, its attention
+    logit under every hard query: a request gathers the rows of its history. ``from_query`` [queries, hidden] is the
+    query's share of the first layer with its bias, ``from_fields`` and ``from_history`` map the other two inputs, and
+    ``layers`` are the weights and biases after it.
     """
 
     items: Tensor
-    logits: Tensor | None
     queries: Tensor
     from_query: Tensor
     from_fields: Tensor
@@ -48,9 +47,10 @@ def user_tables(model: FIT) -> UserTables:
     items = torch.cat([model.item_fields.of_ids(tile) for tile in every.split(ITEM_TILE)])
     items = items * (every != PADDING)[:, None]
     queries = model.meta.hard()
-    logits = None
     if isinstance(model.unit, PairwiseUnit):
         logits = torch.cat([model.unit.all_logits(tile, queries) for tile in items.split(ITEM_TILE)])
+        logits[PADDING] = model.unit.padding_logit
+        items = torch.cat([items, logits], dim=1)
     stack = model.user_stack
     folded = [_folded(linear, norm) for linear, norm in zip(stack.linears, stack.norms, strict=True)]
     weight, bias = folded[0]
@@ -58,7 +58,6 @@ def user_tables(model: FIT) -> UserTables:
     heads = model.user_heads.linear
     return UserTables(
         items,
-        logits,
         queries,
         F.linear(queries, from_query, bias),
         from_fields,
@@ -70,15 +69,17 @@ def user_tables(model: FIT) -> UserTables:
 def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, "users queries heads dim"]:
     """The same as `FIT.encode_users` in evaluation mode, from what the tables hold."""
     assert model.unit is not None
-    history, present = F.embedding(users.history, tables.items), users.history != PADDING
-    if tables.logits is None:
-        interest = model.unit.shared(tables.queries, history, present)
+    rows = F.embedding(users.history, tables.items)
+    if isinstance(model.unit, PairwiseUnit):
+        width = model.item_fields.width
+        interest = model.unit.pool(rows[:, :, width:], rows[:, :, :width])
     else:
-        assert isinstance(model.unit, PairwiseUnit)
-        interest = model.unit.pool(F.embedding(users.history, tables.logits), history, present)
-    hidden = F.linear(interest, tables.from_history) + tables.from_query
+        interest = model.unit.shared(tables.queries, rows, users.history != PADDING)
+    apart = tables.from_query
     if model.user_fields.count:
-        hidden = hidden + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
+        apart = apart + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
+    apart = apart.expand(len(rows), -1, -1)
+    hidden = torch.baddbmm(apart, interest, tables.from_history.T.expand(len(rows), -1, -1))
     for weight, bias in tables.layers:
         hidden = F.linear(hidden.relu_(), weight, bias)
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))

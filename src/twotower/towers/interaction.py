@@ -49,6 +49,9 @@ class PairwiseUnit(InteractionUnit):
     Its logits are a table [items, queries] once the queries are fixed, so that a served request looks them up.
     """
 
+    padding_logit: float = 0.0
+    """The logit of a history item that is not there."""
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.width = dim
@@ -69,20 +72,15 @@ class PairwiseUnit(InteractionUnit):
         )
         return flat.view(pairs)
 
-    def weights(
-        self, logits: Float[Tensor, "rows length queries"], present: Bool[Tensor, "rows length"]
-    ) -> Float[Tensor, "rows length queries"]:
-        """What each history item counts; 0 where it is not present."""
-        return logits * present[:, :, None]
+    def weights(self, logits: Float[Tensor, "rows length queries"]) -> Float[Tensor, "rows length queries"]:
+        """What each history item counts; nothing at `padding_logit`."""
+        return logits
 
     def pool(
-        self,
-        logits: Float[Tensor, "rows length queries"],
-        history: Float[Tensor, "rows length dim"],
-        present: Bool[Tensor, "rows length"],
+        self, logits: Float[Tensor, "rows length queries"], history: Float[Tensor, "rows length dim"]
     ) -> Float[Tensor, "rows queries dim"]:
         """The weighted sum of the history, for each query."""
-        return self.weights(logits, present).mT @ history
+        return self.weights(logits).mT @ history
 
     def forward(
         self,
@@ -91,10 +89,10 @@ class PairwiseUnit(InteractionUnit):
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
         """Row i's query with row i's history; padded places are never computed, nor counted by batch statistics."""
-        logits = history.new_zeros(present.shape)
+        logits = history.new_full(present.shape, self.padding_logit)
         row = present.nonzero()[:, 0]
         logits[present] = self.row_logits(history[present], queries[row]).to(logits.dtype)
-        return self.pool(logits[:, :, None], history, present)[:, 0]
+        return self.pool(logits[:, :, None], history)[:, 0]
 
     def shared(
         self,
@@ -104,4 +102,4 @@ class PairwiseUnit(InteractionUnit):
     ) -> Float[Tensor, "rows queries width"]:
         """Every query with every row's history."""
         logits = self.all_logits(history.flatten(0, 1), queries).unflatten(0, present.shape)
-        return self.pool(logits, history, present)
+        return self.pool(logits.masked_fill(~present[:, :, None], self.padding_logit), history)

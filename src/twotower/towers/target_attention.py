@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.towers.interaction import PairwiseUnit
@@ -15,6 +15,8 @@ class TargetAttention(PairwiseUnit):
     Args:
         dim: width of query and item.
     """
+
+    padding_logit = float("-inf")
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -33,10 +35,6 @@ class TargetAttention(PairwiseUnit):
         """The scaled inner products of all pairs."""
         return self.key_map(keys) @ self.query_map(queries).T * self.width**-0.5
 
-    def weights(
-        self, logits: Float[Tensor, "rows length queries"], present: Bool[Tensor, "rows length"]
-    ) -> Float[Tensor, "rows length queries"]:
+    def weights(self, logits: Float[Tensor, "rows length queries"]) -> Float[Tensor, "rows length queries"]:
         """Softmax over the places that are present."""
-        padded = ~present[:, :, None]
-        weights = torch.softmax(logits.masked_fill(padded, float("-inf")), dim=1)
-        return weights.masked_fill(padded, 0.0)  # an empty history made 0 / 0
+        return torch.softmax(logits, dim=1).nan_to_num(0.0)  # an empty history made 0 / 0

@@ -28,6 +28,8 @@ VARIANTS = {
     "fit-sum-max": ("fit", {"scorer": "sum_max"}),
     "fit-fc": ("fit", {"scorer": "flat_fc"}),
     "fit-dien": ("fit", {"interaction": "dien"}),
+    "fit-target": ("fit", {"interaction": "target_attention"}),
+    "fit-deepfm": ("fit", {"interaction": "deepfm"}),
     "fit-hard": ("fit", {"query_training": "hard", "self_attention": False}),
     "cold-user-id": ("cold", {"user_id": True}),
 }
