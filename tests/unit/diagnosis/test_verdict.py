@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,11 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 
 class TestThresholds:
+    def test_the_reference_shows_the_shipped_file(self) -> None:
+        page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "diagnosis.md"
+        shipped = resources.files("twotower.diagnosis").joinpath("thresholds.toml").read_text(encoding="utf-8")
+        assert f"```toml\n{shipped}```" in page.read_text(encoding="utf-8")
+
     def test_a_file_replaces_single_numbers(self, tmp_path: Path) -> None:
         own = tmp_path / "own.toml"
         own.write_text("[cone]\nsuspect = 0.99\nalways = 0.995\n")
