@@ -48,7 +48,7 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
     lss = scorer.reduction
     if not isinstance(lss, LSS):
         raise InputError(f"only the scorer 'lss' is compiled, this model has {type(lss).__name__}")
-    compiled = torch.compile(scores_of_one_user, dynamic=True)
+    compiled = torch.compile(scores_of_one_user)
     weights = (
         (lss.rows.weight, lss.rows.bias),
         (lss.columns.weight, lss.columns.bias),
