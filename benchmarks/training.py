@@ -39,10 +39,6 @@ class FirstBatches:
     def __len__(self) -> int:
         return len(self.kept)
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        return self.rows.lengths[self.kept]
-
     def cut(self, rows: torch.Tensor):  # noqa: ANN201
         return self.rows.cut(self.kept[rows])
 
@@ -69,7 +65,7 @@ def main() -> None:
     rows = SequenceRows(dataset, split.train, history_length=LENGTH, item_features=False)
     batches, repeats = (6, 1) if options.quick else (len(rows) // BATCH + 1, 3)
     part = FirstBatches(rows, batches)
-    positions = int(part.lengths.sum())
+    positions = int(rows.lengths[part.kept].sum())
 
     def ours(precision: str) -> float:
         model = SASRec(dataset.schema, history_length=LENGTH)

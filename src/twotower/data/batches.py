@@ -22,11 +22,6 @@ class Rows(Protocol):
         """How many rows there are."""
         ...
 
-    @property
-    def lengths(self) -> Tensor | None:
-        """Places each row fills, on the CPU, when rows of like length should share a batch; else None."""
-        ...
-
     def cut(self, rows: Tensor) -> Batch:
         """The batch of these rows: ``rows`` int64 [rows], on the CPU."""
         ...
@@ -41,8 +36,6 @@ class EventRows:
         history_length: latest items of the history.
         item_features: whether batches carry item features; without, the step looks them up for what it encodes.
     """
-
-    lengths: Tensor | None = None
 
     def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
         if not log.num_events:
@@ -92,19 +85,15 @@ class SequenceRows:
             raise InputError(f"data set '{dataset.name}': no user has two events, so there is no sequence to train on")
         self.ends = log.offsets[self.rows + 1]
         self.starts = torch.maximum(log.offsets[self.rows], self.ends - history_length - 1)
-        self._lengths = (self.ends - self.starts - 1).cpu()
+        self.lengths = (self.ends - self.starts - 1).cpu()
+        """Positions of each row, on the CPU."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def lengths(self) -> Tensor:
-        """Positions of each row."""
-        return self._lengths
-
     def cut(self, rows: Tensor) -> Batch:
         """The batch of these windows."""
-        longest = int(self._lengths[rows].max())
+        longest = int(self.lengths[rows].max())
         rows = rows.to(self.log.items.device, non_blocking=True)
         starts, ends = self.starts[rows], self.ends[rows]
         history = windows(self.log.items, starts, ends - 1, longest)

@@ -159,7 +159,6 @@ class _Run:
             self.config.batch_size,
             seed=self.config.seed,
             epoch=self.progress.epoch,
-            lengths=self.rows.lengths,
         )
         yield from batches[done:]
 

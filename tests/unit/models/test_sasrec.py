@@ -52,10 +52,11 @@ def test_forward_pairs_every_position_with_the_item_that_follows():
     made = model()
     targets = torch.tensor([[4, 5, 0], [7, 0, 0]])
     encoded = made(Batch(users([3, 4, 0], [6, 0, 0], width=3), Items(targets)))
-    assert encoded.item_ids.tolist() == [4, 5, 7]
-    assert encoded.user_rows.tolist() == [0, 0, 1]
+    assert encoded.item_ids.tolist() == [7, 4, 5]
+    assert encoded.user_rows.tolist() == [1, 0, 0]
     assert encoded.items is None
-    torch.testing.assert_close(encoded.users[2:], made.encode_users(users([6])), rtol=1e-12, atol=1e-12)
+    expected = made.encode_users(users([6], [3], [3, 4]))
+    torch.testing.assert_close(encoded.users, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("settings", [{"heads": 3}, {"dim": 0}, {"dropout": 1.0}, {"attention_dropout": -0.1}])
