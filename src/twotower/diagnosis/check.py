@@ -104,7 +104,7 @@ def diagnose(
     rows = Rows(vectors, where=where, ids=names)
     found = measure(
         rows,
-        popularity=None if popularity is None else torch.as_tensor(popularity),
+        popularity=None if popularity is None else torch.as_tensor(popularity).double(),
         positive_pairs=positive_pairs,
         seed=seed,
         exact_rows=exact_rows,
