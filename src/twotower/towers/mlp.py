@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -23,7 +24,7 @@ def mlp(widths: Sequence[int], *, dropout: float = 0.0, last_activation: bool = 
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     layers: list[nn.Module] = []
-    for place, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for place, (wide, narrow) in enumerate(pairwise(widths), start=1):
         layers.append(nn.Linear(wide, narrow))
         if place < len(widths) - 1 or last_activation:
             layers.append(nn.ReLU())
