@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from twotower.core.errors import InputError
@@ -17,7 +17,7 @@ Scores = Callable[..., Tensor]
 
 def scores_of_one_user(
     queries: Float[Tensor, "queries user_heads dim"],
-    index: Int[Tensor, " items"],
+    index: Integer[Tensor, " items"],
     heads: Float[Tensor, "items item_heads dim"],
     rows: tuple[Tensor, Tensor],
     columns: tuple[Tensor, Tensor],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
@@ -34,7 +34,7 @@ class PairedHeads(NamedTuple):
     heads: Tensor
 
 
-def smallest_index(index: Int[Tensor, " items"], count: int) -> Int[Tensor, " items"]:
+def smallest_index(index: Int[Tensor, " items"], count: int) -> Integer[Tensor, " items"]:
     """The same numbers, all below ``count``, in as few bytes as they need."""
     if count <= 2**8:
         return index.to(torch.uint8)

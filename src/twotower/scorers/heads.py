@@ -27,9 +27,9 @@ def all_similarities(
 
 
 def row_similarities(
-    users: Float[Tensor, "rows *n user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
-) -> Float[Tensor, "rows *n user_heads item_heads"]:
-    """Inner products of the heads of row i of users with those of row i of items."""
+    users: Float[Tensor, "*#rows user_heads dim"], items: Float[Tensor, "*#rows item_heads dim"]
+) -> Float[Tensor, "*#rows user_heads item_heads"]:
+    """Inner products of the heads of row i of users with those of row i of items; leading axes broadcast."""
     return users @ items.mT
 
 

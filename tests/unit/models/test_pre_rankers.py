@@ -128,6 +128,7 @@ def test_no_features_need_no_attaching():
 # FIT
 
 
+@pytest.mark.bad_input
 def test_states_of_training_rows_score_no_other_item(tiny_dataset, batch):
     """The user was made with the item's help: against other items that would be a leak."""
     model = make("fit", tiny_dataset)
