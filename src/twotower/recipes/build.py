@@ -12,7 +12,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.losses.base import Loss
-from twotower.losses.pairwise import BPR
+from twotower.losses.pairwise import BPR, Triplet
 from twotower.losses.pointwise import SampledBCE
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.ops.membership import Positives
@@ -20,6 +20,9 @@ from twotower.recipes.run import Run
 from twotower.sampling.base import Sampler
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
+from twotower.sampling.memory_bank import MemoryBank
+from twotower.sampling.mixed import Mixed
+from twotower.sampling.popularity import Popularity
 from twotower.sampling.sum import Sum
 from twotower.sampling.uniform import Uniform
 from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
@@ -42,9 +45,32 @@ class Ground(NamedTuple):
         return ItemCounts(self.train.positives().items, self.num_items)
 
 
+def _in_batch(ground: Ground) -> InBatch:
+    return InBatch(ground.counts() if ground.run.sampling.correct else None)
+
+
+def _uniform(ground: Ground) -> Uniform:
+    return Uniform(ground.num_items, ground.run.sampling.number, ground.generator("uniform"))
+
+
+def _popularity(ground: Ground) -> Popularity:
+    return Popularity(ground.counts().counts, ground.run.sampling.number, ground.generator("popularity"))
+
+
+def _mixed(ground: Ground) -> Mixed:
+    return Mixed([InBatch(ground.counts()), _uniform(ground)])
+
+
+def _memory_bank(ground: Ground) -> MemoryBank:
+    return MemoryBank(ground.run.sampling.number, ground.run.training.batch_size, ground.counts())
+
+
 SAMPLERS: dict[str, Callable[[Ground], Sampler]] = {
-    "in_batch": lambda ground: InBatch(ground.counts() if ground.run.sampling.correct else None),
-    "uniform": lambda ground: Uniform(ground.num_items, ground.run.sampling.number, ground.generator("uniform")),
+    "in_batch": _in_batch,
+    "uniform": _uniform,
+    "popularity": _popularity,
+    "mixed": _mixed,
+    "memory_bank": _memory_bank,
 }
 
 LOSSES: dict[str, Callable[[Ground], Loss]] = {
@@ -52,6 +78,7 @@ LOSSES: dict[str, Callable[[Ground], Loss]] = {
     "bce": lambda ground: SampledBCE(),
     "gbce": lambda ground: SampledBCE(num_items=ground.num_items - 2, calibration=0.75),
     "bpr": lambda ground: BPR(),
+    "triplet": lambda ground: Triplet(),
 }
 
 
@@ -66,6 +93,8 @@ def build_sampler(ground: Ground) -> Sampler:
         if name not in SAMPLERS:
             raise unknown_name("source of negatives", name, SAMPLERS, "sampling.sources")
         sources.append(SAMPLERS[name](ground))
+    if ground.run.sampling.sources == ("memory_bank",):
+        raise InputError("sampling.sources: a memory bank starts empty, so join it: ['in_batch', 'memory_bank']")
     return sources[0] if len(sources) == 1 else Sum(sources)
 
 

@@ -24,13 +24,10 @@ class FeatureEmbedding(nn.Module):
         super().__init__()
         self.features = features
         self.dim = dim
-        self.layers = nn.ModuleDict(
-            {
-                feature.name: embedding_table(feature.size, dim)
-                if feature.is_discrete
-                else nn.Linear(feature.size, dim)
-                for feature in features
-            }
+        # A list, since a feature may bear a name that a module cannot, such as "type" or one with a dot.
+        self.layers = nn.ModuleList(
+            embedding_table(feature.size, dim) if feature.is_discrete else nn.Linear(feature.size, dim)
+            for feature in features
         )
 
     @property
@@ -40,11 +37,13 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, values: Features) -> Float[Tensor, "rows fields dim"]:
         """One vector a field, in the order of the schema."""
-        return torch.stack([self.field(feature, values[feature.name]) for feature in self.features], dim=1)
+        fields = [
+            self._field(layer, feature, values[feature.name])
+            for layer, feature in zip(self.layers, self.features, strict=True)
+        ]
+        return torch.stack(fields, dim=1)
 
-    def field(self, feature: Feature, value: Tensor) -> Float[Tensor, "rows dim"]:
-        """The vector of one feature: ``value`` as in `twotower.core.records.Features`."""
-        layer = self.layers[feature.name]
+    def _field(self, layer: nn.Module, feature: Feature, value: Tensor) -> Tensor:
         if feature.is_discrete:
             return layer(value) if value.ndim == 1 else mean_of_present(layer(value), value)
         if feature.kind == "numeric":

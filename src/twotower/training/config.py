@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from twotower.core.errors import InputError, unknown_name
 
-LOSSES = ("full_softmax", "sampled_softmax", "bce", "gbce", "bpr")
+LOSSES = ("full_softmax", "sampled_softmax", "bce", "gbce", "bpr", "triplet")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
@@ -27,8 +27,8 @@ class Objective:
     """What training minimises."""
 
     loss: str = "full_softmax"
-    """full_softmax (every item is a negative), sampled_softmax, bce, gbce or bpr (these three: against samples; bce
-    uses the log's own labels where it has them)."""
+    """full_softmax (every item is a negative), or one against samples: sampled_softmax, bce (the log's own labels
+    where it has them), gbce, bpr, triplet."""
 
     def __post_init__(self) -> None:
         _choice("objective.loss", self.loss, LOSSES)
@@ -41,7 +41,7 @@ class Sampling:
     sources: tuple[str, ...] = ("in_batch",)
     """Names from `twotower.recipes.build.SAMPLERS`; several are joined under one softmax."""
     number: int = 256
-    """Negatives that each drawing source gives a batch (uniform, popularity, mixed)."""
+    """Negatives that each source beside in_batch gives a batch: draws, or places of the memory bank."""
     correct: bool = True
     """Whether log q is subtracted from the logits of negatives."""
 

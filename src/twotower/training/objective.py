@@ -15,7 +15,7 @@ from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
 from twotower.models.base import Model
 from twotower.ops.membership import Positives
-from twotower.sampling.base import Sampler
+from twotower.sampling.base import Observer, Sampler, Stateful
 
 
 @runtime_checkable
@@ -76,48 +76,54 @@ class AgainstSamples:
         """Mean over rows."""
         encoded = model(batch)
         negatives = self.sampler.sample(batch)
-        candidates = self._states(model, encoded, negatives)
-        scale = model.logit_scale()
-        positive = model.score_rows(encoded.users, encoded.items) * scale
-        if negatives.ids.ndim == 1:
-            scores = model.score(encoded.users, candidates) * scale
-        else:
-            scores = model.score_rows(encoded.users, by_row(candidates, negatives.ids.shape)) * scale
-        loss = self.loss(positive, scores, negatives.log_q, self._mask(batch, encoded, negatives))
-        observe = getattr(self.sampler, "observe", None)
-        if observe is not None:
-            observe(encoded)
+        blocks = [negatives] if negatives.per_row is None else [negatives, negatives.per_row]
+        scores, log_q, mask = (
+            torch.cat(parts, dim=1)
+            for parts in zip(*(self._block(model, batch, encoded, block) for block in blocks), strict=True)
+        )
+        positive = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
+        loss = self.loss(positive, scores, log_q, mask)
+        if isinstance(self.sampler, Observer):
+            self.sampler.observe(encoded)
         return loss + own_losses(encoded)
+
+    def _block(
+        self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores over the temperature, log q and mask of one block of candidates, each [rows, candidates]."""
+        candidates = self._states(model, encoded, negatives)
+        if negatives.ids.ndim == 1:
+            scores = model.score(encoded.users, candidates)
+        else:
+            scores = model.score_rows(encoded.users, by_row(candidates, negatives.ids.shape))
+        users = batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
+        own = negatives.ids == encoded.item_ids[:, None]
+        mask = ~(own | self.positives.contains(users, negatives.ids))
+        if negatives.keep is not None:
+            mask &= negatives.keep
+        return scores * model.logit_scale(), negatives.log_q.expand_as(scores), mask
 
     def _states(self, model: Model, encoded: Encoded, negatives: Negatives) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
         ids = negatives.ids.flatten()
         kept = 0 if negatives.states is None else states.rows(negatives.states)
-        parts = []
-        if negatives.in_batch:
-            parts.append(states.take(encoded.items, slice(negatives.in_batch)))
         drawn = ids[negatives.in_batch : len(ids) - kept]
+        parts = [states.take(encoded.items, slice(negatives.in_batch))]
         if len(drawn):
             distinct, place = drawn.unique(return_inverse=True)
             parts.append(states.take(model.encode_items(self.dataset.items(distinct)), place))
         if negatives.states is not None:
             parts.append(negatives.states)
-        return parts[0] if len(parts) == 1 else states.join(parts)
-
-    def _mask(self, batch: Batch, encoded: Encoded, negatives: Negatives) -> Tensor:
-        users = batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
-        own = negatives.ids == encoded.item_ids[:, None]
-        return ~(own | self.positives.contains(users, negatives.ids))
+        return states.join(parts)
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state, where it has one."""
-        get = getattr(self.sampler, "state_dict", None)
-        return {} if get is None else get()
+        return self.sampler.state_dict() if isinstance(self.sampler, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the sampler's state back."""
-        if state:
-            self.sampler.load_state_dict(state)  # type: ignore[attr-defined]
+        if isinstance(self.sampler, Stateful):
+            self.sampler.load_state_dict(state)
 
 
 class AgainstLabels(_Stateless):
