@@ -1,0 +1,123 @@
+"""The two-tower model over all kinds of features: what it reads, what it ignores, what unknown items fall back on."""
+
+import pytest
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch
+from twotower.core.schema import Feature, Schema
+from twotower.models.build import build_model
+from twotower.models.two_tower import TwoTower
+
+
+def users_of(dataset, rows: list[int], histories: list[list[int]]):
+    width = max(map(len, histories))
+    padded = torch.tensor([row + [0] * (width - len(row)) for row in histories])
+    return dataset.users(torch.tensor(rows), padded)
+
+
+def test_vectors_have_length_one_under_the_cosine(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5).eval()
+    items = model.encode_items(tiny_dataset.all_items())
+    assert items.shape == (tiny_dataset.schema.num_items, 6)
+    torch.testing.assert_close(items.norm(dim=1), torch.ones(len(items)))
+    users = model.encode_users(users_of(tiny_dataset, [2, 3], [[2, 4], [3]]))
+    torch.testing.assert_close(model.score(users, items), users @ items.T)
+
+
+def test_every_item_feature_moves_the_item_vector(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5).eval()
+    items = tiny_dataset.items(torch.tensor([4]))
+    before = model.encode_items(items)
+    for feature in tiny_dataset.schema.item_features:
+        value = items.features[feature.name]
+        other = (value + 1) % feature.size if feature.is_discrete else value.nan_to_num() + 1
+        changed = items._replace(features={**items.features, feature.name: other})
+        assert not torch.allclose(model.encode_items(changed), before), feature.name
+
+
+def test_a_missing_feature_is_a_zero_field_whatever_its_kind(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5).eval()
+    items = tiny_dataset.items(torch.tensor([4, 5]))
+    empty = {
+        feature.name: torch.zeros_like(items.features[feature.name])
+        if feature.is_discrete
+        else torch.full_like(items.features[feature.name], float("nan"))
+        for feature in tiny_dataset.schema.item_features
+    }
+    fields = model.item_fields(empty)
+    assert not fields.any()
+    assert model.encode_items(items._replace(features=empty)).isfinite().all()
+
+
+def test_order_of_the_history_and_its_padding_have_no_effect(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6).eval()
+    short = model.encode_users(users_of(tiny_dataset, [2], [[2, 4, 5]]))
+    other = model.encode_users(users_of(tiny_dataset, [2, 3], [[5, 2, 4], [3, 4, 5, 6, 7]]))[:1]
+    torch.testing.assert_close(short, other)
+    assert model.encode_users(users_of(tiny_dataset, [2], [[0]])).isfinite().all()
+
+
+def test_user_ids_are_read_only_when_asked(tiny_dataset):
+    histories = [[2, 4], [2, 4]]
+    same_features = {
+        name: column[:1].repeat(7) for name, column in tiny_dataset.user_features.items() if column.ndim == 1
+    }
+    from dataclasses import replace
+
+    alike = replace(tiny_dataset, user_features={**tiny_dataset.user_features, **same_features})
+    for user_id in (False, True):
+        model = TwoTower(alike.schema, dim=6, user_id=user_id).eval()
+        first, second = model.encode_users(users_of(alike, [2, 3], histories))
+        assert torch.allclose(first, second) != user_id
+
+
+def test_id_dropout_trains_the_row_of_unknown_items(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, id_dropout=0.5).train()
+    model.encode_items(tiny_dataset.items(torch.arange(2, 10).repeat(8))).sum().backward()
+    assert model.item_table.weight.grad[1].any()
+
+
+def test_feature_dropout_only_in_training(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, feature_dropout=0.7)
+    items = tiny_dataset.all_items()
+    torch.testing.assert_close(model.eval().encode_items(items), model.encode_items(items))
+    assert not torch.allclose(model.train().encode_items(items), model.encode_items(items))
+
+
+def test_forward_pairs_rows_and_follows_the_batch(tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6).eval()
+    users, items = users_of(tiny_dataset, [2, 3], [[2], [3]]), tiny_dataset.items(torch.tensor([4, 5]))
+    encoded = model(Batch(users, items))
+    torch.testing.assert_close(model.score_rows(encoded.users, encoded.items), model.score_pairs(Batch(users, items)))
+    assert model(Batch(users, items._replace(features=None))).items is None
+
+
+def test_names_that_a_module_cannot_bear_are_features_all_the_same():
+    schema = Schema(3, 4, (), (Feature("type", "categorical", 5), Feature("a.b", "numeric", 1)))
+    model = TwoTower(schema, dim=4)
+    from twotower.core.records import Items
+
+    items = Items(torch.tensor([2, 3]), {"type": torch.tensor([2, 3]), "a.b": torch.tensor([0.5, 1.0])})
+    assert model.encode_items(items).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": "cosin"}, "unknown score 'cosin'; did you mean 'cosine'?"),
+        ({"temperature": 0.0}, "temperature must be positive and finite"),
+        ({"feature_dropout": 1.0}, "dropouts must be in"),
+        ({"hidden": [0]}, "widths of at least 1"),
+        ({"dims": 3}, "unknown setting of model 'two_tower' 'model.dims'; did you mean 'model.dim'?"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(settings, message, tiny_dataset):
+    with pytest.raises(InputError) as error:
+        build_model("two_tower", tiny_dataset.schema, settings)
+    assert message in str(error.value)
+
+
+def test_items_without_features_need_their_id():
+    with pytest.raises(InputError, match="item_id = true"):
+        build_model("two_tower", Schema(3, 4), {"item_id": False})
