@@ -14,7 +14,7 @@ Lines of one peer and ours, in the order in which they ran in turns, become rati
 
     python benchmarks/peers.py --against results.jsonl
 
-An epoch's positions are counted as peers count them: the lesser of a user's training events − 1 and the length, added up.
+Positions of an epoch are counted as by peers: the sum over users of the lesser of training events − 1 and the length.
 """
 
 from __future__ import annotations
