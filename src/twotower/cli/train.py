@@ -38,6 +38,7 @@ def command(
     from twotower.cli.results import show_test
     from twotower.recipes.train import train
     from twotower.training.callbacks import Callback, Progress, TensorBoard
+    from twotower.training.tracking import curve
 
     callbacks: list[Callback] = [Progress(run.model.name)]
     if tensorboard:
@@ -48,6 +49,8 @@ def command(
         _notice(f"stopped; the same command with --resume goes on (checkpoint in {to}.run)")
         raise
     show_test(trained.test, title=f"{run.model.name} on {trained.dataset.name}", as_json=as_json)
+    if line := curve(trained.records):
+        _notice(f"mean cosine of the item vectors, evaluation by evaluation: {line}")
     _notice(f"bundle: {to}")
 
 

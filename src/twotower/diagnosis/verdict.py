@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from twotower.diagnosis.statistics import Statistics
@@ -21,9 +21,15 @@ class Reason(NamedTuple):
     sentence: str
 
 
-def judge(found: Statistics, thresholds: Thresholds) -> tuple[Verdict, list[Reason]]:
-    """The verdict and its reasons, the gravest first. No reason: healthy. The gravest reason is the verdict."""
-    reasons = [reason for rule in RULES if (reason := rule(found, thresholds)) is not None]
+Rule: TypeAlias = Callable[[Statistics, Thresholds], Reason | None]
+
+
+def judge(
+    found: Statistics, thresholds: Thresholds, rules: Sequence[Rule] | None = None
+) -> tuple[Verdict, list[Reason]]:
+    """The verdict by ``rules`` (None: all) and its reasons, the gravest first, which is the verdict. None: healthy."""
+    rules = RULES if rules is None else rules
+    reasons = [reason for rule in rules if (reason := rule(found, thresholds)) is not None]
     reasons.sort(key=lambda reason: reason.level != "collapsed")
     return (reasons[0].level if reasons else "healthy"), reasons
 
@@ -162,7 +168,7 @@ def _above(name: str, value: float, thresholds: Thresholds, sentence: str) -> Re
     return None
 
 
-RULES: list[Callable[[Statistics, Thresholds], Reason | None]] = [
+RULES: list[Rule] = [
     _rank,
     _cone,
     _dominant_direction,
@@ -173,3 +179,5 @@ RULES: list[Callable[[Statistics, Thresholds], Reason | None]] = [
     _zero_vectors,
     _hubs,
 ]
+LIGHT_RULES: list[Rule] = [_rank, _cone]
+"""Those that ask for neither neighbours nor clusters: see `twotower.diagnosis.light`."""

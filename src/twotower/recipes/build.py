@@ -26,6 +26,7 @@ from twotower.sampling.popularity import Popularity
 from twotower.sampling.sum import Sum
 from twotower.sampling.uniform import Uniform
 from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
+from twotower.training.regularise import Regulariser
 
 
 class Ground(NamedTuple):
@@ -105,15 +106,18 @@ def build_objective(run: Run, dataset: Dataset, train: Log, *, is_inner_product:
         InputError: if the loss does not suit the model or the log.
     """
     loss = run.objective.loss
+    if run.objective.regularise and not is_inner_product:
+        raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
+    regulariser = Regulariser(run.objective.regularise)
     if loss == "full_softmax":
         if not is_inner_product:
             raise InputError(
                 f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'"
             )
-        return AgainstAll(dataset)
+        return AgainstAll(dataset, regulariser)
     if loss == "bce" and train.labels is not None:
-        return AgainstLabels()
+        return AgainstLabels(regulariser)
     ground = Ground(run, train, dataset.schema.num_items, dataset.device)
     positives = train.positives()
     known = Positives(positives.offsets, positives.items, dataset.schema.num_items)
-    return AgainstSamples(dataset, build_sampler(ground), LOSSES[loss](ground), known)
+    return AgainstSamples(dataset, build_sampler(ground), LOSSES[loss](ground), known, regulariser)

@@ -21,6 +21,7 @@ from twotower.recipes.build import build_objective
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
+from twotower.training.tracking import Tracking
 
 LONGEST = 200
 """Items of a history in training, for models that would read all of it."""
@@ -65,15 +66,22 @@ def learn(
             build_objective(run, dataset, log, is_inner_product=model.is_inner_product),
             run.training,
             validate=validate,
-            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
+            callbacks=[*watch, *callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
             checkpoint=checkpoint,
             resume=resume and checkpoint is not None and checkpoint.is_file(),
             epochs=epochs,
         )
 
+    watch: list[Callback] = []
+    if run.training.geometry != "off":
+        if not model.is_inner_product:
+            raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
+        metric = run.training.metric if run.training.evaluate_every else None
+        watch.append(Tracking(dataset, mode=run.training.geometry, metric=metric))
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:
         model = new_model(run, dataset)
+        watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
 

@@ -124,6 +124,7 @@ class Progress(Silent):
     def epoch_done(self, record: Record, model: Model) -> None:
         """Show the figures."""
         shown = {k: v for k, v in record.items() if k not in ("epoch", "step", "seconds", "learning_rate")}
+        shown = {k: v for k, v in shown.items() if not k.startswith("geometry/") or k == "geometry/mean_cosine"}
         self.bar.update(self.task, figures="  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
 
     def finished(self) -> None:

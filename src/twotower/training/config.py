@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twotower.core.errors import InputError, unknown_name
 
@@ -10,6 +10,8 @@ LOSSES = ("full_softmax", "sampled_softmax", "bce", "gbce", "bpr", "triplet")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+REGULARISERS = ("uniformity", "decorrelation", "centring")
+GEOMETRY = ("off", "record", "warn", "stop")
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -29,9 +31,16 @@ class Objective:
     loss: str = "full_softmax"
     """full_softmax (every item is a negative), or one against samples: sampled_softmax, bce (the log's own labels
     where it has them), gbce, bpr, triplet."""
+    regularise: dict[str, float] = field(default_factory=dict)
+    """Weights of terms that keep the vectors of a batch apart: uniformity, decorrelation, centring; none by default."""
 
     def __post_init__(self) -> None:
         _choice("objective.loss", self.loss, LOSSES)
+        for name, weight in self.regularise.items():
+            _choice("objective.regularise", name, REGULARISERS)
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise InputError(f"objective.regularise.{name} must be a number, got {weight!r}")
+            _at_least(f"objective.regularise.{name}", weight, 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,9 @@ class Training:
     """Validation metric that picks the best epoch; more is better."""
     evaluate_every: int = 1
     """Epochs between validations; 0: none, and the last weights are kept."""
+    geometry: str = "off"
+    """Whether each evaluation looks at the item vectors: off, record (figures in the log), warn when they collapse, or
+    stop then."""
     refit: bool = False
     """Whether to train once more, on training and validation events, for as many epochs as were best on validation."""
     checkpoint_seconds: float = 60.0
@@ -92,6 +104,7 @@ class Training:
         _choice("training.optimizer", self.optimizer, OPTIMIZERS)
         _choice("training.schedule", self.schedule, SCHEDULES)
         _choice("training.precision", self.precision, PRECISIONS)
+        _choice("training.geometry", self.geometry, GEOMETRY)
         for name, low in (
             ("epochs", 1),
             ("batch_size", 1),

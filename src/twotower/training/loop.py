@@ -201,12 +201,16 @@ class _Run:
         if validated and self.validate is not None:
             record |= self._judge(self.validate(self.model))
         progress.records.append(record)
-        try:
-            for callback in self.callbacks:
+        wish: StopTraining | None = None
+        for callback in self.callbacks:
+            try:
                 callback.epoch_done(record, self.model)
-        finally:
-            if validated:
-                self.save()
+            except StopTraining as stop:
+                wish = stop  # the others, such as the log, are to hear of this epoch all the same
+        if validated:
+            self.save()
+        if wish is not None:
+            raise wish
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
         progress, name = self.progress, self.config.metric

@@ -16,6 +16,7 @@ from twotower.losses.pointwise import binary_cross_entropy
 from twotower.models.base import Model
 from twotower.ops.membership import Positives
 from twotower.sampling.base import Observer, Sampler, Stateful
+from twotower.training.regularise import Regulariser
 
 
 @runtime_checkable
@@ -47,14 +48,16 @@ class _Stateless:
 class AgainstAll(_Stateless):
     """Full softmax: every item is a negative of every row. The whole catalogue is encoded once a step."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, regulariser: Regulariser | None = None) -> None:
         self.items = dataset.all_items()
+        self.regulariser = regulariser or Regulariser({})
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
         encoded = model(batch)
         table = model.encode_items(self.items)
-        return full_softmax(encoded.users, table, encoded.item_ids, model.logit_scale()) + own_losses(encoded)
+        loss = full_softmax(encoded.users, table, encoded.item_ids, model.logit_scale())
+        return loss + own_losses(encoded) + self.regulariser(encoded, table)
 
 
 class AgainstSamples:
@@ -67,10 +70,19 @@ class AgainstSamples:
         sampler: the source of candidates, or a sum of sources.
         loss: of positive scores, candidate scores, log q and mask.
         positives: the users' known positives in the training log.
+        regulariser: terms of the batch's states alone; None: none.
     """
 
-    def __init__(self, dataset: Dataset, sampler: Sampler, loss: Loss, positives: Positives) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler: Sampler,
+        loss: Loss,
+        positives: Positives,
+        regulariser: Regulariser | None = None,
+    ) -> None:
         self.dataset, self.sampler, self.loss, self.positives = dataset, sampler, loss, positives
+        self.regulariser = regulariser or Regulariser({})
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
@@ -85,7 +97,7 @@ class AgainstSamples:
         loss = self.loss(positive, scores, log_q, mask)
         if isinstance(self.sampler, Observer):
             self.sampler.observe(encoded)
-        return loss + own_losses(encoded)
+        return loss + own_losses(encoded) + self.regulariser(encoded)
 
     def _block(
         self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives
@@ -129,12 +141,15 @@ class AgainstSamples:
 class AgainstLabels(_Stateless):
     """Binary cross-entropy of the rows' own labels."""
 
+    def __init__(self, regulariser: Regulariser | None = None) -> None:
+        self.regulariser = regulariser or Regulariser({})
+
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
         assert batch.labels is not None
         encoded = model(batch)
         scores = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
-        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded)
+        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded) + self.regulariser(encoded)
 
 
 def own_losses(encoded: Encoded) -> Tensor | float:
