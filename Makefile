@@ -26,7 +26,7 @@ help:
 setup: $(FOR_DEVELOPING)
 
 demo: $(FOR_RUNNING)
-	$(BIN)/twotower demo
+	env -u OMP_NUM_THREADS $(BIN)/twotower demo
 
 test: lint docs tests shapes
 
