@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 
 def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -> Table:
-    """One row a metric: its mean over users and the interval, where it has one."""
+    """One row a list length: recall and NDCG with their intervals, MRR, and coverage where it was measured."""
     from rich.table import Table
 
     bounds = result.intervals(confidence=confidence)
-    table = Table(title=title or None, caption=_caption(result), title_justify="left", caption_justify="left")
-    table.add_column("metric")
+    lengths = sorted({int(name.partition("@")[2]) for name in result.per_user})
+    plain = [name for name in ("mrr", "coverage") if f"{name}@{lengths[0]}" in result.metrics]
+    caption = f"{_caption(result)}; \\[{confidence:.0%} interval over users]"
+    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(result.split, justify="right")
-    table.add_column(f"{confidence:.0%} interval", justify="right")
-    for name, value in result.metrics.items():
-        table.add_row(name, f"{value:.4f}", _interval(*bounds[name]) if name in bounds else "")
+    for name in ("recall", "ndcg", *plain):
+        table.add_column(name, justify="right", no_wrap=True)
+    for k in lengths:
+        judged = [f"{result.metrics[f'{n}@{k}']:.4f} {_interval(*bounds[f'{n}@{k}'])}" for n in ("recall", "ndcg")]
+        table.add_row(f"top {k}", *judged, *(f"{result.metrics[f'{name}@{k}']:.4f}" for name in plain))
     return table
 
 
@@ -68,7 +72,7 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"\\[{low:.4f}, {high:.4f}]"
+    return f"\\[{low:.3f}, {high:.3f}]"
 
 
 def _caption(result: Result) -> str:

@@ -21,8 +21,9 @@ def make_result(values: torch.Tensor, users: torch.Tensor | None = None) -> Resu
         split="test",
         users=torch.arange(2, 2 + len(values)) if users is None else users,
         num_items=50,
-        per_user={"ndcg@10": values.double()},
-        metrics={"ndcg@10": values.double().mean().item(), "coverage@10": 0.5},
+        per_user={"ndcg@10": values.double(), "recall@10": values.double()},
+        metrics={name: values.double().mean().item() for name in ("ndcg@10", "recall@10", "mrr@10")}
+        | {"coverage@10": 0.5},
         truths=len(values),
         seen_truths=3,
         unreachable_truths=0,
@@ -76,10 +77,10 @@ def test_tables_say_it_all(results):
     for word in ("three models", "better", "0.0010", "40 users", "95% interval", "against base"):
         assert word in shown
     shown = text(result_table(results["base"]))
-    for word in ("coverage@10", "0.5000", "50 items ranked", "3 of them seen before"):
+    for word in ("top 10", "coverage", "0.5000", "50 items ranked", "3 of them seen before"):
         assert word in shown
     low, high = results["base"].intervals()["ndcg@10"]
-    assert f"[{low:.4f}, {high:.4f}]" in shown
+    assert f"[{low:.3f}, {high:.3f}]" in shown
     shown = text(slice_table(results["base"], ["ndcg@10"]))
     assert "cold items" in shown
     assert "0.2500" in shown
