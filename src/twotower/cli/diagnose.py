@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,13 +20,27 @@ def command(
         str | None, typer.Option(help="Array, tensor or column that holds the vectors, when there are several.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of k-means, samples and noise.")] = 0,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take PATH for a table of items or users that this bundle is about to serve: who is to blame?"
+        ),
+    ] = None,
+    side: Annotated[
+        Literal["item", "user"], typer.Option(help="With --bundle: what the rows of the table are.")
+    ] = "item",
 ) -> int:
     """Check an embedding space: healthy, suspect or collapsed, and why. Exit status 3 when collapsed."""
     import json
 
     from twotower.diagnosis import diagnose
 
-    diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
+    if bundle is None:
+        diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
+    else:
+        from twotower.recipes.causes import diagnose_table
+
+        diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_json(), allow_nan=False, ensure_ascii=False))
     else:

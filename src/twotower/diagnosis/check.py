@@ -38,7 +38,9 @@ class Diagnosis:
     notes: list[str]
     """How the input was treated, and what is a sample."""
     causes: list[dict[str, Any]] = field(default_factory=list)
-    """Which features are to blame, when a bundle and a table were given."""
+    """One entry a feature, the most to blame first, when a bundle and a table were given."""
+    serving: dict[str, Any] = field(default_factory=dict)
+    """Which tower is at fault, and what that costs, when a bundle and a table were given."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with neither NaN nor infinity."""
@@ -50,6 +52,7 @@ class Diagnosis:
             "with_self_pairs": self.with_self_pairs,
             "baselines": self.baselines,
             "causes": self.causes,
+            "serving": self.serving,
             "notes": self.notes,
             "curves": self.curves,
         }

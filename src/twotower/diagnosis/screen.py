@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from twotower.diagnosis.causes_screen import causes_table
 from twotower.diagnosis.check import Diagnosis
 
 _COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "collapsed": "bold red"}
@@ -54,6 +55,8 @@ def screen(diagnosis: Diagnosis) -> RenderableType:
         line = Text(f"  {reason.name}: ", style=_COLOURS[reason.level])
         line.append(f"{reason.sentence} ({_shown(reason.value)}, limit {_shown(reason.threshold)})", style="default")
         lines.append(line)
+    if diagnosis.causes:
+        lines += causes_table(diagnosis.causes)
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("raw", justify="right")
