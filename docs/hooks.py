@@ -1,14 +1,20 @@
-"""What keeps the documentation true by itself: navigation from the folders, options from the commands."""
+"""What keeps the documentation true by itself: navigation from the folders, options and run keys from the code."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import re
+from itertools import pairwise
 from typing import Any
 
 import typer
 from mkdocs.structure.nav import Navigation, Page, Section
 
 from twotower.cli.main import build_app
+from twotower.models.build import MODELS, model_class, model_parameters
+from twotower.recipes.run import Run
 
 ORDER = ["index.md", "tutorial", "how-to", "concepts", "reference", "decisions.md", "experiments.md"]
 
@@ -29,8 +35,46 @@ def on_nav(nav: Navigation, **_: object) -> Navigation:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put the options of a verb where ``<!-- options: VERB -->`` stands."""
-    return re.sub(r"<!-- options: ([a-z]+) -->", lambda match: options(match[1]), markdown)
+    """Put the options of a verb where ``<!-- options: VERB -->`` stands, the keys of a run at ``<!-- run keys -->``."""
+    markdown = re.sub(r"<!-- options: ([a-z]+) -->", lambda match: options(match[1]), markdown)
+    return markdown.replace("<!-- run keys -->", run_keys()).replace("<!-- model keys -->", model_keys())
+
+
+def run_keys() -> str:
+    """Every section of a run with its keys, their defaults, and the sentence below each field."""
+    sections = []
+    for part in dataclasses.fields(Run):
+        if part.name == "model":
+            continue
+        value = getattr(Run(), part.name)
+        sentences = field_sentences(type(value))
+        rows = [f"## [{part.name}]", "", inspect.cleandoc(type(value).__doc__ or ""), ""]
+        rows += ["| Key | Default | Meaning |", "|---|---|---|"]
+        for key in dataclasses.fields(value):
+            default = getattr(value, key.name)
+            rows.append(f"| `{key.name}` | `{default!r}` | {sentences[key.name]} |")
+        sections.append("\n".join(rows))
+    return "\n\n".join(sections)
+
+
+def field_sentences(section: type) -> dict[str, str]:
+    """The string below each field of a dataclass, by the field's name."""
+    body = ast.parse(inspect.getsource(section)).body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def model_keys() -> str:
+    """Every model with the first line of what it is, and its settings with their defaults."""
+    parts = []
+    for name in sorted(MODELS):
+        first = inspect.cleandoc(model_class(name).__doc__ or "").split("\n\n")[0]
+        settings = ", ".join(f"`{key} = {default!r}`" for key, default in model_parameters(name).items())
+        parts.append(f"### {name}\n\n{' '.join(first.split())}\n\n{settings or 'No settings.'}")
+    return "\n\n".join(parts)
 
 
 def options(verb: str) -> str:
