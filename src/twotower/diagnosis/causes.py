@@ -30,9 +30,10 @@ DRIFT_SAMPLE = 50_000
 DRIFTED = {"missing": 0.3, "constant": 0.3, "unknown": 0.3, "outside": 0.3, "narrow": 0.9, "values": 0.5}
 """How much of what was sound in training must be gone for an input to be called drifted: see `Drift.rises`."""
 LEAST_GAIN = 0.1
-"""Restoring all drifted inputs must fill at least this share more directions, else none is to blame."""
-LEAST_BLAME = 0.05
-"""An input is to blame for at least this share of that gain."""
+"""Restoring all drifted inputs must fill this share more directions, or better the verdict; else none is to blame."""
+LEAST_BLAME = 0.03
+"""An input is to blame from this share of the gain on."""
+VERDICTS = ("healthy", "suspect", "collapsed")
 
 
 class Case(NamedTuple):
@@ -66,10 +67,9 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
     each keeps its training distribution. *Removed*: missing in every row (for an id: unknown).
 
     *To blame* is an input when (1) the geometry is not healthy; (2) the input drifted, past `DRIFTED`, and moves the
-    states, now or in training; (3) restoring
-    all drifted inputs makes the states fill at least a tenth more directions (`directions_filled`); and (4) at least a
-    twentieth of that gain, on a log scale, is due to this input: the mean of what it brings when it is restored first
-    and when it is restored last (for two inputs their Shapley value), as a share of all inputs'.
+    states, now or in training; (3) restoring all drifted inputs betters the verdict, or makes the states fill at least
+    a tenth more directions (`directions_filled`); and (4) its blame is at least `LEAST_BLAME`: its share in the gain of
+    directions, on a log scale, by the mean of what it adds when it is restored first and when it is restored last.
 
     Raises:
         InputError: if there are fewer than two rows or two state dimensions, or states hold NaN.
@@ -95,7 +95,14 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
         return key_figures(states, thresholds, seed)
 
     before = geometry(case.encode(now))
-    blame = _blame(drifted, lambda names: directions_filled(with_from(drawn, names)))
+    restored = geometry(with_from(drawn, drifted)) if drifted else None
+    blame: dict[str, float] = {}
+    if restored is not None and before["verdict"] != "healthy":
+        blame = _blame(
+            {name: training_shares[name] or 0.0 for name in drifted},
+            lambda names: directions_filled(with_from(drawn, names)),
+            better=VERDICTS.index(restored["verdict"]) < VERDICTS.index(before["verdict"]),
+        )
     causes: list[dict[str, Any]] = []
     for feature in case.inputs:
         name, drift = feature.name, drifts[feature.name]
@@ -103,7 +110,7 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
             "feature": name,
             "kind": feature.kind,
             "reason": "",
-            "to_blame": before["verdict"] != "healthy" and blame.get(name, 0.0) >= LEAST_BLAME,
+            "to_blame": blame.get(name, 0.0) >= LEAST_BLAME,
             "blame": blame.get(name, 0.0),
             "drifted": name in drifted,
             **drift._asdict(),
@@ -119,7 +126,7 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
         causes,
         before,
         geometry(case.encode(_some(case.training, _count(now), seed))),
-        geometry(with_from(drawn, drifted)) if drifted else None,
+        restored,
         geometry(with_from(blank, drifted)) if drifted else None,
     )
 
@@ -144,20 +151,23 @@ def removed(feature: Feature, column: State) -> State:
     return map_state(torch.zeros_like, column)
 
 
-def _blame(drifted: list[str], filled: Callable[[list[str]], float]) -> dict[str, float]:
-    """Each drifted input's share of what restoring all of them brings; empty when that is too little."""
-    if not drifted:
-        return {}
-    nothing, everything = math.log(filled([])), math.log(filled(drifted))
-    if everything - nothing < math.log1p(LEAST_GAIN):
+def _blame(carried: dict[str, float], filled: Callable[[list[str]], float], *, better: bool) -> dict[str, float]:
+    """Each drifted input's share of what restoring all of them brings; empty when they bring too little.
+
+    Where they better the verdict without filling more directions, what each carried in training decides.
+    """
+    names = list(carried)
+    nothing, everything = math.log(filled([])), math.log(filled(names))
+    if not better and everything - nothing < math.log1p(LEAST_GAIN):
         return {}
     gains = {}
-    for name in drifted:
+    for name in names:
         first = math.log(filled([name])) - nothing
-        last = everything - math.log(filled([other for other in drifted if other != name]))
-        gains[name] = max(0.0, (first + last) / 2)
-    total = sum(gains.values())
-    return {name: gain / total for name, gain in gains.items()} if total > 0 else {}
+        last = everything - math.log(filled([other for other in names if other != name]))
+        gains[name] = (max(0.0, first) + max(0.0, last)) / 2
+    weights = gains if any(gains.values()) else carried
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()} if total > 0 else {}
 
 
 def _values(column: State) -> Tensor:

@@ -18,7 +18,7 @@ Inputs: TypeAlias = dict[str, State]
 Encode: TypeAlias = Callable[[Inputs], Tensor]
 """A tower: the states of the rows, [rows, numbers], each row for itself."""
 
-SHIFTS = 4
+SHIFTS = 8
 """Ways in which a column is dealt out anew; their mean is taken."""
 
 

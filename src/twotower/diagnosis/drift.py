@@ -191,14 +191,29 @@ def _moved(now: Tensor, training: Tensor) -> tuple[float | None, float | None, f
     """Shift of the mean, ratio of variances, and the share beyond all that training had."""
     if not len(now) or len(training) < 2:
         return None, None, None
-    a, b = (values.double().reshape(len(values), -1) for values in (now, training))
+    a, b = _flat(now), _flat(training)
     centre = b.mean(0)
     spread = (b - centre).square().sum(1).mean().item()
     if spread <= 0:
         return None, None, None
-    reach = (b - centre).square().sum(1).max()
     return (
         torch.linalg.vector_norm(a.mean(0) - centre).item() / math.sqrt(spread),
         (a - a.mean(0)).square().sum(1).mean().item() / spread,
-        ((a - centre).square().sum(1) > reach).double().mean().item(),
+        beyond(now, training).double().mean().item(),
     )
+
+
+def beyond(now: Tensor, training: Tensor) -> Bool[Tensor, " rows"]:
+    """Numbers, or vectors, that are farther from the training mean than any in training; a missing one is not."""
+    known = _flat(training)
+    known = known[known.isfinite().all(dim=1)]
+    if not len(known):
+        return torch.zeros(len(now), dtype=torch.bool, device=now.device)
+    centre = known.mean(0)
+    # what is read from a file again may differ in the last bit
+    reach = (known - centre).square().sum(1).max() * (1.0 + 1e-6)
+    return (_flat(now) - centre).square().sum(1) > reach
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.double().reshape(len(values), -1)

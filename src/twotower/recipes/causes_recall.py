@@ -16,7 +16,7 @@ from twotower.core.schema import Feature, Side
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.split import Targets
-from twotower.diagnosis.drift import is_missing, most_frequent
+from twotower.diagnosis.drift import beyond, is_missing, most_frequent
 from twotower.evaluation.compare import compare
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
@@ -35,7 +35,8 @@ def recall_cost(
     """Recall on the test split with the bundle's features, and with its catalogue degraded as the table is.
 
     A row of the table that the bundle knows replaces that item's (or user's) drifted features. Every other one is given
-    a random row of the table, and takes from it what is missing, unknown, or the table's most frequent value.
+    a random row of the table, and takes from it what is missing, unknown, out of all that training had, or the value of
+    more than half of the table.
 
     Returns:
         ``before``, ``after`` and ``lost`` (before minus after), each a mean with a 95 % interval, and the p-value of
@@ -45,6 +46,10 @@ def recall_cost(
     changed = [feature for feature in bundle.schema.features(side) if feature.name in drifted]
     if not changed:
         return None, []
+    degraded = {feature.name: degrade(feature, columns[feature.name], rows, features, seed) for feature in changed}
+    degraded = {name: column for name, column in degraded.items() if not _same(column, columns[name])}
+    if not degraded:
+        return None, ["recall not measured: nothing of what drifted can be carried over to the catalogue"]
     dataset = bundle.dataset
     try:
         targets = split_of(Run.load(bundle.folder / "run.toml"), dataset).test
@@ -58,7 +63,6 @@ def recall_cost(
         chosen = users[torch.randperm(len(users), generator=torch_generator(seed, "test users"))[:MOST_USERS]]
         targets = _only(targets, chosen)
         notes.append(f"recall: of {MOST_USERS:,} random users out of {len(users):,}")
-    degraded = {feature.name: degrade(feature, columns[feature.name], rows, features, seed) for feature in changed}
     columns = {**columns, **degraded}
     worse = replace(dataset, item_features=columns) if side == "item" else replace(dataset, user_features=columns)
     protocol = Protocol(ks=(10,))
@@ -72,9 +76,9 @@ def recall_cost(
     found: dict[str, Any] = {
         "metric": METRIC,
         "users": pair.users,
-        "features": [feature.name for feature in changed],
+        "features": list(degraded),
         **{row.model: {"value": row.mean, "interval": [row.low, row.high]} for row in pair.rows},
-        "lost": {"value": -pair.rows[1].difference, "interval": list(lost[METRIC])},
+        "lost": {"value": before.metrics[METRIC] - after.metrics[METRIC], "interval": list(lost[METRIC])},
         "p_value": pair.rows[1].p_value,
     }
     return found, [*notes, _sentence(found)]
@@ -101,14 +105,19 @@ def degrade(feature: Feature, stored: Tensor, rows: Tensor, features: Features, 
             same = ordered == value
             taken |= same if same.ndim == 1 else same.all(dim=1)
     if feature.is_discrete:
-        unknown = (drawn == UNKNOWN) | (drawn == 0)
-        taken |= drawn == UNKNOWN if drawn.ndim == 1 else unknown.all(dim=1)
+        taken |= drawn == UNKNOWN if drawn.ndim == 1 else (drawn <= UNKNOWN).all(dim=1)
+    else:
+        taken |= beyond(drawn, stored[FIRST_KNOWN:])
     taken[:FIRST_KNOWN] = False
     degraded = stored.clone()
     degraded[taken] = drawn[taken]
     known = rows >= FIRST_KNOWN
     degraded[rows[known]] = served[known]
     return degraded
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.nan_to_num(), second.nan_to_num()) and torch.equal(first.isnan(), second.isnan())
 
 
 def _only(targets: Targets, users: Tensor) -> Targets:
