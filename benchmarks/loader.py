@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
@@ -16,7 +18,7 @@ class Windows(TorchDataset):
 
     def __init__(self, log: Log, length: int) -> None:
         items, offsets = log.items.tolist(), log.offsets.tolist()
-        sequences = [items[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+        sequences = [items[start:end] for start, end in pairwise(offsets)]
         self.sequences = [sequence for sequence in sequences if len(sequence) >= 2]
         self.length = length
 
@@ -27,7 +29,7 @@ class Windows(TorchDataset):
         return self.sequences[row][-self.length - 1 :]
 
 
-def collate(length: int):  # noqa: ANN201
+def collate(length: int):
     """Pad every row to the full length, one by one."""
 
     def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import common
 import torch
 
+import common
 from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log

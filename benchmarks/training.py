@@ -1,4 +1,4 @@
-"""SASRec with full softmax on MovieLens-1M, CPU: training positions a CPU second, against a DataLoader form; evaluation.
+"""SASRec with full softmax on MovieLens-1M on a CPU: positions a CPU second against a DataLoader form; evaluation.
 
 Both forms train the same model (2 layers, width 64, length 200, dropout 0.2, batch 128) in turn, in one process. The
 full run also trains with bfloat16 products and repeats everything.
@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 
+import torch
+
 import common
 import loader
 import movielens
-import torch
-
 from twotower.data.batches import SequenceRows
 from twotower.data.splits import split_log
 from twotower.evaluation.protocol import Protocol
@@ -39,7 +39,7 @@ class FirstBatches:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def cut(self, rows: torch.Tensor):  # noqa: ANN201
+    def cut(self, rows: torch.Tensor):
         return self.rows.cut(self.kept[rows])
 
 
