@@ -1,0 +1,149 @@
+"""The parts of a report that need no script: verdict, figures, baselines, causes, notes. All text is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from twotower.diagnosis.check import Diagnosis
+from twotower.diagnosis.report.words import ADVICE, BASELINE_FIGURES, BASELINES, FIGURES, VERDICTS
+
+_SIGNS = {"healthy": "✓", "suspect": "!", "collapsed": "✕"}
+_TELLS_METHOD = {"vectors", "dimensions", "entropy_bins", "entropy_base", "neighbour_stability_noise", "intervals"}
+"""Shown elsewhere in the report."""
+
+
+def verdict(diagnosis: Diagnosis, title: str) -> str:
+    """The head of the page: the verdict and why."""
+    word, statistics = diagnosis.verdict, diagnosis.statistics
+    reasons = "".join(
+        f'<li class="{reason.level}"><h3>{escape(_words(reason.name))} <span class="level">{reason.level}</span></h3>'
+        f'<p>{escape(_sentence(reason.sentence))} <span class="figure">{shown(reason.value)}, '
+        f"limit {shown(reason.threshold)}.</span></p>"
+        f"{_advice(reason.name)}</li>"
+        for reason in diagnosis.reasons
+    )
+    listed = f'<ol class="reasons" aria-label="Reasons">{reasons}</ol>' if reasons else "<p>No rule was broken.</p>"
+    return (
+        f'<section class="verdict {word}" aria-labelledby="verdict"><p class="source">{escape(title)} · '
+        f"{statistics['vectors']:,} vectors of {statistics['dimensions']:,} dimensions</p>"
+        f'<h1 id="verdict"><span class="sign" aria-hidden="true">{_SIGNS[word]}</span>{word.capitalize()}</h1>'
+        f'<p class="lead">{VERDICTS[word]}</p>{listed}</section>'
+    )
+
+
+def figures(diagnosis: Diagnosis) -> str:
+    """All figures: raw, centred, with self-pairs, and what each one means; those that nobody described come last."""
+    told = {name for group in FIGURES.values() for name in group}
+    known = {**diagnosis.centred, **diagnosis.statistics}
+    rest = {
+        name: (name, "")
+        for name, value in known.items()
+        if name not in told | _TELLS_METHOD and not isinstance(value, dict | list)
+    }
+    groups = {**FIGURES, "Other figures": rest}
+    bodies = []
+    for group, names in groups.items():
+        rows = "".join(
+            _figure_row(label, meaning, [side.get(name) for side in _sides(diagnosis)])
+            for name, (label, meaning) in names.items()
+            if known.get(name) is not None
+        )
+        if rows:
+            bodies.append(f'<tbody><tr class="group"><th colspan="4" scope="rowgroup">{group}</th></tr>{rows}</tbody>')
+    return (
+        '<table class="figures"><caption>Raw: the vectors as given. Centred: after the mean vector is subtracted, which '
+        "removes a cone but not a loss of rank. With self-pairs: each vector's cosine 1 with itself counts too.</caption>"
+        '<thead><tr><th scope="col">Figure</th><th scope="col">Raw</th><th scope="col">Centred</th>'
+        f'<th scope="col">With self-pairs</th></tr></thead>{"".join(bodies)}</table>'
+    )
+
+
+def baselines(diagnosis: Diagnosis) -> str:
+    """What the figures would be if the vectors had no structure; empty when there is nothing to hold them against."""
+    named = [(key, words) for key, words in BASELINES.items() if diagnosis.baselines.get(key)]
+    if not named:
+        return ""
+    rows = [
+        {"Figure": label, **{words: diagnosis.baselines[key].get(figure) for key, words in named}}
+        for figure, label in BASELINE_FIGURES.items()
+    ]
+    return f"<h3>Against vectors without structure</h3>{table(rows, 'Baselines')}"
+
+
+def causes(found: Sequence[Mapping[str, Any]]) -> str:
+    """The features to blame, a row each, whatever columns they come with; empty when no cause was looked for."""
+    if not found:
+        return ""
+    return (
+        '<section class="card" aria-labelledby="causes"><h2 id="causes">Causes</h2>'
+        f"{table(found, 'Features and what they did')}</section>"
+    )
+
+
+def notes(diagnosis: Diagnosis, more: Sequence[str]) -> str:
+    """How the input was treated, and what is a sample."""
+    lines = "".join(f"<li>{escape(_sentence(note))}</li>" for note in [*diagnosis.notes, *more])
+    return f'<section class="card" aria-labelledby="notes"><h2 id="notes">Notes</h2><ul>{lines}</ul></section>'
+
+
+def table(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Any list of records as a table that scrolls on its own where it is too wide."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f'<th scope="col">{escape(_words(name))}</th>' for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td{_kind(row.get(name))}>{shown(row.get(name))}</td>" for name in columns) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table class="plain">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as escaped text: numbers to four digits, anything nested as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list | tuple) and all(isinstance(part, str | int | float) for part in value):
+        return ", ".join(shown(part) for part in value)
+    return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _sides(diagnosis: Diagnosis) -> list[Mapping[str, Any]]:
+    return [diagnosis.statistics, diagnosis.centred, diagnosis.with_self_pairs]
+
+
+def _figure_row(label: str, meaning: str, values: list[Any]) -> str:
+    cells = "".join(
+        f'<td data-label="{side}">{shown(value)}</td>'
+        for side, value in zip(("Raw", "Centred", "With self-pairs"), values, strict=True)
+    )
+    return f'<tr><th scope="row">{escape(label)}<span class="meaning">{escape(meaning)}</span></th>{cells}</tr>'
+
+
+def _kind(value: Any) -> str:
+    number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return ' class="number"' if number else ""
+
+
+def _advice(name: str) -> str:
+    return f'<p class="advice">{escape(ADVICE[name])}</p>' if name in ADVICE else ""
+
+
+def _words(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
