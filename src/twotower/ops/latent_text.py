@@ -1,0 +1,64 @@
+"""Bags of words as short vectors: TF-IDF, then the main axes of what it gives (latent semantic analysis)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twotower.core.records import FIRST_KNOWN
+
+
+class TextSpace(NamedTuple):
+    """What a text is mapped by. Words 0 (padding) and 1 (unknown) weigh nothing."""
+
+    idf: Tensor
+    """ln((1 + texts) / (1 + texts with the word)) + 1, float32 [words]."""
+    axes: Tensor
+    """float32 [words, dim]; axes beyond the rank of the texts are zero."""
+
+
+def fit_text(words: Int[Tensor, "rows width"], size: int, dim: int, *, seed: int = 0) -> TextSpace:
+    """The space of these texts, by scikit-learn's ``TfidfTransformer`` and ``TruncatedSVD``.
+
+    Source: Deerwester et al., "Indexing by latent semantic analysis", 1990, with smoothed idf.
+
+    Args:
+        words: rows of a vocabulary, 0 where padded.
+        size: words of the vocabulary, with padding and unknown.
+        dim: axes to keep.
+        seed: of the randomised SVD.
+    """
+    import numpy as np
+    from scipy.sparse import csr_matrix
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    row, place = (words >= FIRST_KNOWN).nonzero(as_tuple=True)
+    found = words[row, place].cpu().numpy()
+    counts = csr_matrix(
+        (np.ones(len(found)), (row.cpu().numpy(), found)), shape=(len(words), size)
+    )  # repeats of a word add up
+    idf = np.zeros(size)
+    axes = np.zeros((size, dim))
+    if len(found):
+        weigh = TfidfTransformer()
+        weighted = weigh.fit_transform(counts)
+        idf = weigh.idf_
+        rank = min(dim, len(np.unique(found)), len(np.unique(row.cpu().numpy())))
+        reduced = TruncatedSVD(rank, random_state=seed % (1 << 32)).fit(weighted)
+        axes[:, :rank] = reduced.components_.T
+    idf[:FIRST_KNOWN] = 0.0
+    return TextSpace(torch.from_numpy(idf).float(), torch.from_numpy(axes).float())
+
+
+def text_vectors(space: TextSpace, words: Int[Tensor, "*rows width"]) -> Float[Tensor, "*rows dim"]:
+    """Each text in ``space``: TF-IDF scaled to length 1, on its axes. A text without a known word is zero."""
+    weights = space.idf[words]
+    summed = (weights[..., None] * space.axes[words]).sum(-2)
+    # the squared length of the TF-IDF vector: a word that stands n times counts n² times its idf²
+    same = words[..., :, None] == words[..., None, :]
+    square = (same * weights[..., None].square()).sum((-2, -1))
+    return summed * torch.where(square > 0, square.clamp(min=1e-30).rsqrt(), 0.0)[..., None]

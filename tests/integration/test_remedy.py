@@ -1,0 +1,195 @@
+"""``twotower remedy`` from a table with empty categories to a repaired one or a new bundle, with both figures."""
+
+import csv
+import json
+from dataclasses import replace
+
+import duckdb
+import pytest
+
+from twotower.cli.main import main
+from twotower.core.errors import InputError
+from twotower.data.prepare import prepare
+from twotower.data.sources.synthetic import Synthetic, write_synthetic
+from twotower.recipes.remedy import remedy
+from twotower.recipes.run import Data, ModelSection, Run
+from twotower.recipes.train import train
+from twotower.serving.retriever import load
+from twotower.training.config import Training
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small world: tables, and the bundle of a model that reads features of items alone."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "raw").mkdir()
+    spec = write_synthetic(folder / "raw", Synthetic(users=120, items=120, cold_items=0, events=12))
+    prepare(replace(spec, folder=folder / "raw"), folder / "data")
+    run = Run(
+        data=Data(path=str(folder / "data")),
+        model=ModelSection("two_tower", {"item_id": False, "dim": 16, "field_dim": 16, "hidden": [32]}),
+        training=Training(epochs=6, batch_size=128, learning_rate=5e-3, metric="recall@10", device="cpu"),
+    )
+    train(run, to=folder / "bundle")
+    return folder
+
+
+def table(world, name: str, select: str = "'' AS genre, '' AS tags", options: str = "HEADER"):
+    path = world / name
+    duckdb.sql(
+        f"COPY (SELECT 'new' || item_id AS item_id, title, {select}, year FROM '{world}/raw/items.parquet' LIMIT 80) "
+        f"TO '{path}' ({options})"
+    )
+    return path
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("strategy", ["marginals", "clusters"])
+def test_empty_categories_are_filled_and_the_geometry_widens(world, strategy):
+    items, to = table(world, f"{strategy}.csv"), world / f"{strategy}-repaired.csv"
+    found = remedy(world / "bundle", items, strategy=strategy, to=to)
+    assert [(f["feature"], f["reason"], f["filled"]) for f in found.features] == [
+        ("genre", "missing", 80),
+        ("tags", "missing", 80),
+    ]
+    assert found.after["figures"]["mean_cosine"] < found.before["figures"]["mean_cosine"]
+    assert found.after["centred"]["participation_ratio"] > found.before["centred"]["participation_ratio"]
+    for feature in found.features:
+        assert feature["after"]["missing"] == 0.0
+        assert feature["after"]["js_divergence"] < 0.5 < feature["before"]["js_divergence"]
+    if strategy == "marginals":
+        assert found.features[0]["after"]["js_divergence"] < 0.01
+
+    before, after = rows(items), rows(to)
+    genres = {row[0] for row in duckdb.sql(f"SELECT genre FROM '{world}/raw/items.parquet'").fetchall()}
+    assert {row["genre"] for row in after} <= genres
+    assert len({row["genre"] for row in after}) > 2
+    for name in ("item_id", "title", "year"):
+        assert [row[name] for row in after] == [row[name] for row in before]
+
+    recall = found.recall
+    assert recall["metric"] == "recall@10"
+    for case in ("before", "after", "before, all features"):
+        low, high = recall[case]["interval"]
+        assert low <= recall[case]["value"] <= high
+    assert recall["before, all features"]["value"] > recall["before"]["value"]
+    # what was written is what was judged
+    served = load(world / "bundle").similar_table(to, k=3, among="file")
+    assert len(served) == 80
+    with pytest.raises(InputError, match="no category is missing"):
+        remedy(world / "bundle", to, strategy=strategy, to=world / "none.csv")
+
+
+def test_clusters_give_back_more_true_genres_than_marginals(world):
+    truth = [row[0] for row in duckdb.sql(f"SELECT genre FROM '{world}/raw/items.parquet' LIMIT 80").fetchall()]
+    items, right = table(world, "truth.csv"), {}
+    for strategy in ("marginals", "clusters"):
+        to = world / f"truth-{strategy}.csv"
+        remedy(world / "bundle", items, strategy=strategy, to=to)
+        right[strategy] = sum(row["genre"] == genre for row, genre in zip(rows(to), truth, strict=True)) / 80
+    assert right["clusters"] > right["marginals"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "select", "options"),
+    [
+        ("constant.csv", "'space' AS genre, 'space' AS tags", "HEADER"),
+        ("absent.tsv", "1 AS other", "HEADER, DELIMITER '\t'"),
+        ("unknown.parquet", "'b2b' AS genre, ['b2b'] AS tags", "FORMAT parquet"),
+        ("mostly.jsonl", "CASE WHEN item_id > 'i000070' THEN genre END AS genre, NULL AS tags", "FORMAT json"),
+    ],
+)
+def test_every_kind_of_loss_in_every_format(world, name, select, options):
+    items, to = table(world, name, select, options), world / f"repaired-{name}"
+    found = remedy(world / "bundle", items, strategy="marginals", to=to)
+    assert {f["reason"] for f in found.features} <= {"constant", "missing", "unknown"}
+    assert [f["feature"] for f in found.features] == ["genre", "tags"]
+    for feature in found.features:
+        assert feature["filled"] == (71 if name == "mostly.jsonl" and feature["feature"] == "genre" else 80)
+        assert feature["after"]["missing"] == feature["after"]["unknown"] == 0.0
+    again = remedy(world / "bundle", items, strategy="marginals", to=to)
+    assert again == found
+    reader = {"csv": "read_csv", "tsv": "read_csv", "parquet": "read_parquet", "jsonl": "read_json"}
+    tags = duckdb.sql(f"SELECT tags, title FROM {reader[to.suffix[1:]]}('{to}')").fetchall()
+    assert len(tags) == 80
+    assert isinstance(tags[0][0], list if to.suffix in (".parquet", ".jsonl") else str)
+
+
+def test_known_items_keep_their_id(world):
+    items = world / "known.csv"
+    duckdb.sql(f"COPY (SELECT item_id, title, year FROM '{world}/raw/items.parquet' LIMIT 40) TO '{items}' (HEADER)")
+    assert remedy(world / "bundle", items, strategy="marginals", to=world / "known-repaired.csv").known_rows == 40
+
+
+@pytest.mark.slow
+def test_feature_dropout_trains_a_bundle_that_loses_less(world):
+    items = table(world, "dropout.csv")
+    found = remedy(world / "bundle", items, strategy="feature-dropout", to=world / "again")
+    assert json.loads((world / "again" / "manifest.json").read_text())["model"]["parameters"]["feature_dropout"] == 0.5
+    lost = {
+        side: found.recall[f"{side}, all features"]["value"] - found.recall[side]["value"]
+        for side in ("before", "after")
+    }
+    assert lost["after"] < lost["before"]
+    assert load(world / "again").recommend(history=["i000001"], k=3)
+    with pytest.raises(InputError, match="already"):
+        remedy(world / "again", items, strategy="feature-dropout", to=world / "more")
+
+
+def run_cli(capsys, *words: str):
+    with pytest.raises(SystemExit) as stop:
+        main(["remedy", *map(str, words)])
+    return stop.value.code, *capsys.readouterr()
+
+
+def test_command_prints_one_json_object_or_a_table(world, capsys):
+    items = table(world, "cli.csv")
+    status, out, _ = run_cli(capsys, world / "bundle", items, "--to", world / "cli-1.csv", "--json")
+    assert status == 0
+    assert json.loads(out)["strategy"] == "marginals"
+    status, out, error = run_cli(capsys, world / "bundle", items, "--to", world / "cli-2.csv", "--strategy", "clusters")
+    assert status == 0
+    assert "genre: missing, 80 of 80 rows filled" in out
+    assert "recall@10" in out
+    assert "cli-2.csv" in error
+
+
+@pytest.mark.parametrize(
+    ("items", "to", "strategy", "message"),
+    [
+        ("good.csv", "out.csv", "clustres", "did you mean 'clusters'"),
+        ("good.csv", "out.parquet", "marginals", "name it *.csv"),
+        ("good.csv", "good.csv", "marginals", "would overwrite"),
+        ("gone.csv", "out.csv", "marginals", "no such file"),
+        ("empty.csv", "out.csv", "marginals", "empty"),
+        ("one.csv", "out.csv", "marginals", "at least two"),
+        ("case.csv", "out.csv", "marginals", "must be called 'genre'"),
+        ("untold.csv", "out.csv", "clusters", "use --strategy marginals"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(world, capsys, items, to, strategy, message):
+    table(world, "good.csv")
+    table(world, "case.csv", "'' AS \"Genre\", '' AS tags")
+    (world / "empty.csv").write_text("", encoding="utf-8")
+    (world / "one.csv").write_text("item_id,title\nx,star\n", encoding="utf-8")
+    (world / "untold.csv").write_text("item_id,title\nx,qqq\ny,www\n", encoding="utf-8")
+    status, out, error = run_cli(capsys, world / "bundle", world / items, "--to", world / to, "--strategy", strategy)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_bundle_of_a_model_without_vectors_or_dropout(world, bundle_folder, tmp_path, capsys):
+    items = table(world, "model.csv")
+    status, _, error = run_cli(capsys, tmp_path, items, "--to", tmp_path / "x.csv")
+    assert status == 2
+    assert error.count("\n") == 1
+    plain = tmp_path / "plain.csv"
+    plain.write_text("id,title\na,title3\nb,title4\nc,title5\n", encoding="utf-8")
+    found = remedy(bundle_folder, plain, strategy="marginals", to=tmp_path / "filled.csv")
+    assert {f["feature"] for f in found.features} >= {"brand"}
