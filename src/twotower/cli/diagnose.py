@@ -38,8 +38,11 @@ def command(
     if bundle is None:
         diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
     else:
+        from twotower.core.errors import InputError
         from twotower.recipes.causes import diagnose_table
 
+        if column is not None:
+            raise InputError("--column names vectors in a file; with --bundle the model makes them from the table")
         diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_json(), allow_nan=False, ensure_ascii=False))

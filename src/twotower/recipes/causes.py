@@ -21,7 +21,7 @@ from twotower.data.prepare_read import relations
 from twotower.data.spec import FeatureSpec, Source
 from twotower.data.vocabulary import read_columns
 from twotower.diagnosis import Diagnosis, diagnose
-from twotower.diagnosis.causes import SAMPLE, Case, Causes, find_causes, key_figures
+from twotower.diagnosis.causes import SAMPLE, VERDICTS, Case, Causes, find_causes, key_figures
 from twotower.diagnosis.contribution import Encode, Inputs
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.models.encode import inference
@@ -129,8 +129,6 @@ def _columns(table: Path, bundle: Bundle, side: Side) -> list[str]:
         if cells_of(spec, types) is None:
             absent.append(feature.name)
         read |= set(spec.columns or (spec.column if spec.column in types else spec.name,))
-    if not read & set(types):
-        raise InputError(f"{table}: no column '{stored.id}' and none called 'id'; name the id's column so")
     if features and len(absent) == len(features):
         raise InputError(
             f"{table}: has none of the columns that {bundle.folder} reads ({', '.join(absent)}); is it another's table?"
@@ -246,14 +244,16 @@ def _other_side(bundle: Bundle, side: Side, limits: Thresholds, seed: int) -> di
 
 
 def _towers(side: Side, verdict: str, causes: Causes, other: dict[str, Any] | None) -> dict[str, Any]:
-    """The geometry of both towers, and which of them is at fault."""
+    """The geometry of both towers, and which is at fault: the table's when its states are not healthy, and the other
+    one too when it is as bad.
+    """
     far: Side = "user" if side == "item" else "item"
-    sick = [side] if verdict != "healthy" else []
-    if other is not None and other["verdict"] != "healthy":
-        sick.append(far)
+    at_fault: str | None = side if verdict != "healthy" else None
+    if at_fault is not None and other is not None and VERDICTS.index(other["verdict"]) >= VERDICTS.index(verdict):
+        at_fault = "both"
     return {
         "towers": {side: {"now": causes.now, "training": causes.training}, far: {"now": other, "training": other}},
-        "at_fault": "both" if len(sick) == 2 else sick[0] if sick else None,
+        "at_fault": at_fault,
     }
 
 
@@ -266,8 +266,8 @@ def _tower_note(serving: dict[str, Any]) -> str:
     )
     rest = "not checked, as the bundle keeps no histories" if there is None else there["verdict"]
     return (
-        f"{fault}: {side} states are {here['now']['verdict']} on this table and {here['training']['verdict']} on "
-        f"training rows; {far} states are {rest}"
+        f"{fault} for this table: its {side} states are {here['now']['verdict']} and those of training rows "
+        f"{here['training']['verdict']}; {far} states are {rest}"
     )
 
 
