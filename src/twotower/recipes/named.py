@@ -25,7 +25,7 @@ def sasrec() -> Run:
     return Run(
         model=ModelSection("sasrec"),
         objective=Objective("full_softmax"),
-        training=Training(epochs=30, batch_size=32, learning_rate=1e-3, patience=4),
+        training=Training(epochs=13, batch_size=16, learning_rate=2e-3, schedule="cosine"),
     )
 
 
