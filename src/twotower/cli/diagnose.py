@@ -29,6 +29,9 @@ def command(
     side: Annotated[
         Literal["item", "user"], typer.Option(help="With --bundle: what the rows of the table are.")
     ] = "item",
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report to this file: one page that needs no network.")
+    ] = None,
 ) -> int:
     """Check an embedding space: healthy, suspect or collapsed, and why. Exit status 3 when collapsed."""
     import json
@@ -37,13 +40,17 @@ def command(
 
     if bundle is None:
         diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
+        if html is not None:
+            from twotower.diagnosis.report.source import report_file
+
+            report_file(html, diagnosis, path, column=column, seed=seed)
     else:
         from twotower.core.errors import InputError
         from twotower.recipes.causes import diagnose_table
 
         if column is not None:
             raise InputError("--column names vectors in a file; with --bundle the model makes them from the table")
-        diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed)
+        diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed, html=html)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_json(), allow_nan=False, ensure_ascii=False))
     else:

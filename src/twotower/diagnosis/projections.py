@@ -59,7 +59,8 @@ def project(vectors: Float[Tensor, "points dim"], *, seed: int = 0) -> tuple[lis
     found.append(
         Projection(
             "t-SNE",
-            *(_t_sne(axes, width, perplexity, seed) for width in (2, 3)),
+            _t_sne(axes, 2, perplexity, seed),
+            _t_sne(axes, 3, perplexity, seed),
             f"Keeps neighbourhoods (perplexity {perplexity:.0f}): groups are real, distances between groups are not.",
         )
     )
@@ -71,7 +72,8 @@ def project(vectors: Float[Tensor, "points dim"], *, seed: int = 0) -> tuple[lis
     found.append(
         Projection(
             "UMAP",
-            *(_umap(umap, axes, width, neighbours, seed) for width in (2, 3)),
+            _umap(umap, axes, 2, neighbours, seed),
+            _umap(umap, axes, 3, neighbours, seed),
             f"Keeps neighbourhoods ({neighbours} neighbours) and some of the larger layout.",
         )
     )

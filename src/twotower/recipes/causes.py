@@ -23,6 +23,8 @@ from twotower.data.vocabulary import read_columns
 from twotower.diagnosis import Diagnosis, diagnose
 from twotower.diagnosis.causes import SAMPLE, VERDICTS, Case, Causes, find_causes, key_figures
 from twotower.diagnosis.contribution import Encode, Inputs
+from twotower.diagnosis.report import write_report
+from twotower.diagnosis.report.source import columns_of_ids
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.models.encode import inference
 from twotower.recipes.causes_recall import recall_cost
@@ -48,6 +50,7 @@ def diagnose_table(
     side: Side = "item",
     thresholds: Thresholds | Path | str | None = None,
     seed: int = 0,
+    html: Path | None = None,
 ) -> Diagnosis:
     """Judge the states that a bundle's model would give to a table of items or users, and name the columns to blame.
 
@@ -64,6 +67,7 @@ def diagnose_table(
         side: what the rows of the table are, "item" or "user".
         thresholds: as in `diagnose`.
         seed: of samples and draws.
+        html: write the report to this file, coloured by the columns of the table.
 
     Raises:
         InputError: if the bundle or the table cannot be read, they do not fit together, the model reads no such
@@ -109,7 +113,11 @@ def diagnose_table(
         "recall": recall,
     }
     notes += [_tower_note(serving), *why, *_id_note(causes, case.inputs[0].name)]
-    return replace(found, causes=causes.causes, serving=serving, notes=[*found.notes, *notes])
+    found = replace(found, causes=causes.causes, serving=serving, notes=[*found.notes, *notes])
+    if html is not None:
+        columns = columns_of_ids(table, ids)
+        write_report(html, found, states, ids=ids, columns=columns, title=f"{table.name}, {side} states", seed=seed)
+    return found
 
 
 def _columns(table: Path, bundle: Bundle, side: Side) -> list[str]:

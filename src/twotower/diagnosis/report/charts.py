@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 420, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 14, 40
 LEAST_SHARE = 1e-6
 """Below this share of the variance an axis is drawn on the floor of the chart."""
 
@@ -127,8 +127,10 @@ def decay(curves: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def _whole(count: int) -> dict[float, str]:
-    step = max(1, round(count / 5))
-    return {float(number): str(number) for number in [1, *range(step, count + 1, step)] if number == 1 or number >= 2}
+    """The first number, and the multiples of 1, 2 or 5 times a power of ten that leave four to ten ticks."""
+    steps = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    step = next(step for step in steps if count <= 7 * step)
+    return {float(number): str(number) for number in [1, *range(step, count + 1, step)]}
 
 
 def _place(value: float, span: tuple[float, float], start: float, end: float) -> float:

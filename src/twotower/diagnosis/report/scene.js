@@ -51,7 +51,7 @@ function shade(share) {
 // Marks of the categories by code, or of the shades from 0 to 100; -1 is missing.
 function markTable() {
   const other = [cssColour("other"), false];
-  const table = new Map([[-1, other]]);
+  const table = new Map([[-1, [other[0], true]]]);
   if (state.column.kind === "number") {
     for (let at = 0; at <= 100; at++) table.set(at, [shade(at / 100), false]);
   } else {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,8 +10,11 @@ from twotower.diagnosis.check import Diagnosis
 from twotower.diagnosis.report.words import ADVICE, BASELINE_FIGURES, BASELINES, FIGURES, VERDICTS
 
 _SIGNS = {"healthy": "✓", "suspect": "!", "collapsed": "✕"}
-_TELLS_METHOD = {"vectors", "dimensions", "entropy_bins", "entropy_base", "neighbour_stability_noise", "intervals"}
-"""Shown elsewhere in the report."""
+_TELLS_METHOD = {"vectors", "dimensions", "entropy_bins", "entropy_base", "neighbour_stability_noise", "intervals"} | {
+    "silhouette_rows",
+    "clustering_rows",
+}
+"""Of the method, and told in the meanings and notes."""
 
 
 def verdict(diagnosis: Diagnosis, title: str) -> str:
@@ -54,8 +56,9 @@ def figures(diagnosis: Diagnosis) -> str:
         if rows:
             bodies.append(f'<tbody><tr class="group"><th colspan="4" scope="rowgroup">{group}</th></tr>{rows}</tbody>')
     return (
-        '<table class="figures"><caption>Raw: the vectors as given. Centred: after the mean vector is subtracted, which '
-        "removes a cone but not a loss of rank. With self-pairs: each vector's cosine 1 with itself counts too.</caption>"
+        '<table class="figures"><caption>Raw: the vectors as given. Centred: after the mean vector is subtracted, '
+        "which removes a cone but not a loss of rank. With self-pairs: each vector's cosine 1 with itself counts too."
+        "</caption>"
         '<thead><tr><th scope="col">Figure</th><th scope="col">Raw</th><th scope="col">Centred</th>'
         f'<th scope="col">With self-pairs</th></tr></thead>{"".join(bodies)}</table>'
     )
@@ -104,9 +107,9 @@ def table(rows: Sequence[Mapping[str, Any]], label: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as escaped text: numbers to four digits, anything nested as JSON."""
+    """A value as escaped text: numbers to four digits, records as name and value."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -115,7 +118,9 @@ def shown(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, list | tuple) and all(isinstance(part, str | int | float) for part in value):
         return ", ".join(shown(part) for part in value)
-    return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, Mapping):
+        return "; ".join(f"{escape(str(name)).replace('_', ' ')}: {shown(part)}" for name, part in value.items())
+    return escape(str(value))
 
 
 def _sides(diagnosis: Diagnosis) -> list[Mapping[str, Any]]:

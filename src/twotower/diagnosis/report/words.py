@@ -13,9 +13,13 @@ FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "p75_cosine": ("75th percentile", "One pair in four is more alike than this."),
         "p90_cosine": ("90th percentile", "One pair in ten is more alike than this."),
         "max_cosine": ("Greatest cosine", "The two vectors that are most alike; 1 means that they point the same way."),
-        "entropy": ("Entropy of the cosines", "In bits, over 1,000 equal bins from -1 to 1. Low: all pairs look alike."),
+        "entropy": (
+            "Entropy of the cosines",
+            "In bits, over 1,000 bins from -1 to 1. Low: all pairs look alike.",
+        ),
         "uniformity": ("Uniformity", "Log of the mean Gaussian likeness of pairs. Lower is more even."),
         "isotropy": ("Isotropy", "1 when every direction is used equally, near 0 when one is preferred."),
+        "pairs": ("Pairs", "Compared for the percentiles and the entropy."),
         "alignment": ("Alignment", "Mean squared distance of the pairs that belong together. Lower is better."),
     },
     "How many directions they fill": {
@@ -51,6 +55,11 @@ FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "davies_bouldin": ("Davies-Bouldin", "Of five k-means clusters. Lower: clearer groups."),
         "silhouette": ("Silhouette", "Of five k-means clusters, from -1 to 1. Higher: clearer groups."),
         "norm_mean": ("Mean length", "Of the vectors."),
+        "norm_std": ("Deviation of lengths", "Standard deviation."),
+        "norm_top_share": (
+            "Share of the longest",
+            "The longest 1 % hold this share of all squared length.",
+        ),
         "norm_cv": ("Spread of lengths", "Standard deviation over mean."),
         "norm_max_over_median": ("Longest over median", "Far above 1: a few vectors win every inner product."),
         "norm_popularity_correlation": ("Length and popularity", "Rank correlation."),

@@ -1,0 +1,102 @@
+"""A report of vectors in a file, coloured by the columns that stand beside them there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from twotower.core.errors import InputError
+from twotower.diagnosis.check import Diagnosis
+from twotower.diagnosis.load import ID_NAMES, POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES, load_table
+from twotower.diagnosis.report.write import write_report
+
+_TABLES = {".parquet", ".csv", ".tsv"}
+_NUMBERS = ("INT", "FLOAT", "DOUBLE", "DECIMAL", "REAL")
+
+
+def report_file(page: Path, diagnosis: Diagnosis, path: Path, *, column: str | None = None, seed: int = 0) -> None:
+    """Write the report of the vectors in ``path``, which ``diagnosis`` is of.
+
+    Raises:
+        InputError: if the file cannot be read any more, or has changed since.
+    """
+    table = load_table(path, column=column)
+    columns = columns_beside(path, column)
+    if table.titles is not None:
+        columns = {"title": table.titles, **columns}
+    write_report(
+        page,
+        diagnosis,
+        table.vectors,
+        ids=table.ids,
+        columns=columns,
+        popularity=None if table.popularity is None else table.popularity.tolist(),
+        title=path.name,
+        seed=seed,
+    )
+
+
+def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]]:
+    """The columns of a table that are neither vectors nor ids, titles or popularity; none for other files.
+
+    Where numeric columns together are the vectors, only the others count.
+    """
+    if path.suffix.lower() not in _TABLES:
+        return {}
+    kinds = _kinds(path)
+    listed = column in kinds or any(
+        kind.endswith("]") or name.strip().lower() in VECTOR_NAMES for name, kind in kinds.items()
+    )
+    known = {*ID_NAMES, *TITLE_NAMES, *POPULARITY_NAMES, *VECTOR_NAMES}
+    chosen = [
+        name
+        for name, kind in kinds.items()
+        if name != column
+        and name.strip().lower() not in known
+        and not kind.endswith("]")
+        and (listed or not any(number in kind for number in _NUMBERS))
+    ]
+    return _read(path, chosen)
+
+
+def columns_of_ids(path: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of a raw table in the order of ``ids``, which one of them holds; none when no column does."""
+    if path.suffix.lower() not in _TABLES:
+        return {}
+    columns = _read(path, [name for name, kind in _kinds(path).items() if not kind.endswith("]")])
+    for name, values in columns.items():
+        place = {str(value): row for row, value in enumerate(values)}
+        if all(id in place for id in ids):
+            rows = [place[id] for id in ids]
+            return {other: [found[row] for row in rows] for other, found in columns.items() if other != name}
+    return {}
+
+
+def _kinds(path: Path) -> dict[str, str]:
+    with _opened(path) as table:
+        return dict(zip(table.columns, map(str, table.types), strict=True))
+
+
+def _read(path: Path, names: list[str]) -> dict[str, list[Any]]:
+    if not names:
+        return {}
+    with _opened(path) as table:
+        quoted = ('"' + name.replace('"', '""') + '"' for name in names)
+        values = zip(*table.select(", ".join(quoted)).fetchall(), strict=True)
+        return {name: list(found) for name, found in zip(names, values, strict=True)}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        try:
+            if path.suffix.lower() == ".parquet":
+                yield connection.read_parquet(str(path))
+            else:
+                yield connection.read_csv(str(path), sample_size=-1)
+        except duckdb.Error as error:
+            raise InputError(f"{path}: cannot read its columns ({str(error).splitlines()[0]})") from None
