@@ -11,6 +11,7 @@ from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import Synthetic, write_synthetic
+from twotower.recipes.named import recipe
 from twotower.recipes.remedy import remedy
 from twotower.recipes.run import Data, ModelSection, Run
 from twotower.recipes.train import train
@@ -138,6 +139,18 @@ def test_feature_dropout_trains_a_bundle_that_loses_less(world):
     assert load(world / "again").recommend(history=["i000001"], k=3)
     with pytest.raises(InputError, match="already"):
         remedy(world / "again", items, strategy="feature-dropout", to=world / "more")
+
+
+@pytest.mark.slow
+def test_semantic_trains_a_bundle_that_empty_categories_do_not_touch(world, monkeypatch):
+    small = replace(recipe("semantic"), model=ModelSection("semantic", {"dim": 16, "text_dim": 16, "keyword_dim": 8}))
+    small = replace(small, training=replace(small.training, epochs=3, batch_size=128))
+    monkeypatch.setattr("twotower.recipes.remedy.recipe", lambda name: small)
+    found = remedy(world / "bundle", table(world, "semantic.csv"), strategy="semantic", to=world / "semantic")
+    assert found.recall["after"]["value"] == found.recall["after, all features"]["value"] > 0
+    assert found.after["figures"]["mean_cosine"] < found.before["figures"]["mean_cosine"]
+    assert load(world / "semantic").recommend(history=["i000001"], k=3)
+    assert load(world / "semantic").similar_table(world / "semantic.csv", k=3)[0].answers
 
 
 def run_cli(capsys, *words: str):

@@ -20,7 +20,8 @@ def command(
     items: Annotated[Path, typer.Argument(help="Items about to be served: CSV, TSV, JSON lines or Parquet.")],
     to: Annotated[Path, typer.Option(help="The repaired table, or the new bundle's folder.", show_default=False)],
     strategy: Annotated[
-        str, typer.Option(help="marginals or clusters (synthetic categories), or feature-dropout (train again).")
+        str,
+        typer.Option(help="marginals or clusters (synthetic categories), feature-dropout or semantic (train again)."),
     ] = "marginals",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

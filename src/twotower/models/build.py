@@ -22,6 +22,7 @@ MODELS = {
     "int_tower": "twotower.models.int_tower:IntTower",
     "rank_tower": "twotower.models.rank_tower:RankTower",
     "fit": "twotower.models.fit:FIT",
+    "semantic": "twotower.models.semantic:Semantic",
 }
 
 

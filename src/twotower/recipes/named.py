@@ -8,7 +8,7 @@ from dataclasses import replace
 from twotower.core.errors import unknown_name
 from twotower.models.build import model_class
 from twotower.recipes.run import ModelSection, Run
-from twotower.training.config import Objective, Training
+from twotower.training.config import Objective, Sampling, Training
 
 
 def two_tower() -> Run:
@@ -38,10 +38,21 @@ def sasrec_ml_1m() -> Run:
     )
 
 
+def semantic() -> Run:
+    """Items by their texts alone, users by the texts of their history, binary cross-entropy on the dot product."""
+    return Run(
+        model=ModelSection("semantic"),
+        objective=Objective("bce"),
+        sampling=Sampling(("uniform",), number=8),
+        training=Training(epochs=20, batch_size=256, learning_rate=2e-3, patience=3),
+    )
+
+
 RECIPES: dict[str, Callable[[], Run]] = {
     "two_tower": two_tower,
     "sasrec": sasrec,
     "sasrec_ml_1m": sasrec_ml_1m,
+    "semantic": semantic,
 }
 
 

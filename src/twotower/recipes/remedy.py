@@ -17,13 +17,14 @@ from twotower.diagnosis import diagnose
 from twotower.diagnosis.drift import Drift, compare_values, is_missing, most_frequent
 from twotower.models.build import model_parameters
 from twotower.models.encode import inference
+from twotower.recipes.named import recipe
 from twotower.recipes.remedy_categories import fill_table, synthetic
 from twotower.recipes.remedy_recall import Served, recall_of
 from twotower.recipes.run import Run
 from twotower.recipes.train import train
 from twotower.serving.bundle import TILE, Bundle
 
-STRATEGIES = ("marginals", "clusters", "feature-dropout")
+STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")
 FEATURE_DROPOUT = 0.5
 """Share of fields set to missing in the training that prevents a collapse."""
 LOST = 0.5
@@ -73,14 +74,14 @@ def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | s
     "marginals" and "clusters" fill categories that are missing, unknown or constant with synthetic ones, drawn from
     their shares in training, or those of most training items with like texts; ``to`` is the repaired table.
     "feature-dropout" trains the bundle's run again, on the events that the bundle keeps, with features left out at
-    random; ``to`` is the new bundle.
+    random; "semantic" trains a model that reads texts alone; ``to`` is the new bundle.
 
-    Source: George et al., "Diagnosing Embedding Space Collapse", section VII-B. Feature dropout is ours.
+    Source: George et al., "Diagnosing Embedding Space Collapse", sections VII-A and VII-B. Feature dropout is ours.
 
     Args:
         bundle: the folder.
         items: CSV, TSV, JSON lines or Parquet, with the columns that the bundle was trained on, or some of them.
-        strategy: one of the three.
+        strategy: one of the four.
         to: what to write.
         seed: of every draw.
 
@@ -102,8 +103,8 @@ def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | s
     bare = Served({fault.feature.name: _in_its_place(fault, features) for fault in faults})
     notes: list[str] = []
 
-    if strategy == "feature-dropout":
-        cured = _train_again(loaded, to, notes)
+    if strategy in ("feature-dropout", "semantic"):
+        cured = _train_again(loaded, strategy, to, notes)
         after = geometry(cured, rows, features, ids, seed)
         found = [_told(fault, 0, None) for fault in faults]
         cases = [("before", loaded, bare), ("after", cured, bare)]
@@ -208,16 +209,24 @@ def _told(fault: Fault, filled: int, after: Drift | None) -> dict[str, Any]:
     }
 
 
-def _train_again(bundle: Bundle, to: Path, notes: list[str]) -> Bundle:
+def _train_again(bundle: Bundle, strategy: str, to: Path, notes: list[str]) -> Bundle:
+    """The bundle of a model that needs less, trained on the events that the bundle keeps."""
     run = Run.load(bundle.folder / "run.toml")
-    if "feature_dropout" not in model_parameters(run.model.name):
-        raise InputError(f"model '{run.model.name}' has no feature_dropout; two_tower has")
     if not bundle.dataset.log.num_events:
         raise InputError(f"{bundle.folder}: keeps no events to train on")
-    before = run.model.settings.get("feature_dropout", 0.0)
-    if before >= FEATURE_DROPOUT:
-        raise InputError(f"{bundle.folder}: was trained with feature_dropout = {before} already")
-    settings = run.model.settings | {"feature_dropout": FEATURE_DROPOUT}
-    train(replace(run, model=replace(run.model, settings=settings)), to=to, dataset=bundle.dataset)
-    notes.append(f"trained again with model.feature_dropout = {FEATURE_DROPOUT} in place of {before}")
+    if strategy == "semantic":
+        own = recipe("semantic")
+        training = replace(own.training, seed=run.training.seed, device=run.training.device)
+        run = replace(own, data=run.data, training=training, evaluation=run.evaluation, index=run.index)
+        notes.append("trained anew as model 'semantic', which reads texts alone")
+    else:
+        if "feature_dropout" not in model_parameters(run.model.name):
+            raise InputError(f"model '{run.model.name}' has no feature_dropout; two_tower has")
+        before = run.model.settings.get("feature_dropout", 0.0)
+        if before >= FEATURE_DROPOUT:
+            raise InputError(f"{bundle.folder}: was trained with feature_dropout = {before} already")
+        settings = run.model.settings | {"feature_dropout": FEATURE_DROPOUT}
+        run = replace(run, model=replace(run.model, settings=settings))
+        notes.append(f"trained again with model.feature_dropout = {FEATURE_DROPOUT} in place of {before}")
+    train(run, to=to, dataset=bundle.dataset)
     return Bundle.load(to)

@@ -1,0 +1,106 @@
+"""The augmented-semantic two-tower: items by their texts alone, users by the texts of what they did last."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.towers.attention import CausalTransformer
+from twotower.towers.semantic import ResidualBlock, SemanticItems
+
+
+class Semantic(Model):
+    """No id and no category is read, so that an item needs nothing but its text, before and after launch.
+
+    Item: text vector (TF-IDF on its main axes, fixed) and keyword vector (learnt), residual feed-forward blocks. User:
+    a sequential transformer over the item vectors of the recent history, a residual block. Score: the dot product;
+    trained with binary cross-entropy in its recipe.
+
+    Source: George et al., "Diagnosing Embedding Space Collapse", sections II-C and VII-A. Differences: the text vector
+    is latent semantic analysis of the item's own texts where the paper takes a language model, and keywords are the
+    words of highest idf where it takes named entities, so that training needs no network. Sizes are ours, as the paper
+    gives none.
+
+    Args:
+        dim: width of user and item vectors.
+        text_dim: width of a text vector.
+        keyword_dim: width of a keyword vector.
+        keywords: of a text, at most.
+        blocks: residual blocks of the item tower.
+        layers: of the transformer.
+        heads: of its attention; must divide ``dim``.
+        history_length: latest items that are read.
+        dropout: share of numbers set to 0 in training.
+    """
+
+    history_texts: Tensor
+    fitted: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        text_dim: int = 64,
+        keyword_dim: int = 32,
+        keywords: int = 5,
+        blocks: int = 2,
+        layers: int = 1,
+        heads: int = 2,
+        history_length: int = 20,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.schema = schema
+        self.history_length = history_length
+        self.items = SemanticItems(
+            schema.item_features,
+            dim=dim,
+            text_dim=text_dim,
+            keyword_dim=keyword_dim,
+            keywords=keywords,
+            blocks=blocks,
+            dropout=dropout,
+        )
+        self.sequence = CausalTransformer(
+            dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout, feed_forward=4
+        )
+        self.user_block = ResidualBlock(dim, dropout=dropout)
+        self.names = [field.name for field in self.items.texts()]
+        widths = {feature.name: feature.width for feature in schema.item_features}
+        self.widths = [widths[name] for name in self.names]
+        self.register_buffer("history_texts", torch.zeros(schema.num_items, sum(self.widths), dtype=torch.int64))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.dim = dim
+
+    def attach_items(self, items: Items) -> None:
+        """Keep all texts for those of a history. The first call, before training, also makes the text vectors."""
+        assert items.features is not None
+        texts = [items.features[name] for name in self.names]
+        self.history_texts.copy_(torch.cat(texts, dim=1))
+        if not self.fitted:
+            for seed, (field, words) in enumerate(zip(self.items.texts(), texts, strict=True)):
+                field.fit(words[FIRST_KNOWN:], seed)
+            self.fitted.fill_(True)
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """One vector an item, from its texts."""
+        features = items.features or {}
+        return self.items([features[name] for name in self.names])
+
+    def logit_scale(self) -> float:
+        """1 / √dim, so that untrained logits have a size of about one."""
+        return float(self.dim**-0.5)
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """One vector a user, zero without a history."""
+        history = users.history
+        distinct, place = history.unique(return_inverse=True)
+        vectors = self.items(list(self.history_texts[distinct].split(self.widths, dim=1)))
+        real = history != PADDING
+        states = self.sequence.at_end(vectors[place] * real[:, :, None], real.sum(1))
+        return self.user_block(states) * real.any(1, keepdim=True)

@@ -1,0 +1,115 @@
+"""Items by their words alone: a text vector and the keywords, through residual feed-forward blocks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from twotower.core.schema import Feature
+from twotower.ops.latent_text import TextSpace, fit_text, text_vectors
+from twotower.towers.embedding import embedding_table
+
+
+class ResidualBlock(nn.Module):
+    """x + W₂ · GELU(W₁ · LayerNorm(x)), W₁ four times as wide as x.
+
+    Source: the feed-forward block of Radford et al., GPT-2, 2019, which George et al. ("Diagnosing Embedding Space
+    Collapse", section II-C) put between the dense layers of both towers.
+    """
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """The block applied to every row."""
+        return x + self.inner(x)
+
+
+class TextField(nn.Module):
+    """One text as numbers: its latent semantic vector, and the mean of learnt vectors of its keywords.
+
+    Keywords are the words of a text with the highest idf, those that tell it from others; each counts once.
+
+    Args:
+        feature: of kind "text".
+        text_dim: width of the text vector.
+        keyword_dim: width of a keyword's vector.
+        keywords: of a text, at most.
+    """
+
+    idf: Tensor
+    axes: Tensor
+
+    def __init__(self, feature: Feature, *, text_dim: int, keyword_dim: int, keywords: int) -> None:
+        super().__init__()
+        self.name, self.size = feature.name, feature.size
+        self.keywords = min(keywords, feature.width)
+        self.width = text_dim + keyword_dim
+        self.register_buffer("idf", torch.zeros(feature.size))
+        self.register_buffer("axes", torch.zeros(feature.size, text_dim))
+        self.table = embedding_table(feature.size, keyword_dim)
+
+    def fit(self, words: Int[Tensor, "rows width"], seed: int) -> None:
+        """Take the space of the text vectors from these texts."""
+        space = fit_text(words, self.size, self.axes.shape[1], seed=seed)
+        self.idf.copy_(space.idf)
+        self.axes.copy_(space.axes)
+
+    def forward(self, words: Int[Tensor, "rows width"]) -> Float[Tensor, "rows numbers"]:
+        """Text vector and keyword vector beside each other; zeros for a text without a word that training knew."""
+        text = text_vectors(TextSpace(self.idf, self.axes), words)
+        keywords = self.keywords_of(words)
+        found = (keywords > 0).sum(1, keepdim=True).clamp(min=1)
+        return torch.cat([text, self.table(keywords).sum(1) / found], dim=1)
+
+    def keywords_of(self, words: Int[Tensor, "rows width"]) -> Int[Tensor, "rows keywords"]:
+        """The words of each text that tell most, 0 where there are fewer."""
+        ordered = words.sort(dim=1).values
+        repeats = torch.zeros_like(ordered, dtype=torch.bool)
+        repeats[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        weights, place = self.idf[ordered].masked_fill(repeats, 0.0).topk(self.keywords, dim=1)
+        return ordered.gather(1, place).masked_fill(weights <= 0, 0)
+
+
+class SemanticItems(nn.Module):
+    """All texts of an item -> one vector.
+
+    Raises:
+        ValueError: if no feature is a text.
+    """
+
+    def __init__(
+        self,
+        features: tuple[Feature, ...],
+        *,
+        dim: int,
+        text_dim: int,
+        keyword_dim: int,
+        keywords: int,
+        blocks: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        texts = [feature for feature in features if feature.kind == "text"]
+        if not texts:
+            raise ValueError("items have no feature of kind 'text', and it reads nothing else")
+        self.fields = nn.ModuleList(
+            TextField(feature, text_dim=text_dim, keyword_dim=keyword_dim, keywords=keywords) for feature in texts
+        )
+        width = len(texts) * (text_dim + keyword_dim)
+        self.project = nn.Linear(width, dim)
+        self.blocks = nn.Sequential(*(ResidualBlock(dim, dropout=dropout) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(dim)
+
+    def texts(self) -> list[TextField]:
+        """The fields, in the order of the schema."""
+        return [field for field in self.fields if isinstance(field, TextField)]
+
+    def forward(self, texts: list[Int[Tensor, "rows _"]]) -> Float[Tensor, "rows dim"]:
+        """One vector a row; ``texts`` holds the words of each field."""
+        read = [field(words) for field, words in zip(self.texts(), texts, strict=True)]
+        return self.norm(self.blocks(self.project(torch.cat(read, dim=1))))
