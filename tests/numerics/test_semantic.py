@@ -93,6 +93,7 @@ def test_stored_weights_are_all_there_is_and_texts_are_fitted_once(model, tiny_d
     assert not again.history_texts.any()
 
 
+@pytest.mark.slow
 def test_it_learns(tiny_dataset):
     torch.manual_seed(0)
     model = build_model("semantic", tiny_dataset.schema, SMALL)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tomllib
 
 import pytest
 import torch
@@ -121,12 +122,16 @@ def test_a_stopped_run_ends_and_logs_the_epoch_that_stopped_it(tiny_dataset, tmp
     assert json.loads(lines[0])["geometry/mean_cosine"] > 0.98
 
 
-def test_settings_come_back_from_toml_and_wrong_ones_are_named():
+def test_settings_come_back_from_toml():
     run = Run(objective=Objective(regularise={"uniformity": 0.1}), training=Training(geometry="stop"))
-    assert Run.from_dict(__import__("tomllib").loads(run.to_toml())) == run
+    assert Run.from_dict(tomllib.loads(run.to_toml())) == run
     changed = Run().with_settings(["objective.regularise={centring = 0.5}", "training.geometry=warn"])
     assert changed.objective.regularise == {"centring": 0.5}
     assert changed.training.geometry == "warn"
+
+
+@pytest.mark.bad_input
+def test_wrong_settings_are_named():
     with pytest.raises(InputError, match="did you mean 'uniformity'"):
         Objective(regularise={"uniformty": 1.0})
     with pytest.raises(InputError, match="at least 0"):
