@@ -118,6 +118,9 @@ def test_an_empty_feature_that_never_mattered_is_not_blamed() -> None:
     assert found.now["verdict"] != "healthy"
     assert blamed(found) == {"words", "brand"}
     assert "moves no state" in str(cause(found, "colour")["reason"])
+    assert cause(found, "colour")["drifted"] is False
+    assert cause(found, "words")["removed"] == found.now, "it is missing already"
+    assert cause(found, "words")["restored"] != found.now
 
 
 def test_a_missing_feature_in_a_healthy_space_is_told_but_not_blamed() -> None:
