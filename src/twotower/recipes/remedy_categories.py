@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ TEXT_DIM = 64
 """Axes that a text is reduced to before it is clustered."""
 
 
+@runtime_checkable
 class Lacking(Protocol):
     """A feature, and the rows of a table that lack it."""
 
