@@ -14,9 +14,9 @@ from twotower.training.config import Objective, Sampling, Training
 def two_tower() -> Run:
     """Features and pooled history, cosine with a learnt temperature, full softmax."""
     return Run(
-        model=ModelSection("two_tower"),
+        model=ModelSection("two_tower", {"field_dim": 32, "history_length": 20}),
         objective=Objective("full_softmax"),
-        training=Training(epochs=20, batch_size=1024, learning_rate=2e-3, patience=3),
+        training=Training(epochs=12, batch_size=1024, learning_rate=3e-3, patience=3),
     )
 
 
