@@ -42,16 +42,18 @@ def command(
     console.print(_advice(demo))
     _show_check(demo, console)
     _show_answers(demo, users, k, console)
-    console.print(f"\nBundle: [bold]{demo.bundle}[/bold]. Ask it for more:", highlight=False)
-    some = demo.runs[demo.best].dataset.folder
-    console.print(
-        f"  twotower recommend {demo.bundle} --user ID      (ids: {some}/vocabulary/users.parquet)", highlight=False
-    )
-    console.print(f"  twotower evaluate {demo.bundle}", highlight=False)
-    console.print(f"  twotower diagnose {demo.bundle}", highlight=False)
+    ids = demo.runs[demo.best].dataset.folder
+    for line in (
+        f"\nBundle: [bold]{demo.bundle}[/bold]. Ask it for more:",
+        f"  twotower recommend {demo.bundle} --user ID    (ids: {ids}/vocabulary/users.parquet)",
+        f"  twotower evaluate {demo.bundle}",
+        f"  twotower diagnose {demo.bundle}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(demo: Demo) -> Table:
+    from rich import box
     from rich.table import Table
 
     from twotower.evaluation.compare import compare
@@ -68,15 +70,16 @@ def _table(demo: Demo) -> Table:
         "covered: share of the catalogue in somebody's top 10",
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for name in ("model", "HR@10", "NDCG@10", "p", "covered", "seconds"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for model, run in demo.runs.items():
         hit, ndcg = cells[model, "hit_rate@10"], cells[model, "ndcg@10"]
         table.add_row(
             model,
-            f"{hit.mean:.3f} \\[{hit.low:.3f}, {hit.high:.3f}]",
-            f"{ndcg.mean:.3f} \\[{ndcg.low:.3f}, {ndcg.high:.3f}]",
+            f"{hit.mean:.3f} \\[{hit.low:.2f}, {hit.high:.2f}]",
+            f"{ndcg.mean:.3f} \\[{ndcg.low:.2f}, {ndcg.high:.2f}]",
             "" if ndcg.p_value is None else f"{ndcg.p_value:.3f}",
             f"{run.test.metrics['coverage@10']:.0%}",
             f"{demo.seconds[model]:.1f}",
@@ -110,6 +113,8 @@ def _show_check(demo: Demo, console: Console) -> None:
             f"{figures['dimensions']})",
             highlight=False,
         )
+        for reason in check["reasons"][:2]:
+            console.print(f"  {reason['sentence']}", highlight=False)
 
 
 def _show_answers(demo: Demo, users: int, k: int, console: Console) -> None:

@@ -78,8 +78,10 @@ def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int
     Examples:
         >>> brand = Feature("brand", "categorical", 4)
         >>> found = compare_values(brand, torch.zeros(5, dtype=torch.int64), torch.tensor([2, 3, 2, 3, 2, 3]))
-        >>> found.missing, found.constant, found.entropy, round(found.training_entropy, 4), round(found.js_divergence, 4)
-        (1.0, 1.0, 0.0, 0.6931, 1.0)
+        >>> found.missing, found.constant, found.entropy, round(found.training_entropy, 4)
+        (1.0, 1.0, 0.0, 0.6931)
+        >>> round(found.js_divergence, 4)
+        1.0
     """
     generator = torch_generator(seed, "drift", feature.name)
     draws = [torch.randint(len(training), (len(now),), generator=generator) for _ in range(DRAWS)]
