@@ -18,24 +18,24 @@ LEAST_SHARE = 1e-6
 class Axes:
     """Maps values to places in the chart, and draws frame, ticks and labels around what ``add`` collects."""
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
+    def __init__(self, x: tuple[float | int, float | int], y: tuple[float | int, float | int]) -> None:
         self._x, self._y = x, y
         self._parts: list[str] = []
 
-    def x(self, value: float) -> float:
+    def x(self, value: float | int) -> float:
         return _place(value, self._x, LEFT, WIDTH - RIGHT)
 
-    def y(self, value: float) -> float:
+    def y(self, value: float | int) -> float:
         return _place(value, self._y, HEIGHT - BOTTOM, TOP)
 
     def add(self, part: str) -> None:
         self._parts.append(part)
 
-    def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
+    def line(self, points: Sequence[tuple[float | int, float | int]], style: str) -> None:
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self.add(f'<polyline class="{style}" points="{path}"/>')
 
-    def mark(self, value: float, label: str) -> None:
+    def mark(self, value: float | int, label: str) -> None:
         """A dashed upright line with a label on the side where there is room."""
         place = self.x(value)
         side, shift = ("end", -5) if place > WIDTH / 2 else ("start", 5)
@@ -75,10 +75,10 @@ def histogram(counts: Sequence[int], low: float, high: float, mean: float | None
     for number, share in enumerate(shares):
         if share > 0:
             start, end = low + number * step, low + (number + 1) * step
-            height = max(axes.y(0) - axes.y(share), 0.5)
+            height = max(axes.y(0.0) - axes.y(share), 0.5)
             axes.add(
                 f'<rect class="bar" x="{axes.x(start):.2f}" width="{axes.x(end) - axes.x(start):.2f}" '
-                f'y="{axes.y(0) - height:.1f}" height="{height:.1f}">'
+                f'y="{axes.y(0.0) - height:.1f}" height="{height:.1f}">'
                 f"<title>{start:.2f} to {end:.2f}: {share:.2%} of pairs</title></rect>"
             )
     described = "Histogram of the cosines of all pairs"
@@ -133,6 +133,6 @@ def _whole(count: int) -> dict[float, str]:
     return {float(number): str(number) for number in [1, *range(step, count + 1, step)]}
 
 
-def _place(value: float, span: tuple[float, float], start: float, end: float) -> float:
+def _place(value: float | int, span: tuple[float | int, float | int], start: int, end: int) -> float:
     low, high = span
     return start + (end - start) * (value - low) / (high - low)
