@@ -71,6 +71,8 @@ def _table(demo: Demo) -> Table:
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for name in ("model", "HR@10", "NDCG@10", "p", "covered", "seconds"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
