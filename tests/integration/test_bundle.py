@@ -306,3 +306,13 @@ def test_tied_weights_buffers_and_states_of_several_parts(
     expected = to_tensors(model.encode_items(titled_dataset.items(KNOWN_ITEMS)))
     for name, tensor in to_tensors(bundle.item_states).items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_the_check_of_a_bundle_knows_how_popular_its_items_are(titled_dataset, write, tmp_path):
+    from twotower.diagnosis.load import load_table
+
+    write(tmp_path / "bundle", titled_dataset)
+    table = load_table(tmp_path / "bundle")
+    expected = [titled_dataset.log.items.tolist().count(int(row)) for row in table.ids]
+    assert table.popularity.tolist() == expected
+    assert sum(expected) == titled_dataset.log.num_events

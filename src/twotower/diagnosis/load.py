@@ -194,7 +194,16 @@ def _bundle(folder: Path, column: str | None) -> Table:
     rows = _npy(ids, None).vectors
     if len(rows) != len(table.vectors):
         raise InputError(f"{folder}: {len(table.vectors)} item states but {len(rows)} ids; export the bundle again")
-    return table._replace(ids=[str(row) for row in rows.tolist()])
+    return table._replace(ids=[str(row) for row in rows.tolist()], popularity=_popularity(folder, rows))
+
+
+def _popularity(folder: Path, rows: Any) -> NDArray[Any] | None:
+    """How often each item stands in the histories that the bundle keeps, if it keeps any."""
+    events = folder / "histories" / "items.npy"
+    if not events.is_file():
+        return None
+    counts = np.bincount(np.load(events, allow_pickle=False), minlength=int(rows.max()) + 1)
+    return counts[rows].astype("f8")
 
 
 def _beside(columns: dict[str, NDArray[Any]]) -> tuple[Any, Any, Any]:
