@@ -11,7 +11,7 @@ import typer
 from twotower import __version__
 from twotower.core.errors import InputError, closest
 
-VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy"]
+VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.

@@ -1,0 +1,196 @@
+"""A table's cells: each variant, tuned on one seed's validation data, then run on every seed; done work stays done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.data.dataset import Dataset
+from twotower.recipes.run import Run
+from twotower.recipes.train import pick_device
+
+TUNING_SEED = 0
+"""The seed whose validation data picks among a variant's choices; the table's own seeds start at 1."""
+
+
+class Measured(NamedTuple):
+    """What one training gave: a row of raw results."""
+
+    validation: float
+    """What choices are picked by; more is better."""
+    metrics: dict[str, float]
+    """On the test, and costs such as "seconds_per_epoch"."""
+    curves: list[dict[str, Any]]
+    """One record an epoch."""
+    per_user: dict[str, Tensor]
+    """Test metrics user by user, in the same order for every variant; empty where there are none."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a paper.
+
+    ``variants`` gives, for a data set's name, the rows of the table: under each name the runs to choose from (one:
+    there is nothing to tune). ``measure`` trains and judges one run; it must be a function of a module, since other
+    processes call it too.
+    """
+
+    name: str
+    title: str
+    data: tuple[str, ...]
+    """Data sets that it is made for, by the names that `twotower.data.sources` knows or prepared sets bear."""
+    variants: Callable[[str], Mapping[str, Sequence[Run]]]
+    measure: Callable[[Run, Dataset], Measured]
+    reference: str
+    """The variant that others are tested against."""
+    columns: tuple[str, ...]
+    """Metrics shown, the first one first."""
+    seeds: int = 5
+
+
+class Cell(NamedTuple):
+    """One training of a table."""
+
+    table: str
+    data: str
+    prepared: Path
+    variant: str
+    run: Run
+
+    def path(self, folder: Path) -> Path:
+        """Where its result lies; the name changes with the settings, so that no stale result is taken for a new one."""
+        run = replace(
+            self.run, data=replace(self.run.data, path=""), training=replace(self.run.training, device="auto")
+        )
+        digest = hashlib.sha256(run.to_toml().encode()).hexdigest()[:10]
+        return folder / self.data / self.variant / f"seed-{self.run.training.seed}-{digest}.json"
+
+
+def seeded(run: Run, seed: int) -> Run:
+    """The run under another seed."""
+    return replace(run, training=replace(run.training, seed=seed))
+
+
+def run_table(
+    table: Table,
+    data: Mapping[str, Path],
+    folder: Path,
+    *,
+    seeds: int | None = None,
+    jobs: int = 1,
+    only: Sequence[str] = (),
+    notice: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, Run]]:
+    """Train what is missing and return the chosen run of every variant by data set.
+
+    Args:
+        table: what to run.
+        data: prepared folders by the data set's name.
+        folder: takes one file a cell; a stopped table goes on with what is missing.
+        seeds: runs of each variant; None: the table's number.
+        jobs: trainings at a time, each in a process of its own.
+        only: variants to run; empty: all.
+        notice: told of each finished cell.
+
+    Raises:
+        InputError: if a variant is unknown or ``seeds`` or ``jobs`` is below 1.
+    """
+    count = table.seeds if seeds is None else seeds
+    if count < 1 or jobs < 1:
+        raise InputError(f"reproduce {table.name}: seeds and jobs must be at least 1, got {count} and {jobs}")
+    rows = {name: _rows(table, name, only) for name in data}
+    tuning = [
+        Cell(table.name, name, data[name], variant, seeded(run, TUNING_SEED))
+        for name, variants in rows.items()
+        for variant, choices in variants.items()
+        if len(choices) > 1
+        for run in choices
+    ]
+    _train(tuning, folder, jobs, notice)
+    chosen = {
+        name: {variant: choose(table, name, data[name], variant, choices, folder) for variant, choices in part.items()}
+        for name, part in rows.items()
+    }
+    cells = [
+        Cell(table.name, name, data[name], variant, seeded(run, seed))
+        for seed in range(1, count + 1)
+        for name, part in chosen.items()
+        for variant, run in part.items()
+    ]
+    _train(cells, folder, jobs, notice)
+    return chosen
+
+
+def choose(table: Table, name: str, prepared: Path, variant: str, choices: Sequence[Run], folder: Path) -> Run:
+    """The choice whose tuning run was best on validation data."""
+    if len(choices) == 1:
+        return choices[0]
+    cells = [Cell(table.name, name, prepared, variant, seeded(run, TUNING_SEED)) for run in choices]
+    found = [read_json(cell.path(folder))["validation"] for cell in cells]
+    return choices[max(range(len(choices)), key=found.__getitem__)]
+
+
+def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Run]]:
+    variants = dict(table.variants(name))
+    if unknown := set(only) - set(variants):
+        raise InputError(f"reproduce {table.name}: no variant {sorted(unknown)[0]!r}; there are {', '.join(variants)}")
+    return {variant: runs for variant, runs in variants.items() if not only or variant in only}
+
+
+def _train(cells: Sequence[Cell], folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
+    missing = [cell for cell in cells if not cell.path(folder).is_file()]
+    for done, (cell, measured) in enumerate(_measured(missing, jobs), start=1):
+        _keep(cell, measured, folder)
+        notice(
+            f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
+        )
+
+
+def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured]]:
+    if jobs == 1 or len(cells) < 2:
+        for cell in cells:
+            yield cell, measure_cell(cell)
+        return
+    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(measure_cell, cell): cell for cell in cells}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
+def measure_cell(cell: Cell) -> Measured:
+    """Train and judge one cell, in whatever process."""
+    from twotower.recipes.reproduce.tables import TABLES
+
+    dataset = Dataset.load(cell.prepared).to(pick_device(cell.run.training.device))
+    return TABLES[cell.table].measure(cell.run, dataset)
+
+
+def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
+    """Values of users first, then the record that makes the cell count as done."""
+    path = cell.path(folder)
+    if measured.per_user:
+        with replacing_file(path.with_suffix(".safetensors")) as partial:
+            save_file({name: value.float().contiguous() for name, value in measured.per_user.items()}, partial)
+    write_json(
+        path,
+        {
+            "table": cell.table,
+            "data": cell.data,
+            "variant": cell.variant,
+            "seed": cell.run.training.seed,
+            "validation": measured.validation,
+            "metrics": measured.metrics,
+            "curves": measured.curves,
+            "run": cell.run.to_toml(),
+        },
+    )
