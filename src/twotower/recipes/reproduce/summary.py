@@ -148,8 +148,8 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
             lines.append(f"| {variant} | {' | '.join(cells)} |")
         lines.append("")
     lines += [
-        f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t). Differs from {table.reference} with p < 0.05: "
-        "* over seeds (paired t-test), † over users (paired permutation of the mean over seeds). p-values are not "
+        f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t). Differs from {table.reference} with "
+        "p < 0.05: * over seeds (paired t-test), † over users (paired permutation of the mean over seeds). p-values are not "
         "corrected for the number of comparisons.",
         "",
     ]
