@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,34 @@ def test_a_person_reads_who_is_to_blame(trained: Path, table: Callable[..., Path
     assert "recall@10 on the test split" in shown
     _, out, _ = call(capsys, "diagnose", table(), "--bundle", trained / "features")
     assert "no feature is to blame" in out
+
+
+def test_the_page_of_a_table_holds_verdict_and_causes(
+    trained: Path, table: Callable[..., Path], tmp_path: Path, capsys: Capture
+) -> None:
+    page = tmp_path / "report.html"
+    items = table({"genre": "", "title": "", "tags": ""})
+    status, _, _ = call(capsys, "diagnose", items, "--bundle", trained / "features", "--html", page)
+    assert status == 3
+    text = page.read_text(encoding="utf-8")
+    words = " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(script|style).*?</\\1>", "", text)).split())
+    assert "collapsed" in words.lower()[:600], "the verdict stands on top"
+    causes = re.search(r'(?s)<h2 id="causes">.*?</section>', text)
+    assert causes is not None
+    for name in ("genre", "title", "tags", "year"):
+        assert name in causes[0]
+    assert "missing in every row" in causes[0]
+    assert "new-" in text, "the table's own ids"
+
+
+def test_the_page_of_a_bundle_holds_its_verdict(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    page = tmp_path / "report.html"
+    status, out, _ = call(capsys, "diagnose", trained / "features", "--html", page, "--json")
+    verdict = json.loads(out)["verdict"]
+    assert status == (3 if verdict == "collapsed" else 0)
+    text = page.read_text(encoding="utf-8")
+    assert verdict in text.lower()
+    assert "genre" in text, "items are coloured by the raw columns that the bundle keeps"
 
 
 def test_columns_that_nobody_reads_and_columns_that_are_not_there(

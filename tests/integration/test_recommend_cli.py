@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from twotower.cli.main import main
@@ -16,6 +17,7 @@ from twotower.models.base import Model
 from twotower.serving.retriever import load
 
 Capture = pytest.CaptureFixture[str]
+Write = Callable[..., Model]
 
 
 def call(*words: object) -> int:
@@ -86,6 +88,58 @@ def test_neighbours_among_the_file(bundle_folder: Path, new_items: Path, capsys:
     shown = capsys.readouterr().out
     assert "Nearest to new1" in shown
     assert "Nearest to new2" in shown
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_neighbours_among_the_file_come_with_its_columns(
+    suffix: str, bundle_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Titles of items that the bundle never saw are in the answers; those of a known one are laid over what is kept."""
+    items, out = tmp_path / f"items.{suffix}", tmp_path / "near.csv"
+    rows = "(VALUES ('new1', 'brand3', 'Jaws', '2'), ('i4', 'brand2', 'Kes', NULL), ('new2', 'brand2', 'Lolita', '4'))"
+    form = {"csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json", "parquet": "FORMAT parquet"}[suffix]
+    duckdb.sql(f"COPY (SELECT * FROM {rows} AS t(id, brand, title, stock)) TO '{items}' ({form})")
+    assert call("similar", bundle_folder, "--items", items, "-k", 2, "--among", "file", "--csv", out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["items"]
+    own = {row["id"]: (row["title"], row["brand"], row["stock"]) for row in told}
+    assert own == {"new1": ("Jaws", "brand3", "2"), "i4": ("Kes", "brand2", None), "new2": ("Lolita", "brand2", "4")}
+    assert {row.get("year") for row in told if row["id"] == "i4"} == {1974}, "kept by the bundle, not in the file"
+    with out.open(encoding="utf-8", newline="") as file:
+        assert [row["title"] for row in csv.DictReader(file)] == [row["title"] for row in told]
+
+
+@pytest.mark.parametrize("name", ["ease", "item_cosine", "popularity"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["similar", "BUNDLE", "--item", "i2"],
+        ["similar", "BUNDLE", "--items", "NEW"],
+        ["diagnose", "BUNDLE"],
+        ["diagnose", "NEW", "--bundle", "BUNDLE"],
+        ["diagnose", "BUNDLE", "--html", "PAGE"],
+        ["remedy", "BUNDLE", "NEW", "--to", "CURED.csv"],
+    ],
+)
+def test_a_model_without_item_vectors_is_refused_in_one_line(
+    name: str, words: list[str], write: Write, titled_dataset: Dataset, new_items: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    write(tmp_path / "bundle", titled_dataset, name)
+    places = {"BUNDLE": tmp_path / "bundle", "NEW": new_items, "PAGE": tmp_path / "page.html"}
+    assert call(*(places.get(word, tmp_path / word if word == "CURED.csv" else word) for word in words)) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "no item vectors" in line
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["int_tower", "rank_tower"])
+def test_states_of_several_vectors_are_judged_end_to_end(
+    name: str, write: Write, titled_dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    write(tmp_path / "bundle", titled_dataset, name)
+    assert call("diagnose", tmp_path / "bundle", "--json") in (0, 3)
+    assert json.loads(capsys.readouterr().out)["statistics"]["vectors"] == 8
 
 
 def test_more_than_the_catalogue_holds(bundle_folder: Path, capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:

@@ -257,7 +257,7 @@ def test_states_of_one_number_have_no_neighbours(write: Write, titled_dataset: D
     if not _exists("popularity"):
         pytest.skip("no model popularity")
     write(tmp_path / "popularity", titled_dataset, "popularity")
-    with pytest.raises(InputError, match="one number an item"):
+    with pytest.raises(InputError, match="no item vectors"):
         twotower.load(tmp_path / "popularity").similar("i2")
 
 

@@ -188,13 +188,41 @@ def _bundle(folder: Path, column: str | None) -> Table:
     states, ids = folder / "items" / "states.safetensors", folder / "items" / "ids.npy"
     if not states.is_file():
         raise InputError(f"{folder}: not a bundle with item states (no items/states.safetensors)")
-    table = _safetensors(states, column)
+    table = _states(folder, states) if column is None else _safetensors(states, column)
     if not ids.is_file():
         return table
     rows = _npy(ids, None).vectors
     if len(rows) != len(table.vectors):
         raise InputError(f"{folder}: {len(table.vectors)} item states but {len(rows)} ids; export the bundle again")
-    return table._replace(ids=[str(row) for row in rows.tolist()], popularity=_popularity(folder, rows))
+    return table._replace(ids=_names(folder, rows), popularity=_popularity(folder, rows))
+
+
+def _states(folder: Path, states: Path) -> Table:
+    """The states as vectors: several vectors an item are laid end to end, parts that are no numbers left out."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(states)
+    except SafetensorError as error:
+        raise InputError(f"{states}: not a readable safetensors file ({error})") from None
+    parts = [part.flatten(1) for part in tensors.values() if part.is_floating_point() and part.ndim > 1]
+    if sum(part.shape[1] for part in parts) < 2:
+        raise InputError(f"{folder}: its model has no item vectors, so there is no geometry to judge")
+    return Table(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+
+def _names(folder: Path, rows: Any) -> list[str]:
+    """The outside id of each row, or its number where the bundle has no vocabulary."""
+    vocabulary = folder / "vocabulary" / "items.parquet"
+    if not vocabulary.is_file():
+        return [str(row) for row in rows.tolist()]
+    import duckdb
+
+    with duckdb.connect() as connection:
+        names = dict(connection.read_parquet(str(vocabulary)).select("row, id").fetchall())
+    return [str(names.get(row, row)) for row in rows.tolist()]
 
 
 def _popularity(folder: Path, rows: Any) -> NDArray[Any] | None:

@@ -29,6 +29,7 @@ from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.models.encode import inference
 from twotower.recipes.causes_recall import recall_cost
 from twotower.serving.bundle import TILE, Bundle
+from twotower.serving.neighbours import flat
 
 TRAINING_ROWS = 50_000
 """Known rows of the bundle, at most, that a table is held against."""
@@ -200,10 +201,10 @@ def _encoder(bundle: Bundle, side: Side) -> Encode:
     def tile(columns: Inputs) -> Tensor:
         ids, values = columns[inputs[0].name], {name: columns[name] for name in features}
         if side == "item":
-            return _flat(bundle.model.encode_items(Items(ids, values)))
+            return flat(bundle.model.encode_items(Items(ids, values))).cpu()
         items, times = columns[inputs[-1].name]
         timed = bundle.schema.has_times and bundle.dataset.log.times is not None
-        return _flat(bundle.model.encode_users(Users(ids, values, items, times if timed else None)))
+        return flat(bundle.model.encode_users(Users(ids, values, items, times if timed else None))).cpu()
 
     def encode(columns: Inputs) -> Tensor:
         count = len(columns[inputs[0].name])
@@ -217,17 +218,11 @@ def _cut(column: State, part: slice) -> State:
     return column[part] if isinstance(column, Tensor) else Events(*(piece[part] for piece in column))
 
 
-def _flat(state: State) -> Tensor:
-    """A state as one row of numbers; parts that are not floating point (query indices, codes) are left out."""
-    parts = [state] if isinstance(state, Tensor) else [part for part in state if part.is_floating_point()]
-    return torch.cat([part.flatten(1) for part in parts], dim=1).float().cpu()
-
-
 def _check_model(bundle: Bundle, side: Side, case: Case, states: Tensor) -> None:
     """Refuse a model whose states no feature can move."""
     name = bundle.manifest["model"]["name"]
     if states.shape[1] < 2:
-        raise InputError(f"{bundle.folder}: '{name}' knows one number for each {side}, which has no geometry")
+        raise InputError(f"{bundle.folder}: '{name}' has no {side} vectors, so there is no geometry to judge")
     read = [feature.name for feature in case.inputs[1:]]
     if not any(_moves(case.encode, case.training, name) for name in read):
         raise InputError(f"{bundle.folder}: '{name}' reads no {side} features, so none of the table's can be to blame")

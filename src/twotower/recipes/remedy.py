@@ -23,6 +23,7 @@ from twotower.recipes.remedy_recall import Served, recall_of
 from twotower.recipes.run import Run
 from twotower.recipes.train import train
 from twotower.serving.bundle import TILE, Bundle
+from twotower.serving.neighbours import flat
 
 STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")
 FEATURE_DROPOUT = 0.5
@@ -153,17 +154,17 @@ def geometry(bundle: Bundle, rows: Tensor, features: Features, ids: list[str], s
     """Verdict, reasons and figures of the vectors that a bundle's model makes of a table.
 
     Raises:
-        InputError: if the model's item states are no vectors.
+        InputError: if the model has no item vectors.
     """
     tiles = [slice(start, start + TILE) for start in range(0, len(rows), TILE)]
     with inference(bundle.model):
         parts = [
-            bundle.model.encode_items(Items(rows[at], {name: column[at] for name, column in features.items()}))
+            flat(bundle.model.encode_items(Items(rows[at], {name: column[at] for name, column in features.items()})))
             for at in tiles
         ]
-    if not isinstance(parts[0], Tensor) or parts[0].ndim != 2:
-        raise InputError(f"{bundle.folder}: model '{bundle.manifest['model']['name']}' has no item vectors to judge")
-    found = diagnose(torch.cat(parts).float(), ids=ids, seed=seed)
+    if parts[0].shape[1] < 2:
+        raise InputError(f"{bundle.folder}: '{bundle.manifest['model']['name']}' has no item vectors to judge")
+    found = diagnose(torch.cat(parts), ids=ids, seed=seed)
     return {
         "verdict": found.verdict,
         "reasons": [reason._asdict() for reason in found.reasons],

@@ -12,27 +12,41 @@ from twotower.core.records import State, TopK
 from twotower.index.exact import ExactIndex
 
 
+def flat(states: State) -> Float[Tensor, "rows numbers"]:
+    """Each state as one vector of float32: several vectors, or a NamedTuple of them, are laid end to end.
+
+    Parts that are not floating point (ids, query indices, codes) are left out, so that there may be no number.
+
+    Examples:
+        >>> flat(torch.tensor([[1, 2], [3, 4]])).shape, flat(torch.zeros(3, 2, 4)).shape, flat(torch.zeros(3)).shape
+        (torch.Size([2, 0]), torch.Size([3, 8]), torch.Size([3, 1]))
+    """
+    parts = [states] if isinstance(states, Tensor) else list(states)
+    rows = len(parts[0])
+    return torch.cat(
+        [part.reshape(rows, -1) if part.is_floating_point() else part.new_zeros(rows, 0) for part in parts], dim=1
+    ).float()
+
+
 def directions(states: State) -> Float[Tensor, "rows numbers"]:
     """Each state as one vector of length 1, so that inner products are cosines; a zero state stays zero.
 
-    A state of several vectors, or a NamedTuple of them, is laid end to end first: its cosine then weighs each part by
-    its share of the length. Parts that are not floating point (query indices, codes) are left out.
+    The cosine of states of several vectors weighs each part by its share of the length: see `flat`.
 
     Raises:
-        InputError: if a state is a single number, so that all items point the same way.
+        InputError: if a state holds fewer than two numbers, so that all items point the same way.
 
     Examples:
         >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    parts = [states] if isinstance(states, Tensor) else [part for part in states if part.is_floating_point()]
-    flat = torch.cat([part.flatten(1) for part in parts], dim=1).float()
-    if flat.shape[1] < 2:
+    vectors = flat(states)
+    if vectors.shape[1] < 2:
         raise InputError(
-            "this model knows one number an item, so no two items are closer than others; use another model"
+            "this model has no item vectors, so no two items are closer than others; use a model that learns some"
         )
-    return F.normalize(flat, dim=1)
+    return F.normalize(vectors, dim=1)
 
 
 class Neighbours:

@@ -20,7 +20,7 @@ from twotower.index.exact import ExactIndex
 from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
-from twotower.serving.table import read_table
+from twotower.serving.table import raw_columns, read_table
 from twotower.serving.vocabulary import Record
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,8 @@ class Retriever:
 
         The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
         has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
-        come from: the "catalogue", or the "file" itself. No item is its own neighbour.
+        come from: the "catalogue", or the "file" itself, whose columns then come with the answers. No item is its own
+        neighbour.
 
         Raises:
             InputError: if the file cannot be read as items, its new rows tell the model nothing, ``among`` is neither,
@@ -160,16 +161,13 @@ class Retriever:
         else:
             places = torch.arange(len(table.ids), device=self.bundle.device)
             found = Neighbours(table.vectors, places).of_ids(places, self._checked(k, len(places) - 1))
-            columns = {
-                item.id: item.columns
-                for item in self.bundle.item_vocabulary.records(table.rows[table.rows != UNKNOWN].tolist())
-            }
+            known = self.bundle.item_vocabulary.records(table.rows[table.rows != UNKNOWN].tolist())
+            stored = {item.id: item.columns for item in known}
+            given = raw_columns(Path(path), self.bundle)
+            items = [(id, {**stored.get(id, {}), **own}) for id, own in zip(table.ids, given, strict=True)]
             answers = [
-                [
-                    Answer(id, score, columns.get(id, {}))
-                    for id, score in zip([table.ids[at] for at in ats], scores, strict=True)
-                ]
-                for ats, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+                [Answer(items[at][0], score, items[at][1]) for at, score in zip(*pair, strict=True)]
+                for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
             ]
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +15,13 @@ from twotower.core.errors import InputError
 from twotower.core.records import UNKNOWN, Features, Items
 from twotower.core.states import join
 from twotower.data.encode import missing, prepare_table
+from twotower.data.prepare_database import database
+from twotower.data.prepare_read import relations
+from twotower.data.spec import Source
+from twotower.data.vocabulary import read_columns
 from twotower.models.encode import inference
 from twotower.serving.bundle import TILE, Bundle
+from twotower.serving.columns import plain
 from twotower.serving.neighbours import Neighbours, directions
 
 log = logging.getLogger(__name__)
@@ -52,6 +59,24 @@ def read_table(path: Path, bundle: Bundle, catalogue: Neighbours) -> Table:
         )
     log.info("%s: %d of %d rows are known by their id and keep their stored state", path, int((~new).sum()), len(ids))
     return Table(ids, rows, vectors)
+
+
+def raw_columns(path: Path, bundle: Bundle) -> list[dict[str, Any]]:
+    """The columns of each row of a file that `read_table` has read, as plain values and without the id."""
+    with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
+        id = read_columns(connection, bundle.folder / "vocabulary", "item").id
+        (relation,) = relations(connection, Source((str(path),)), Path(), Path(name))
+        types = relation.types
+        rows = connection.execute(f"SELECT * FROM {relation.sql} AS source").fetchall()
+    left_out = id if id in types else "id"
+    return [
+        {
+            column: json.loads(value) if kind == "JSON" and value is not None else plain(value)
+            for (column, kind), value in zip(types.items(), row, strict=True)
+            if column != left_out
+        }
+        for row in rows
+    ]
 
 
 def _items(rows: Tensor, features: Features) -> Items:

@@ -24,6 +24,8 @@ def report_file(page: Path, diagnosis: Diagnosis, path: Path, *, column: str | N
     """
     table = load_table(path, column=column)
     columns = columns_beside(path, column)
+    if path.is_dir() and table.ids is not None:
+        columns = columns_of_ids(path / "vocabulary" / "items.parquet", table.ids)
     if table.titles is not None:
         columns = {"title": table.titles, **columns}
     write_report(
@@ -63,14 +65,16 @@ def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]
 
 def columns_of_ids(path: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
     """The columns of a raw table in the order of ``ids``, which one of them holds; none when no column does."""
-    if path.suffix.lower() not in _TABLES:
+    if path.suffix.lower() not in _TABLES or not path.is_file():
         return {}
     columns = _read(path, [name for name, kind in _kinds(path).items() if not kind.endswith("]")])
     for name, values in columns.items():
         place = {str(value): row for row, value in enumerate(values)}
         if all(id in place for id in ids):
             rows = [place[id] for id in ids]
-            return {other: [found[row] for row in rows] for other, found in columns.items() if other != name}
+            return {
+                other: [found[row] for row in rows] for other, found in columns.items() if other not in (name, "row")
+            }
     return {}
 
 
