@@ -13,6 +13,7 @@ from twotower.core.records import FIRST_KNOWN, Batch
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.data.split import Targets
 from twotower.ops.membership import Positives
 from twotower.ops.windows import windows
 
@@ -84,6 +85,17 @@ class PairSplit(NamedTuple):
     validation: PairRows
     test: PairRows
     leaks: str
+
+    def test_targets(self) -> Targets:
+        """The test as a search: each user's last positive is to be found, given the ones before it."""
+        log = self.test.log
+        last = torch.zeros(log.num_events, dtype=torch.bool, device=log.items.device)
+        last[self.test.ends] = True
+        return Targets(log.select(~last), log.select(last))
+
+    def learnt(self) -> Log:
+        """The events that training rows are made from: all that precede a test."""
+        return self.test_targets().history
 
 
 def pre_ranking_pairs(

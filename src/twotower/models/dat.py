@@ -128,19 +128,19 @@ def category_alignment(vectors: Float[Tensor, "rows dim"], category: Int[Tensor,
 
     Source: Yu et al., DLP-KDD 2021, section 3.4.
     """
-    names, counts = category.unique(return_counts=True)
-    counts = counts.masked_fill(names == 0, 0)
-    order = counts.argsort(descending=True, stable=True)
-    kept = [name for name, count in zip(names[order].tolist(), counts[order].tolist(), strict=True) if count >= 2]
-    if len(kept) < 2:
-        return vectors.new_zeros(())
-    covariances = torch.stack([_covariance(vectors[category == name]) for name in kept])
-    return (covariances[1:] - covariances[0]).square().sum() / vectors.shape[1] ** 2
-
-
-def _covariance(vectors: Tensor) -> Tensor:
-    centred = vectors - vectors.mean(dim=0)
-    return centred.T @ centred / (len(vectors) - 1)
+    names, row_category, counts = category.unique(return_inverse=True, return_counts=True)
+    members = F.one_hot(row_category, len(names)).to(vectors.dtype)
+    means = (members.T @ vectors) / counts[:, None]
+    centred = vectors - means[row_category]
+    # <C(a), C(b)> is the sum of squared inner products of a's rows with b's: no [categories, dim, dim] is made.
+    usable = (counts >= 2) & (names != 0)
+    shares = members * (usable.to(vectors.dtype) / (counts - 1).clamp(min=1))
+    products = shares.T @ (centred @ centred.T).square() @ shares
+    major = torch.where(usable, counts, 0).argmax()
+    own = products.diagonal()
+    distances = own - 2.0 * products[major] + own[major]
+    others = usable & (torch.arange(len(names), device=names.device) != major)
+    return (distances * others).sum() / vectors.shape[1] ** 2
 
 
 def _category(schema: Schema, name: str) -> str:

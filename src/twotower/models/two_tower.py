@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from twotower.core.errors import unknown_name
 from twotower.core.records import Items, Users
@@ -16,6 +16,7 @@ from twotower.scorers.cosine import Cosine
 from twotower.scorers.dot import Dot
 from twotower.scorers.temperature import Temperature
 from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_present
+from twotower.towers.fc_stack import FCStack
 from twotower.towers.mlp import mlp
 
 SCORERS = {"cosine": Cosine, "dot": Dot}
@@ -41,6 +42,7 @@ class TwoTower(Model):
             and serves users who came after training.
         item_id: whether the item tower has an embedding of the item's id.
         history_length: latest items of the history that are read.
+        batch_norm: whether each layer is normalised over the batch, as in the pre-rankers.
         dropout: share of hidden numbers set to 0 in training.
         feature_dropout: share of fields, each by itself, set to missing in training, so that no feature becomes one
             that the model cannot do without.
@@ -60,6 +62,7 @@ class TwoTower(Model):
         user_id: bool = False,
         item_id: bool = True,
         history_length: int = 50,
+        batch_norm: bool = False,
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
         id_dropout: float = 0.0,
@@ -84,8 +87,14 @@ class TwoTower(Model):
         self.item_fields = FeatureEmbedding(schema.item_features, dim=field_dim)
         user_width = field_dim * (1 + user_id) + self.user_fields.width
         item_width = field_dim * item_id + self.item_fields.width
-        self.user_mlp = mlp([user_width, *hidden, dim], dropout=dropout)
-        self.item_mlp = mlp([item_width, *hidden, dim], dropout=dropout)
+
+        def network(width: int) -> nn.Module:
+            if batch_norm:
+                return FCStack(width, [*hidden, dim], dropout=dropout, last_activation=False)
+            return mlp([width, *hidden, dim], dropout=dropout)
+
+        self.user_mlp = network(user_width)
+        self.item_mlp = network(item_width)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """One vector a user, of length 1 under the cosine."""

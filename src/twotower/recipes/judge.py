@@ -11,6 +11,7 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.recipes.learn import learnt_log
+from twotower.recipes.pairs import PAIRS, judge_pairs, pairs_of
 from twotower.recipes.run import Run
 from twotower.recipes.train import split_of
 from twotower.serving.bundle import Bundle
@@ -37,9 +38,14 @@ def judge_bundle(
     dataset = bundle.dataset if data is None else Dataset.load(data)
     if dataset.schema != bundle.schema:
         raise InputError(f"{data}: its users, items or features are not those that {folder} was trained on")
-    cut = split_of(run, dataset)
     evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
+    title = f"{run.model.name} on {dataset.name}"
+    if run.data.split == PAIRS:
+        if split == "validation":
+            raise InputError(f"{folder}: trained on labelled pairs, whose validation is no ranking; judge the test")
+        return judge_pairs(bundle.model, dataset, pairs_of(run, dataset), ks=evaluation.ks).request, title
+    cut = split_of(run, dataset)
     protocol = Protocol(ks=evaluation.ks, split=split, mask_seen=evaluation.mask_seen)
     targets = cut.test if split == "test" else cut.validation
     result = evaluate(bundle.model, dataset, targets, protocol, train=learnt_log(run, cut))
-    return result, f"{run.model.name} on {dataset.name}"
+    return result, title

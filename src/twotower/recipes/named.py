@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twotower.core.errors import unknown_name
 from twotower.models.build import model_class
-from twotower.recipes.run import ModelSection, Run
+from twotower.recipes.run import Data, ModelSection, Run
 from twotower.training.config import Objective, Sampling, Training
 
 
@@ -56,6 +56,19 @@ RECIPES: dict[str, Callable[[], Run]] = {
 }
 
 
+PRE_RANKERS = ("fit", "dat", "cold", "int_tower", "rank_tower")
+
+
+def pre_ranker(model: str) -> Run:
+    """Labelled pairs, binary cross-entropy, the epoch with the best AUC; settings of a pre-ranker as in its paper."""
+    return Run(
+        data=Data(split="pre-ranking", split_options={"reading": "all"}),
+        model=ModelSection(model),
+        objective=Objective("bce"),
+        training=Training(epochs=6, batch_size=2048, learning_rate=1e-3, metric="auc", patience=3),
+    )
+
+
 def recipe(name: str) -> Run:
     """The run of a recipe's name.
 
@@ -76,4 +89,6 @@ def default_run(model: str) -> Run:
     model_class(model)
     if model in RECIPES:
         return RECIPES[model]()
+    if model in PRE_RANKERS:
+        return pre_ranker(model)
     return replace(Run(), model=ModelSection(model))

@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
 from twotower.data.splits import split_log
 from twotower.evaluation.protocol import Protocol
@@ -22,6 +23,7 @@ from twotower.index.build import index_class
 from twotower.models.base import ClosedForm, Model
 from twotower.models.encode import encode_items, inference
 from twotower.recipes.learn import learn, learnt_log
+from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Run
 from twotower.serving.bundle import write_bundle
 from twotower.training.callbacks import Callback, Record
@@ -34,7 +36,7 @@ class Trained:
     run: Run
     model: Model
     dataset: Dataset
-    split: Split
+    split: Split | PairSplit
     test: Result
     records: list[Record]
     """One for each epoch; empty for closed forms."""
@@ -67,15 +69,19 @@ def train(
     """
     device = pick_device(run.training.device)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
-    split = split_of(run, dataset)
+    split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")
     if folder is not None:
         claim_folder(folder, run, resume=resume)
-    model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
-    learnt = learnt_log(run, split)
-
-    protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-    test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    if isinstance(split, PairSplit):
+        model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        learnt = split.learnt()
+        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
+    else:
+        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        learnt = learnt_log(run, split)
+        protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
+        test = evaluate(model, dataset, split.test, protocol, train=learnt)
     diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
         index = None

@@ -1,0 +1,220 @@
+"""Lists of candidates instead of a catalogue: where does a model put the relevant ones among the candidates given?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import FIRST_KNOWN, State
+from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.split import Targets
+from twotower.evaluation.result import Result
+from twotower.index.brute_force import BruteForceIndex
+from twotower.metrics.ranking import MISSED, ranking_metrics
+from twotower.models.base import Model
+from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.ranking import NO_CANDIDATE, rank
+from twotower.ops.ragged import expand
+
+CPU_PAIRS, CUDA_PAIRS = 65_536, 262_144
+"""Pairs of a user and a candidate scored at a time."""
+ITEM_TILE = 8_192
+
+
+class TwoStage(NamedTuple):
+    """A retriever and a pre-ranker as a whole."""
+
+    stage_one: Result
+    """The retriever's own order. Its recall at the number of candidates bounds what any second stage can reach."""
+    pair: Result
+    """The same candidates in the pre-ranker's order."""
+
+
+def evaluate_candidates(
+    model: Model,
+    dataset: Dataset,
+    targets: Targets,
+    lists: Int[Tensor, "queries candidates"],
+    ks: Sequence[int] = (10, 100),
+    *,
+    split: str = "test",
+) -> Result:
+    """Rank each user's own candidates by the whole model and say where the relevant ones stand; ties: the lower id.
+
+    Args:
+        model: any model.
+        dataset: features of users and items.
+        targets: the histories that users are encoded from, and the relevant items.
+        lists: candidates of each user of ``targets.users()``, in that order; -1 fills up. A relevant item that its
+            user's list lacks is missed.
+        ks: list lengths.
+        split: what the targets are called in reports.
+
+    Raises:
+        InputError: if there is nobody to ask, the lists are not one a user, or a candidate is unknown or stands twice.
+    """
+    users, history, truth = _asked(dataset, targets, split)
+    lists = lists.to(dataset.device)
+    if lists.ndim != 2 or len(lists) != len(users):
+        raise InputError(f"split '{split}': {len(users)} users are asked about, but lists are {tuple(lists.shape)}")
+    budget = CUDA_PAIRS if dataset.device.type == "cuda" else CPU_PAIRS
+    ordered = torch.empty_like(lists)
+    with inference(model):
+        states = _all_states(model, dataset)
+        for rows in torch.arange(len(users), device=dataset.device).split(max(1, budget // lists.shape[1])):
+            asked = users_with_history(dataset, history, users[rows], model.history_length)
+            ordered[rows] = rank(model, asked, states, lists[rows]).ids
+    return _result(users, truth, ordered, ks, split)
+
+
+def evaluate_two_stage(
+    retriever: Model,
+    ranker: Model,
+    dataset: Dataset,
+    targets: Targets,
+    *,
+    candidates: int = 2_000,
+    ks: Sequence[int] = (10, 100),
+    mask_seen: bool = True,
+    split: str = "test",
+) -> TwoStage:
+    """The retriever's best ``candidates`` of each user, and their order by the pre-ranker.
+
+    Metrics count every relevant item, also those that the first stage did not bring. `TwoStage.stage_one` has metrics
+    at ``candidates`` too.
+
+    Args:
+        retriever: any model; searched exactly, so that index loss is no part of the figures.
+        ranker: any model over the same items.
+        dataset: features of users and items.
+        targets: who is asked about, and what is relevant.
+        candidates: handed from the first stage to the second.
+        ks: list lengths of the answers.
+        mask_seen: whether what stands in a user's history is left out.
+        split: what the targets are called in reports.
+
+    Raises:
+        InputError: if ``candidates`` is below 1, there is nobody to ask, or the models are of different catalogues.
+    """
+    if retriever.schema.num_items != ranker.schema.num_items:
+        raise InputError(
+            f"the retriever knows {retriever.schema.num_items} item rows and the pre-ranker "
+            f"{ranker.schema.num_items}; train both on the same prepared data"
+        )
+    users, _, truth = _asked(dataset, targets, split)
+    lists = retrieved_lists(retriever, dataset, targets, candidates, mask_seen=mask_seen, split=split)
+    return TwoStage(
+        _result(users, truth, lists, sorted({*ks, candidates}), split),
+        evaluate_candidates(ranker, dataset, targets, lists, ks, split=split),
+    )
+
+
+def retrieved_lists(
+    retriever: Model,
+    dataset: Dataset,
+    targets: Targets,
+    candidates: int = 2_000,
+    *,
+    mask_seen: bool = True,
+    split: str = "test",
+) -> Int[Tensor, "queries candidates"]:
+    """The retriever's best items of each user of ``targets.users()``, best first; -1 where there are no more.
+
+    Raises:
+        InputError: if ``candidates`` is below 1 or there is nobody to ask.
+    """
+    users, history, _ = _asked(dataset, targets, split)
+    everything = targets.history.to(dataset.device)
+    index = BruteForceIndex(retriever.score)
+    found = []
+    with inference(retriever):
+        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        index.build(encode_items(retriever, dataset, ids, ITEM_TILE), ids)
+        for some in users.split(256):
+            states = retriever.encode_users(users_with_history(dataset, history, some, retriever.history_length))
+            seen = _padded(everything, some) if mask_seen else None
+            found.append(index.search(states, candidates, seen).ids)
+    return torch.cat(found)
+
+
+def drawn_lists(
+    dataset: Dataset, targets: Targets, candidates: int = 2_000, *, seed: int = 0
+) -> Int[Tensor, "queries candidates"]:
+    """Each user's relevant items among random ones that the user never met: no two alike, uniform, -1 fills up.
+
+    A user who met so many that fewer are left gets all that are.
+
+    Raises:
+        InputError: if there is nobody to ask, or fewer candidates than a user has relevant items.
+    """
+    users, history, truth = _asked(dataset, targets, "test")
+    if int(truth.lengths.max()) > candidates:
+        raise InputError(
+            f"{candidates} candidates are fewer than the {int(truth.lengths.max())} relevant items of a user"
+        )
+    device, num_items = dataset.device, dataset.schema.num_items
+    generator = torch_generator(seed, "candidates", device=device)
+    width = min(candidates, num_items - FIRST_KNOWN)
+    lists = []
+    for some in users.split(512):
+        # The largest of random keys are a uniform draw without repetition; relevant items have a larger key than any.
+        keys = torch.rand(len(some), num_items, generator=generator, device=device)
+        keys[:, :FIRST_KNOWN] = -1.0
+        for log, key in ((dataset.log, -1.0), (history, -1.0), (truth, 2.0)):
+            rows, events = expand(log.offsets[some], log.offsets[some + 1])
+            keys[rows, log.items[events]] = key
+        best = keys.topk(width, dim=1)
+        lists.append(best.indices.masked_fill(best.values < 0, NO_CANDIDATE))
+    return torch.cat(lists)
+
+
+def _asked(dataset: Dataset, targets: Targets, split: str) -> tuple[Tensor, Log, Log]:
+    """The users asked about, what their tower reads, and what is relevant, on the data set's device."""
+    truth = targets.truth.to(dataset.device).positives()
+    users = truth.lengths.nonzero()[:, 0]
+    if not len(users):
+        raise InputError(f"split '{split}': no user has an event to be found, so there is nothing to evaluate")
+    return users, targets.history.to(dataset.device).positives(), truth
+
+
+def _all_states(model: Model, dataset: Dataset) -> State:
+    """States of every row, so that row number = id."""
+    return encode_items(model, dataset, torch.arange(dataset.schema.num_items, device=dataset.device), ITEM_TILE)
+
+
+def _padded(log: Log, users: Tensor) -> Tensor:
+    """The events of each user, -1 after the last: int64 [users, most]."""
+    rows, events = expand(log.offsets[users], log.offsets[users + 1])
+    lengths = log.lengths[users]
+    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+    padded = log.items.new_full((len(users), int(lengths.max())), NO_CANDIDATE)
+    padded[rows, place] = log.items[events]
+    return padded
+
+
+def _result(users: Tensor, truth: Log, lists: Tensor, ks: Sequence[int], split: str) -> Result:
+    """Metrics of ordered lists; row i of ``lists`` belongs to ``users[i]``."""
+    rows, events = expand(truth.offsets[users], truth.offsets[users + 1])
+    keys = (rows * (int(truth.items.max()) + 1) + truth.items[events]).unique()
+    rows, items = keys // (int(truth.items.max()) + 1), keys % (int(truth.items.max()) + 1)
+    here = torch.cat([lists[r] == i[:, None] for r, i in zip(rows.split(4_096), items.split(4_096), strict=True)])
+    found = here.any(dim=1)
+    ranks = torch.where(found, here.int().argmax(dim=1), MISSED)
+    per_user = ranking_metrics(ranks, rows, len(users), ks)
+    return Result(
+        split=split,
+        users=users.cpu(),
+        num_items=lists.shape[1],
+        per_user=per_user,
+        metrics={name: values.mean().item() for name, values in per_user.items()},
+        truths=len(rows),
+        seen_truths=0,
+        unreachable_truths=int((~found).sum()),
+    )

@@ -1,0 +1,124 @@
+"""Runs on labelled pairs, the protocol of pre-ranking: learn from them, choose by their AUC, judge as in a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+from twotower.data.pairs import PairSplit, pre_ranking_pairs
+from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
+from twotower.evaluation.pointwise import PairResult, evaluate_rows
+from twotower.evaluation.result import Result
+from twotower.models.base import ClosedForm, Model
+from twotower.recipes.learn import new_model
+from twotower.recipes.run import Run
+from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.loop import fit
+from twotower.training.objective import AgainstLabels
+
+PAIRS = "pre-ranking"
+"""As ``data.split`` of a run: each user's last positive against one random unseen item; see `pre_ranking_pairs`."""
+
+CANDIDATES = 2_000
+"""Candidates of one request."""
+HISTORY = 50
+"""Latest items of a history, where the model's settings say nothing else."""
+PAIR_TILE = 16_384
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the test showed."""
+
+    pairs: PairResult
+    """Positives against one random negative each."""
+    request: Result
+    """The positive among 2,000 random unseen items. Its ``metrics`` hold those of ``pairs`` too."""
+
+    def per_user(self) -> dict[str, Tensor]:
+        """Values user by user, users ascending: GAUC (the user's own pair in order: 1, tied: 0.5) and the request's."""
+        positive, negative = self.pairs.scores.view(-1, 2).unbind(dim=1)
+        won = (positive > negative).double() + 0.5 * (positive == negative).double()
+        return {"gauc": won, **self.request.per_user}
+
+
+def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
+    """The rows that a run with ``data.split = "pre-ranking"`` asks for.
+
+    Raises:
+        InputError: if an option is unknown or out of range, or nobody has two positives.
+    """
+    known = ("reading", "validation", "validation_share")
+    unknown = sorted(set(run.data.split_options) - set(known))
+    if unknown:
+        raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")
+    length = run.model.settings.get("history_length", HISTORY)
+    return pre_ranking_pairs(dataset, history_length=length, seed=run.training.seed, **run.data.split_options)
+
+
+def learn_pairs(
+    run: Run,
+    dataset: Dataset,
+    split: PairSplit,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Model, list[Record]]:
+    """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
+
+    Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
+    ``training.metric`` ("auc" unless the run says another) among those that the model calls selectable.
+
+    Args:
+        run: what to learn, and how.
+        dataset: on the device to learn on.
+        split: from `pairs_of`.
+        folder: for the log and the checkpoint; None keeps none.
+        resume: go on from the checkpoint in ``folder``.
+        callbacks: told of every epoch.
+
+    Raises:
+        InputError: if the run asks for what pairs cannot give.
+    """
+    if run.objective.loss != "bce":
+        raise InputError(f"split '{PAIRS}' has labelled rows: set objective.loss = 'bce', not '{run.objective.loss}'")
+    if run.training.refit or run.training.geometry != "off" or run.objective.regularise:
+        raise InputError(f"split '{PAIRS}': leave out training.refit, training.geometry and objective.regularise")
+    config = run.training
+    if "@" in config.metric:
+        config = replace(config, metric="auc")
+    model = new_model(run, dataset)
+    if isinstance(model, ClosedForm):
+        model.fit(split.learnt())
+        return model, []
+    checkpoint = None if folder is None else folder / "train.safetensors"
+    progress = fit(
+        model,
+        split.train,
+        AgainstLabels(),
+        config,
+        validate=lambda current: evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics,
+        callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / "train.jsonl")])],
+        checkpoint=checkpoint,
+        resume=resume and checkpoint is not None and checkpoint.is_file(),
+    )
+    return model, progress.records
+
+
+def judge_pairs(
+    model: Model, dataset: Dataset, split: PairSplit, *, ks: Sequence[int] = (10, 100), candidates: int = CANDIDATES
+) -> Judged:
+    """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
+
+    The candidates are the same for every model, whatever the run's seed.
+    """
+    pairs = evaluate_rows(model, split.test, pair_tile=PAIR_TILE)
+    targets = split.test_targets()
+    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks)
+    return Judged(pairs, replace(request, metrics={**pairs.metrics, **request.metrics}))

@@ -1,0 +1,193 @@
+"""A run on labelled pairs: what is learnt, chosen and judged, and the lists of candidates that stand for a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.schema import Schema
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.evaluation.candidates import (
+    drawn_lists,
+    evaluate_candidates,
+    evaluate_two_stage,
+    retrieved_lists,
+)
+from twotower.metrics.ranking import MISSED
+from twotower.models.build import build_model
+from twotower.models.encode import inference, users_with_history
+from twotower.recipes.judge import judge_bundle
+from twotower.recipes.named import PRE_RANKERS, default_run
+from twotower.recipes.pairs import judge_pairs, learn_pairs, pairs_of
+from twotower.recipes.run import Evaluation, ModelSection
+from twotower.recipes.train import train
+from twotower.training.config import Training
+
+SMALL = {
+    "two_tower": {"dim": 6, "field_dim": 4, "hidden": (8,)},
+    "fit": {"dim": 8, "field_dim": 4, "hidden": (12, 8), "meta_queries": 4},
+    "dat": {"dim": 6, "field_dim": 4, "hidden": (8,)},
+    "cold": {"field_dim": 4, "hidden": (8, 6)},
+    "int_tower": {"dim": 8, "item_heads": 2, "user_heads": 2, "field_dim": 4, "hidden": (8, 6)},
+    "rank_tower": {"dim": 8, "item_heads": 2, "user_heads": 2, "field_dim": 4, "hidden": (8, 6)},
+}
+
+
+@pytest.fixture(scope="module")
+def clubs():
+    """Forty users who meet items of their own half of 30 items alone: the half of a history tells its future."""
+    generator = torch.Generator().manual_seed(5)
+    lists = [2 + 15 * (user % 2) + torch.randperm(15, generator=generator)[:9] for user in range(40)]
+    offsets = torch.cat([torch.zeros(3, dtype=torch.int64), 9 * torch.arange(1, 41)])
+    return Dataset(Schema(42, 32), Log(offsets, torch.cat(lists)), {}, {}, {"name": "clubs"})
+
+
+def run_of(name, epochs=25, **data):
+    run = default_run("fit")
+    return replace(
+        run,
+        model=ModelSection(name, dict(SMALL[name])),
+        data=replace(run.data, split_options={"reading": "all", **data}),
+        training=Training(epochs=epochs, batch_size=128, learning_rate=0.01, metric="auc"),
+        evaluation=Evaluation(ks=(3, 10)),
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_model_learns_the_clubs(name, clubs):
+    run = run_of(name)
+    split = pairs_of(run, clubs)
+    model, records = learn_pairs(run, clubs, split)
+    judged = judge_pairs(model, clubs, split, ks=(3, 10), candidates=20)
+    # A negative is of the user's own half with chance 6 / 21, where it cannot be told apart: AUC is 6/7 at best.
+    assert judged.request.metrics["auc"] > 0.7
+    assert max(record["auc"] for record in records) > 0.6
+    users = judged.per_user()
+    assert users["gauc"].mean().item() == pytest.approx(judged.pairs.metrics["gauc"])
+    assert len(users["gauc"]) == len(users["recall@3"]) == 40
+
+
+@pytest.mark.parametrize("name", PRE_RANKERS)
+def test_pre_rankers_train_on_pairs_by_default(name):
+    run = default_run(name)
+    assert (run.data.split, run.objective.loss, run.training.metric) == ("pre-ranking", "bce", "auc")
+
+
+def test_the_kept_epoch_was_trained_as_it_is_served(clubs):
+    run = run_of("fit", epochs=4)
+    split = pairs_of(run, clubs)
+    chosen = []
+
+    class Watch:
+        def started(self, *_): ...
+        def stepped(self, *_): ...
+        def finished(self): ...
+        def epoch_done(self, record, model):
+            chosen.append((record["epoch"], model.selectable))
+
+    model, _ = learn_pairs(run, clubs, split, callbacks=[Watch()])
+    assert chosen == [(1, False), (2, True), (3, True), (4, True)]
+    assert model.selectable
+
+
+def test_a_whole_run_writes_a_bundle_that_can_be_judged_again(clubs, tmp_path):
+    trained = train(run_of("fit", epochs=3), dataset=clubs, to=tmp_path / "bundle")
+    assert {"auc", "gauc", "log_loss", "recall@3", "ndcg@10"} <= set(trained.test.metrics)
+    again, title = judge_bundle(tmp_path / "bundle")
+    assert title == "fit on clubs"
+    assert again.metrics == pytest.approx(trained.test.metrics, abs=1e-6)
+    with pytest.raises(InputError, match="labelled pairs, whose validation"):
+        judge_bundle(tmp_path / "bundle", split="validation")
+
+
+def test_drawn_lists_hold_the_test_item_among_unseen_ones(clubs):
+    split = pairs_of(run_of("fit"), clubs)
+    targets = split.test_targets()
+    lists = drawn_lists(clubs, targets, 12)
+    assert lists.shape == (40, 12)
+    for user, row in zip(targets.users().tolist(), lists.tolist(), strict=True):
+        met = clubs.log.items[clubs.log.offsets[user] : clubs.log.offsets[user + 1]].tolist()
+        assert met[-1] in row
+        assert not set(row) & set(met[:-1])
+        assert len(set(row)) == 12
+        assert min(row) >= 2
+    assert torch.equal(lists, drawn_lists(clubs, targets, 12))
+    assert not torch.equal(lists, drawn_lists(clubs, targets, 12, seed=1))
+    whole = drawn_lists(clubs, targets, 2_000)
+    assert (whole >= 0).sum(dim=1).tolist() == [22] * 40  # 30 items, eight of them met before the test
+    with pytest.raises(InputError, match="fewer than the 1 relevant"):
+        drawn_lists(clubs, targets, 0)
+
+
+def test_drawn_lists_are_uniform(clubs):
+    targets = pairs_of(run_of("fit"), clubs).test_targets()
+    user = int(targets.users()[0])
+    met = clubs.log.items[clubs.log.offsets[user] : clubs.log.offsets[user + 1]].tolist()
+    counts = torch.zeros(32)
+    for seed in range(400):
+        counts[drawn_lists(clubs, targets, 8, seed=seed)[0]] += 1
+    unseen = [item for item in range(2, 32) if item not in met]
+    assert counts[unseen].sum() == 400 * 7
+    assert (counts[unseen] / 400 - 7 / len(unseen)).abs().max() < 0.12
+
+
+def test_ranks_in_lists_by_hand(clubs):
+    model = build_model("fit", clubs.schema, SMALL["fit"])
+    targets = pairs_of(run_of("fit"), clubs).test_targets()
+    lists = drawn_lists(clubs, targets, 9)
+    lists[3] = lists[3].where(lists[3] != int(targets.truth.items[3]), 32 - 1)  # its test item is no candidate
+    lists[3, 1:] = -1
+    result = evaluate_candidates(model, clubs, targets, lists, (1, 4))
+    with inference(model):
+        items = model.encode_items(clubs.all_items())
+        for row, user in enumerate(targets.users().tolist()):
+            users = users_with_history(clubs, targets.history, torch.tensor([user]), 50)
+            scores = model.score(model.encode_users(users), items)[0].tolist()
+            order = sorted((i for i in lists[row].tolist() if i >= 0), key=lambda i: (-scores[i], i))
+            truth = int(targets.truth.items[row])
+            rank = order.index(truth) if truth in order else MISSED
+            assert result.per_user["recall@4"][row] == (rank < 4)
+            assert result.per_user["hit_rate@1"][row] == (rank < 1)
+    assert result.unreachable_truths == 1
+
+
+def test_two_stages_as_a_whole(clubs):
+    retriever, ranker = (build_model(name, clubs.schema, SMALL[name]) for name in ("two_tower", "fit"))
+    targets = pairs_of(run_of("fit"), clubs).test_targets()
+    whole = evaluate_two_stage(retriever, ranker, clubs, targets, candidates=11, ks=(2, 11))
+    assert whole.stage_one.metrics["recall@11"] == whole.pair.metrics["recall@11"]
+    assert whole.stage_one.unreachable_truths == whole.pair.unreachable_truths
+    lists = retrieved_lists(retriever, clubs, targets, 11)
+    again = evaluate_candidates(ranker, clubs, targets, lists, (2, 11))
+    assert again.metrics == whole.pair.metrics
+    for user, row in zip(targets.users().tolist(), lists.tolist(), strict=True):
+        met = targets.history.items[targets.history.offsets[user] : targets.history.offsets[user + 1]].tolist()
+        assert not set(row) & set(met)
+    # A second stage that is the first one changes nothing.
+    same = evaluate_two_stage(retriever, retriever, clubs, targets, candidates=11, ks=(2, 11))
+    assert same.pair.metrics["ndcg@2"] == pytest.approx(same.stage_one.metrics["ndcg@2"])
+
+
+@pytest.mark.bad_input
+def test_bad_pair_runs(clubs, tiny_dataset):
+    run = run_of("fit", epochs=1)
+    with pytest.raises(InputError, match=r"split_options.raeding.*reading, validation"):
+        pairs_of(replace(run, data=replace(run.data, split_options={"raeding": "all"})), clubs)
+    split = pairs_of(run, clubs)
+    with pytest.raises(InputError, match="objective.loss = 'bce'"):
+        learn_pairs(replace(run, objective=replace(run.objective, loss="full_softmax")), clubs, split)
+    with pytest.raises(InputError, match="leave out training.refit"):
+        learn_pairs(replace(run, training=replace(run.training, refit=True)), clubs, split)
+    targets = split.test_targets()
+    model, other = (build_model("popularity", data.schema) for data in (clubs, tiny_dataset))
+    with pytest.raises(InputError, match="40 users are asked about"):
+        evaluate_candidates(model, clubs, targets, torch.full((3, 4), 2))
+    with pytest.raises(InputError, match="32 item rows and the pre-ranker 10"):
+        evaluate_two_stage(model, other, clubs, targets)
+    nobody = targets._replace(truth=targets.truth.select(targets.truth.items < 0))
+    with pytest.raises(InputError, match="no user has an event to be found"):
+        drawn_lists(clubs, nobody)
