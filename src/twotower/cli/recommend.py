@@ -15,16 +15,22 @@ def command(
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    then: Annotated[
+        Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="How many items the first hands to the second.")] = 2_000,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Recommend items to a user, by id or by a history typed in."""
     from twotower.cli.answers import print_beside, print_json, row, split_ids
     from twotower.serving.bundle import Bundle
+    from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
     typed = None if history is None else split_ids(history)
     retriever = Retriever(Bundle.load(bundle))
-    answers = retriever.recommend(
+    asked = retriever if then is None else Pipeline(retriever, Retriever(Bundle.load(then)), candidates=candidates)
+    answers = asked.recommend(
         user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
     )
     query = {"user": user} if user is not None else {"history": typed}

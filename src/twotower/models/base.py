@@ -6,8 +6,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Items, State, Users
 from twotower.core.schema import Schema
+from twotower.core.states import from_tensors
 from twotower.data.log import Log
 
 
@@ -42,6 +44,22 @@ class Model(nn.Module):
 
     def prepare_serving(self) -> None:
         """Compute what no request changes, for requests to come; called once weights are loaded for good."""
+
+    def stored_items(self, tensors: dict[str, Tensor]) -> State:
+        """Item states from the tensors of a file, as `twotower.core.states.to_tensors` named them.
+
+        Raises:
+            ValueError: if they are another model's.
+        """
+        return from_tensors(tensors, self.state_kind)
+
+    def compact_items(self, states: State, precision: str) -> State:
+        """The same item states in fewer bytes, at a precision of the model's; it scores them as it does whole ones.
+
+        Raises:
+            InputError: if the precision is unknown, or this model stores its states in one way alone.
+        """
+        raise InputError(f"{type(self).__name__} stores item states in one way alone; 'fit' knows smaller ones")
 
     def encode_users(self, users: Users) -> State:
         """User states, one row a user."""

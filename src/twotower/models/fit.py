@@ -12,6 +12,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
+from twotower.core.states import from_tensors
 from twotower.models.base import Model
 from twotower.models.fit_compiled import Scores, compiled_scores
 from twotower.models.fit_serving import UserTables, served_heads, user_tables
@@ -20,9 +21,11 @@ from twotower.models.fit_states import (
     FITItems,
     PairedHeads,
     check_items,
+    compact,
     smallest_index,
     whole_heads,
 )
+from twotower.models.pre_ranking import checked_history_length
 from twotower.scorers.heads import head_scorer, row_similarities
 from twotower.scorers.temperature import Temperature
 from twotower.scorers.tiles import in_tiles
@@ -115,7 +118,7 @@ class FIT(Model):
         if not 0 <= meta_queries <= known:
             raise InputError(f"meta_queries = {meta_queries}: there are {known} items; take between 0 and that many")
         self.schema = schema
-        self.history_length = history_length
+        self.history_length = checked_history_length(history_length)
         self.query_training = query_training
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
@@ -223,6 +226,15 @@ class FIT(Model):
         """Row i's user with row i's item: one pass of the user tower a row, not one a query."""
         encoded = self(batch)
         return self.score_rows(encoded.users, encoded.items)
+
+    def stored_items(self, tensors: dict[str, Tensor]) -> FITItems | FITCompactItems:
+        """Item states from the tensors of a file, whole or compact."""
+        states: FITItems | FITCompactItems = from_tensors(tensors, FITCompactItems if "step" in tensors else FITItems)
+        return states
+
+    def compact_items(self, states: FITItems, precision: str) -> FITItems | FITCompactItems:
+        """Heads as "float32", "float16" or "int8": see `twotower.models.fit_states.compact`."""
+        return compact(states, precision)
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from twotower.core.errors import InputError
 from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
@@ -31,7 +32,7 @@ class PreRanker(Model):
     ) -> None:
         super().__init__()
         self.schema = schema
-        self.history_length = history_length
+        self.history_length = checked_history_length(history_length)
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
         self.num_user_fields = self.user_fields.count + self.item_fields.count
@@ -54,3 +55,14 @@ class PreRanker(Model):
         if items.features is None:
             return self.item_fields.of_ids(items.ids).unflatten(1, (self.item_fields.count, -1))
         return self.item_fields(items)
+
+
+def checked_history_length(length: int) -> int:
+    """The length, if it is one.
+
+    Raises:
+        InputError: if it is below 1.
+    """
+    if length < 1:
+        raise InputError(f"history_length = {length}: a pre-ranker reads at least one item of a history")
+    return length

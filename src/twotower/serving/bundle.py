@@ -22,7 +22,7 @@ from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
-from twotower.core.states import from_tensors, map_state, to_tensors
+from twotower.core.states import map_state, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import Index
@@ -75,9 +75,16 @@ class Bundle:
 
     @cached_property
     def item_states(self) -> State:
-        """What the item tower made of every known item, in the order of ``item_ids``."""
-        tensors = load_file(self.folder / "items" / "states.safetensors", device=str(self.device))
-        return from_tensors(tensors, self.model.state_kind)
+        """What the item tower made of every known item, in the order of ``item_ids``.
+
+        Raises:
+            InputError: if the file holds another model's states.
+        """
+        path = self.folder / "items" / "states.safetensors"
+        try:
+            return self.model.stored_items(load_file(path, device=str(self.device)))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
 
     @cached_property
     def dataset(self) -> Dataset:

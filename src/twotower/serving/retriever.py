@@ -13,10 +13,12 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import PADDING, UNKNOWN, TopK, Users
-from twotower.core.states import take
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
+from twotower.models.base import Model
+from twotower.models.ranking import gather
+from twotower.ops.topk import top_k
 from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
@@ -40,6 +42,13 @@ class Answer(NamedTuple):
     id: str
     score: float
     columns: dict[str, Any]
+
+
+class Asker(NamedTuple):
+    """Who asks: one user as the user tower sees it, and the rows of what was seen, padded with -1: int64 [1, most]."""
+
+    users: Users
+    seen: Tensor
 
 
 class Similar(NamedTuple):
@@ -86,18 +95,7 @@ class Retriever:
             InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, ``k`` is below
                 1, or an id is unknown.
         """
-        if (user is None) == (history is None):
-            raise InputError("give either a user or a history, not both and not neither")
-        if user is not None:
-            rows = self._user_rows([user])
-            users, seen = self.bundle.users(rows), self._seen(rows)
-        else:
-            items = self._item_rows(history or ())
-            if not len(items):
-                raise InputError("the history is empty; name at least one item")
-            users, seen = self.bundle.newcomer(items), items[None]
-        banned = self._item_rows(exclude)[None]
-        return self._search(users, k, banned if include_seen else torch.cat([banned, seen], dim=1))[0]
+        return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
 
     def recommend_many(self, users: Sequence[str], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
         """`recommend` for many known users at once: one list a user, in order.
@@ -111,12 +109,21 @@ class Retriever:
             answers += self._search(self.bundle.users(tile), k, None if include_seen else self._seen(tile))
         return answers
 
-    @torch.inference_mode()
-    def rank(self, user: str, candidates: Sequence[str]) -> list[Answer]:
-        """The candidates by their score for a known user, best first, each scored by the whole model.
+    def rank(
+        self,
+        user: str | None = None,
+        candidates: Sequence[str] = (),
+        *,
+        history: Sequence[str] | None = None,
+        k: int | None = None,
+    ) -> list[Answer]:
+        """The best ``k`` candidates (None: all) for a known user or a history, best first, by the whole model's score.
+
+        Equal scores keep the order of the catalogue.
 
         Raises:
-            InputError: if the user or a candidate is unknown, a candidate is named twice, or there is none.
+            InputError: if not exactly one of ``user`` and ``history`` is given, nothing is known of who asks, an id is
+                unknown, a candidate is named twice, there is none, or ``k`` is below 1.
         """
         items = self._item_rows(candidates)
         if not len(items):
@@ -124,12 +131,8 @@ class Retriever:
         if len(items.unique()) < len(items):
             twice = next(id for id in candidates if list(candidates).count(id) > 1)
             raise InputError(f"candidate '{twice}' is named more than once; name each candidate once")
-        rows = self._user_rows([user])
-        model = self.bundle.model
-        states = take(self.bundle.item_states, torch.searchsorted(self.bundle.item_ids, items))
-        scores = model.score(model.encode_users(self.bundle.users(rows)), states)[0]
-        order = scores.argsort(descending=True, stable=True)
-        return self._answers(TopK(scores[order][None], items[order][None]))[0]
+        asker = self.asker(user, history)
+        return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
         """The ``k`` items whose states have the largest cosine with a known item's, itself left out.
@@ -190,6 +193,57 @@ class Retriever:
         """
         return self.bundle.item_vocabulary.records(self.bundle.item_vocabulary.rows(ids))
 
+    def asker(self, user: str | None, history: Sequence[str] | None) -> Asker:
+        """A known user, or someone with a history of item ids typed in (oldest first).
+
+        Raises:
+            InputError: if not exactly one is given, the history is empty, or an id is unknown.
+        """
+        if (user is None) == (history is None):
+            raise InputError("give either a user or a history, not both and not neither")
+        if user is not None:
+            rows = self._user_rows([user])
+            return Asker(self.bundle.users(rows), self._seen(rows))
+        items = self._item_rows(history or ())
+        if not len(items):
+            raise InputError("the history is empty; name at least one item")
+        return Asker(self.bundle.newcomer(items), items[None])
+
+    def found(self, asker: Asker, k: int, exclude: Sequence[str] = (), *, include_seen: bool = False) -> TopK:
+        """The rows of the best ``k`` items for one who asks.
+
+        Raises:
+            InputError: if ``k`` is below 1 or an id to leave out is unknown.
+        """
+        banned = self._item_rows(exclude)[None]
+        return self._found(asker.users, k, banned if include_seen else torch.cat([banned, asker.seen], dim=1))
+
+    @torch.inference_mode()
+    def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
+        """The best ``k`` of these item rows (int64 [candidates], no two alike) for one who asks.
+
+        Raises:
+            InputError: if nothing is known of the user, or ``k`` is below 1.
+        """
+        if not self.bundle.schema.user_features and not (asker.users.history != PADDING).any():
+            raise InputError("nothing is known of this user: no history, and the data has no user features; give one")
+        k = self._checked(k, len(items))
+        items = items.sort().values
+        states = gather(self.bundle.item_states, torch.searchsorted(self.bundle.item_ids, items))
+        model = self._model
+        best = top_k(model.score(model.encode_users(asker.users), states).float(), k)
+        return TopK(best.scores, items[best.ids])
+
+    def answers(self, found: TopK) -> list[Answer]:
+        """What was found for one who asked, in outside ids."""
+        return self._answers(found)[0]
+
+    @cached_property
+    def _model(self) -> Model:
+        """The bundle's model, with what no request changes computed."""
+        self.bundle.model.prepare_serving()
+        return self.bundle.model
+
     @cached_property
     def _index(self) -> Index:
         bundle = self.bundle
@@ -203,10 +257,13 @@ class Retriever:
     def _neighbours(self) -> Neighbours:
         return Neighbours(directions(self.bundle.item_states), self.bundle.item_ids)
 
-    @torch.inference_mode()
     def _search(self, users: Users, k: int, banned: Tensor | None) -> list[list[Answer]]:
+        return self._answers(self._found(users, k, banned))
+
+    @torch.inference_mode()
+    def _found(self, users: Users, k: int, banned: Tensor | None) -> TopK:
         k = self._checked(k, len(self.bundle.item_ids))
-        return self._answers(self._index.search(self.bundle.model.encode_users(users), k, banned))
+        return self._index.search(self._model.encode_users(users), k, banned)
 
     def _checked(self, k: int, most: int) -> int:
         if k < 1:

@@ -235,6 +235,8 @@ def test_cold_leaves_fields_out(tiny_dataset, batch):
         ("int_tower", {"contrastive_temperature": 0.0}, "positive temperature"),
         ("rank_tower", {"dim": 7}, "does not divide"),
         ("rank_tower", {"coarse_negatives": 0}, "at least 1"),
+        ("fit", {"history_length": 0}, "history_length = 0: a pre-ranker reads"),
+        ("cold", {"history_length": 0}, "history_length = 0"),
         ("dat", {"category": "brnd"}, "did you mean 'brand'"),
         ("dat", {"category": "price"}, "no categorical feature"),
         ("dat", {"mimic_weight": -1.0}, "must not be negative"),
