@@ -126,11 +126,13 @@ def test_the_first_candidates_are_the_batchs_own(make):
 def test_states_that_come_along_are_those_of_their_ids(make):
     sampler = make()
     for batch in batches(5):
-        negatives = step(sampler, batch)
+        negatives = sampler.sample(batch)
         if negatives.states is not None:
             ids = negatives.ids[-len(negatives.states) :]
             assert torch.equal(negatives.states, ids[:, None] * torch.ones(DIM))
             assert not negatives.states.requires_grad
+        if isinstance(sampler, Observer):
+            sampler.observe(encode(batch))
 
 
 def test_a_resumed_sampler_goes_on_with_the_same_candidates(make):

@@ -17,10 +17,11 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.models.base import ClosedForm, Model
 from twotower.models.build import build_model
-from twotower.recipes.build import build_objective
+from twotower.recipes.build import build_batching, build_objective
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
+from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
 
 LONGEST = 200
@@ -58,13 +59,22 @@ def learn(
         return evaluate(current, dataset, split.validation, protocol).metrics
 
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        features = run.objective.loss != "full_softmax"
+        objective = build_objective(run, dataset, log, model)
+        if not isinstance(objective, AgainstLabels):
+            log = log.positives()
+        rows = ROWS[model.batches](
+            dataset,
+            log,
+            history_length=model.history_length or LONGEST,
+            item_features=run.objective.loss != "full_softmax",
+        )
         checkpoint = None if folder is None else folder / f"{name}.safetensors"
         return fit(
             model,
-            ROWS[model.batches](dataset, log, history_length=model.history_length or LONGEST, item_features=features),
-            build_objective(run, dataset, log, is_inner_product=model.is_inner_product),
+            rows,
+            objective,
             run.training,
+            batching=build_batching(run, dataset, log, rows, model),
             validate=validate,
             callbacks=[*watch, *callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
             checkpoint=checkpoint,

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tomli_w
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.sampling.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 
 
@@ -67,6 +68,7 @@ class Run:
     model: ModelSection = field(default_factory=ModelSection)
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
+    clusters: ClusterSchedule = field(default_factory=ClusterSchedule)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     index: IndexSection = field(default_factory=IndexSection)

@@ -16,7 +16,7 @@ from twotower.ops.balanced_kmeans import balanced_kmeans
 
 @dataclass(frozen=True)
 class ClusterSchedule:
-    """How large the clusters are, epoch by epoch. Larger clusters, harder negatives.
+    """How large the clusters of clustered batches are, epoch by epoch: larger clusters, harder negatives.
 
     Source: section 4.2 of the negative-sampling report: size 1, doubled every 30 epochs, clustered anew every 10, at
     least 10 clusters. The published NGAME doubles at listed epochs and clusters anew every 5.
@@ -34,7 +34,7 @@ class ClusterSchedule:
     def __post_init__(self) -> None:
         for name in ("start_size", "double_every", "refresh_every", "min_clusters"):
             if getattr(self, name) < 1:
-                raise InputError(f"ngame.{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"clusters.{name} must be at least 1, got {getattr(self, name)}")
 
     def size(self, epoch: int, largest: int) -> int:
         """Points of a cluster in ``epoch`` (counted from 0), at most ``largest``.
@@ -78,17 +78,19 @@ class ClusteredBatches:
         seed: int,
         row_points: Int[Tensor, " rows"] | None = None,
     ) -> None:
-        self.row_points = torch.arange(num_rows) if row_points is None else row_points.cpu()
-        self.num_points = len(self.row_points.unique())
+        self.row_points = torch.arange(num_rows) if row_points is None else row_points
+        self.points = self.row_points.unique()
+        """The points that have rows, ascending."""
+        self.num_points = len(self.points)
         if self.num_points < max(schedule.min_clusters, 2):
             raise InputError(
-                f"ngame: {self.num_points} users give no {max(schedule.min_clusters, 2)} clusters; "
-                "lower ngame.min_clusters, or train on more users (with one user there is nobody to learn from)"
+                f"clusters: {self.num_points} users give no {max(schedule.min_clusters, 2)} clusters; "
+                "lower clusters.min_clusters, or train on more users (with one user there is nobody to learn from)"
             )
         if schedule.start_size > batch_size:
             raise InputError(
-                f"ngame: clusters of {schedule.start_size} are larger than a batch of {batch_size}; "
-                "raise training.batch_size or lower ngame.start_size"
+                f"clusters: {schedule.start_size} users of a cluster are more than the {batch_size} rows of a batch; "
+                "raise training.batch_size or lower clusters.start_size"
             )
         self.batch_size = batch_size
         self.schedule = schedule
@@ -98,47 +100,54 @@ class ClusteredBatches:
         self.clusters: Tensor | None = None
         """Cluster of each point; None while clusters are single points."""
         self._size = 1
+        self._epoch = -1
 
-    def batches(self, epoch: int, states: Callable[[], Tensor]) -> list[Tensor]:
-        """The rows of each batch of ``epoch``, counted from 0.
+    def batches(self, epoch: int, states: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The rows of each batch of ``epoch``, counted from 0, on the CPU.
 
-        ``states`` gives the current user vectors, [largest point number + 1, dim]; it is called only when the points
-        are clustered anew.
+        ``states`` gives the current vectors, [points, dim], of `points`; it is called only when they are clustered
+        anew. Asked again for the same epoch, also after a resume, the clusters and the batches are the same.
         """
-        self._refresh(epoch, states)
-        generator = torch_generator(self.seed, "clustered order", epoch)
-        shuffled = torch.randperm(len(self.row_points), generator=generator)
+        if epoch != self._epoch:
+            self._refresh(epoch, states)
+        device = self.row_points.device
+        generator = torch_generator(self.seed, "clustered order", epoch, device=device)
+        shuffled = torch.randperm(len(self.row_points), generator=generator, device=device)
         shuffled = shuffled[self.row_points[shuffled].argsort(stable=True)]
         points = self.row_points[shuffled]
-        turn = torch.arange(len(points)) - torch.searchsorted(points, points)
-        cluster = points if self.clusters is None else self.clusters[points]
-        groups, group = (turn * (int(cluster.max()) + 1) + cluster).unique(return_inverse=True)
-        rank = torch.randperm(len(groups), generator=generator)
-        batches = shuffled[(turn * len(groups) + rank[group]).argsort(stable=True)].split(self.batch_size)
-        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+        turn = torch.arange(len(points), device=device) - torch.searchsorted(points, points)
+        cluster = torch.searchsorted(self.points, points) if self.clusters is None else self.clusters[points]
+        # A group is what comes up of a cluster in one turn. Its rows get one random place among those of the turn.
+        width = int(cluster.max()) + 1
+        groups, group = (turn * width + cluster).unique(return_inverse=True)
+        place = groups // width + torch.rand(len(groups), generator=generator, device=device, dtype=torch.float64)
+        batches = shuffled[place[group].argsort(stable=True)].cpu().split(self.batch_size)
+        order = torch.randperm(len(batches), generator=generator, device=device)
+        return [batches[number] for number in order.tolist()]
 
-    def _refresh(self, epoch: int, states: Callable[[], Tensor]) -> None:
+    def _refresh(self, epoch: int, states: Callable[[Tensor], Tensor]) -> None:
         size = self.schedule.size(epoch, self.largest)
         if size == 1:
             self.clusters = None
         elif self.clusters is None or size != self._size or epoch % self.schedule.refresh_every == 0:
-            self.clusters = self._cluster(states(), size, epoch)
-        self._size = size
+            self.clusters = self._cluster(states(self.points), size, epoch)
+        self._size, self._epoch = size, epoch
 
     def _cluster(self, vectors: Tensor, size: int, epoch: int) -> Tensor:
-        """Clusters of the points that have rows; the others are never looked up."""
-        present = self.row_points.unique()
-        vectors = vectors[present.to(vectors.device)]
+        """The cluster of each point by its number; numbers without rows are never looked up."""
         generator = torch_generator(self.seed, "clusters", epoch, device=vectors.device)
-        clusters = torch.zeros(int(present[-1]) + 1, dtype=torch.int64)
-        clusters[present] = balanced_kmeans(vectors, -(-len(present) // size), generator=generator).cpu()
+        found = balanced_kmeans(vectors, -(-self.num_points // size), generator=generator)
+        clusters = torch.zeros(int(self.points[-1]) + 1, dtype=torch.int64, device=self.points.device)
+        clusters[self.points] = found.to(clusters.device)
         return clusters
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The clusters in use."""
-        return {} if self.clusters is None else {"clusters": self.clusters, "size": torch.tensor(self._size)}
+        """The clusters in use, and for which epoch they were last looked at."""
+        kept = {"place": torch.tensor([self._size, self._epoch])}
+        return kept if self.clusters is None else {**kept, "clusters": self.clusters}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on with the same clusters."""
-        self.clusters = state.get("clusters")
-        self._size = int(state["size"]) if "size" in state else 1
+        clusters = state.get("clusters")
+        self.clusters = None if clusters is None else clusters.to(self.points.device)
+        self._size, self._epoch = state["place"].tolist()

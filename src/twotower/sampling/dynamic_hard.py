@@ -83,11 +83,28 @@ class BelowPositive:
         return scored.keep & (scored.candidates <= scored.positive[:, None] - self.margin)
 
 
+class WithinMargin:
+    """Candidates that score above the positive less ``margin``: those that a triplet loss would not count as 0.
+
+    Source: the margin of the published NGAME (Dahiya et al., WSDM 2023), there 0.3 on cosines; FaceNet (Schroff et al.,
+    CVPR 2015) calls them hard and semi-hard.
+    """
+
+    needs_norms = False
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """Those high enough."""
+        return scored.keep & (scored.candidates > scored.positive[:, None] - self.margin)
+
+
 class WithinRadius:
     """Candidates no farther from the user than the farthest of the user's positives: NGAME as the report words it.
 
     Keep j where ‖u − v_j‖² ≤ r = max over positives l of ‖u − v_l‖²; the positives are the row's own item and those
-    among the candidates. ‖u‖² stands on both sides, so ‖v_j‖² − 2<u, v_j> is compared and no distance is formed.
+    among the candidates. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.
     Scores must be inner products.
 
     Source: sections 3.4 and 3.5 of the negative-sampling report, steps 6 to 8.1. The original NGAME has no radius: see
@@ -104,9 +121,9 @@ class WithinRadius:
         """
         if scored.positive_norms is None or scored.candidate_norms is None:
             raise InputError("the radius rule needs item vectors: choose a model that scores inner products")
-        distances = scored.candidate_norms - 2.0 * scored.candidates
-        radius = scored.positive_norms - 2.0 * scored.positive
-        others = distances.masked_fill(~scored.known, float("-inf"))
-        if others.shape[1]:
-            radius = radius.maximum(others.amax(1))
-        return scored.keep & (distances <= radius[:, None])
+        # Half the distance with the sign turned, less what all candidates of a row share: <u, v_j> − ‖v_j‖² / 2.
+        near = scored.candidates - scored.candidate_norms / 2.0
+        farthest = scored.positive - scored.positive_norms / 2.0
+        if near.shape[1]:
+            farthest = farthest.minimum(near.masked_fill(~scored.known, float("inf")).amin(1))
+        return scored.keep & (near >= farthest[:, None])

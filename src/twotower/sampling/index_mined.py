@@ -25,7 +25,8 @@ class IndexMined:
 
     Args:
         search: user rows [n] and k to the k best items of each, known positives left out, best first, as `TopK`
-            (padded with id −1). The caller encodes the users and holds the index, exact or approximate.
+            (padded with id −1); called once a refresh, with all users. The caller encodes users and items and holds
+            the index, exact or approximate.
         num_users: rows of the user vocabulary.
         count: candidates a row.
         first: best rank of the window, counted from 0.
@@ -33,7 +34,6 @@ class IndexMined:
         refresh: steps between searches.
         start: steps before the first search.
         generator: on the device of the batch.
-        chunk: users a search call.
 
     Raises:
         InputError: if the window is empty or smaller than ``count``, or a number is out of range.
@@ -50,7 +50,6 @@ class IndexMined:
         last: int = 99,
         refresh: int = 1000,
         start: int = 0,
-        chunk: int = 4096,
     ) -> None:
         if first < 0 or not 1 <= count <= last - first + 1:
             raise InputError(
@@ -70,7 +69,6 @@ class IndexMined:
         self.last = last
         self.refresh = refresh
         self.start = start
-        self.chunk = chunk
         self.step = 0
         self.lists: Tensor | None = None
         """Items of each user's window: int64 [users, places], -1 where the search found fewer."""
@@ -98,10 +96,10 @@ class IndexMined:
 
     def _mine(self, device: torch.device) -> None:
         lists = torch.full((self.num_users, self.last - self.first + 1), -1, dtype=torch.int64, device=device)
-        for users in torch.arange(FIRST_KNOWN, self.num_users, device=device).split(self.chunk):
-            with torch.no_grad():
-                ids = self.search(users, self.last + 1).ids[:, self.first :]
-            lists[users, : ids.shape[1]] = ids.to(device)
+        users = torch.arange(FIRST_KNOWN, self.num_users, device=device)
+        with torch.no_grad():
+            ids = self.search(users, self.last + 1).ids[:, self.first :]
+        lists[FIRST_KNOWN:, : ids.shape[1]] = ids.to(device)
         if not (lists >= 0).any():
             raise InputError(
                 f"index-mined negatives: no user has an item at ranks {self.first} to {self.last}; lower the ranks"

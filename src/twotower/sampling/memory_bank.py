@@ -31,6 +31,7 @@ class MemoryBank:
     Args:
         capacity: states kept; at least ``batch_size``.
         batch_size: rows that one step may bring.
+        count: rows of a step that are kept, the first ones, such as those that in-batch takes; None: all.
         frequency: p above. The bank only reads it: a streaming one is fed by the in-batch source beside the bank.
         start: steps before it gives candidates, or the drift that must fall first.
         state_kind: NamedTuple of the item states, None for tensors; loading a stored bank needs it.
@@ -45,17 +46,20 @@ class MemoryBank:
         batch_size: int,
         frequency: Frequency,
         *,
+        count: int | None = None,
         start: int | Drift = 0,
         state_kind: type[Any] | None = None,
     ) -> None:
-        if capacity < batch_size:
+        brought = min(count or batch_size, batch_size)
+        if capacity < brought:
             raise InputError(
-                f"memory bank: {capacity} places are fewer than the {batch_size} rows of a batch; "
+                f"memory bank: {capacity} places are fewer than the {brought} rows of a batch; "
                 "make the bank at least as large as a batch"
             )
         if isinstance(start, int) and start < 0:
             raise InputError(f"memory bank: it cannot start after {start} steps")
         self.capacity = capacity
+        self.count = count
         self.frequency = frequency
         self.start = start
         self.state_kind = state_kind
@@ -72,28 +76,29 @@ class MemoryBank:
         return self.step >= self.start if isinstance(self.start, int) else self.start.is_low
 
     def sample(self, batch: Batch) -> Negatives:
-        """All that the bank holds, in the order of its places; nothing before it has started."""
+        """All that the bank holds, in the order of its places; nothing before it has started.
+
+        The states are the bank's own and change with the next `observe`.
+        """
         if self._states is None or not self.started:
             ids = batch.items.ids.new_empty(0)
             return Negatives(ids, torch.empty(0, device=ids.device))
         held = slice(self.filled)
         log_q = self._log_p[held] + math.log(self.filled)
-        return Negatives(
-            self._ids[held].clone(), log_q, states.map_state(lambda part: part[held].clone(), self._states)
-        )
+        return Negatives(self._ids[held].clone(), log_q, states.take(self._states, held))
 
     def observe(self, encoded: Encoded) -> None:
-        """Put the batch's items in, over the oldest.
+        """Put the batch's items in, over the oldest. A step that used the bank's states must have copied them.
 
         Raises:
             InputError: if the step brings more rows than there are places, no item states, or NaN.
         """
-        ids = encoded.item_ids
+        ids = encoded.item_ids[: self.count]
         if encoded.items is None:
             raise InputError("memory bank: the step encodes no items of its batch, so there is nothing to keep")
         if len(ids) > self.capacity:
             raise InputError(f"memory bank: {len(ids)} rows of a batch do not fit into {self.capacity} places")
-        fresh = states.detach(encoded.items)
+        fresh = states.detach(states.take(encoded.items, slice(self.count)))
         if ids.device.type == "cpu" or self.step % CHECK_EVERY == 0:
             states.map_state(_refuse_nan, fresh)
         if self._states is None:

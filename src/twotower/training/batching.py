@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 
+from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
+from twotower.data.batches import EventRows, Rows
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.base import Model
+from twotower.models.encode import inference, users_with_history
+from twotower.sampling.clustered import ClusteredBatches, ClusterSchedule
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """Cuts the rows of each epoch into batches; asked twice for an epoch, also after a resume, it gives the same."""
+
+    def batches(self, epoch: int, model: Model) -> list[Tensor]:
+        """The rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the seed."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        ...
 
 
 def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
@@ -18,3 +44,89 @@ def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> 
         epoch: counted from 0.
     """
     return list(torch.randperm(num_rows, generator=torch_generator(seed, "order", epoch)).split(batch_size))
+
+
+class RandomBatches:
+    """`random_batches` of every epoch."""
+
+    def __init__(self, num_rows: int, batch_size: int, *, seed: int) -> None:
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+
+    def batches(self, epoch: int, model: Model) -> list[Tensor]:
+        """A random partition."""
+        return random_batches(self.num_rows, self.batch_size, seed=self.seed, epoch=epoch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: seed and epoch give the order."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to take."""
+
+
+class ClusteredUsers:
+    """NGAME's batches: users whose vectors lie near each other share a batch; see `ClusteredBatches`.
+
+    A user's vector is that of all its training events, encoded by the model as it is when clusters are due.
+
+    Args:
+        rows: training rows.
+        dataset: features of users.
+        log: training events, the users' histories.
+        batch_size: rows a batch.
+        schedule: cluster sizes.
+        seed: of the run.
+        longest: items of a history, for models that would read all of it.
+        tile: users encoded at a time.
+
+    Raises:
+        InputError: as `ClusteredBatches` does.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        dataset: Dataset,
+        log: Log,
+        *,
+        batch_size: int,
+        schedule: ClusterSchedule,
+        seed: int,
+        longest: int = 200,
+        tile: int = 4096,
+    ) -> None:
+        self.dataset, self.history, self.longest, self.tile = dataset, log.positives(), longest, tile
+        self.inner = ClusteredBatches(len(rows), batch_size, schedule, seed=seed, row_points=users_of(rows))
+
+    def batches(self, epoch: int, model: Model) -> list[Tensor]:
+        """Batches of whole clusters; the model encodes users when they are clustered anew."""
+        return self.inner.batches(epoch, lambda users: self._vectors(model, users))
+
+    def _vectors(self, model: Model, users: Tensor) -> Tensor:
+        length = model.history_length or self.longest
+        with inference(model):
+            parts = [
+                model.encode_users(users_with_history(self.dataset, self.history, part, length))
+                for part in users.split(self.tile)
+            ]
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The clusters in use."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on with the same clusters."""
+        self.inner.load_state_dict(state)
+
+
+def users_of(rows: Rows) -> Tensor:
+    """The user of each training row: int64 [rows].
+
+    Raises:
+        InputError: if the rows are of a kind that does not tell.
+    """
+    users = rows.event_users if isinstance(rows, EventRows) else getattr(rows, "rows", None)
+    if not isinstance(users, Tensor):
+        raise InputError(f"clustered batches: {type(rows).__name__} do not tell the user of a row")
+    return users

@@ -12,6 +12,9 @@ SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
 REGULARISERS = ("uniformity", "decorrelation", "centring")
 GEOMETRY = ("off", "record", "warn", "stop")
+FREQUENCIES = ("counts", "streaming")
+BATCHES = ("random", "clustered")
+HARD = ("none", "hardest", "radius", "margin", "below_positive")
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -51,13 +54,64 @@ class Sampling:
     """Names from `twotower.recipes.build.SAMPLERS`; several are joined under one softmax."""
     number: int = 256
     """Negatives that each source beside in_batch gives a batch: draws, or places of the memory bank."""
+    in_batch_number: int = 0
+    """Rows of a batch whose items in_batch takes, and the memory bank keeps; 0: all."""
     correct: bool = True
     """Whether log q is subtracted from the logits of negatives."""
+    correct_positive: bool = False
+    """Whether log q is subtracted from the positive's logit too (Yi et al., 2019); by default it stands apart."""
+    frequency: str = "counts"
+    """What log q of in_batch, mixed and memory_bank rests on: counts of the training log, or a streaming estimate."""
+    batches: str = "random"
+    """Which rows share a batch: random, or clustered by user vectors as in NGAME (see the section clusters)."""
+    bank_start: int = 0
+    """Optimiser steps before the memory bank gives negatives; it fills from the first."""
+    bank_drift: float = 0.0
+    """Instead of a number of steps: the bank starts once sampled items move less than this in 100 steps, as a mean
+    squared distance; 0: not used."""
+    mine_number: int = 8
+    """Negatives that index_mined gives each row."""
+    mine_ranks: tuple[int, ...] = (10, 99)
+    """First and last rank, counted from 0, among which index_mined draws."""
+    mine_every: int = 1000
+    """Optimiser steps between searches of index_mined."""
+    mine_start: int = 0
+    """Optimiser steps before the first search of index_mined."""
+    hard: str = "none"
+    """Which candidates of a row still count: none (all do), hardest (the best-scored hard_number), radius (no farther
+    than the user's farthest positive), margin (scores above the positive less hard_margin), below_positive (scores
+    of at most the positive less hard_margin)."""
+    hard_number: int = 10
+    """Candidates that hardest keeps for a row."""
+    hard_margin: float = 0.3
+    """In units of the scores, before the temperature; read by margin and below_positive."""
 
     def __post_init__(self) -> None:
-        _at_least("sampling.number", self.number, 1)
+        for name, low in (
+            ("number", 1),
+            ("in_batch_number", 0),
+            ("bank_start", 0),
+            ("bank_drift", 0.0),
+            ("mine_number", 1),
+            ("mine_every", 1),
+            ("mine_start", 0),
+            ("hard_number", 1),
+            ("hard_margin", 0.0),
+        ):
+            _at_least(f"sampling.{name}", getattr(self, name), low)
+        _choice("sampling.frequency", self.frequency, FREQUENCIES)
+        _choice("sampling.batches", self.batches, BATCHES)
+        _choice("sampling.hard", self.hard, HARD)
         if not self.sources:
             raise InputError("sampling.sources is empty; name at least one, such as 'in_batch'")
+        if len(self.mine_ranks) != 2 or not 0 <= self.mine_ranks[0] <= self.mine_ranks[1]:
+            raise InputError(
+                f"sampling.mine_ranks must be a first and a last rank, such as [10, 99], got {list(self.mine_ranks)}"
+            )
+        if self.bank_start and self.bank_drift:
+            raise InputError("sampling: the bank starts by bank_start or by bank_drift; set one of them")
+        if self.correct_positive and not self.correct:
+            raise InputError("sampling.correct_positive needs sampling.correct")
 
 
 @dataclass(frozen=True)

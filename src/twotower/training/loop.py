@@ -15,7 +15,7 @@ from twotower.core.errors import InputError
 from twotower.core.seeds import derive
 from twotower.data.batches import Rows
 from twotower.models.base import Model
-from twotower.training.batching import random_batches
+from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, Record, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
@@ -50,6 +50,7 @@ def fit(
     objective: Objective,
     config: Training,
     *,
+    batching: Batching | None = None,
     validate: Validate | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
@@ -65,6 +66,7 @@ def fit(
         rows: cut into batches on their own device.
         objective: one batch to a scalar.
         config: the training section of the run.
+        batching: which rows share a batch; None: random ones.
         validate: metrics of the model by name; more is better for ``config.metric``.
         callbacks: told of steps and epochs.
         checkpoint: file to write; None keeps none.
@@ -75,7 +77,8 @@ def fit(
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
-    run = _Run(model, rows, objective, config, validate, callbacks, checkpoint, epochs or config.epochs)
+    batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
+    run = _Run(model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs)
     if resume:
         if checkpoint is None:
             raise InputError("resume needs a checkpoint file")
@@ -99,12 +102,13 @@ class _Run:
         rows: Rows,
         objective: Objective,
         config: Training,
+        batching: Batching,
         validate: Validate | None,
         callbacks: Sequence[Callback],
         checkpoint: Path | None,
         epochs: int,
     ) -> None:
-        self.model, self.rows, self.objective, self.config = model, rows, objective, config
+        self.model, self.rows, self.objective, self.config, self.batching = model, rows, objective, config, batching
         self.validate = validate if config.evaluate_every else None
         self.callbacks, self.checkpoint, self.epochs = callbacks, checkpoint, epochs
         self.optimizer = build_optimizer(model, config)
@@ -154,13 +158,7 @@ class _Run:
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
         done = self.progress.step - self.progress.epoch * self.steps_per_epoch
-        batches = random_batches(
-            len(self.rows),
-            self.config.batch_size,
-            seed=self.config.seed,
-            epoch=self.progress.epoch,
-        )
-        yield from batches[done:]
+        yield from self.batching.batches(self.progress.epoch, self.model)[done:]
 
     def _step(self, batch_rows: Tensor) -> Tensor:
         config = self.config
@@ -237,6 +235,7 @@ class _Run:
             "best": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
             "loss": self.objective.state_dict(),
+            "batching": self.batching.state_dict(),
             "random": {"cpu": torch.get_rng_state()},
         }
         if torch.cuda.is_available():
@@ -255,7 +254,8 @@ class _Run:
         device = next(self.model.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.load_state_dict(state["loss"])
+        self.objective.load_state_dict(_on(device, state["loss"]))
+        self.batching.load_state_dict(state["batching"])
         self.random = state["random"]
 
     def restore_random(self) -> None:
@@ -263,3 +263,8 @@ class _Run:
         torch.set_rng_state(self.random["cpu"])
         if "cuda" in self.random and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.random["cuda"])
+
+
+def _on(device: torch.device, state: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of a checkpoint on the device of the run; torch wants states of generators on the CPU."""
+    return {name: part if name.endswith("generator") else part.to(device) for name, part in state.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from twotower.data.dataset import Dataset
 from twotower.losses.base import Loss
 from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
+from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
 from twotower.ops.membership import Positives
 from twotower.sampling.base import Observer, Sampler, Stateful
+from twotower.sampling.dynamic_hard import HardFilter, Scored
 from twotower.training.regularise import Regulariser
 
 
@@ -71,6 +73,9 @@ class AgainstSamples:
         loss: of positive scores, candidate scores, log q and mask.
         positives: the users' known positives in the training log.
         regulariser: terms of the batch's states alone; None: none.
+        hard: keeps only hard candidates of those that count; None: all count.
+        correct_positive: hand the loss the log q of each row's positive too. It is that of the row's own item as an
+            in-batch candidate, so the sampler must take the items of all rows; the loss must be `SampledSoftmax`.
     """
 
     def __init__(
@@ -80,40 +85,75 @@ class AgainstSamples:
         loss: Loss,
         positives: Positives,
         regulariser: Regulariser | None = None,
+        *,
+        hard: HardFilter | None = None,
+        correct_positive: bool = False,
     ) -> None:
         self.dataset, self.sampler, self.loss, self.positives = dataset, sampler, loss, positives
         self.regulariser = regulariser or Regulariser({})
+        self.hard = hard
+        self.correct_positive = correct_positive
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
         encoded = model(batch)
         negatives = self.sampler.sample(batch)
-        blocks = [negatives] if negatives.per_row is None else [negatives, negatives.per_row]
-        scores, log_q, mask = (
-            torch.cat(parts, dim=1)
-            for parts in zip(*(self._block(model, batch, encoded, block) for block in blocks), strict=True)
-        )
-        positive = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
-        loss = self.loss(positive, scores, log_q, mask)
+        candidates = self._candidates(model, batch, encoded, negatives)
+        if negatives.per_row is not None:
+            candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row))
+        own = model.score_rows(encoded.users, encoded.items)
+        scale = model.logit_scale()
+        mask = candidates.mask if self.hard is None else self._hard(own, encoded, candidates)
+        loss: Tensor
+        if self.correct_positive:
+            assert isinstance(self.loss, SampledSoftmax)
+            own_log_q = negatives.log_q[: negatives.in_batch]
+            loss = self.loss(own * scale, candidates.scores * scale, candidates.log_q, mask, own_log_q)
+        else:
+            loss = self.loss(own * scale, candidates.scores * scale, candidates.log_q, mask)
         if isinstance(self.sampler, Observer):
             self.sampler.observe(encoded)
         return loss + own_losses(encoded) + self.regulariser(encoded)
 
-    def _block(
-        self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores over the temperature, log q and mask of one block of candidates, each [rows, candidates]."""
-        candidates = self._states(model, encoded, negatives)
+    def _candidates(self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives) -> _Candidates:
+        states_ = self._states(model, encoded, negatives)
         if negatives.ids.ndim == 1:
-            scores = model.score(encoded.users, candidates)
+            scores = model.score(encoded.users, states_)
         else:
-            scores = model.score_rows(encoded.users, by_row(candidates, negatives.ids.shape))
+            scores = model.score_rows(encoded.users, by_row(states_, negatives.ids.shape))
         users = batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
-        own = negatives.ids == encoded.item_ids[:, None]
-        mask = ~(own | self.positives.contains(users, negatives.ids))
+        known = self.positives.contains(users, negatives.ids).logical_or_(negatives.ids == encoded.item_ids[:, None])
+        mask = ~known
         if negatives.keep is not None:
             mask &= negatives.keep
-        return scores * model.logit_scale(), negatives.log_q.expand_as(scores), mask
+        norms = None
+        if self.hard is not None and self.hard.needs_norms:
+            norms = states_.detach().square().sum(1).view(negatives.ids.shape)
+        return _Candidates(scores, negatives.log_q, mask, known, norms)
+
+    def _hard(self, own: Tensor, encoded: Encoded, candidates: _Candidates) -> Tensor:
+        """The filter's mask, row by row of a chunk that fits the cache."""
+        assert self.hard is not None
+        norms = None if candidates.norms is None else encoded.items.detach().square().sum(1)  # type: ignore[union-attr]
+        scores, own = candidates.scores.detach(), own.detach()
+        rows, width = scores.shape
+        chunk = max(1, _CACHED // max(1, width)) if scores.device.type == "cpu" else max(1, rows)
+        mask = candidates.mask
+        for start in range(0, rows, chunk):
+            part = slice(start, start + chunk)
+            others = (
+                candidates.norms if candidates.norms is None or candidates.norms.ndim == 1 else candidates.norms[part]
+            )
+            scored = Scored(
+                own[part],
+                scores[part],
+                mask[part],
+                candidates.known[part],
+                None if norms is None else norms[part],
+                others,
+            )
+            mask[part] = self.hard(scored)
+        return mask
 
     def _states(self, model: Model, encoded: Encoded, negatives: Negatives) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
@@ -121,7 +161,10 @@ class AgainstSamples:
         kept = 0 if negatives.states is None else states.rows(negatives.states)
         drawn = ids[negatives.in_batch : len(ids) - kept]
         parts = [states.take(encoded.items, slice(negatives.in_batch))]
-        if len(drawn):
+        if len(drawn) and drawn.is_cuda and negatives.ids.ndim == 1:
+            # Repeats are few among shared draws, and finding them would make the host wait for the device.
+            parts.append(model.encode_items(self.dataset.items(drawn)))
+        elif len(drawn):
             distinct, place = drawn.unique(return_inverse=True)
             parts.append(states.take(model.encode_items(self.dataset.items(distinct)), place))
         if negatives.states is not None:
@@ -136,6 +179,34 @@ class AgainstSamples:
         """Take the sampler's state back."""
         if isinstance(self.sampler, Stateful):
             self.sampler.load_state_dict(state)
+
+
+class _Candidates(NamedTuple):
+    """What the loss and a filter need to know of candidates.
+
+    ``scores`` (before the temperature), ``mask`` (False: does not count) and ``known`` (the row's own item, or another
+    positive of its user) are [rows, candidates]; ``log_q`` and ``norms`` (squared lengths, where asked for) are
+    [candidates] or [rows, candidates].
+    """
+
+    scores: Tensor
+    log_q: Tensor
+    mask: Tensor
+    known: Tensor
+    norms: Tensor | None
+
+
+def _side_by_side(shared: _Candidates, own: _Candidates) -> _Candidates:
+    """Shared candidates, then those of each row's own."""
+    joined = (
+        None if left is None or right is None else torch.cat([left.expand(len(right), left.shape[-1]), right], dim=1)
+        for left, right in zip(shared, own._replace(log_q=own.log_q.expand_as(own.scores)), strict=True)
+    )
+    return _Candidates(*joined)  # type: ignore[arg-type]
+
+
+_CACHED = 1 << 17
+"""Scores of a chunk that a filter sees at a time on the CPU: half a MiB in float32."""
 
 
 class AgainstLabels(_Stateless):

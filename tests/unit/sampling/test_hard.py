@@ -7,7 +7,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items, TopK, Users
-from twotower.sampling.dynamic_hard import BelowPositive, Hardest, HardFilter, Scored, WithinRadius
+from twotower.sampling.dynamic_hard import BelowPositive, Hardest, HardFilter, Scored, WithinMargin, WithinRadius
 from twotower.sampling.index_mined import IndexMined
 
 
@@ -53,15 +53,15 @@ def test_lists_that_are_too_short_keep_what_there_is():
     assert mined.covers(batch_of([4])).tolist() == [[4, 5, -1, -1, -1]]
 
 
-def test_search_is_repeated_on_time_and_in_chunks():
+def test_search_is_repeated_on_time():
     search = Search()
-    mined = IndexMined(search, 9, 1, generator(), last=3, start=2, refresh=3, chunk=4)
+    mined = IndexMined(search, 9, 1, generator(), last=3, start=2, refresh=3)
     looks = []
     for _ in range(9):
         negatives = mined.sample(batch_of([4, 5]))
         looks.append((negatives.ids.shape[1], len(search.calls)))
-    assert looks == [(0, 0), (0, 0), (1, 2), (1, 2), (1, 2), (1, 4), (1, 4), (1, 4), (1, 6)]
-    assert search.calls[:2] == [[2, 3, 4, 5], [6, 7, 8]]
+    assert looks == [(0, 0), (0, 0), (1, 1), (1, 1), (1, 1), (1, 2), (1, 2), (1, 2), (1, 3)]
+    assert search.calls[0] == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_bad_mining_settings_are_one_clear_line():
@@ -98,6 +98,17 @@ def test_hardest_matches_sorting():
     assert torch.equal(Hardest(8)(scored), scored.keep)
 
 
+def test_within_margin_keeps_the_triplet_loss_s_violations():
+    _, _, _, scored = case()
+    found = WithinMargin(0.3)(scored)
+    for row in range(5):
+        for j in range(8):
+            violation = 0.3 + scored.candidates[row, j].item() - scored.positive[row].item()
+            assert found[row, j].item() == (scored.keep[row, j].item() and violation > 0.0)
+    assert found.any()
+    assert (scored.keep & ~found).any()
+
+
 def test_below_positive_matches_the_loop():
     _, _, _, scored = case()
     found = BelowPositive(0.2)(scored)
@@ -127,12 +138,13 @@ def test_within_radius_matches_distances(own_candidates):
 
 def test_filters_are_filters_and_refuse_bad_settings():
     _, _, _, scored = case()
-    for member in (Hardest(1), BelowPositive(0.0), WithinRadius()):
+    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinRadius()):
         assert isinstance(member, HardFilter)
     with pytest.raises(InputError, match="at least 1"):
         Hardest(0)
     with pytest.raises(InputError, match="inner products"):
         WithinRadius()(scored._replace(candidate_norms=None))
     empty = Scored(torch.zeros(2), *(torch.zeros(2, 0, dtype=kind) for kind in (torch.float32, torch.bool, torch.bool)))
-    for member in (Hardest(1), BelowPositive(0.0)):
+    empty = empty._replace(positive_norms=torch.ones(2), candidate_norms=torch.ones(0))
+    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinRadius()):
         assert member(empty).shape == (2, 0)
