@@ -110,8 +110,9 @@ def pre_ranking_pairs(
     """Each user's last positive is tested, each earlier one trained; every positive has one random negative beside it.
 
     A row reads the ``history_length`` positives before its own event; a user's first positive has none and gives no
-    row. A negative is an item that the user never met: in training and validation rows among the events before the
-    test one, so that not even the absence of the test item tells anything; in test rows among all events.
+    row. A negative is an item of the log that the user never met: in training and validation rows among the events
+    before the test one, so that not even the absence of the test item tells anything; in test rows among all events.
+    Items without any event are no negatives: a model would learn to know them by that, which proves nothing.
 
     Source: FIT (Xiong et al., SIGIR 2025), section 5.1.1, after DIN and DIEN. Not said there: whether earlier events
     are trained on, and which.
@@ -148,11 +149,12 @@ def pre_ranking_pairs(
         raise InputError(f"data set '{dataset.name}': no user has two positives, so there is no pair with a history")
     tested, trained = events[follows & (place == 0)], events[follows & (place > 0)]
     device = log.items.device
+    pool = dataset.log.items.unique()
 
     def rows(positives: Tensor, met: Log, purpose: str) -> PairRows:
         generator = torch_generator(seed, "pairs", purpose, device=device)
         owners = users[positives]
-        negatives = _unseen(owners, met, dataset.schema.num_items, generator)
+        negatives = _unseen(owners, met, pool, dataset.schema.num_items, generator)
         return PairRows(
             dataset,
             log,
@@ -192,24 +194,24 @@ def _held_out(log: Log, users: Tensor, trained: Tensor, validation: str, share: 
     return _place_from_end(log)[trained] <= (counts * share).floor()[owners]
 
 
-def _unseen(users: Tensor, met: Log, num_items: int, generator: torch.Generator) -> Tensor:
-    """One item for each row that its user has not met, uniform over those: int64 [rows].
+def _unseen(users: Tensor, met: Log, pool: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
+    """One item of ``pool`` for each row that its user has not met, uniform over those: int64 [rows].
 
     Raises:
         InputError: if a user has met every item.
     """
-    known = num_items - FIRST_KNOWN
+    pool = pool[pool >= FIRST_KNOWN]
     positives = Positives(met.offsets, met.items, num_items)
     owners = met.users()
     distinct = (owners * num_items + met.items).unique()
+    distinct = distinct[distinct % num_items >= FIRST_KNOWN]
     counts = torch.bincount(distinct // num_items, minlength=len(met.offsets) - 1)
-    if len(users) and int(counts[users].max()) >= known:
+    if len(users) and int(counts[users].max()) >= len(pool):
         raise InputError("a user has met every item, so no negative can be drawn for it")
     drawn = torch.empty_like(users)
     missing = torch.arange(len(users), device=users.device)
     while len(missing):
-        drawn[missing] = torch.randint(
-            FIRST_KNOWN, num_items, (len(missing),), generator=generator, device=users.device
-        )
+        place = torch.randint(len(pool), (len(missing),), generator=generator, device=users.device)
+        drawn[missing] = pool[place]
         missing = missing[positives.contains(users[missing], drawn[missing, None])[:, 0]]
     return drawn

@@ -149,7 +149,8 @@ def drawn_lists(
 ) -> Int[Tensor, "queries candidates"]:
     """Each user's relevant items among random ones that the user never met: no two alike, uniform, -1 fills up.
 
-    A user who met so many that fewer are left gets all that are.
+    Drawn are items that have an event in the log: others are too easy. A user who met so many that fewer are left gets
+    all that are.
 
     Raises:
         InputError: if there is nobody to ask, or fewer candidates than a user has relevant items.
@@ -163,10 +164,13 @@ def drawn_lists(
     generator = torch_generator(seed, "candidates", device=device)
     width = min(candidates, num_items - FIRST_KNOWN)
     lists = []
+    unknown = torch.ones(num_items, dtype=torch.bool, device=device)
+    unknown[dataset.log.items] = False
+    unknown[:FIRST_KNOWN] = True
     for some in users.split(512):
         # The largest of random keys are a uniform draw without repetition; relevant items have a larger key than any.
         keys = torch.rand(len(some), num_items, generator=generator, device=device)
-        keys[:, :FIRST_KNOWN] = -1.0
+        keys[:, unknown] = -1.0
         for log, key in ((dataset.log, -1.0), (history, -1.0), (truth, 2.0)):
             rows, events = expand(log.offsets[some], log.offsets[some + 1])
             keys[rows, log.items[events]] = key

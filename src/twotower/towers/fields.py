@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -67,7 +68,8 @@ class ItemFields(nn.Module):
             return self.ids(ids)
         self._need_attached()
         if ids.numel() >= self.num_items:  # cheaper to embed each item once
-            return self._by_id(torch.arange(self.num_items, device=ids.device))[ids]
+            table = self._by_id(torch.arange(self.num_items, device=ids.device))
+            return F.embedding(ids, table, padding_idx=PADDING)
         return self._by_id(ids.flatten()).view(*ids.shape, self.width)
 
     def pooled_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows fields dim"]:

@@ -67,9 +67,9 @@ def test_training_negatives_tell_nothing_of_the_test_item():
     from twotower.core.schema import Schema
     from twotower.data.dataset import Dataset
 
-    # Items 2 to 6; the user trains on 2, 3, 4 many times and is tested on 5.
-    log = Log(torch.tensor([0, 0, 0, 61]), torch.tensor([2, 3, 4] * 20 + [5]))
-    dataset = Dataset(Schema(3, 7), log, {}, {}, {})
+    # Items 2 to 7, of which 7 has no event. One user trains on 2, 3, 4 many times and is tested on 5; another met 6.
+    log = Log(torch.tensor([0, 0, 0, 61, 62]), torch.tensor([2, 3, 4] * 20 + [5, 6]))
+    dataset = Dataset(Schema(4, 8), log, {}, {}, {})
     split = pre_ranking_pairs(dataset, reading="all", validation_share=0.0)
     drawn = split.train.items[split.train.labels == 0]
     assert sorted(drawn.unique().tolist()) == [5, 6]
