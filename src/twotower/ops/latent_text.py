@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -56,9 +57,13 @@ def fit_text(words: Int[Tensor, "rows width"], size: int, dim: int, *, seed: int
 
 def text_vectors(space: TextSpace, words: Int[Tensor, "*rows width"]) -> Float[Tensor, "*rows dim"]:
     """Each text in ``space``: TF-IDF scaled to length 1, on its axes. A text without a known word is zero."""
-    weights = space.idf[words]
-    summed = (weights[..., None] * space.axes[words]).sum(-2)
-    # the squared length of the TF-IDF vector: a word that stands n times counts n² times its idf²
-    same = words[..., :, None] == words[..., None, :]
-    square = (same * weights[..., None].square()).sum((-2, -1))
-    return summed * torch.where(square > 0, square.clamp(min=1e-30).rsqrt(), 0.0)[..., None]
+    flat = words.reshape(-1, words.shape[-1])
+    summed = F.embedding_bag(flat, space.axes, mode="sum", per_sample_weights=space.idf[flat])
+    # a word that stands n times has weight n · idf: equal words stand together once they are sorted
+    ordered = flat.sort(dim=1).values
+    change = torch.zeros_like(ordered)
+    change[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    weights = torch.zeros_like(ordered, dtype=summed.dtype).scatter_add_(1, change.cumsum(1), space.idf[ordered])
+    square = weights.square().sum(1, keepdim=True)
+    unit = summed * torch.where(square > 0, square.clamp(min=1e-30).rsqrt(), 0.0)
+    return unit.view(*words.shape[:-1], unit.shape[1])
