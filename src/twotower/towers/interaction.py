@@ -89,10 +89,11 @@ class PairwiseUnit(InteractionUnit):
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
         """Row i's query with row i's history; padded places are never computed, nor counted by batch statistics."""
-        logits = history.new_full(present.shape, self.padding_logit)
-        row = present.nonzero()[:, 0]
-        logits[present] = self.row_logits(history[present], queries[row]).to(logits.dtype)
-        return self.pool(logits[:, :, None], history)[:, 0]
+        place = present.flatten().nonzero()[:, 0]  # the one wait for the GPU
+        keys = history.flatten(0, 1).index_select(0, place)
+        found = self.row_logits(keys, queries.index_select(0, place // present.shape[1]))
+        logits = found.new_full(present.shape, self.padding_logit).flatten().index_copy(0, place, found)
+        return self.pool(logits.view(*present.shape, 1), history)[:, 0]
 
     def shared(
         self,
