@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from twotower.core.errors import unknown_name
+from twotower.recipes.reproduce import fit
 from twotower.recipes.reproduce.study import Table
 
-LISTED: tuple[Table, ...] = ()
+LISTED: tuple[Table, ...] = (*fit.TABLES,)
 TABLES = {table.name: table for table in LISTED}
 
 

@@ -1,0 +1,209 @@
+"""FIT's tables: pre-rankers on labelled pairs, what FIT's parts bring, and how many queries and heads it takes.
+
+Source: Xiong et al., SIGIR 2025, tables 1 and 2, figures 4, 5, 7 and 8. Protocol of section 5.1; it leaves open which
+events train, so there are two readings: every event (``fit``) and each user's last 50 alone (``fit-last``). Every
+variant chooses from the same grid on validation data. "-fixed" is a model with scores scaled as printed; without it
+the temperature is learnt from a start that suits cosines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from twotower.core.records import FIRST_KNOWN
+from twotower.data.dataset import Dataset
+from twotower.models.base import Model
+from twotower.models.encode import inference
+from twotower.models.fit import FIT
+from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
+from twotower.recipes.reproduce.study import Measured, Table
+from twotower.recipes.run import Data, Evaluation, ModelSection, Run
+from twotower.training.callbacks import Record, Silent
+from twotower.training.config import Objective, Training
+
+DATA = ("ml-1m", "amazon-reviews-beauty", "kuairand-pure")
+COLUMNS = ("auc", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
+RATES, DROPOUTS = (1e-3, 3e-3), (0.0, 0.2)
+"""The grid of every variant."""
+
+DOT = {"scorer": "dot", "user_heads": 1, "item_heads": 1}
+FIXED = {"temperature": 1.0, "learn_temperature": False}
+COSINE = 0.2
+"""Where the temperature of a cosine starts; of a sum of m cosines, at m times that."""
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "two_tower": (
+        "two_tower",
+        {"dim": 128, "field_dim": 16, "hidden": [300, 300], "batch_norm": True, "temperature": COSINE},
+    ),
+    # One query that all items share: the history encoder of FIT in a two-tower model, and no word of the item.
+    "two_tower_din": (
+        "fit",
+        {"meta_queries": 1, "self_attention": False, "query_training": "hard", **DOT, "temperature": COSINE},
+    ),
+    "dat": ("dat", {"temperature": COSINE}),
+    "cold": ("cold", {"temperature": 1.0}),
+    "int_tower": ("int_tower", {"temperature": 48 * COSINE}),  # 16 heads of each of three layers
+    "rank_tower": ("rank_tower", {"temperature": 4 * COSINE}),
+    "fit": ("fit", {"temperature": COSINE}),
+}
+"""Table 1: layers 300-300-128 and fields of 16 for all; the learnt temperature from where it suits the scores."""
+
+RAW_HEADS = {"int_tower", "fit", "two_tower_din"}
+"""Models whose papers take inner products of heads that have no fixed length."""
+
+PARTS: dict[str, dict[str, Any]] = {
+    "fit": {},
+    "no_mqm": {"meta_queries": 0},
+    "no_lss": DOT,
+    "no_mqm_no_lss": {"meta_queries": 0, **DOT},
+    "sum_max": {"scorer": "sum_max", "temperature": 2 * COSINE},
+    "flat_fc": {"scorer": "flat_fc"},
+    "soft_always": {"query_training": "soft"},
+    "hard_always": {"query_training": "hard"},
+    "no_self_attention": {"self_attention": False},
+    "target_attention": {"interaction": "target_attention"},
+    "dien": {"interaction": "dien"},
+    "deepfm": {"interaction": "deepfm"},
+}
+"""Figures 4 and 5, and other interaction units."""
+
+QUERIES = (4, 16, 64, 256, 512)
+HEADS = (1, 2, 4, 8)
+HEAD_DIM = 64
+
+
+def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: float = 1e-3, dropout: float = 0.0) -> Run:
+    """One training on labelled pairs: batches of 4,096, at most eight epochs, two without a better AUC end it."""
+    return Run(
+        data=Data(split=PAIRS, split_options={"reading": reading}),
+        model=ModelSection(model, {**settings, "dropout": dropout}),
+        objective=Objective("bce"),
+        training=Training(epochs=8, batch_size=4096, learning_rate=rate, metric="auc", patience=2),
+        evaluation=Evaluation(ks=(10, 100)),
+    )
+
+
+def choices(model: str, settings: Mapping[str, Any], reading: str) -> list[Run]:
+    """The same grid for every variant."""
+    return [
+        pair_run(model, settings, reading=reading, rate=rate, dropout=dropout) for rate in RATES for dropout in DROPOUTS
+    ]
+
+
+def headline(reading: str) -> dict[str, Sequence[Run]]:
+    """Every model with a learnt temperature, and as printed."""
+    rows: dict[str, Sequence[Run]] = {}
+    for name, (model, settings) in MODELS.items():
+        rows[name] = choices(model, settings, reading)
+        raw = {"normalise_heads": False} if name in RAW_HEADS else {}
+        rows[f"{name}-fixed"] = choices(model, {**settings, **FIXED, **raw}, reading)
+    return rows
+
+
+def headline_all(data: str) -> dict[str, Sequence[Run]]:
+    """Every event trains."""
+    return headline("all")
+
+
+def headline_last(data: str) -> dict[str, Sequence[Run]]:
+    """Each user's last 50 events are all that there is."""
+    return headline("last")
+
+
+def ablations(data: str) -> dict[str, Sequence[Run]]:
+    """FIT without its parts, trained otherwise, and with other interaction units."""
+    return {name: choices("fit", {"temperature": COSINE, **settings}, "all") for name, settings in PARTS.items()}
+
+
+def queries_and_heads(data: str) -> dict[str, Sequence[Run]]:
+    """FIT by its number of meta queries (two heads), and by its heads (64 queries) with either late interaction."""
+    rows: dict[str, dict[str, Any]] = {f"queries_{count}": {"meta_queries": count} for count in QUERIES}
+    for scorer in ("lss", "sum_max"):
+        for heads in HEADS:
+            sizes = {"user_heads": heads, "item_heads": heads, "dim": HEAD_DIM * heads}
+            start = COSINE * (heads if scorer == "sum_max" else 1)
+            rows[f"{scorer}_heads_{heads}"] = {"scorer": scorer, "temperature": start, **sizes}
+    runs = {name: {"temperature": COSINE, **settings} for name, settings in rows.items()}
+    return {name: [pair_run("fit", settings, reading="all")] for name, settings in runs.items()}
+
+
+def measure(run: Run, dataset: Dataset) -> Measured:
+    """Train one run on pairs and judge it on the test: AUC, log loss, GAUC, and among 2,000 candidates.
+
+    Text features are left out, for every model alike: they are dear in a history, and the paper names none.
+    """
+    dataset = without_text(dataset)
+    split = pairs_of(run, dataset)
+    started = time.perf_counter()
+    model, records = learn_pairs(run, dataset, split, callbacks=[QuerySimilarity(dataset)])
+    costs = {
+        "seconds_per_epoch": records[-1]["seconds"] / len(records),
+        "seconds": time.perf_counter() - started,
+        "best_epoch": float(best_epoch(records)),
+        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+    }
+    if isinstance(model, FIT) and model.meta is not None:
+        costs["query_similarity"] = query_similarity(model, dataset)
+    judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
+    validation = records[best_epoch(records) - 1]["auc"]
+    return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user())
+
+
+def best_epoch(records: Sequence[Record]) -> int:
+    """The epoch whose weights were kept: the best AUC among those that were trained as they are served."""
+    able = [record for record in records if record.get("selectable", True)] or list(records[-1:])
+    return int(max(able, key=lambda record: record["auc"])["epoch"])
+
+
+def without_text(dataset: Dataset) -> Dataset:
+    """The data set without text features of items."""
+    kept = tuple(feature for feature in dataset.schema.item_features if feature.kind != "text")
+    return replace(
+        dataset,
+        schema=replace(dataset.schema, item_features=kept),
+        item_features={feature.name: dataset.item_features[feature.name] for feature in kept},
+    )
+
+
+class QuerySimilarity(Silent):
+    """Notes in each epoch's record whether its weights may be chosen and, for FIT, the query similarity (figure 5)."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def epoch_done(self, record: Record, model: Model) -> None:
+        """Add to the record."""
+        record["selectable"] = model.selectable
+        if isinstance(model, FIT) and model.meta is not None:
+            record["query_similarity"] = query_similarity(model, self.dataset)
+
+
+def query_similarity(model: FIT, dataset: Dataset) -> float:
+    """Mean cosine of each item's soft query, at the temperature of now, with its hard one.
+
+    Source: FIT (Xiong et al., SIGIR 2025), equation 24.
+    """
+    assert model.meta is not None
+    with inference(model):
+        items = model.item_fields.of_ids(torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device))
+        hard = model.meta.hard()[model.meta.index(items)]
+        temperature = 1.0 if model.query_training == "soft" else model.query_temperature
+        return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
+
+
+TABLE = Table(
+    "fit", "FIT and its baselines, every event trains", DATA, headline_all, measure, "two_tower_din", COLUMNS, 10
+)
+LAST = Table(
+    "fit-last", "FIT and its baselines, last 50 events", DATA, headline_last, measure, "two_tower_din", COLUMNS, 10
+)
+ABLATIONS = Table("fit-ablations", "FIT without its parts", DATA, ablations, measure, "fit", COLUMNS, 5)
+SIZES = Table("fit-queries", "FIT by queries and heads", DATA, queries_and_heads, measure, "queries_64", COLUMNS, 3)
+TABLES = (TABLE, LAST, ABLATIONS, SIZES)

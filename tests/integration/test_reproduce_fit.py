@@ -1,0 +1,108 @@
+"""The tables of FIT on a tiny data set: every variant can be built, trained, judged, and comes out as a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from twotower.core.schema import Feature, Schema
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.build import build_model
+from twotower.recipes.reproduce import fit
+from twotower.recipes.reproduce.study import seeded
+
+SMALL = {"field_dim": 4, "hidden": [12, 8]}
+SIZES = {"two_tower": {"dim": 8, "hidden": [12]}, "dat": {"dim": 8, "hidden": [12]}, "cold": {}}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Sixty users and 40 items with a category and a text."""
+    generator = torch.Generator().manual_seed(2)
+    items = torch.cat([2 + torch.randperm(40, generator=generator)[:12] for _ in range(60)])
+    offsets = torch.cat([torch.zeros(3, dtype=torch.int64), 12 * torch.arange(1, 61)])
+    features = {
+        "kind": torch.randint(2, 5, (42,), generator=generator),
+        "words": torch.randint(2, 9, (42, 3), generator=generator),
+    }
+    schema = Schema(62, 42, (), (Feature("kind", "categorical", 5), Feature("words", "text", 9, width=3)))
+    return Dataset(schema, Log(offsets, items), {}, features, {"name": "tiny"})
+
+
+def tiny(run):
+    """The run with few epochs, small layers and as many queries as a tiny catalogue bears."""
+    settings = run.model.settings | SMALL | SIZES.get(run.model.name, {})
+    if settings.get("meta_queries", 64) > 6:
+        settings = settings | ({"meta_queries": 6} if run.model.name == "fit" else {})
+    if run.model.name == "int_tower":
+        settings |= {"dim": 16, "item_heads": 2, "user_heads": 2}
+    if run.model.name == "rank_tower":
+        settings |= {"dim": 16}
+    return replace(
+        run,
+        model=replace(run.model, settings=settings),
+        training=replace(run.training, epochs=2, batch_size=256, device="cpu"),
+    )
+
+
+@pytest.mark.parametrize("table", fit.TABLES, ids=lambda table: table.name)
+def test_every_variant_is_a_model_of_the_right_size(table, dataset):
+    large = Schema(10, 600, (), ())
+    for data in table.data:
+        for name, runs in table.variants(data).items():
+            for run in runs:
+                built = build_model(run.model.name, large, run.model.settings)
+                if name.endswith("-fixed"):
+                    assert float(built.logit_scale()) == 1.0
+                    assert not any("log_scale" in key for key, _ in built.named_parameters())
+            assert len({len(other) for other in table.variants(data).values()}) == 1  # equal tuning
+        assert table.reference in table.variants(data)
+
+
+@pytest.mark.parametrize("table", [fit.TABLE, fit.ABLATIONS], ids=lambda table: table.name)
+def test_every_variant_gives_a_row(table, dataset):
+    for name, runs in table.variants("tiny").items():
+        if name.endswith("-fixed") and name != "fit-fixed":
+            continue
+        measured = table.measure(seeded(tiny(runs[-1]), 1), dataset)
+        assert set(fit.COLUMNS) <= set(measured.metrics), name
+        assert measured.per_user["gauc"].shape == (60,)
+        assert measured.validation == max(r["auc"] for r in measured.curves if r["selectable"])
+        assert ("query_similarity" in measured.metrics) == (runs[0].model.settings.get("meta_queries", 1) > 0) or (
+            runs[0].model.name != "fit"
+        )
+
+
+def test_text_is_left_out(dataset):
+    assert [feature.name for feature in fit.without_text(dataset).schema.item_features] == ["kind"]
+
+
+def test_soft_queries_end_up_as_hard_ones(dataset):
+    """Figure 5: with the temperature's fall the similarity reaches 1; without it, it does not."""
+    rows = fit.ablations("tiny")
+    found = {
+        name: fit.measure(seeded(tiny(rows[name][0]), 1), dataset).metrics["query_similarity"]
+        for name in ("fit", "soft_always")
+    }
+    assert found["fit"] > 0.999
+    assert found["soft_always"] < found["fit"]
+
+
+def test_the_query_similarity_is_that_of_the_formula(dataset):
+    dataset = fit.without_text(dataset)
+    model = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 3})
+    model.attach_items(dataset.all_items())
+    model.query_temperature.fill_(0.3)
+    queries = model.meta.hard().double().tolist()
+    cosines = []
+    for item in model.item_fields.of_ids(torch.arange(2, 42)).double().tolist():
+        likeness = [sum(a * b for a, b in zip(item, query, strict=True)) for query in queries]
+        weights = torch.softmax(torch.tensor(likeness, dtype=torch.float64) / 0.3, 0).tolist()
+        soft = [sum(w * q[i] for w, q in zip(weights, queries, strict=True)) for i in range(len(item))]
+        hard = queries[likeness.index(max(likeness))]
+        dot = sum(a * b for a, b in zip(soft, hard, strict=True))
+        cosines.append(dot / (sum(a * a for a in soft) * sum(b * b for b in hard)) ** 0.5)
+    assert fit.query_similarity(model, dataset) == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
