@@ -154,3 +154,23 @@ def test_gbce_refuses_settings_that_contradict():
         SampledBCE(calibration=0.5)
     with pytest.raises(InputError, match="9 negatives of 4 other items"):
         SampledBCE(num_items=5, calibration=0.5).beta(9)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 3e38])
+def test_what_is_masked_may_be_anything(bad):
+    """Also on the quick path of the CPU, which multiplies where the plain one branches."""
+    generator = torch.Generator().manual_seed(4)
+    positive, negative = torch.randn(3, generator=generator), torch.randn(3, 5, generator=generator)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 2] = mask[2, 4] = False
+    log_q = torch.randn(3, 5, generator=generator)
+    results = []
+    for value in (0.0, bad):
+        scores = negative.clone()
+        scores[~mask] = value
+        scores.requires_grad_()
+        loss = SampledSoftmax()(positive, scores, log_q, mask)
+        (gradient,) = torch.autograd.grad(loss, scores)
+        results.append((loss, gradient))
+    torch.testing.assert_close(results[1][0], results[0][0])
+    torch.testing.assert_close(results[1][1], results[0][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -80,10 +81,7 @@ class _SampledSoftmax(torch.autograd.Function):
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
             logits = negative[part] - (log_q if log_q.ndim == 1 else log_q[part])
-            # -inf, not a large finite number: a masked item must not count at any scale.
-            logits.masked_fill_(~mask[part], float("-inf"))
-            top = positive[part] if not candidates else torch.maximum(logits.amax(1), positive[part])
-            weights = logits.sub_(top[:, None]).exp_()
+            top, weights = _weights(logits, mask[part], positive[part])
             own = (positive[part] - top).exp()
             total = weights.sum(1) + own
             loss += (total.log() + top - positive[part]).sum()
@@ -99,6 +97,24 @@ class _SampledSoftmax(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         positive, negative = context.saved_tensors
         return positive * gradient, negative * gradient, None, None, None
+
+
+def _weights(logits: Tensor, mask: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row, the positive's included, and e^(logit − it) of candidates, 0 where masked."""
+    if not logits.shape[1]:
+        return positive, logits
+    if logits.device.type == "cpu":
+        # Arithmetic in place of branches and of exp(−inf): about ten times as quick. As bytes, since torch turns
+        # booleans into numbers one by one.
+        keep, limits = mask.view(torch.int8).to(logits.dtype), torch.finfo(logits.dtype)
+        top = torch.add(logits, keep - 1.0, alpha=limits.max).amax(1).maximum(positive)
+        if top.isfinite().all():
+            # The clamp keeps exp off subnormal numbers, below e^-78 of the largest term in float32; masked ones are 0.
+            return top, logits.sub_(top[:, None]).clamp_(0.9 * math.log(limits.tiny), 0.0).exp_().mul_(keep)
+    # -inf, not a large finite number: a masked item must not count at any scale.
+    logits = logits.masked_fill_(~mask, float("-inf"))
+    top = logits.amax(1).maximum(positive)
+    return top, logits.sub_(top[:, None]).exp_()
 
 
 _CACHED = 1 << 17

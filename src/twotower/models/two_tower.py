@@ -41,7 +41,7 @@ class TwoTower(Model):
         user_id: whether the user tower has an embedding of the user's id. Off by default: the history says the same,
             and serves users who came after training.
         item_id: whether the item tower has an embedding of the item's id.
-        history_length: latest items of the history that are read.
+        history_length: latest items of the history that are read; 0: none, and the user is its id and features.
         batch_norm: whether each layer is normalised over the batch, as in the pre-rankers.
         dropout: share of hidden numbers set to 0 in training.
         feature_dropout: share of fields, each by itself, set to missing in training, so that no feature becomes one
@@ -74,6 +74,8 @@ class TwoTower(Model):
             raise ValueError(f"dropouts must be in [0, 1), got feature {feature_dropout}, id {id_dropout}")
         if not item_id and not schema.item_features:
             raise ValueError("items have no features, so the item tower needs item_id = true")
+        if not history_length and not user_id and not schema.user_features:
+            raise ValueError("users have no features, so without a history the user tower needs user_id = true")
         self.schema = schema
         self.history_length = history_length
         self.feature_dropout = feature_dropout
@@ -85,7 +87,7 @@ class TwoTower(Model):
         self.item_id = item_id
         self.user_fields = FeatureEmbedding(schema.user_features, dim=field_dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=field_dim)
-        user_width = field_dim * (1 + user_id) + self.user_fields.width
+        user_width = field_dim * ((history_length > 0) + user_id) + self.user_fields.width
         item_width = field_dim * item_id + self.item_fields.width
 
         def network(width: int) -> nn.Module:
@@ -98,7 +100,9 @@ class TwoTower(Model):
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """One vector a user, of length 1 under the cosine."""
-        fields = [mean_of_present(self.item_table(users.history), users.history)]
+        fields = []
+        if self.history_length:
+            fields.append(mean_of_present(self.item_table(users.history), users.history))
         if self.user_table is not None:
             fields.append(self.user_table(users.ids))
         fields += self._features(self.user_fields, users.features)

@@ -7,14 +7,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from twotower.core.errors import InputError
+from twotower.ops.ragged import expand
+
+MOST_PADDED = 1 << 25
+"""Places of a padded walk on a GPU at most: a quarter of a GiB."""
 
 
 class Positives:
     """The known positives of every user.
 
-    Each (user, item) pair is one int64, user · num_items + item, in sorted order: memory is 8 bytes an event. Shared
-    candidates are met by walking the rows' own positives (their work grows with those, not with rows × candidates);
-    candidates of a row's own are met by binary search.
+    Each (user, item) pair is one int64, user · num_items + item, in sorted order, and the item once more: memory is 16
+    bytes an event. Shared candidates are met by walking the rows' own positives (their work grows with those, not with
+    rows × candidates); candidates of a row's own are met by binary search. On a GPU nothing waits for the device as
+    long as the walk, padded to the longest list, is no more than `MOST_PADDED` places.
 
     Args:
         offsets: int64 [num_users + 1], as in a log: user u owns items[offsets[u]:offsets[u + 1]].
@@ -36,16 +41,24 @@ class Positives:
         owners = users.repeat_interleave(offsets.diff(), output_size=len(items))
         self.num_items = num_items
         self.pairs = (owners * num_items + items).unique(sorted=True)
+        self.items = self.pairs % num_items
         self.offsets = torch.searchsorted(self.pairs, torch.arange(len(offsets), device=offsets.device) * num_items)
+        self.longest = int(self.offsets.diff().max()) if len(offsets) > 1 else 0
 
     def to(self, device: torch.device | str) -> Positives:
         """The same look-up on another device."""
         moved = object.__new__(Positives)
-        moved.num_items, moved.pairs, moved.offsets = self.num_items, self.pairs.to(device), self.offsets.to(device)
+        moved.num_items, moved.longest = self.num_items, self.longest
+        moved.pairs, moved.items, moved.offsets = (part.to(device) for part in (self.pairs, self.items, self.offsets))
         return moved
 
-    def contains(self, users: Int[Tensor, " rows"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:
-        """True where the candidate is a known positive of the row's user.
+    def contains(
+        self,
+        users: Int[Tensor, " rows"],
+        candidates: Int[Tensor, "*shared n"],
+        own: Int[Tensor, " rows"] | None = None,
+    ) -> Bool[Tensor, "rows n"]:
+        """True where the candidate is a known positive of the row's user, or the row's ``own`` item.
 
         ``candidates`` is [n], shared by all rows, or [rows, n].
 
@@ -55,9 +68,10 @@ class Positives:
             tensor([[ True, False],
                     [False,  True]])
         """
-        if candidates.ndim == 2:
-            return self._search(users[:, None] * self.num_items + candidates)
-        return self._walk(users, candidates)
+        if candidates.ndim == 1:
+            return self._walk(users, candidates, own)
+        found = self._search(users[:, None] * self.num_items + candidates)
+        return found if own is None else found.logical_or_(candidates == own[:, None])
 
     def _search(self, keys: Tensor) -> Tensor:
         if not len(self.pairs):
@@ -65,16 +79,24 @@ class Positives:
         place = torch.searchsorted(self.pairs, keys).clamp_(max=len(self.pairs) - 1)
         return self.pairs[place] == keys
 
-    def _walk(self, users: Tensor, candidates: Tensor) -> Tensor:
-        lengths = self.offsets[users + 1] - self.offsets[users]
-        row = torch.arange(len(users), device=users.device).repeat_interleave(lengths)
-        shift = self.offsets[users] - (lengths.cumsum(0) - lengths)
-        place = torch.arange(len(row), device=users.device) + shift[row]
-        items = self.pairs[place] % self.num_items
-        distinct, slot = candidates.unique(return_inverse=True)
-        slots = torch.full((self.num_items,), len(distinct), device=users.device)
-        slots[distinct] = torch.arange(len(distinct), device=users.device)
-        return _marked(row, slots[items], len(users), slot, len(distinct))
+    def _walk(self, users: Tensor, candidates: Tensor, own: Tensor | None) -> Tensor:
+        # The slot of an item is the place of one of its candidates; of all others, the place past the last.
+        device, none = users.device, len(candidates)
+        slots = torch.full((self.num_items,), none, device=device)
+        slots[candidates] = torch.arange(none, device=device)
+        starts, ends = self.offsets[users], self.offsets[users + 1]
+        rows = torch.arange(len(users), device=device)
+        if device.type == "cpu" or len(users) * self.longest > MOST_PADDED:
+            row, place = expand(starts, ends)
+            slot = slots[self.items[place]]
+        else:
+            place = starts[:, None] + torch.arange(self.longest, device=device)
+            held = self.items[place.clamp(max=max(len(self.items) - 1, 0))] if len(self.items) else place
+            slot = torch.where(place < ends[:, None], slots[held], none).flatten()
+            row = rows[:, None].expand_as(place).flatten()
+        if own is not None:
+            row, slot = torch.cat([row, rows]), torch.cat([slot, slots[own]])
+        return _marked(row, slot, len(users), slots[candidates], none)
 
 
 def listed(lists: Int[Tensor, "rows items"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:

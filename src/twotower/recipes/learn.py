@@ -65,7 +65,7 @@ def learn(
         rows = ROWS[model.batches](
             dataset,
             log,
-            history_length=model.history_length or LONGEST,
+            history_length=LONGEST if model.history_length is None else model.history_length,
             item_features=run.objective.loss != "full_softmax",
         )
         checkpoint = None if folder is None else folder / f"{name}.safetensors"

@@ -36,7 +36,7 @@ def miner(
         tile: users searched at a time.
     """
     history = log.positives()
-    length = model.history_length or longest
+    length = longest if model.history_length is None else model.history_length
 
     def search(users: Tensor, k: int) -> TopK:
         items = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)

@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 
 
 class Scored(NamedTuple):
-    """What a filter sees. Scores are before the temperature; candidates are shared or a row's own, side by side.
+    """What a filter sees. Scores are times ``scale``; candidates are shared or a row's own, side by side.
 
     ``positive`` is [rows]; ``candidates``, ``keep`` (False: masked already) and ``known`` (True: the row's own item or
     another known positive of its user) are [rows, candidates]. ``positive_norms`` [rows] and ``candidate_norms``
@@ -23,6 +23,7 @@ class Scored(NamedTuple):
     known: Tensor
     positive_norms: Tensor | None = None
     candidate_norms: Tensor | None = None
+    scale: Tensor | float = 1.0
 
 
 @runtime_checkable
@@ -80,7 +81,7 @@ class BelowPositive:
 
     def __call__(self, scored: Scored) -> Tensor:
         """Those low enough."""
-        return scored.keep & (scored.candidates <= scored.positive[:, None] - self.margin)
+        return scored.keep & (scored.candidates <= (scored.positive - self.margin * scored.scale)[:, None])
 
 
 class WithinMargin:
@@ -97,7 +98,7 @@ class WithinMargin:
 
     def __call__(self, scored: Scored) -> Tensor:
         """Those high enough."""
-        return scored.keep & (scored.candidates > scored.positive[:, None] - self.margin)
+        return scored.keep & (scored.candidates > (scored.positive - self.margin * scored.scale)[:, None])
 
 
 class WithinRadius:
@@ -122,8 +123,8 @@ class WithinRadius:
         if scored.positive_norms is None or scored.candidate_norms is None:
             raise InputError("the radius rule needs item vectors: choose a model that scores inner products")
         # Half the distance with the sign turned, less what all candidates of a row share: <u, v_j> − ‖v_j‖² / 2.
-        near = scored.candidates - scored.candidate_norms / 2.0
-        farthest = scored.positive - scored.positive_norms / 2.0
+        near = scored.candidates - scored.candidate_norms * (scored.scale / 2.0)
+        farthest = scored.positive - scored.positive_norms * (scored.scale / 2.0)
         if near.shape[1]:
             farthest = farthest.minimum(near.masked_fill(~scored.known, float("inf")).amin(1))
         return scored.keep & (near >= farthest[:, None])

@@ -103,7 +103,7 @@ class ClusteredUsers:
         return self.inner.batches(epoch, lambda users: self._vectors(model, users))
 
     def _vectors(self, model: Model, users: Tensor) -> Tensor:
-        length = model.history_length or self.longest
+        length = self.longest if model.history_length is None else model.history_length
         with inference(model):
             parts = [
                 model.encode_users(users_with_history(self.dataset, self.history, part, length))

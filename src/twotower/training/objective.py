@@ -98,31 +98,37 @@ class AgainstSamples:
         """Mean over rows."""
         encoded = model(batch)
         negatives = self.sampler.sample(batch)
-        candidates = self._candidates(model, batch, encoded, negatives)
-        if negatives.per_row is not None:
-            candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row))
-        own = model.score_rows(encoded.users, encoded.items)
         scale = model.logit_scale()
-        mask = candidates.mask if self.hard is None else self._hard(own, encoded, candidates)
+        candidates = self._candidates(model, batch, encoded, negatives, scale)
+        if negatives.per_row is not None:
+            candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row, scale))
+        own = model.score_rows(encoded.users, encoded.items) * scale
+        mask = candidates.mask if self.hard is None else self._hard(own, encoded, candidates, scale)
         loss: Tensor
         if self.correct_positive:
             assert isinstance(self.loss, SampledSoftmax)
             own_log_q = negatives.log_q[: negatives.in_batch]
-            loss = self.loss(own * scale, candidates.scores * scale, candidates.log_q, mask, own_log_q)
+            loss = self.loss(own, candidates.scores, candidates.log_q, mask, own_log_q)
         else:
-            loss = self.loss(own * scale, candidates.scores * scale, candidates.log_q, mask)
+            loss = self.loss(own, candidates.scores, candidates.log_q, mask)
         if isinstance(self.sampler, Observer):
             self.sampler.observe(encoded)
         return loss + own_losses(encoded) + self.regulariser(encoded)
 
-    def _candidates(self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives) -> _Candidates:
+    def _candidates(
+        self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives, scale: Tensor | float
+    ) -> _Candidates:
         states_ = self._states(model, encoded, negatives)
+        # Scaling vectors costs less than scaling scores, where that is the same.
+        scaled = encoded.users * scale if model.is_inner_product else encoded.users
         if negatives.ids.ndim == 1:
-            scores = model.score(encoded.users, states_)
+            scores = model.score(scaled, states_)
         else:
-            scores = model.score_rows(encoded.users, by_row(states_, negatives.ids.shape))
+            scores = model.score_rows(scaled, by_row(states_, negatives.ids.shape))
+        if not model.is_inner_product:
+            scores = scores * scale
         users = batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
-        known = self.positives.contains(users, negatives.ids).logical_or_(negatives.ids == encoded.item_ids[:, None])
+        known = self.positives.contains(users, negatives.ids, encoded.item_ids)
         mask = ~known
         if negatives.keep is not None:
             mask &= negatives.keep
@@ -131,11 +137,12 @@ class AgainstSamples:
             norms = states_.detach().square().sum(1).view(negatives.ids.shape)
         return _Candidates(scores, negatives.log_q, mask, known, norms)
 
-    def _hard(self, own: Tensor, encoded: Encoded, candidates: _Candidates) -> Tensor:
+    def _hard(self, own: Tensor, encoded: Encoded, candidates: _Candidates, scale: Tensor | float) -> Tensor:
         """The filter's mask, row by row of a chunk that fits the cache."""
         assert self.hard is not None
         norms = None if candidates.norms is None else encoded.items.detach().square().sum(1)  # type: ignore[union-attr]
         scores, own = candidates.scores.detach(), own.detach()
+        scale = scale.detach() if isinstance(scale, Tensor) else scale
         rows, width = scores.shape
         chunk = max(1, _CACHED // max(1, width)) if scores.device.type == "cpu" else max(1, rows)
         mask = candidates.mask
@@ -151,6 +158,7 @@ class AgainstSamples:
                 candidates.known[part],
                 None if norms is None else norms[part],
                 others,
+                scale,
             )
             mask[part] = self.hard(scored)
         return mask
@@ -184,7 +192,7 @@ class AgainstSamples:
 class _Candidates(NamedTuple):
     """What the loss and a filter need to know of candidates.
 
-    ``scores`` (before the temperature), ``mask`` (False: does not count) and ``known`` (the row's own item, or another
+    ``scores`` (over the temperature), ``mask`` (False: does not count) and ``known`` (the row's own item, or another
     positive of its user) are [rows, candidates]; ``log_q`` and ``norms`` (squared lengths, where asked for) are
     [candidates] or [rows, candidates].
     """
