@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 def plain(vectors: np.ndarray) -> dict[str, Any]:
     """Raw and centred figures, each with scikit-learn's function where there is one."""
-    raw = _space(vectors)
+    raw = _space(vectors, self_pairs=True)
     centred = vectors - vectors.mean(axis=0)
     _space(centred)
     _ranks(centred)
@@ -36,10 +36,11 @@ def plain(vectors: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _space(vectors: np.ndarray) -> dict[str, Any]:
+def _space(vectors: np.ndarray, *, self_pairs: bool = False) -> dict[str, Any]:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = cosine_similarity(vectors)[np.triu_indices(len(vectors), k=1)].astype(np.float64)
-    _pairs(np.append(cosines, np.ones(len(vectors))))  # the reading with self-pairs
+    if self_pairs:  # the paper's reading
+        _pairs(np.append(cosines, np.ones(len(vectors))))
     found = NearestNeighbors(n_neighbors=21, metric="cosine", algorithm="brute").fit(unit)
     distances, neighbours = found.kneighbors(unit)
     nearest = 1.0 - distances[:, 1:]

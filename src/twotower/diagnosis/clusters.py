@@ -16,6 +16,7 @@ RESTARTS = 10
 SILHOUETTE_ROWS = 10_000
 """Above this many rows the silhouette is that of a stated sample."""
 _DOUBLE_ROWS = 4_096
+_TILE_NUMBERS = 4_000_000
 
 
 def cluster_figures(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, Any]:
@@ -85,21 +86,23 @@ def silhouette(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]) ->
     if len(count) < 2:
         raise ValueError("a silhouette needs at least two clusters, got one")
     rows = rows - rows.mean(0)
-    square = rows.square().sum(1)
+    square, one = rows.square().sum(1, keepdim=True), rows.new_ones(len(rows), 1)
+    left, right = torch.cat([-2.0 * rows, square, one], dim=1), torch.cat([rows, one, square], dim=1)
     member = torch.nn.functional.one_hot(labels).to(rows.dtype)
-    total = torch.zeros((), dtype=torch.float64)
-    tile = max(1, 4_000_000 // len(rows))
-    scratch = rows.new_empty(min(tile, len(rows)), len(rows))
+    sums = torch.zeros(len(rows), len(count), dtype=torch.float64)
+    tile = max(1, min(len(rows), _TILE_NUMBERS // len(rows)))
+    scratch = rows.new_empty(tile * len(rows))
     for start in range(0, len(rows), tile):
-        part, own = rows[start : start + tile], labels[start : start + tile]
-        distance = torch.addmm(square[None], part, rows.T, alpha=-2.0, out=scratch[: len(part)])
-        distance += square[start : start + tile, None]
+        here = slice(start, start + tile)
+        part, rest = left[here], right[start:]
+        distance = torch.mm(part, rest.T, out=scratch[: len(part) * len(rest)].view(len(part), -1))
         distance.clamp_(min=0.0).sqrt_()
-        distance.diagonal(start).zero_()
-        sums = (distance @ member).double()
-        within = sums.gather(1, own[:, None])[:, 0] / (count[own] - 1).clamp(min=1)
-        between = (sums / count).scatter_(1, own[:, None], torch.inf).min(1).values
-        width = torch.maximum(within, between)
-        score = torch.where((count[own] > 1) & (width > 0), (between - within) / width, 0.0)
-        total += score.sum()
-    return (total / len(rows)).item()
+        distance.diagonal().zero_()
+        sums[here] += distance @ member[start:]
+        # a distance holds both ways, so what lies before the tile is not formed again
+        sums[start + len(part) :] += distance[:, len(part) :].T @ member[here]
+    own = labels[:, None]
+    within = sums.gather(1, own)[:, 0] / (count[labels] - 1).clamp(min=1)
+    between = (sums / count).scatter_(1, own, torch.inf).min(1).values
+    width = torch.maximum(within, between)
+    return torch.where((count[labels] > 1) & (width > 0), (between - within) / width, 0.0).mean().item()

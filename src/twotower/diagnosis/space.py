@@ -37,7 +37,7 @@ NAMES = (
 TOP = 20
 HUB_NEIGHBOURS = 10
 SORTED_ROWS = 1_000
-"""Up to this many vectors the cosines are sorted in float64; above, counted in bins of 1e-6 in float32."""
+"""Up to this many vectors the cosines are sorted in float64; above, counted in bins of 1.6e-6 in float32."""
 REPLICATES = 8
 REPLICATE_ROWS = 8_192
 SAMPLED_QUERIES = 2_048
@@ -46,7 +46,7 @@ _T_975 = 2.364624251592785
 
 
 class Space(NamedTuple):
-    """Figures by name, the reading with self-pairs, how they were found, and the moments of the unit vectors."""
+    """Figures by name, the reading with self-pairs (empty where not asked for), how they were found, and the moments of the unit vectors."""
 
     figures: dict[str, Any]
     with_self_pairs: dict[str, Any]
@@ -67,7 +67,9 @@ class _Found(NamedTuple):
     space: Directions
 
 
-def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space, dict[str, Any]]:
+def measure_space(
+    unit: UnitRows, *, seed: int, exact_rows: int, self_pairs: bool = False
+) -> tuple[Space, dict[str, Any]]:
     """Figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
     count = len(unit.kept)
     if count < 2:
@@ -77,9 +79,9 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
     mean, deviation = pair_moments(total)
     exact = count <= exact_rows
     if exact:
-        found = [_scan(torch.cat(list(unit.chunks())))]
+        found = [_scan(torch.cat(list(unit.chunks())), self_pairs)]
     else:
-        found = [_scan(unit.take(index)) for index in _strata(unit, total, seed)]
+        found = [_scan(unit.take(index), self_pairs) for index in _strata(unit, total, seed)]
     k = min(TOP, count - 1)
     if exact:
         rows = torch.arange(count)
@@ -100,15 +102,7 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
         **_neighbour_figures(unit, total, rows, best, where, seed),
         **hubs,
     }
-    joined_self, deviation_self = with_self(mean, deviation, count)
-    self_pairs = {name: sum(part.self_pairs[name] for part in found) / len(found) for name in names}
-    self_pairs |= {"mean": joined_self, "std": deviation_self, "max": 1.0}
-    paper = {
-        **_named(self_pairs),
-        "entropy": self_pairs["entropy"],
-        "improvement_over_random": (top3 - joined_self) / joined_self if joined_self != 0.0 else None,
-        "pairs": count * (count + 1) // 2,
-    }
+    paper = _paper(found, with_self(mean, deviation, count), top3, count) if self_pairs else {}
     decay, curves = decay_figures(best)
     figures |= decay
     if spread < 1e-24:
@@ -125,20 +119,34 @@ def measure_space(unit: UnitRows, *, seed: int, exact_rows: int) -> tuple[Space,
     return Space(figures, paper, intervals, pairs, method, total), drawn
 
 
-def _scan(unit: Tensor) -> _Found:
+def _paper(found: list[_Found], moments: tuple[float, float], top3: float, count: int) -> dict[str, Any]:
+    """The reading with self-pairs, from the mean and deviation with them."""
+    mean, deviation = moments
+    joined = {name: sum(part.self_pairs[name] for part in found) / len(found) for name in found[0].self_pairs}
+    joined |= {"mean": mean, "std": deviation, "max": 1.0}
+    return {
+        **_named(joined),
+        "entropy": joined["entropy"],
+        "improvement_over_random": (top3 - mean) / mean if mean != 0.0 else None,
+        "pairs": count * (count + 1) // 2,
+    }
+
+
+def _scan(unit: Tensor, self_pairs: bool) -> _Found:
     sort = len(unit) <= SORTED_ROWS
     space = directions(unit, dtype=torch.float64 if sort else torch.float32)
     scan = scan_pairs(space, min(TOP, len(unit) - 1), count=not sort)
     if scan.histogram is None:
         cosines = pair_cosines(space).sort().values
-        pairs, self_pairs = describe_values(cosines), describe_values(cosines, len(unit))
+        pairs, joined = describe_values(cosines), describe_values(cosines, len(unit)) if self_pairs else {}
         drawn = coarse_histogram(cosines, None)
     else:
-        pairs, self_pairs = describe_histogram(scan.histogram), describe_histogram(scan.histogram, len(unit))
+        pairs = describe_histogram(scan.histogram)
+        joined = describe_histogram(scan.histogram, len(unit)) if self_pairs else {}
         drawn = coarse_histogram(None, scan.histogram)
     counts = hubness.occurrences(scan.neighbours[:, :HUB_NEIGHBOURS], len(unit))
     hubs = {"hubness": hubness.skewness(counts), "anti_hubs": hubness.anti_hub_share(counts)}
-    return _Found(pairs, self_pairs, hubs, drawn, scan, space)
+    return _Found(pairs, joined, hubs, drawn, scan, space)
 
 
 def _neighbour_figures(

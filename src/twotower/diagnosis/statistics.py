@@ -70,7 +70,7 @@ def measure(
     zero = rows.count - len(unit.kept)
     if zero:
         notes.append(f"{zero} zero vector(s) have no direction: they are left out of every cosine")
-    whole, curves = measure_space(unit, seed=seed, exact_rows=exact_rows)
+    whole, curves = measure_space(unit, seed=seed, exact_rows=exact_rows, self_pairs=True)
     around = UnitRows(rows, raw.mean)
     centred, _ = measure_space(around, seed=seed, exact_rows=exact_rows)
     covariance = raw.covariance()

@@ -54,9 +54,9 @@ def kmeans(
         if not len(active):
             break
     labels = _assign(rows, centres)
-    inertia = [_inertia(rows, chosen, label) for chosen, label in zip(centres, labels.T, strict=True)]
+    inertia = [_inertia(rows, chosen, label) for chosen, label in zip(centres, labels, strict=True)]
     best = min(range(restarts), key=inertia.__getitem__)
-    return Clustering(labels[:, best].clone(), centres[best] + mean, inertia[best])
+    return Clustering(labels[best].clone(), centres[best] + mean, inertia[best])
 
 
 def _seeds(rows: Tensor, square: Tensor, clusters: int, restarts: int, generator: torch.Generator | None) -> Tensor:
@@ -80,25 +80,25 @@ def _inertia(rows: Tensor, centres: Tensor, labels: Tensor) -> float:
 
 
 def _assign(rows: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each row in each restart: [rows, restarts]."""
+    """The nearest centre of each row in each restart: [restarts, rows]."""
     restarts, clusters, dim = centres.shape
     flat = centres.reshape(-1, dim)
-    half = flat.square().sum(1) / 2
+    half = flat.square().sum(1, keepdim=True) / 2
     labels = [
-        (half - part @ flat.T).view(len(part), restarts, clusters).argmin(2)
+        torch.addmm(half, flat, part.T, alpha=-1.0).view(restarts, clusters, -1).min(dim=1).indices
         for part in rows.split(max(1, 4_000_000 // len(flat)))
     ]
-    return torch.cat(labels)
+    return torch.cat(labels, dim=1)
 
 
 def _means(rows: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
     restarts, clusters, dim = centres.shape
     total = rows.new_zeros(restarts * clusters, dim)
     count = rows.new_zeros(restarts * clusters)
-    first = torch.arange(restarts) * clusters
-    for part, label in zip(rows.split(65_536), labels.split(65_536), strict=True):
-        member = rows.new_zeros(len(part), restarts * clusters).scatter_(1, label + first, 1.0)
-        total += member.T @ part
-        count += member.sum(0)
+    step = max(1, 8_000_000 // (restarts * clusters))
+    for part, label in zip(rows.split(step), labels.split(step, dim=1), strict=True):
+        member = rows.new_zeros(restarts, clusters, len(part)).scatter_(1, label[:, None], 1.0).flatten(0, 1)
+        total.addmm_(member, part)
+        count += member.sum(1)
     means = total / count.clamp(min=1.0)[:, None]
     return torch.where(count[:, None] > 0, means, centres.reshape(-1, dim)).view_as(centres)
