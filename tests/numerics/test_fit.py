@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from twotower.core.records import Batch, Users
+from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
 from twotower.models.fit_compiled import scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
+from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
 from twotower.towers.dien import DIEN
 from twotower.towers.din import DIN
@@ -367,7 +369,8 @@ def test_scores_written_for_the_compiler(tiny_dataset):
     items = model.encode_items(double_items(tiny_dataset))
     lss = model.scorer.reduction
     weights = ((lss.rows.weight, lss.rows.bias), (lss.columns.weight, lss.columns.bias), lss.projection.weight[0])
-    plain = scores_of_one_user(users[0], items.query_index, items.heads, *weights)
+    ids = torch.arange(len(items.heads))
+    plain = scores_of_one_user(users[0], ids, items.query_index, items.heads, None, *weights)
     torch.testing.assert_close(plain, model.score(users, items)[0])
 
 
@@ -381,7 +384,11 @@ def test_compiled_scores(tiny_dataset):
     plain = model.score(users, items)
     model.compile_scoring()
     with torch.inference_mode():
-        torch.testing.assert_close(model.score(users[:1], items)[0], plain[0])
-        torch.testing.assert_close(model.score(users, items), plain)
+        ids = torch.tensor([5, 2, 9, 7])
+        torch.testing.assert_close(model.score_among(users[:1], items, ids)[0], plain[0, ids])
+        torch.testing.assert_close(model.score_among(users, items, ids), plain[:, ids])
+        small = compact(items, "int8")
+        expected = model.score(users[:1], take(small, ids))
+        torch.testing.assert_close(model.score_among(users[:1], small, ids), expected)
     model.train()
     assert model._compiled is None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Items, State, Users
 from twotower.core.schema import Schema
-from twotower.core.states import from_tensors
+from twotower.core.states import from_tensors, map_state
 from twotower.data.log import Log
 
 
@@ -72,6 +72,11 @@ class Model(nn.Module):
     def score(self, users: State, items: State) -> Tensor:
         """Scores of every user with every item, before temperature: [users, items]."""
         return users @ items.T
+
+    def score_among(self, users: State, items: State, ids: Tensor) -> Tensor:
+        """Scores of every user with the items of rows ``ids`` (int64 [candidates]) of all item states."""
+        # For rows of many numbers index_select is several times quicker than indexing.
+        return self.score(users, map_state(lambda part: part.index_select(0, ids), items))
 
     def score_rows(self, users: State, items: State) -> Tensor:
         """Scores of row i with row i: [rows]; or, with item states [rows, n, …], with each of its n: [rows, n]."""

@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State, TopK, Users
 from twotower.core.states import rows
 from twotower.models.base import Model
-from twotower.models.ranking import gather, ordered_candidates
+from twotower.models.ranking import ordered_candidates
 
 WARM_UPS = 3
 
@@ -45,7 +45,7 @@ class CapturedRank:
         self.model, self.item_states, self.k = model, item_states, k
         self.num_items = rows(item_states)
         self.users, self.candidates = _copy(users), candidates.clone()
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph, self.side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         with torch.inference_mode():
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -81,11 +81,16 @@ class CapturedRank:
 
     def _work(self) -> Tensor:
         """Scores, ids and one flag as int32 [2 k + 1], so that one copy brings them all to the host."""
+        here = torch.cuda.current_stream()
+        self.side.wait_stream(here)
+        with torch.cuda.stream(self.side):  # the user is encoded while candidates are sorted and checked
+            users = self.model.encode_users(self.users)
         ids = self.candidates.sort().values
         bad = (ids[0] < FIRST_KNOWN) | (ids[-1] >= self.num_items) | (ids[1:] == ids[:-1]).any()
         # What may not be ranked must not be read either.
-        states = gather(self.item_states, ids.clamp(0, self.num_items - 1))
-        scores = self.model.score(self.model.encode_users(self.users), states)[0].float()
+        known = ids.clamp(0, self.num_items - 1)
+        here.wait_stream(self.side)
+        scores = self.model.score_among(users, self.item_states, known)[0].float()
         best, place = scores.sort(descending=True, stable=True)
         answer = [best[: self.k].view(torch.int32), ids[place[: self.k]].int(), bad[None].int()]
         return torch.cat(answer)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
@@ -209,6 +209,19 @@ class FIT(Model):
         check_items(items)
         return in_tiles(self._score_tile, self._checked_users(users), items)
 
+    def score_among(
+        self,
+        users: Float[Tensor, "users queries heads dim"],
+        items: FITItems | FITCompactItems,
+        ids: Int[Tensor, " candidates"],
+    ) -> Float[Tensor, "users candidates"]:
+        """Every user with the items of rows ``ids``; compiled, a single user's candidates are read where they lie."""
+        check_items(items)
+        if self._compiled is None or len(users) != 1:
+            return super().score_among(users, items, ids)
+        step = items.step if isinstance(items, FITCompactItems) else None
+        return self._compiled(self._checked_users(users)[0], ids, items.query_index, items.heads, step)[None]
+
     def score_rows(
         self, users: PairedHeads | Float[Tensor, "rows queries heads dim"], items: FITItems | FITCompactItems
     ) -> Float[Tensor, "rows *n"]:
@@ -300,8 +313,6 @@ class FIT(Model):
 
     def _score_tile(self, users: Tensor, items: FITItems | FITCompactItems) -> Tensor:
         heads, index = whole_heads(items, users.dtype), items.query_index.int()
-        if self._compiled is not None and len(users) == 1:
-            return self._compiled(users[0], index, heads)[None]
         if len(users) == 1:  # rows of memory in one piece are gathered several times quicker
             return self.scorer.reduction(users[0].index_select(0, index) @ heads.mT)[None]
         return self.scorer.reduction(users.index_select(1, index) @ heads.mT)

@@ -17,19 +17,24 @@ Scores = Callable[..., Tensor]
 
 def scores_of_one_user(
     queries: Float[Tensor, "queries user_heads dim"],
+    ids: Integer[Tensor, " candidates"],
     index: Integer[Tensor, " items"],
-    heads: Float[Tensor, "items item_heads dim"],
+    heads: Float[Tensor, "items item_heads dim"] | Integer[Tensor, "items item_heads dim"],
+    step: Float[Tensor, " items"] | None,
     rows: tuple[Tensor, Tensor],
     columns: tuple[Tensor, Tensor],
     projection: Float[Tensor, " hidden_squared"],
-) -> Float[Tensor, " items"]:
-    """`FIT.score` of one user under `LSS`, written as sums so that a compiler makes loops over items of them.
+) -> Float[Tensor, " candidates"]:
+    """`FIT.score` of one user with items ``ids`` under `LSS`, as sums that a compiler makes one loop over items of.
 
-    Compiled, no head is copied for an item and the scorer's layers never reach memory; plain, it is slower than
-    `FIT.score`.
+    Compiled, item states are read where they are stored, no head is copied for an item and the scorer's layers never
+    reach memory; plain, it is slower than `FIT.score`.
     """
-    chosen = queries[index.long()]
-    similarity = (chosen[:, :, None] * heads[:, None]).sum(-1).permute(1, 2, 0)  # [H_u, H_v, items]
+    chosen = queries[index[ids].long()]
+    picked = heads[ids].to(queries.dtype)
+    if step is not None:
+        picked = picked * step[ids].to(queries.dtype)[:, None, None]
+    similarity = (chosen[:, :, None] * picked[:, None]).sum(-1).permute(1, 2, 0)  # [H_u, H_v, items]
     weight, bias = rows
     first = torch.relu((weight[:, :, None] * similarity[:, None]).sum(2) + bias[:, None])  # [H_u, hidden, items]
     weight, bias = columns
@@ -54,4 +59,4 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
         (lss.columns.weight, lss.columns.bias),
         lss.projection.weight[0],
     )
-    return lambda queries, index, heads: compiled(queries, index, heads, *weights)
+    return lambda queries, ids, index, heads, step: compiled(queries, ids, index, heads, step, *weights)

@@ -75,13 +75,13 @@ def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, 
         interest = model.unit.pool(rows[:, :, width:], rows[:, :, :width])
     else:
         interest = model.unit.shared(tables.queries, rows, users.history != PADDING)
-    apart = tables.from_query
+    hidden = tables.from_query.expand(len(rows), -1, -1)
     if model.user_fields.count:
-        apart = apart + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
-    apart = apart.expand(len(rows), -1, -1)
-    hidden = torch.baddbmm(apart, interest, tables.from_history.T.expand(len(rows), -1, -1))
-    for weight, bias in tables.layers:
-        hidden = F.linear(hidden.relu_(), weight, bias)
+        hidden = hidden + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
+    hidden = torch.baddbmm(hidden, interest, tables.from_history.T.expand(len(rows), -1, -1)).relu_().flatten(0, 1)
+    for weight, bias in tables.layers[:-1]:
+        hidden = torch._addmm_activation(bias, hidden, weight.T)  # ReLU in the kernel of the product, on a GPU
+    hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(rows), -1))
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
     return F.normalize(heads, dim=-1) if model.user_heads.normalise else heads
 

@@ -41,7 +41,7 @@ def rank(
         raise InputError(f"{len(users.ids)} users came with {len(candidates)} lists of candidates")
     user_states = model.encode_users(users)
     if candidates.ndim == 1:
-        scores = model.score(user_states, gather(item_states, candidates))
+        scores = model.score_among(user_states, item_states, candidates)
         lists = candidates.expand(len(users.ids), -1)
     else:
         absent = candidates == NO_CANDIDATE

@@ -17,7 +17,6 @@ from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model
-from twotower.models.ranking import gather
 from twotower.ops.topk import top_k
 from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
@@ -229,9 +228,8 @@ class Retriever:
             raise InputError("nothing is known of this user: no history, and the data has no user features; give one")
         k = self._checked(k, len(items))
         items = items.sort().values
-        states = gather(self.bundle.item_states, torch.searchsorted(self.bundle.item_ids, items))
-        model = self._model
-        best = top_k(model.score(model.encode_users(asker.users), states).float(), k)
+        rows, model = torch.searchsorted(self.bundle.item_ids, items), self._model
+        best = top_k(model.score_among(model.encode_users(asker.users), self.bundle.item_states, rows).float(), k)
         return TopK(best.scores, items[best.ids])
 
     def answers(self, found: TopK) -> list[Answer]:
