@@ -42,12 +42,15 @@ class Batch(NamedTuple):
     """Rows of training or scoring: row i pairs user i with item i.
 
     For causal towers ``items.ids`` is [rows, length] and pairs each place of the history with the item that follows
-    it, 0 where there is none. ``labels`` is float32 [rows] (1 positive, 0 negative), or None: all rows are positive.
+    it, 0 where there is none; ``pairs`` may then give the places of ``items.ids``, flattened, that hold an item, int64
+    [pairs] in order: to look for them would make the host wait for a GPU. ``labels`` is float32 [rows] (1 positive,
+    0 negative), or None: all rows are positive.
     """
 
     users: Users
     items: Items
     labels: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 class Encoded(NamedTuple):

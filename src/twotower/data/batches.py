@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.ops.windows import windows
+from twotower.ops.windows import places, windows
 
 
 @runtime_checkable
@@ -93,14 +93,16 @@ class SequenceRows:
 
     def cut(self, rows: Tensor) -> Batch:
         """The batch of these windows."""
-        longest = int(self.lengths[rows].max())
+        lengths = self.lengths[rows]
+        longest, total = int(lengths.max()), int(lengths.sum())
         rows = rows.to(self.log.items.device, non_blocking=True)
         starts, ends = self.starts[rows], self.ends[rows]
+        pairs = places(ends - starts - 1, longest, total)
         history = windows(self.log.items, starts, ends - 1, longest)
         ids = windows(self.log.items, starts + 1, ends, longest)
         times = None if self.log.times is None else windows(self.log.times, starts, ends - 1, longest)
         items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
-        return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids))
+        return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids), pairs=pairs)
 
 
 ROWS: dict[str, type[EventRows] | type[SequenceRows]] = {"events": EventRows, "sequences": SequenceRows}

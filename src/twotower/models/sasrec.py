@@ -91,23 +91,30 @@ class SASRec(Model):
 
     def forward(self, batch: Batch) -> Encoded:
         """One row a position that has a next item: its state, and that item; positions of a user stand together."""
-        targets = batch.items.ids
-        groups = self._like_lengths(targets)
-        states = torch.cat([self._real_positions(batch.users.history, targets, rows) for rows in groups])
-        rows = torch.cat(groups)
-        real = targets[rows] != PADDING
-        item_ids = targets[rows][real]
+        on_cpu = batch.items.ids.device.type == "cpu"
+        states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
         items = None if batch.items.features is None else self.item_table(item_ids)
-        return Encoded(states, items, item_ids, {}, rows.repeat_interleave(real.sum(dim=1)))
+        return Encoded(states, items, item_ids, {}, user_rows)
 
-    def _real_positions(self, history: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-        real = targets[rows] != PADDING
-        longest = int(real.sum(dim=1).max()) if history.device.type == "cpu" else history.shape[1]
-        return self.positions(history[rows, :longest])[real[:, :longest]]
+    def _in_groups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of like length together, so that little work goes into padding."""
+        real = batch.items.ids != PADDING
+        lengths = real.sum(dim=1)
+        groups = lengths.argsort(stable=True).split(CPU_GROUP)
+        longest = [int(lengths[rows].max()) for rows in groups]
+        states = torch.cat(
+            [
+                self.positions(batch.users.history[rows, :length])[real[rows, :length]]
+                for rows, length in zip(groups, longest, strict=True)
+            ]
+        )
+        order = torch.cat(groups)
+        return states, batch.items.ids[order][real[order]], order.repeat_interleave(lengths[order])
 
-    @staticmethod
-    def _like_lengths(targets: Tensor) -> tuple[Tensor, ...]:
-        """The rows of a batch in groups; on a CPU of like length, so that little work goes into padding."""
-        if targets.device.type != "cpu":
-            return (torch.arange(len(targets), device=targets.device),)
-        return (targets != PADDING).sum(dim=1).argsort(stable=True).split(CPU_GROUP)
+    def _at_once(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions, and then those that count: few launches, and nothing that waits for the device."""
+        targets, pairs = batch.items.ids, batch.pairs
+        if pairs is None:
+            pairs = (targets.flatten() != PADDING).nonzero()[:, 0]
+        states = self.positions(batch.users.history).flatten(0, 1).index_select(0, pairs)
+        return states, targets.flatten()[pairs], pairs // targets.shape[1]

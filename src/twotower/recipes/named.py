@@ -34,7 +34,15 @@ def sasrec_ml_1m() -> Run:
     return Run(
         model=ModelSection("sasrec", {"history_length": 200, "attention_dropout": 0.2, "feed_forward": 4}),
         objective=Objective("full_softmax"),
-        training=Training(epochs=200, batch_size=256, learning_rate=2e-3, patience=15, refit=True),
+        training=Training(
+            epochs=200,
+            batch_size=256,
+            learning_rate=2e-3,
+            schedule="cosine",
+            weight_decay=0.1,
+            evaluate_every=3,
+            patience=15,
+        ),
     )
 
 
