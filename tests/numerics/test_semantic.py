@@ -50,7 +50,7 @@ def test_residual_block_matches_plain_arithmetic():
 
 
 def test_keywords_are_the_words_of_highest_idf_each_once(model):
-    (field,) = model.items.texts()
+    (field,) = model.items.fields
     field.idf[:] = torch.tensor([0.0, 0.0, 5.0, 1.0, 4.0, 3.0, 0, 0, 0, 0, 0, 0])
     words = torch.tensor([[3, 2, 2, 5], [4, 4, 4, 3], [1, 1, 0, 0], [6, 0, 0, 0]])
     assert field.keywords_of(words).tolist() == [[2, 5], [4, 3], [0, 0], [0, 0]]
@@ -61,6 +61,34 @@ def test_only_texts_count_so_a_cold_item_is_as_good_as_a_known_one(model, tiny_d
     other = {name: torch.zeros_like(value) for name, value in known.features.items()}
     cold = Items(torch.ones(2, dtype=torch.int64), other | {"title": known.features["title"]})
     torch.testing.assert_close(model.encode_items(cold), model.encode_items(known))
+
+
+def test_an_encoders_vector_counts_for_items_and_in_histories_by_its_direction(tiny_dataset):
+    torch.manual_seed(4)
+    model = build_model("semantic", tiny_dataset.schema, SMALL | {"vectors": ["picture"]}).eval()
+    items = tiny_dataset.all_items()
+    model.attach_items(items)
+    known = tiny_dataset.items(torch.tensor([4]))
+    user = Users(torch.tensor([2]), {}, torch.tensor([[4]]))
+    before = model.encode_items(known), model.encode_users(user)
+
+    def changed(picture):
+        features = items.features | {"picture": items.features["picture"].clone()}
+        features["picture"][4] = picture
+        model.attach_items(items._replace(features=features))
+        return model.encode_items(known._replace(features=known.features | {"picture": picture[None]})), (
+            model.encode_users(user)
+        )
+
+    for old, new in zip(before, changed(3.0 * known.features["picture"][0]), strict=True):
+        torch.testing.assert_close(new, old)
+    for old, new in zip(before, changed(torch.tensor([0.0, -9.0, 1.0])), strict=True):
+        assert not torch.allclose(new, old)
+    model.attach_items(items)
+    with pytest.raises(
+        InputError, match="vectors = \\['title'\\]: the items' features of kind 'vector' are \\['picture'\\]"
+    ):
+        build_model("semantic", tiny_dataset.schema, SMALL | {"vectors": ["title"]})
 
 
 def test_order_of_the_history_counts_padding_does_not(model):
@@ -86,10 +114,10 @@ def test_stored_weights_are_all_there_is_and_texts_are_fitted_once(model, tiny_d
     load_model(again, tmp_path / "weights.safetensors")
     items = tiny_dataset.all_items()
     torch.testing.assert_close(again.eval().encode_items(items), model.encode_items(items))
-    idf = again.items.texts()[0].idf.clone()
+    idf = again.items.fields[0].idf.clone()
     blank = Items(items.ids, items.features | {"title": torch.zeros_like(items.features["title"])})
     again.attach_items(blank)
-    assert torch.equal(again.items.texts()[0].idf, idf)
+    assert torch.equal(again.items.fields[0].idf, idf)
     assert not again.history_texts.any()
 
 

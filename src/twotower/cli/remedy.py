@@ -23,6 +23,12 @@ def command(
         str,
         typer.Option(help="marginals or clusters (synthetic categories), feature-dropout or semantic (train again)."),
     ] = "marginals",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="For semantic: a model of sentence-transformers to read texts by too; 'packaged' needs no network."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -32,7 +38,7 @@ def command(
 
     from twotower.recipes.remedy import remedy
 
-    found = remedy(bundle, items, strategy=strategy, to=to, seed=seed)
+    found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, seed=seed)
     if as_json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
         return

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
+from twotower.core.records import FIRST_KNOWN, PADDING, Features, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.towers.attention import CausalTransformer
-from twotower.towers.semantic import ResidualBlock, SemanticItems
+from twotower.towers.semantic import ResidualBlock, SemanticItems, TextField
 
 
 class Semantic(Model):
@@ -22,10 +24,11 @@ class Semantic(Model):
 
     Source: George et al., "Diagnosing Embedding Space Collapse", sections II-C and VII-A. Differences: the text vector
     is latent semantic analysis of the item's own texts where the paper takes a language model, and keywords are the
-    words of highest idf where it takes named entities, so that training needs no network. Sizes are ours, as the paper
-    gives none.
+    words of highest idf where it takes named entities, so that training needs no network; a sentence encoder's vectors
+    may come beside them (``vectors``). Sizes are ours, as the paper gives none.
 
     Args:
+        vectors: features of kind "vector" that an encoder made of the texts (`twotower.recipes.text_encoder`).
         dim: width of user and item vectors.
         text_dim: width of a text vector.
         keyword_dim: width of a keyword vector.
@@ -38,12 +41,14 @@ class Semantic(Model):
     """
 
     history_texts: Tensor
+    history_vectors: Tensor
     fitted: Tensor
 
     def __init__(
         self,
         schema: Schema,
         *,
+        vectors: Sequence[str] = (),
         dim: int = 64,
         text_dim: int = 64,
         keyword_dim: int = 32,
@@ -59,6 +64,7 @@ class Semantic(Model):
         self.history_length = history_length
         self.items = SemanticItems(
             schema.item_features,
+            vectors=vectors,
             dim=dim,
             text_dim=text_dim,
             keyword_dim=keyword_dim,
@@ -70,27 +76,29 @@ class Semantic(Model):
             dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout, feed_forward=4
         )
         self.user_block = ResidualBlock(dim, dropout=dropout)
-        self.names = [field.name for field in self.items.texts()]
-        widths = {feature.name: feature.width for feature in schema.item_features}
-        self.widths = [widths[name] for name in self.names]
+        self.widths = [feature.width for feature in self.items.texts]
+        self.sizes = [feature.size for feature in self.items.vectors]
         self.register_buffer("history_texts", torch.zeros(schema.num_items, sum(self.widths), dtype=torch.int64))
+        self.register_buffer("history_vectors", torch.zeros(schema.num_items, sum(self.sizes)))
         self.register_buffer("fitted", torch.tensor(False))
         self.dim = dim
 
     def attach_items(self, items: Items) -> None:
         """Keep all texts for those of a history. The first call, before training, also makes the text vectors."""
         assert items.features is not None
-        texts = [items.features[name] for name in self.names]
-        self.history_texts.copy_(torch.cat(texts, dim=1))
+        texts = [items.features[feature.name] for feature in self.items.texts]
+        vectors = [items.features[feature.name] for feature in self.items.vectors]
+        self.history_texts.copy_(torch.cat([self.history_texts[:, :0], *texts], dim=1))
+        self.history_vectors.copy_(torch.cat([self.history_vectors[:, :0], *vectors], dim=1))
         if not self.fitted:
-            for seed, (field, words) in enumerate(zip(self.items.texts(), texts, strict=True)):
+            for seed, (field, words) in enumerate(zip(self.items.fields, texts, strict=True)):
+                assert isinstance(field, TextField)
                 field.fit(words[FIRST_KNOWN:], seed)
             self.fitted.fill_(True)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """One vector an item, from its texts."""
-        features = items.features or {}
-        return self.items([features[name] for name in self.names])
+        """One vector an item, from its texts and vectors."""
+        return self.items(items.features or {})
 
     def logit_scale(self) -> float:
         """1 / √dim, so that untrained logits have a size of about one."""
@@ -100,7 +108,14 @@ class Semantic(Model):
         """One vector a user, zero without a history."""
         history = users.history
         distinct, place = history.unique(return_inverse=True)
-        vectors = self.items(list(self.history_texts[distinct].split(self.widths, dim=1)))
+        vectors = self.items(self._stored(distinct))
         real = history != PADDING
         states = self.sequence.at_end(vectors[place] * real[:, :, None], real.sum(1))
         return self.user_block(states) * real.any(1, keepdim=True)
+
+    def _stored(self, ids: Int[Tensor, " ids"]) -> Features:
+        """What the item tower reads of known items."""
+        texts = self.history_texts[ids].split(self.widths, dim=1)
+        vectors = self.history_vectors[ids].split(self.sizes, dim=1)
+        names = [feature.name for feature in (*self.items.texts, *self.items.vectors)]
+        return dict(zip(names, (*texts, *vectors), strict=True))

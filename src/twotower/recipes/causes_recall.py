@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +13,12 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features
 from twotower.core.schema import Feature, Side
 from twotower.core.seeds import torch_generator
-from twotower.data.dataset import Dataset
 from twotower.data.split import Targets
 from twotower.diagnosis.drift import beyond, is_missing, most_frequent
 from twotower.evaluation.compare import compare
-from twotower.evaluation.protocol import Protocol
-from twotower.evaluation.run import evaluate
-from twotower.recipes.run import Run
-from twotower.recipes.train import split_of
+from twotower.recipes.served_recall import METRIC, evaluate_with, tested_on
 from twotower.serving.bundle import Bundle
 
-METRIC = "recall@10"
 MOST_USERS = 5_000
 """Users asked about, at most."""
 
@@ -52,12 +46,10 @@ def recall_cost(
         return None, ["recall not measured: nothing of what drifted can be carried over to the catalogue"]
     dataset = bundle.dataset
     try:
-        targets = split_of(Run.load(bundle.folder / "run.toml"), dataset).test
+        targets, protocol = tested_on(bundle)
     except InputError as error:
         return None, [f"recall not measured: {error}"]
     users = targets.users()
-    if not len(users):
-        return None, ["recall not measured: the bundle keeps no events to test on"]
     notes = []
     if len(users) > MOST_USERS:
         chosen = users[torch.randperm(len(users), generator=torch_generator(seed, "test users"))[:MOST_USERS]]
@@ -65,10 +57,7 @@ def recall_cost(
         notes.append(f"recall: of {MOST_USERS:,} random users out of {len(users):,}")
     columns = {**columns, **degraded}
     worse = replace(dataset, item_features=columns) if side == "item" else replace(dataset, user_features=columns)
-    protocol = Protocol(ks=(10,))
-    before = evaluate(bundle.model, dataset, targets, protocol)
-    with _attached(bundle, dataset, worse):
-        after = evaluate(bundle.model, worse, targets, protocol)
+    before, after = (evaluate_with(bundle, served, targets, protocol) for served in (dataset, worse))
     pair = compare({"before": before, "after": after}, [METRIC], seed=seed)
     lost = replace(before, per_user={METRIC: before.per_user[METRIC] - after.per_user[METRIC]}, metrics={}).intervals(
         seed=seed
@@ -124,18 +113,6 @@ def _only(targets: Targets, users: Tensor) -> Targets:
     asked = torch.zeros(len(targets.truth.offsets) - 1, dtype=torch.bool, device=users.device)
     asked[users] = True
     return targets._replace(truth=targets.truth.select(asked[targets.truth.users()]))
-
-
-@contextmanager
-def _attached(bundle: Bundle, dataset: Dataset, worse: Dataset) -> Iterator[None]:
-    """Models that keep all items' features have the degraded ones meanwhile."""
-    with torch.no_grad():
-        bundle.model.attach_items(worse.all_items())
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            bundle.model.attach_items(dataset.all_items())
 
 
 def _sentence(found: dict[str, Any]) -> str:

@@ -20,7 +20,9 @@ from twotower.models.encode import inference
 from twotower.recipes.named import recipe
 from twotower.recipes.remedy_categories import fill_table, synthetic
 from twotower.recipes.remedy_recall import Served, recall_of
+from twotower.recipes.remedy_text import encode_bundle, encode_table
 from twotower.recipes.run import Run
+from twotower.recipes.text_encoder import FEATURE
 from twotower.recipes.train import train
 from twotower.serving.bundle import TILE, Bundle
 from twotower.serving.neighbours import flat
@@ -69,13 +71,16 @@ class Fault(NamedTuple):
     """Which rows of the table lack a value, bool [rows]."""
 
 
-def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | str, seed: int = 0) -> Remedy:
+def remedy(
+    bundle: Path | str, items: Path | str, *, strategy: str, to: Path | str, encoder: str = "", seed: int = 0
+) -> Remedy:
     """Cure what a table of items that is about to be served does to a bundle.
 
     "marginals" and "clusters" fill categories that are missing, unknown or constant with synthetic ones, drawn from
     their shares in training, or those of most training items with like texts; ``to`` is the repaired table.
     "feature-dropout" trains the bundle's run again, on the events that the bundle keeps, with features left out at
-    random; "semantic" trains a model that reads texts alone; ``to`` is the new bundle.
+    random; "semantic" trains a model that reads texts alone; ``to`` is the new bundle. With an ``encoder`` it reads a
+    sentence encoder's vectors of the raw texts too, and the table with its vectors is written beside the new bundle.
 
     Source: George et al., "Diagnosing Embedding Space Collapse", sections VII-A and VII-B. Feature dropout is ours.
 
@@ -84,6 +89,7 @@ def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | s
         items: CSV, TSV, JSON lines or Parquet, with the columns that the bundle was trained on, or some of them.
         strategy: one of the four.
         to: what to write.
+        encoder: for "semantic": a model of sentence-transformers, or "packaged" (`twotower.recipes.text_encoder`).
         seed: of every draw.
 
     Raises:
@@ -91,6 +97,8 @@ def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | s
     """
     if strategy not in STRATEGIES:
         raise unknown_name("strategy", strategy, STRATEGIES)
+    if encoder and strategy != "semantic":
+        raise InputError(f"an encoder belongs to the strategy 'semantic', not to '{strategy}'")
     loaded, table, to = Bundle.load(bundle), Path(items), Path(to)
     if not loaded.schema.item_features:
         raise InputError(f"{loaded.folder}: its items have no features, so there is nothing to repair")
@@ -105,8 +113,13 @@ def remedy(bundle: Path | str, items: Path | str, *, strategy: str, to: Path | s
     notes: list[str] = []
 
     if strategy in ("feature-dropout", "semantic"):
-        cured = _train_again(loaded, strategy, to, notes)
-        after = geometry(cured, rows, features, ids, seed)
+        cured = _train_again(loaded, strategy, to, encoder, notes)
+        now = features
+        if encoder:
+            beside = to.with_name(f"{to.name}.items.parquet")
+            now = features | {FEATURE: encode_table(loaded, table, encoder, beside)}
+            notes.append(f"the table with the vectors that the new bundle reads: {beside}")
+        after = geometry(cured, rows, now, ids, seed)
         found = [_told(fault, 0, None) for fault in faults]
         cases = [("before", loaded, bare), ("after", cured, bare)]
         cases += [("before, all features", loaded, Served({})), ("after, all features", cured, Served({}))]
@@ -210,9 +223,9 @@ def _told(fault: Fault, filled: int, after: Drift | None) -> dict[str, Any]:
     }
 
 
-def _train_again(bundle: Bundle, strategy: str, to: Path, notes: list[str]) -> Bundle:
+def _train_again(bundle: Bundle, strategy: str, to: Path, encoder: str, notes: list[str]) -> Bundle:
     """The bundle of a model that needs less, trained on the events that the bundle keeps."""
-    run = Run.load(bundle.folder / "run.toml")
+    dataset, run = bundle.dataset, Run.load(bundle.folder / "run.toml")
     if not bundle.dataset.log.num_events:
         raise InputError(f"{bundle.folder}: keeps no events to train on")
     if strategy == "semantic":
@@ -220,6 +233,9 @@ def _train_again(bundle: Bundle, strategy: str, to: Path, notes: list[str]) -> B
         training = replace(own.training, seed=run.training.seed, device=run.training.device)
         run = replace(own, data=run.data, training=training, evaluation=run.evaluation, index=run.index)
         notes.append("trained anew as model 'semantic', which reads texts alone")
+        if encoder:
+            dataset = encode_bundle(bundle, encoder)
+            run = replace(run, model=replace(run.model, settings=run.model.settings | {"vectors": [FEATURE]}))
     else:
         if "feature_dropout" not in model_parameters(run.model.name):
             raise InputError(f"model '{run.model.name}' has no feature_dropout; two_tower has")
@@ -229,5 +245,5 @@ def _train_again(bundle: Bundle, strategy: str, to: Path, notes: list[str]) -> B
         settings = run.model.settings | {"feature_dropout": FEATURE_DROPOUT}
         run = replace(run, model=replace(run.model, settings=settings))
         notes.append(f"trained again with model.feature_dropout = {FEATURE_DROPOUT} in place of {before}")
-    train(run, to=to, dataset=bundle.dataset)
+    train(run, to=to, dataset=dataset)
     return Bundle.load(to)

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
 from twotower.evaluation.compare import compare
-from twotower.evaluation.protocol import Protocol
-from twotower.evaluation.run import evaluate
-from twotower.recipes.run import Run
-from twotower.recipes.train import split_of
+from twotower.recipes.served_recall import METRIC, evaluate_with, tested_on
 from twotower.serving.bundle import Bundle
-
-METRIC = "recall@10"
 
 
 class Served(NamedTuple):
@@ -39,23 +33,17 @@ def recall_of(
         seed: of intervals and tests.
     """
     try:
-        run = Run.load(source.folder / "run.toml")
-        targets = split_of(run, source.dataset).test
-        protocol = Protocol(ks=(10,), mask_seen=run.evaluation.mask_seen)
-        results = {}
-        for name, bundle, served in cases:
-            columns = dict(source.dataset.item_features)
-            for feature, value in served.values.items():
-                columns[feature] = columns[feature].clone()
-                columns[feature][FIRST_KNOWN:] = value
-            dataset = replace(source.dataset, item_features=columns)
-            with torch.no_grad():
-                bundle.model.attach_items(dataset.all_items())  # models that keep all items' features
-                results[name] = evaluate(bundle.model, dataset, targets, protocol)
-                bundle.model.attach_items(source.dataset.all_items())
+        targets, protocol = tested_on(source)
     except InputError as error:
         notes.append(f"recall not measured: {error}")
         return None
+    results = {}
+    for name, bundle, served in cases:
+        columns = dict(bundle.dataset.item_features)
+        for feature, value in served.values.items():
+            columns[feature] = columns[feature].clone()
+            columns[feature][FIRST_KNOWN:] = value
+        results[name] = evaluate_with(bundle, replace(bundle.dataset, item_features=columns), targets, protocol)
     compared = compare(results, [METRIC], reference="before", seed=seed)
     found: dict[str, Any] = {"metric": METRIC, "users": compared.users}
     for row in compared.rows:

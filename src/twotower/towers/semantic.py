@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from twotower.core.records import Features
 from twotower.core.schema import Feature
 from twotower.ops.latent_text import TextSpace, fit_text, text_vectors
 from twotower.towers.embedding import embedding_table
@@ -76,16 +80,20 @@ class TextField(nn.Module):
 
 
 class SemanticItems(nn.Module):
-    """All texts of an item -> one vector.
+    """All texts of an item, and the vectors that an encoder made of them, -> one vector.
+
+    Args:
+        vectors: the features of kind "vector" that come from an encoder of texts.
 
     Raises:
-        ValueError: if no feature is a text.
+        ValueError: if there is neither a text nor such a vector, or a name is no vector's.
     """
 
     def __init__(
         self,
         features: tuple[Feature, ...],
         *,
+        vectors: Sequence[str] = (),
         dim: int,
         text_dim: int,
         keyword_dim: int,
@@ -94,22 +102,23 @@ class SemanticItems(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        texts = [feature for feature in features if feature.kind == "text"]
-        if not texts:
+        self.texts = [feature for feature in features if feature.kind == "text"]
+        self.vectors = [feature for feature in features if feature.kind == "vector" and feature.name in vectors]
+        if len(self.vectors) < len(vectors):
+            known = [feature.name for feature in features if feature.kind == "vector"]
+            raise ValueError(f"vectors = {list(vectors)}: the items' features of kind 'vector' are {known}")
+        if not self.texts and not self.vectors:
             raise ValueError("items have no feature of kind 'text', and it reads nothing else")
         self.fields = nn.ModuleList(
-            TextField(feature, text_dim=text_dim, keyword_dim=keyword_dim, keywords=keywords) for feature in texts
+            TextField(feature, text_dim=text_dim, keyword_dim=keyword_dim, keywords=keywords) for feature in self.texts
         )
-        width = len(texts) * (text_dim + keyword_dim)
+        width = len(self.texts) * (text_dim + keyword_dim) + sum(feature.size for feature in self.vectors)
         self.project = nn.Linear(width, dim)
         self.blocks = nn.Sequential(*(ResidualBlock(dim, dropout=dropout) for _ in range(blocks)))
         self.norm = nn.LayerNorm(dim)
 
-    def texts(self) -> list[TextField]:
-        """The fields, in the order of the schema."""
-        return [field for field in self.fields if isinstance(field, TextField)]
-
-    def forward(self, texts: list[Int[Tensor, "rows _"]]) -> Float[Tensor, "rows dim"]:
-        """One vector a row; ``texts`` holds the words of each field."""
-        read = [field(words) for field, words in zip(self.texts(), texts, strict=True)]
+    def forward(self, values: Features) -> Float[Tensor, "rows dim"]:
+        """One vector a row; vectors are scaled to length 1, and a missing one is zero."""
+        read = [field(values[feature.name]) for field, feature in zip(self.fields, self.texts, strict=True)]
+        read += [F.normalize(values[feature.name].nan_to_num(), dim=1) for feature in self.vectors]
         return self.norm(self.blocks(self.project(torch.cat(read, dim=1))))
