@@ -43,12 +43,15 @@ def command(
     folder = to or Path("runs") / "reproduce" / name
 
     from twotower.core.files import read_json
+    from twotower.recipes.reproduce.figures import draw_curves
     from twotower.recipes.reproduce.study import run_table
     from twotower.recipes.reproduce.summary import summarise
 
     prepared = _prepared(table, data or [], folder)
     chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only or (), notice=_notice)
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
+    for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
+        _notice(f"drawn: {picture}")
     if as_json:
         import json
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from twotower.core.errors import unknown_name
-from twotower.recipes.reproduce import fit
+from twotower.recipes.reproduce import fit, negatives
 from twotower.recipes.reproduce.study import Table
 
-LISTED: tuple[Table, ...] = (*fit.TABLES,)
+LISTED: tuple[Table, ...] = (*fit.TABLES, *negatives.TABLES)
 TABLES = {table.name: table for table in LISTED}
 
 

@@ -1,0 +1,81 @@
+"""The table of negatives on a tiny data set: every variant trains, comes out as a row, and is drawn."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from twotower.data.dataset import Dataset
+from twotower.recipes.reproduce import negatives
+from twotower.recipes.reproduce.figures import draw_curves
+from twotower.recipes.reproduce.study import run_table
+from twotower.recipes.reproduce.summary import summarise
+from twotower.recipes.run import Run
+
+TINY = negatives.Size(batch=64, negatives=48, epochs=4)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    from twotower.data import sources
+    from twotower.data.prepare import prepare
+    from twotower.data.sources.synthetic import Synthetic
+    from twotower.data.spec import Spec
+
+    folder = tmp_path_factory.mktemp("data")
+    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=120, cold_items=3, events=10))
+    return prepare(Spec.from_toml(spec), folder / "prepared")
+
+
+def tiny(variant: str, temperature: float) -> Run:
+    run = negatives.variant_run(variant, TINY, temperature)
+    settings = {**run.model.settings, "dim": 8, "field_dim": 4, "hidden": [8]}
+    return replace(
+        run,
+        model=replace(run.model, settings=settings),
+        evaluation=replace(run.evaluation, ks=(1, 10)),
+        training=replace(run.training, device="cpu"),
+    )
+
+
+@pytest.mark.slow
+def test_the_table_from_data_to_figures(prepared, tmp_path):
+    def variants(data: str) -> dict[str, list[Run]]:
+        return {
+            name: [tiny(name, temperature) for temperature in (0.1, 0.2)][: 2 if name == "mixed" else 1]
+            for name in negatives.VARIANTS
+        }
+
+    table = replace(negatives.TABLE, variants=variants, columns=("recall@10",))
+    data = {"tiny": prepared}
+    chosen = run_table(table, data, tmp_path, seeds=1)
+    figures = summarise(table, data, chosen, 1, tmp_path)
+    assert {figure.variant for figure in figures["tiny"]} == set(negatives.VARIANTS)
+    written = json.loads((tmp_path / "negatives.json").read_text())
+    assert written["seeds"] == 1
+    record = json.loads(next((tmp_path / "tiny" / "cross_batch_ngame").glob("seed-1-*.json")).read_text())
+    assert [part["epoch"] for part in record["curves"]] == [1, 2, 3, 4]
+    pytest.importorskip("matplotlib")
+    assert [path.name for path in draw_curves(table, data, chosen, 1, tmp_path)] == ["negatives-tiny.png"]
+
+
+@pytest.mark.parametrize("data", negatives.TABLE.data)
+def test_every_variant_has_the_same_choices_and_as_many_negatives(data):
+    size = negatives.SIZES[data]
+    for name, runs in negatives.variants(data).items():
+        assert [run.model.settings["temperature"] for run in runs] == list(negatives.TEMPERATURES)
+        for run in runs:
+            assert Run.from_dict(tomllib.loads(run.to_toml())) == run
+            taken, more = run.sampling.in_batch_number, run.sampling.number
+            assert taken + (more if {"mixed", "memory_bank"} & set(run.sampling.sources) else 0) == size.negatives, name
+
+
+def test_bank_and_mining_begin_half_way(prepared):
+    run = negatives.with_starts(tiny("cross_batch_ngame", 0.1), rows=130)
+    assert (run.sampling.bank_start, run.sampling.mine_start, run.sampling.mine_every) == (6, 6, 3)
+    measured = negatives.measure(tiny("index_mined", 0.1), Dataset.load(prepared))
+    assert measured.validation >= 0.0
