@@ -100,7 +100,7 @@ def main() -> None:
     made = common.parser(__doc__)
     made.add_argument("--data", type=Path, help="prepared MovieLens-1M; default: from the shared copy")
     made.add_argument("--grid", action="store_true", help="choose settings on validation data first")
-    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--seeds", type=int, default=5, help="trainings; 0 measures the times alone")
     made.add_argument("--one", help=argparse_hidden)
     options = common.parse(made)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -115,7 +115,7 @@ def main() -> None:
     figures: dict[str, object] = timings(base, dataset, 3 if options.quick else 15)
     plain = base.with_settings(["model.feed_forward=1", "model.attention_dropout=0.0"])
     figures["plain_epoch_seconds"] = timings(plain, dataset, 3 if options.quick else 15)["epoch_seconds"]
-    if not options.quick:
+    if not options.quick and options.seeds:
         chosen: list[str] = []
         if options.grid:
             tried = several([(settings, 0) for settings in GRID], options.data)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.records import Batch, Items
+from twotower.core.records import PADDING, Batch, Items
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.ops.windows import places, windows
@@ -98,8 +98,9 @@ class SequenceRows:
         rows = rows.to(self.log.items.device, non_blocking=True)
         starts, ends = self.starts[rows], self.ends[rows]
         pairs = places(ends - starts - 1, longest, total)
-        history = windows(self.log.items, starts, ends - 1, longest)
-        ids = windows(self.log.items, starts + 1, ends, longest)
+        window = windows(self.log.items, starts, ends, longest + 1)
+        ids = window[:, 1:].contiguous()
+        history = window[:, :-1].masked_fill(ids == PADDING, PADDING)
         times = None if self.log.times is None else windows(self.log.times, starts, ends - 1, longest)
         items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
         return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids), pairs=pairs)
