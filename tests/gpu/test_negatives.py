@@ -112,3 +112,37 @@ def test_clusters_are_balanced():
     sizes = labels.bincount(minlength=37)
     assert int(sizes.max() - sizes.min()) == 1
     assert len(sizes) == 37
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["sampling.sources=['mixed']"],
+        ["sampling.sources=['in_batch', 'memory_bank']", "sampling.bank_drift=9.0", "sampling.frequency=streaming"],
+        ["sampling.sources=['in_batch', 'index_mined']", "sampling.mine_ranks=[1, 6]", "sampling.mine_number=3"],
+        ["sampling.sources=['in_batch', 'memory_bank']", "sampling.batches=clustered", "sampling.hard=radius"],
+    ],
+)
+def test_runs_train_and_resume_on_the_device(settings, tmp_path):
+    from twotower.core.schema import Schema
+    from twotower.data.dataset import Dataset
+    from twotower.data.log import Log
+    from twotower.data.splits import split_log
+    from twotower.recipes.learn import learn
+    from twotower.recipes.run import Run
+
+    users = 24
+    items = torch.cat([torch.randperm(30)[:8] + 2 for _ in range(users)])
+    offsets = torch.cat([torch.zeros(3, dtype=torch.int64), 8 * torch.arange(1, users + 1)])
+    schema = Schema(users + 2, 32, (), (), has_times=False)
+    dataset = Dataset(schema, Log(offsets, items), {}, {}, {"name": "small"}).to("cuda")
+    more = ["objective.loss=sampled_softmax", "training.batch_size=16", "sampling.number=24", "model.dim=8"]
+    clusters = ["clusters.start_size=2", "clusters.refresh_every=1", "clusters.min_clusters=3"]
+    split = split_log(dataset.log, "leave-one-out")
+    short = Run().with_settings([*more, *clusters, *settings, "training.epochs=2"])
+    _, records = learn(short, dataset, split, folder=tmp_path)
+    assert len(records) == 2
+    longer = Run().with_settings([*more, *clusters, *settings, "training.epochs=3"])
+    _, records = learn(longer, dataset, split, folder=tmp_path, resume=True)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert all(record["loss"] < float("inf") for record in records)

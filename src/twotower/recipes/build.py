@@ -247,6 +247,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Obj
         Positives(positives.offsets, positives.items, dataset.schema.num_items),
         regulariser,
         hard=FILTERS[sampling.hard](sampling),
+        rescale_bank=sampling.bank_rescale,
         correct_positive=sampling.correct_positive,
     )
 

@@ -69,6 +69,8 @@ class Sampling:
     bank_drift: float = 0.0
     """Instead of a number of steps: the bank starts once sampled items move less than this in 100 steps, as a mean
     squared distance; 0: not used."""
+    bank_rescale: bool = False
+    """Whether the batch's items take the gradient that the bank's cannot; as published they do not."""
     mine_number: int = 8
     """Negatives that index_mined gives each row."""
     mine_ranks: tuple[int, ...] = (10, 99)

@@ -74,6 +74,9 @@ class AgainstSamples:
         positives: the users' known positives in the training log.
         regulariser: terms of the batch's states alone; None: none.
         hard: keeps only hard candidates of those that count; None: all count.
+        rescale_bank: states that a memory bank kept take no gradient, so items are pushed away by a part of the
+            candidates only, while their own rows still pull in full: popular items drift towards every user. With this,
+            the gradient of the shared candidates that were encoded now is scaled to stand for all shared ones. Ours.
         correct_positive: hand the loss the log q of each row's positive too. It is that of the row's own item as an
             in-batch candidate, so the sampler must take the items of all rows; the loss must be `SampledSoftmax`.
     """
@@ -87,11 +90,13 @@ class AgainstSamples:
         regulariser: Regulariser | None = None,
         *,
         hard: HardFilter | None = None,
+        rescale_bank: bool = False,
         correct_positive: bool = False,
     ) -> None:
         self.dataset, self.sampler, self.loss, self.positives = dataset, sampler, loss, positives
         self.regulariser = regulariser or Regulariser({})
         self.hard = hard
+        self.rescale_bank = rescale_bank
         self.correct_positive = correct_positive
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
@@ -175,6 +180,9 @@ class AgainstSamples:
         elif len(drawn):
             parts.append(self._drawn(model, encoded, drawn))
         if negatives.states is not None:
+            if self.rescale_bank and kept < len(ids):
+                stand_for = len(ids) / (len(ids) - kept)
+                parts = [states.map_state(lambda part: _with_gradient_of(part, stand_for), part) for part in parts]
             parts.append(negatives.states)
         return states.join(parts)
 
@@ -215,6 +223,11 @@ class _Candidates(NamedTuple):
     mask: Tensor
     known: Tensor
     norms: Tensor | None
+
+
+def _with_gradient_of(part: Tensor, many: float) -> Tensor:
+    """The same numbers, up to rounding, with ``many`` times the gradient."""
+    return part * many - (part * (many - 1.0)).detach() if part.requires_grad else part
 
 
 def _side_by_side(shared: _Candidates, own: _Candidates) -> _Candidates:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tomllib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +63,7 @@ VARIANTS = {
     "streaming": ["sampling.frequency=streaming"],
     "streaming_bank": [*BANK, "sampling.frequency=streaming"],
     "bank": BANK,
+    "bank_rescaled": [*BANK, "sampling.bank_rescale=true"],
     "bank_later": [*BANK, "sampling.bank_start=7"],
     "bank_drift": [*BANK, "sampling.bank_drift=4.0"],
     "bank_first_rows": [*BANK, "sampling.in_batch_number=8"],
@@ -363,3 +367,43 @@ def test_models_without_vectors_of_one_piece_are_refused(settings, what, dataset
     with pytest.raises(InputError, match=what):
         build_objective(run, dataset, dataset.log, model)
         build_batching(run, dataset, dataset.log, rows, model)
+
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "choose-negatives.md"
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_every_run_of_the_page_trains(number, dataset):
+    run = Run.from_dict(tomllib.loads(BLOCKS[number]))
+    small = {
+        "number": min(run.sampling.number, 24),
+        "bank_start": min(run.sampling.bank_start, 3),
+        "mine_start": min(run.sampling.mine_start, 3),
+        "mine_every": 4,
+        "mine_ranks": (1, 9),
+    }
+    run = replace(
+        run,
+        model=replace(run.model, settings={**run.model.settings, "dim": 8, "hidden": [8]}),
+        sampling=replace(run.sampling, **small),
+        clusters=replace(run.clusters, min_clusters=3),
+        training=replace(run.training, batch_size=16, epochs=4),
+    )
+    _, records = learn(run, dataset, split_log(dataset.log, "leave-one-out"))
+    assert len(records) == 4
+    assert records[-1]["loss"] < records[0]["loss"] or run.sampling.hard != "none" or len(run.sampling.sources) > 1
+
+
+@pytest.mark.parametrize("name", ["bank", "index_mined", "cross_batch_ngame"])
+def test_causal_models_take_them_too(name, dataset, tmp_path):
+    """A row is a user's window: clusters are of rows, and every position has its candidates."""
+    settings = ["model.name=sasrec", "model.dim=8", "model.history_length=6", "objective.loss=sampled_softmax"]
+    more = ["training.batch_size=8", "training.epochs=4", *VARIANTS[name], "sampling.number=64"]
+    run = Run().with_settings([*settings, *more])
+    split = split_log(dataset.log, "leave-one-out")
+    model, _ = learn(run, dataset, split)
+    with pytest.raises(KeyboardInterrupt):
+        learn(run, dataset, split, folder=tmp_path, callbacks=[StopAt(7)])
+    resumed, _ = learn(run, dataset, split, folder=tmp_path, resume=True)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in resumed.state_dict().items())

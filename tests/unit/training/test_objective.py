@@ -160,3 +160,33 @@ def test_a_model_s_own_losses_are_added(dataset):
 
     plain = AgainstAll(dataset)(Tables(), batch()).item()
     assert AgainstAll(dataset)(WithLoss(), batch()).item() == pytest.approx(plain + 3.5, rel=1e-9)
+
+
+def test_a_rescaled_bank_changes_no_score_and_scales_what_candidates_pass_to_items(dataset):
+    ids, log_q = torch.tensor([3, 4, 6, 7, 8, 8]), torch.zeros(6).double()
+    bank = torch.tensor([[9.0, 0.0, 1.0], [0.0, 2.0, 1.0]]).double()
+    known = Positives(dataset.log.offsets, dataset.log.items, ITEMS)
+    found = {}
+    for rescale in (False, True):
+        model = Tables()
+        source = Fixed(Negatives(ids, log_q, states=bank, in_batch=3))
+        loss = AgainstSamples(dataset, source, SampledSoftmax(), known, rescale_bank=rescale)(model, batch())
+        loss.backward()
+        found[rescale] = loss.item(), model.of_users.grad, model.of_items.grad
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-12)
+    torch.testing.assert_close(found[True][1], found[False][1])
+    # Item 7 is a candidate and nobody's positive: 6 candidates stand behind the 4 that were encoded.
+    torch.testing.assert_close(found[True][2][7], found[False][2][7] * 6 / 4)
+    # What pulls an item to its own row is not scaled: item 3 in a row of its own.
+    users, items = model.of_users.detach(), model.of_items.detach()
+
+    def shares(user: int, own: int, others: list[torch.Tensor]) -> torch.Tensor:
+        return (2.0 * torch.stack([items[own], *others]) @ users[user]).softmax(0)
+
+    own = shares(2, 3, [items[4], items[6], items[7], *bank])[0] - 1.0
+    pushed = (
+        shares(3, 4, [items[3], items[6], items[7], *bank])[1],
+        shares(5, 6, [items[3], items[4], items[7], *bank])[1],
+    )
+    expected = (own * users[2] + 6 / 4 * (pushed[0] * users[3] + pushed[1] * users[5])) * 2.0 / 3
+    torch.testing.assert_close(found[True][2][3], expected)

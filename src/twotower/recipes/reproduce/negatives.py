@@ -14,7 +14,8 @@ MovieLens-100K, and fewer on larger sets; the bank keeps the rows whose items ar
 batch of 8,192; titles are no feature. A positive is what the prepared log holds: with ``[label] at_least = 2.5`` in
 its spec that is the report's rule, by default every rating. A batch of 8,192 nearly covers the 1,682 films, which
 tells samplers apart badly; so MovieLens-1M (batch 2,048) and Yelp (20,033 places, batch 1,024) stand beside it.
-Index-mined negatives, which the report has not, are 8 a row beside all in-batch ones, from half-way.
+Index-mined negatives, which the report has not, are 8 a row beside all in-batch ones, from half-way. "_rescaled" is the
+bank with ``sampling.bank_rescale``, which is ours.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ VARIANTS = (
     "memory_bank",
     "ngame",
     "cross_batch_ngame",
+    "memory_bank_rescaled",
+    "cross_batch_ngame_rescaled",
     "index_mined",
     "full_softmax",
 )
@@ -62,8 +65,7 @@ OTHERWISE = Size(1024, 1024, 10)
 
 def variant_run(variant: str, size: Size, temperature: float) -> Run:
     """One training of a variant."""
-    clustered = variant in ("ngame", "cross_batch_ngame")
-    has_bank = variant in ("memory_bank", "cross_batch_ngame")
+    clustered, has_bank = "ngame" in variant, variant.startswith(("memory_bank", "cross_batch"))
     sources: tuple[str, ...] = {"mixed": ("mixed",), "index_mined": ("in_batch", "index_mined")}.get(
         variant, ("in_batch", "memory_bank") if has_bank else ("in_batch",)
     )
@@ -88,6 +90,7 @@ def variant_run(variant: str, size: Size, temperature: float) -> Run:
             number=more,
             in_batch_number=size.negatives - more if has_bank or variant == "mixed" else size.negatives,
             batches="clustered" if clustered else "random",
+            bank_rescale=variant.endswith("_rescaled"),
             hard="radius" if clustered else "none",
         ),
         clusters=ClusterSchedule(
