@@ -34,14 +34,19 @@ def scores_of_one_user(
     picked = heads[ids].to(queries.dtype)
     if step is not None:
         picked = picked * step[ids].to(queries.dtype)[:, None, None]
-    similarity = (chosen[:, :, None] * picked[:, None]).sum(-1).permute(1, 2, 0)  # [H_u, H_v, items]
+    user_heads, item_heads = chosen.shape[1], picked.shape[1]
+    # One vector [candidates] a pair of heads, and a sum a column: loops that the compiler can keep in registers.
+    similarity = [[(chosen[:, u] * picked[:, v]).sum(-1) for v in range(item_heads)] for u in range(user_heads)]
     weight, bias = rows
-    first = torch.relu((weight[:, :, None] * similarity[:, None]).sum(2) + bias[:, None])  # [H_u, hidden, items]
+    first = [
+        torch.relu(sum((weight[:, v, None] * row[v] for v in range(item_heads)), bias[:, None])) for row in similarity
+    ]
     weight, bias = columns
-    second = bias[:, None, None]
-    for head in range(weight.shape[1]):
-        second = second + weight[:, head, None, None] * first[head]
-    return (projection.view(len(bias), -1, 1) * torch.relu(second)).sum((0, 1))
+    scores = torch.zeros_like(similarity[0][0])
+    for place, share in enumerate(projection.view(len(bias), -1)):
+        column = sum((weight[place, u] * first[u] for u in range(user_heads)), bias[place])
+        scores = scores + (share[:, None] * torch.relu(column)).sum(0)
+    return scores
 
 
 def compiled_scores(scorer: HeadScorer) -> Scores:
@@ -53,7 +58,8 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
     lss = scorer.reduction
     if not isinstance(lss, LSS):
         raise InputError(f"only the scorer 'lss' is compiled, this model has {type(lss).__name__}")
-    compiled = torch.compile(scores_of_one_user)
+    # Ids come checked: see `twotower.models.ranking.ordered_candidates`.
+    compiled = torch.compile(scores_of_one_user, options={"assert_indirect_indexing": False})
     weights = (
         (lss.rows.weight, lss.rows.bias),
         (lss.columns.weight, lss.columns.bias),
