@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from twotower.core.errors import InputError
 from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.build import build_model
 from twotower.recipes.reproduce import fit
+from twotower.recipes.reproduce.fit_picture import query_map, write_picture
 from twotower.recipes.reproduce.study import seeded
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}
@@ -106,3 +108,22 @@ def test_the_query_similarity_is_that_of_the_formula(dataset):
         dot = sum(a * b for a, b in zip(soft, hard, strict=True))
         cosines.append(dot / (sum(a * a for a in soft) * sum(b * b for b in hard)) ** 0.5)
     assert fit.query_similarity(model, dataset) == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
+
+
+def test_the_picture_of_items_and_queries(dataset, tmp_path):
+    from xml.etree import ElementTree
+
+    dataset = fit.without_text(dataset)
+    model = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 3})
+    model.attach_items(dataset.all_items())
+    found = query_map(model, dataset, items=30)
+    assert (found.items.shape, found.queries.shape, found.chosen.shape) == ((30, 2), (3, 2), (30,))
+    assert torch.equal(found.items, query_map(model, dataset, items=30).items)
+    write_picture(found, tmp_path / "map.svg")
+    root = ElementTree.parse(tmp_path / "map.svg").getroot()
+    kinds = [element.tag.rpartition("}")[2] for element in root]
+    assert kinds.count("circle") == 30
+    assert kinds.count("path") == len(found.chosen.unique())
+    bare = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 0})
+    with pytest.raises(InputError, match="no meta queries"):
+        query_map(bare, dataset)
