@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -58,7 +59,7 @@ class Mixed:
             raise InputError("mixed negatives: candidates must be shared by all rows, and in-batch must come first")
         ids = torch.cat([part.ids for part in drawn])
         rows = len(batch_items(batch))
-        log_q = torch.stack([source.log_q(ids, rows) for source in self.sources]).logsumexp(0)
+        log_q = reduce(torch.logaddexp, (source.log_q(ids, rows) for source in self.sources))
         return Negatives(ids, log_q, in_batch=drawn[0].in_batch)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -101,10 +101,10 @@ class AgainstSamples:
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
-        encoded = model(batch)
         negatives = self.sampler.sample(batch)
+        encoded, fresh = self._encode(model, batch, negatives)
         scale = model.logit_scale()
-        candidates = self._candidates(model, batch, encoded, negatives, scale)
+        candidates = self._candidates(model, batch, encoded, negatives, scale, fresh)
         if negatives.per_row is not None:
             candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row, scale))
         own = model.score_rows(encoded.users, encoded.items) * scale
@@ -120,10 +120,31 @@ class AgainstSamples:
             self.sampler.observe(encoded)
         return loss + own_losses(encoded) + self.regulariser(encoded)
 
+    def _encode(self, model: Model, batch: Batch, negatives: Negatives) -> tuple[Encoded, State | None]:
+        """What `forward` gives and, where they go through the item encoder in one call with the batch's, drawn items.
+
+        On a GPU one long call costs as much as one short call, and repeats among shared draws are few. A model with a
+        forward of its own does not let others into it.
+        """
+        drawn = _drawn_ids(negatives)
+        apart = negatives.ids.ndim == 2 or not len(drawn) or drawn.device.type not in TOGETHER
+        if apart or type(model).forward is not Model.forward:
+            return model(batch), None
+        ids = batch.items.ids
+        both = model.encode_items(self.dataset.items(torch.cat([ids, drawn])))
+        own, fresh = (states.take(both, part) for part in (slice(len(ids)), slice(len(ids), None)))
+        return Encoded(model.encode_users(batch.users), own, ids, {}), fresh
+
     def _candidates(
-        self, model: Model, batch: Batch, encoded: Encoded, negatives: Negatives, scale: Tensor | float
+        self,
+        model: Model,
+        batch: Batch,
+        encoded: Encoded,
+        negatives: Negatives,
+        scale: Tensor | float,
+        fresh: State | None = None,
     ) -> _Candidates:
-        states_ = self._states(model, encoded, negatives)
+        states_ = self._states(model, encoded, negatives, fresh)
         # Scaling vectors costs less than scaling scores, where that is the same.
         scaled = encoded.users * scale if model.is_inner_product else encoded.users
         if negatives.ids.ndim == 1:
@@ -168,20 +189,16 @@ class AgainstSamples:
             mask[part] = self.hard(scored)
         return mask
 
-    def _states(self, model: Model, encoded: Encoded, negatives: Negatives) -> State:
+    def _states(self, model: Model, encoded: Encoded, negatives: Negatives, fresh: State | None) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
-        ids = negatives.ids.flatten()
-        kept = 0 if negatives.states is None else states.rows(negatives.states)
-        drawn = ids[negatives.in_batch : len(ids) - kept]
+        drawn = _drawn_ids(negatives)
         parts = [states.take(encoded.items, slice(negatives.in_batch))]
-        if len(drawn) and drawn.is_cuda and negatives.ids.ndim == 1:
-            # Repeats are few among shared draws, and finding them would make the host wait for the device.
-            parts.append(model.encode_items(self.dataset.items(drawn)))
-        elif len(drawn):
-            parts.append(self._drawn(model, encoded, drawn))
+        if len(drawn):
+            parts.append(self._drawn(model, encoded, drawn) if fresh is None else fresh)
         if negatives.states is not None:
-            if self.rescale_bank and kept < len(ids):
-                stand_for = len(ids) / (len(ids) - kept)
+            encoded_now = negatives.in_batch + len(drawn)
+            if self.rescale_bank and encoded_now:
+                stand_for = negatives.ids.numel() / encoded_now
                 parts = [states.map_state(lambda part: _with_gradient_of(part, stand_for), part) for part in parts]
             parts.append(negatives.states)
         return states.join(parts)
@@ -223,6 +240,17 @@ class _Candidates(NamedTuple):
     mask: Tensor
     known: Tensor
     norms: Tensor | None
+
+
+def _drawn_ids(negatives: Negatives) -> Tensor:
+    """The candidates that the step must encode: neither the batch's own nor kept ones, one after the other."""
+    ids = negatives.ids.flatten()
+    kept = 0 if negatives.states is None else states.rows(negatives.states)
+    return ids[negatives.in_batch : len(ids) - kept]
+
+
+TOGETHER = ("cuda",)
+"""Kinds of device on which the batch's items and drawn ones are encoded in one call."""
 
 
 def _with_gradient_of(part: Tensor, many: float) -> Tensor:

@@ -190,3 +190,21 @@ def test_a_rescaled_bank_changes_no_score_and_scales_what_candidates_pass_to_ite
     )
     expected = (own * users[2] + 6 / 4 * (pushed[0] * users[3] + pushed[1] * users[5])) * 2.0 / 3
     torch.testing.assert_close(found[True][2][3], expected)
+
+
+def test_encoding_drawn_items_with_the_batch_s_changes_nothing(dataset, monkeypatch):
+    ids = torch.tensor([3, 4, 6, 7, 7, 5, 8])
+    bank = torch.tensor([[9.0, 0.0, 1.0]]).double()
+    found = []
+    for kinds in ((), ("cpu",)):
+        monkeypatch.setattr("twotower.training.objective.TOGETHER", kinds)
+        model = Tables()
+        source = Fixed(Negatives(ids, torch.zeros(7).double(), states=bank, in_batch=3))
+        known = Positives(dataset.log.offsets, dataset.log.items, ITEMS)
+        loss = AgainstSamples(dataset, source, SampledSoftmax(), known)(model, batch())
+        loss.backward()
+        found.append((loss.item(), model.of_users.grad, model.of_items.grad, len(model.encoded)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    torch.testing.assert_close(found[0][1], found[1][1])
+    torch.testing.assert_close(found[0][2], found[1][2])
+    assert [calls for *_, calls in found] == [2, 1]
