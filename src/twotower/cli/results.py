@@ -17,6 +17,9 @@ def show_test(result: Result, *, title: str, as_json: bool) -> None:
         return
     console = Console()
     console.print(result_table(result, title=title))
+    if "auc" in result.metrics:  # a run on labelled pairs
+        pairs = (f"{name.replace('_', ' ')} {result.metrics[name]:.4f}" for name in ("auc", "gauc", "log_loss"))
+        console.print(f"test pairs: {', '.join(pairs)}")
     if any(part.users for name, part in result.slices.items() if name.startswith("cold")):
         middle = sorted({int(name.partition("@")[2]) for name in result.per_user})
         k = min(middle, key=lambda length: abs(length - 10))

@@ -23,7 +23,8 @@ class Data:
     path: str = ""
     """A prepared folder."""
     split: str = ""
-    """Name from `twotower.data.splits.SPLITS`; empty: what the data set's spec says, else leave_one_out."""
+    """Name from `twotower.data.splits.SPLITS`, or "pre-ranking" for labelled pairs; empty: what the data set's spec
+    says, else leave_one_out."""
     split_options: dict[str, Any] = field(default_factory=dict)
     """Options of the split by name."""
 

@@ -104,6 +104,19 @@ def test_a_whole_run_writes_a_bundle_that_can_be_judged_again(clubs, tmp_path):
         judge_bundle(tmp_path / "bundle", split="validation")
 
 
+def test_the_command_line_shows_both_kinds_of_figures(clubs, capsys):
+    from twotower.cli.results import show_test
+
+    run = run_of("two_tower", epochs=1)
+    split = pairs_of(run, clubs)
+    model, _ = learn_pairs(run, clubs, split)
+    result = judge_pairs(model, clubs, split, ks=(3, 10)).request
+    show_test(result, title="clubs", as_json=False)
+    shown = capsys.readouterr().out
+    assert f"test pairs: auc {result.metrics['auc']:.4f}, gauc" in shown
+    assert "top 3" in shown
+
+
 def test_drawn_lists_hold_the_test_item_among_unseen_ones(clubs):
     split = pairs_of(run_of("fit"), clubs)
     targets = split.test_targets()
