@@ -96,6 +96,14 @@ def test_summary_has_the_mean_interval_and_tests(table, tmp_path):
     assert "| better | 0.6667 ± 0.5171" in (tmp_path / "made.md").read_text()
 
 
+def test_a_variant_of_fewer_seeds_is_paired_with_the_first_of_the_reference(table, tmp_path):
+    data, table = {"tiny": Path("tiny")}, replace(table, fewer={"better": 2})
+    figures = summarise(table, data, run_table(table, data, tmp_path), 3, tmp_path)["tiny"]
+    assert [len(figure.values) for figure in figures] == [3, 2]
+    assert figures[1].p_seeds == pytest.approx(scipy.stats.ttest_rel([0.5, 0.9], [0.2, 0.4]).pvalue)
+    assert "over 3 (better: 2) seeds" in (tmp_path / "made.md").read_text()
+
+
 def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None

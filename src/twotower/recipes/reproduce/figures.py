@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from twotower.core.files import read_json
-from twotower.recipes.reproduce.study import Cell, Table, seeded
+from twotower.recipes.reproduce.study import Table, cells_of
 from twotower.recipes.run import Run
 
 
@@ -35,7 +35,7 @@ def draw_curves(
         figure = Figure(figsize=(11.0, 4.5), layout="constrained")
         panels = figure.subplots(1, 2)
         for variant, run in variants.items():
-            cells = [Cell(table.name, name, data[name], variant, seeded(run, seed)) for seed in range(1, seeds + 1)]
+            cells = cells_of(table, name, data[name], variant, run, seeds)
             curves = [read_json(cell.path(folder))["curves"] for cell in cells]
             for panel, key in zip(panels, ("loss", metric), strict=True):
                 epochs, mean, low, high = band(curves, key)

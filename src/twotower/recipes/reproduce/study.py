@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,14 @@ class Table:
     columns: tuple[str, ...]
     """Metrics shown, the first one first."""
     seeds: int = 5
+    """Trainings of each variant, where the caller asks for no other number."""
+    fewer: Mapping[str, int] = field(default_factory=dict)
+    """Variants that are trained on so many seeds at most."""
+
+    def seeds_of(self, variant: str, wanted: int | None = None) -> range:
+        """The seeds of a variant when ``wanted`` are asked for; None: the table's number."""
+        count = self.seeds if wanted is None else wanted
+        return range(1, min(count, self.fewer.get(variant, count)) + 1)
 
 
 class Cell(NamedTuple):
@@ -122,13 +130,18 @@ def run_table(
         for name, part in rows.items()
     }
     cells = [
-        Cell(table.name, name, data[name], variant, seeded(run, seed))
-        for seed in range(1, count + 1)
+        cell
         for name, part in chosen.items()
         for variant, run in part.items()
+        for cell in cells_of(table, name, data[name], variant, run, count)
     ]
-    _train(cells, folder, jobs, notice)
+    _train(sorted(cells, key=lambda cell: cell.run.training.seed), folder, jobs, notice)
     return chosen
+
+
+def cells_of(table: Table, name: str, prepared: Path, variant: str, run: Run, seeds: int) -> list[Cell]:
+    """The trainings of a chosen run, one a seed."""
+    return [Cell(table.name, name, prepared, variant, seeded(run, seed)) for seed in table.seeds_of(variant, seeds)]
 
 
 def choose(table: Table, name: str, prepared: Path, variant: str, choices: Sequence[Run], folder: Path) -> Run:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.metrics.intervals import paired_permutation
-from twotower.recipes.reproduce.study import Cell, Table, seeded
+from twotower.recipes.reproduce.study import Cell, Table, cells_of
 from twotower.recipes.run import Run
 
 
@@ -44,10 +44,7 @@ def summarise(
     """Figures of every data set, variant by variant, and write them: ``NAME.json`` and ``NAME.md`` in ``folder``."""
     figures: dict[str, list[Figure]] = {}
     for name, variants in chosen.items():
-        cells = {
-            variant: [Cell(table.name, name, data[name], variant, seeded(run, seed)) for seed in range(1, seeds + 1)]
-            for variant, run in variants.items()
-        }
+        cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
         records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
         users = {variant: _per_user(part, folder) for variant, part in cells.items()}
         figures[name] = _figures(records, users, table.reference)
@@ -86,7 +83,9 @@ def _figures(
     for variant, part in records.items():
         for metric in part[0]["metrics"]:
             values = np.array([record["metrics"][metric] for record in part])
+            # Both lists begin with seed 1, so a variant of fewer seeds is paired with the first of the reference.
             others = np.array([record["metrics"].get(metric, np.nan) for record in records[base]])
+            pairs = min(len(values), len(others))
             low, high = t_interval(values)
             figures.append(
                 Figure(
@@ -96,7 +95,7 @@ def _figures(
                     low,
                     high,
                     float(values.mean() - others.mean()),
-                    None if variant == base else paired_t(values, others),
+                    None if variant == base else paired_t(values[:pairs], others[:pairs]),
                     None if variant == base else _users_test(users[variant], users[base], metric),
                     tuple(values.tolist()),
                 )
@@ -148,12 +147,19 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
             lines.append(f"| {variant} | {' | '.join(cells)} |")
         lines.append("")
     lines += [
-        f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t). Differs from {table.reference} with "
-        "p < 0.05: * over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are "
+        f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t). Differs from "
+        f"{table.reference} with p < 0.05: * over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are "
         "not corrected for the number of comparisons.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _counts(table: Table, seeds: int) -> str:
+    fewer = [
+        f"{variant}: {len(table.seeds_of(variant, seeds))}" for variant, most in table.fewer.items() if most < seeds
+    ]
+    return f"{seeds} ({', '.join(fewer)})" if fewer else str(seeds)
 
 
 def _cell(figure: Figure | None) -> str:
