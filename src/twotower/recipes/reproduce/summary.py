@@ -148,8 +148,8 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
         lines.append("")
     lines += [
         f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t). Differs from "
-        f"{table.reference} with p < 0.05: * over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are "
-        "not corrected for the number of comparisons.",
+        f"{table.reference} with p < 0.05: * over seeds (paired t-test), † over users (paired permutation of means "
+        "over seeds). p-values are not corrected for the number of comparisons.",
         "",
     ]
     return "\n".join(lines)
