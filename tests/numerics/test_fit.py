@@ -392,3 +392,15 @@ def test_compiled_scores(tiny_dataset):
         torch.testing.assert_close(model.score_among(users[:1], small, ids), expected)
     model.train()
     assert model._compiled is None
+
+
+def test_gradients_pass_through_user_states_of_evaluation_mode(tiny_dataset):
+    """Of many users at once the quick form is taken; it must not cost the gradient."""
+    model = make_model(tiny_dataset).eval()
+    users = make_batch(tiny_dataset).users
+    assert users.history.numel() >= tiny_dataset.schema.num_items
+    states = model.encode_users(users)
+    states.square().sum(dim=-1)[..., 0].sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_users(users), states)
+    assert model.user_stack.linears[1].weight.grad is not None

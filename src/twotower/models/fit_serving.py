@@ -80,7 +80,10 @@ def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, 
         hidden = hidden + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
     hidden = torch.baddbmm(hidden, interest, tables.from_history.T.expand(len(rows), -1, -1)).relu_().flatten(0, 1)
     for weight, bias in tables.layers[:-1]:
-        hidden = torch._addmm_activation(bias, hidden, weight.T)  # ReLU in the kernel of the product, on a GPU
+        if torch.is_grad_enabled():
+            hidden = F.linear(hidden, weight, bias).relu()
+        else:  # without a derivative, but on a GPU the product's kernel does the ReLU too
+            hidden = torch._addmm_activation(bias, hidden, weight.T)
     hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(rows), -1))
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
     return F.normalize(heads, dim=-1) if model.user_heads.normalise else heads
