@@ -15,9 +15,7 @@ def command(
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
-    then: Annotated[
-        Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")
-    ] = None,
+    then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[int, typer.Option(help="How many items the first hands to the second.")] = 2_000,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:

@@ -46,7 +46,7 @@ _T_975 = 2.364624251592785
 
 
 class Space(NamedTuple):
-    """Figures by name, the reading with self-pairs (empty where not asked for), how they were found, and the moments of the unit vectors."""
+    """Figures by name, the same with self-pairs (empty where not asked for), how they were found, and the moments."""
 
     figures: dict[str, Any]
     with_self_pairs: dict[str, Any]
