@@ -75,14 +75,14 @@ def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, 
         interest = model.unit.pool(rows[:, :, width:], rows[:, :, :width])
     else:
         interest = model.unit.shared(tables.queries, rows, users.history != PADDING)
-    hidden = tables.from_query.expand(len(rows), -1, -1)
+    shared = tables.from_query.expand(len(rows), -1, -1)
     if model.user_fields.count:
-        hidden = hidden + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
-    hidden = torch.baddbmm(hidden, interest, tables.from_history.T.expand(len(rows), -1, -1)).relu_().flatten(0, 1)
+        shared = shared + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
+    hidden = torch.addmm(shared.flatten(0, 1), interest.flatten(0, 1), tables.from_history.T).relu_()
     for weight, bias in tables.layers[:-1]:
-        if torch.is_grad_enabled():
-            hidden = F.linear(hidden, weight, bias).relu()
-        else:  # without a derivative, but on a GPU the product's kernel does the ReLU too
+        if torch.is_grad_enabled() or hidden.device.type == "cpu":
+            hidden = F.linear(hidden, weight, bias).relu_()
+        else:  # without a derivative, but the product's kernel does the ReLU too
             hidden = torch._addmm_activation(bias, hidden, weight.T)
     hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(rows), -1))
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
