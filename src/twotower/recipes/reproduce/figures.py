@@ -32,7 +32,7 @@ def draw_curves(
     written = []
     for name, variants in chosen.items():
         metric = next(iter(variants.values())).training.metric
-        figure = Figure(figsize=(11.0, 4.5), layout="constrained")
+        figure = Figure(figsize=(12.5, 4.5), layout="constrained")
         panels = figure.subplots(1, 2)
         for variant, run in variants.items():
             cells = cells_of(table, name, data[name], variant, run, seeds)
@@ -46,10 +46,10 @@ def draw_curves(
             panel.set_xlabel("epoch")
             panel.set_title(title)
             panel.grid(alpha=0.3)
-        panels[1].legend(fontsize="small")
+        panels[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         figure.suptitle(f"{name}: mean and range over {seeds} seeds")
         target = folder / f"{table.name}-{name}.png"
-        figure.savefig(target, dpi=150)
+        figure.savefig(target, dpi=110)
         written.append(target)
     return written
 
