@@ -198,7 +198,10 @@ def _bundle(folder: Path, column: str | None) -> Table:
 
 
 def _states(folder: Path, states: Path) -> Table:
-    """The states as vectors: several vectors an item are laid end to end, parts that are no numbers left out."""
+    """The states as vectors: several vectors an item are laid end to end, parts that are no numbers left out.
+
+    What `twotower.serving.compact` stored as whole numbers of each item's ``step`` is multiplied out.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -207,6 +210,9 @@ def _states(folder: Path, states: Path) -> Table:
         tensors = load_file(states)
     except SafetensorError as error:
         raise InputError(f"{states}: not a readable safetensors file ({error})") from None
+    step = tensors.pop("step", None)
+    if step is not None:
+        tensors = {name: part.flatten(1) * step.float()[:, None] for name, part in tensors.items() if part.ndim > 1}
     parts = [part.flatten(1) for part in tensors.values() if part.is_floating_point() and part.ndim > 1]
     if sum(part.shape[1] for part in parts) < 2:
         raise InputError(f"{folder}: its model has no item vectors, so there is no geometry to judge")

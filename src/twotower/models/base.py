@@ -61,6 +61,10 @@ class Model(nn.Module):
         """
         raise InputError(f"{type(self).__name__} stores item states in one way alone; 'fit' knows smaller ones")
 
+    def whole_items(self, states: State) -> State:
+        """The same item states as the numbers they stand for: undoes `compact_items`, but for what it rounded."""
+        return states
+
     def encode_users(self, users: Users) -> State:
         """User states, one row a user."""
         raise TypeError(f"{type(self).__name__} does not encode users")

@@ -249,6 +249,10 @@ class FIT(Model):
         """Heads as "float32", "float16" or "int8": see `twotower.models.fit_states.compact`."""
         return compact(states, precision)
 
+    def whole_items(self, states: FITItems | FITCompactItems) -> FITItems:
+        """Heads as float32, whatever they are stored as."""
+        return FITItems(states.query_index, whole_heads(states, torch.float32))
+
     def logit_scale(self) -> Tensor:
         """1 / temperature."""
         return self.temperature.scale()

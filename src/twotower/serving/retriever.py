@@ -253,7 +253,8 @@ class Retriever:
 
     @cached_property
     def _neighbours(self) -> Neighbours:
-        return Neighbours(directions(self.bundle.item_states), self.bundle.item_ids)
+        states = self.bundle.model.whole_items(self.bundle.item_states)
+        return Neighbours(directions(states), self.bundle.item_ids)
 
     def _search(self, users: Users, k: int, banned: Tensor | None) -> list[list[Answer]]:
         return self._answers(self._found(users, k, banned))

@@ -48,7 +48,7 @@ def test_a_zero_state_has_cosine_zero_and_no_nan() -> None:
 
 
 def test_single_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match="one number an item"):
+    with pytest.raises(InputError, match="no item vectors"):
         directions(torch.ones(4, 1))
 
 
