@@ -104,6 +104,14 @@ def test_a_variant_of_fewer_seeds_is_paired_with_the_first_of_the_reference(tabl
     assert "over 3 (better: 2) seeds" in (tmp_path / "made.md").read_text()
 
 
+def test_metrics_beside_the_reference_are_paired_by_seed(table, tmp_path):
+    table = replace(table, beside=lambda own, reference: {"gain": own["recall@10"] - reference["recall@10"]})
+    data = {"tiny": Path("tiny")}
+    figures = summarise(table, data, run_table(table, data, tmp_path), 3, tmp_path)["tiny"]
+    gains = next(figure for figure in figures if (figure.variant, figure.metric) == ("better", "gain"))
+    assert gains.values == pytest.approx((0.3, 0.5, 0.3))
+
+
 def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None

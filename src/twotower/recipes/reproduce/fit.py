@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
+from twotower.evaluation.pointwise import relative_improvement
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.models.fit import FIT
@@ -28,7 +29,7 @@ from twotower.training.callbacks import Record, Silent
 from twotower.training.config import Objective, Training
 
 DATA = ("ml-1m", "amazon-reviews-beauty", "kuairand-pure")
-COLUMNS = ("auc", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
+COLUMNS = ("auc", "relaimpr", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
 RATES, DROPOUTS = (1e-3, 3e-3), (0.1,)
 """The grid of every variant."""
 
@@ -198,12 +199,45 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
         return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
 
 
+def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """RelaImpr of a training over the reference's of the same seed."""
+    return {"relaimpr": relative_improvement(own["auc"], reference["auc"])} if reference["auc"] > 0.5 else {}
+
+
 TABLE = Table(
-    "fit", "FIT and its baselines, every event trains", DATA, headline_all, measure, "two_tower_din", COLUMNS, 10
+    "fit",
+    "FIT and its baselines, every event trains",
+    DATA,
+    headline_all,
+    measure,
+    "two_tower_din",
+    COLUMNS,
+    10,
+    beside=against_reference,
 )
 LAST = Table(
-    "fit-last", "FIT and its baselines, last 50 events", DATA, headline_last, measure, "two_tower_din", COLUMNS, 10
+    "fit-last",
+    "FIT and its baselines, last 50 events",
+    DATA,
+    headline_last,
+    measure,
+    "two_tower_din",
+    COLUMNS,
+    10,
+    beside=against_reference,
 )
-ABLATIONS = Table("fit-ablations", "FIT without its parts", DATA, ablations, measure, "fit", COLUMNS, 5)
-SIZES = Table("fit-queries", "FIT by queries and heads", DATA, queries_and_heads, measure, "queries_64", COLUMNS, 3)
+ABLATIONS = Table(
+    "fit-ablations", "FIT without its parts", DATA, ablations, measure, "fit", COLUMNS, 5, beside=against_reference
+)
+SIZES = Table(
+    "fit-queries",
+    "FIT by queries and heads",
+    DATA,
+    queries_and_heads,
+    measure,
+    "queries_64",
+    COLUMNS,
+    3,
+    beside=against_reference,
+)
 TABLES = (TABLE, LAST, ABLATIONS, SIZES)

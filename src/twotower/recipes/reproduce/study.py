@@ -59,6 +59,8 @@ class Table:
     """Trainings of each variant, where the caller asks for no other number."""
     fewer: Mapping[str, int] = field(default_factory=dict)
     """Variants that are trained on so many seeds at most."""
+    beside: Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]] = lambda own, reference: {}
+    """Further metrics, from a training's own and those of the reference under the same seed."""
 
     def seeds_of(self, variant: str, wanted: int | None = None) -> range:
         """The seeds of a variant when ``wanted`` are asked for; None: the table's number."""

@@ -47,6 +47,10 @@ def summarise(
         cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
         records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
         users = {variant: _per_user(part, folder) for variant, part in cells.items()}
+        base = records.get(table.reference) or next(iter(records.values()))
+        for part in records.values():
+            for own, other in zip(part, base, strict=False):
+                own["metrics"] |= table.beside(own["metrics"], other["metrics"])
         figures[name] = _figures(records, users, table.reference)
     write_json(
         folder / f"{table.name}.json",
