@@ -150,7 +150,7 @@ def test_feature_dropout_trains_a_bundle_that_loses_less(world):
 def test_semantic_trains_a_bundle_that_empty_categories_do_not_touch(world, monkeypatch):
     small = replace(recipe("semantic"), model=ModelSection("semantic", {"dim": 16, "text_dim": 16, "keyword_dim": 8}))
     small = replace(small, training=replace(small.training, epochs=3, batch_size=128))
-    monkeypatch.setattr("twotower.recipes.remedy.recipe", lambda name: small)
+    monkeypatch.setattr("twotower.recipes.remedy_train.recipe", lambda name: small)
     found = remedy(world / "bundle", table(world, "semantic.csv"), strategy="semantic", to=world / "semantic")
     assert found.recall["after"]["value"] == found.recall["after, all features"]["value"] > 0
     assert found.after["figures"]["mean_cosine"] < found.before["figures"]["mean_cosine"]
@@ -243,7 +243,7 @@ def semantic_briefly(monkeypatch):
         model=ModelSection("semantic", {"dim": 16, "text_dim": 8, "keyword_dim": 8}),
         training=replace(short.training, epochs=1, device="cpu"),
     )
-    monkeypatch.setattr("twotower.recipes.remedy.recipe", lambda name: brief)
+    monkeypatch.setattr("twotower.recipes.remedy_train.recipe", lambda name: brief)
 
 
 @pytest.mark.slow
@@ -265,6 +265,89 @@ def test_an_encoder_gives_the_semantic_model_the_raw_texts(world, letters, monke
     assert len(near) == 80
     known = load(tmp_path / "new").bundle
     assert known.dataset.item_features["text_vector"][2:].abs().sum(1).min() > 0
+
+
+class LongWords:
+    """A stand-in for YAKE: the words of a text, the longest first, in capitals."""
+
+    def __init__(self, lan: str, n: int, top: int) -> None:
+        self.top = top
+
+    def extract_keywords(self, text):
+        assert text.strip()
+        return [(word.upper(), 0.1) for word in sorted(text.split(), key=len, reverse=True)][: self.top]
+
+
+@pytest.fixture
+def long_words(monkeypatch):
+    module = types.ModuleType("yake")
+    module.KeywordExtractor = LongWords
+    monkeypatch.setitem(sys.modules, "yake", module)
+
+
+def assert_reads_keywords(bundle, served):
+    """Keywords of known items are numbered, those of the table found again, and the model reads them."""
+    (feature,) = [feature for feature in bundle.schema.item_features if feature.name == "text_keywords"]
+    assert feature.kind == "multi_categorical"
+    stored = duckdb.sql(f"SELECT value, count FROM '{bundle.folder}/vocabulary/item.text_keywords.parquet'").fetchall()
+    assert len(stored) == feature.size - 2
+    assert all(value == value.lower() and count > 1 for value, count in stored)
+    known = bundle.dataset.item_features["text_keywords"]
+    assert (known[2:] > 1).any(1).float().mean() > 0.5
+    found = duckdb.sql(f"SELECT text_keywords FROM '{served}'").fetchall()
+    assert sum(bool({word for word, _ in stored} & set(words)) for (words,) in found) > len(found) // 2
+    assert bundle.manifest["model"]["parameters"]["keyword_features"] == ["text_keywords"]
+    near = load(bundle.folder).similar_table(served, k=3)
+    assert len(near) == len(found)
+
+
+@pytest.mark.slow
+def test_a_librarys_keywords_take_the_place_of_those_of_highest_idf(world, long_words, letters, monkeypatch, tmp_path):
+    semantic_briefly(monkeypatch)
+    items = table(world, "worded.csv")
+    found = remedy(world / "bundle", items, strategy="semantic", to=tmp_path / "new", keywords="yake")
+    served = tmp_path / "new.items.parquet"
+    assert any(f"text_keywords that the new bundle reads: {served}" in note for note in found.notes)
+    for title, words in duckdb.sql(f"SELECT title, text_keywords FROM '{served}'").fetchall():
+        assert sorted(words) == sorted(set(title.lower().split()))
+    assert_reads_keywords(load(tmp_path / "new").bundle, served)
+    assert found.recall["after"]["value"] == found.recall["after, all features"]["value"]
+    with pytest.raises(InputError, match="has a column 'text_keywords' already"):
+        remedy(world / "bundle", served, strategy="semantic", to=tmp_path / "again", keywords="yake")
+    with pytest.raises(InputError, match="has a feature 'text_keywords' already"):
+        remedy(tmp_path / "new", items, strategy="semantic", to=tmp_path / "again", keywords="yake")
+    both = remedy(
+        world / "bundle", items, strategy="semantic", to=tmp_path / "both", encoder="letters", keywords="yake"
+    )
+    assert any("text_vector and text_keywords" in note for note in both.notes)
+    assert_reads_keywords(load(tmp_path / "both").bundle, tmp_path / "both.items.parquet")
+
+
+@pytest.mark.slow
+def test_the_real_library_gives_the_semantic_model_its_keywords(world, monkeypatch, tmp_path):
+    pytest.importorskip("yake")
+    semantic_briefly(monkeypatch)
+    items = table(world, "yaked.csv")
+    remedy(world / "bundle", items, strategy="semantic", to=tmp_path / "new", keywords="yake")
+    assert_reads_keywords(load(tmp_path / "new").bundle, tmp_path / "new.items.parquet")
+
+
+def test_what_keywords_need_is_told_in_one_line(world, long_words, monkeypatch, tmp_path, capsys):
+    items = table(world, "unworded.csv")
+    words = (world / "bundle", items, "--to", tmp_path / "new", "--strategy")
+
+    def ask(*more):
+        status, out, error = run_cli(capsys, *words, *more)
+        assert (status, out, error.count("\n")) == (2, "", 1)
+        return error
+
+    assert "keywords belong to the strategy 'semantic'" in ask("clusters", "--keywords", "yake")
+    assert "did you mean 'yake'" in ask("semantic", "--keywords", "yakt")
+    monkeypatch.setattr(LongWords, "extract_keywords", lambda self, text: [(text, 0.1)])
+    monkeypatch.setattr("twotower.recipes.remedy_text.text_encoder.texts_of", lambda rows, _: list(map(str, rows)))
+    assert "no keyword stands in the texts of two items; use --keywords idf" in ask("semantic", "--keywords", "yake")
+    monkeypatch.setitem(sys.modules, "yake", None)
+    assert "pip install 'twotower[text]'" in ask("semantic", "--keywords", "yake")
 
 
 def test_what_an_encoder_needs_is_told_in_one_line(world, letters, monkeypatch, tmp_path):

@@ -91,6 +91,32 @@ def test_an_encoders_vector_counts_for_items_and_in_histories_by_its_direction(t
         build_model("semantic", tiny_dataset.schema, SMALL | {"vectors": ["title"]})
 
 
+def test_keyword_features_take_the_place_of_the_words_of_highest_idf(tiny_dataset):
+    torch.manual_seed(4)
+    model = build_model("semantic", tiny_dataset.schema, SMALL | {"keyword_features": ["genres"]}).eval()
+    items = tiny_dataset.all_items()
+    model.attach_items(items)
+    (field,), (table,) = model.items.fields, model.items.tables
+    title = field(items.features["title"])
+    assert title.shape[1] == SMALL["text_dim"]
+    fed = []
+    model.items.project.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0]))
+    tags = torch.tensor([[3, 0, 4], [1, 3, 0], [1, 0, 0]])
+    model.encode_items(Items(torch.tensor([2, 3, 4]), {"title": items.features["title"][2:5], "genres": tags}))
+    weights = table.weight.double()
+    expected = [(weights[3] + weights[4]) / 2, weights[3], torch.zeros(SMALL["keyword_dim"], dtype=torch.float64)]
+    torch.testing.assert_close(fed[0][:, : SMALL["text_dim"]], title[2:5])
+    torch.testing.assert_close(fed[0][:, SMALL["text_dim"] :].double(), torch.stack(expected))
+    user = Users(torch.tensor([2]), {}, torch.tensor([[4]]))
+    before = model.encode_users(user)
+    changed = items.features["genres"].clone()
+    changed[4] = torch.tensor([4] + [0] * (changed.shape[1] - 1)) if changed[4][0] != 4 else 3
+    model.attach_items(items._replace(features=items.features | {"genres": changed}))
+    assert not torch.allclose(model.encode_users(user), before)
+    with pytest.raises(InputError, match="keyword_features = \\['title'\\]: the items' features of kind"):
+        build_model("semantic", tiny_dataset.schema, SMALL | {"keyword_features": ["title"]})
+
+
 def test_order_of_the_history_counts_padding_does_not(model):
     def encode(*history):
         history = torch.tensor([history])

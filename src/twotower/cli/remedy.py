@@ -29,6 +29,12 @@ def command(
             help="For semantic: a model of sentence-transformers to read texts by too; 'packaged' needs no network."
         ),
     ] = "",
+    keywords: Annotated[
+        str,
+        typer.Option(
+            help="For semantic: where keywords come from: idf (the words of highest idf), or the library yake."
+        ),
+    ] = "idf",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -38,7 +44,7 @@ def command(
 
     from twotower.recipes.remedy import remedy
 
-    found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, seed=seed)
+    found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, keywords=keywords, seed=seed)
     if as_json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
         return

@@ -25,14 +25,16 @@ class Semantic(Model):
     Source: George et al., "Diagnosing Embedding Space Collapse", sections II-C and VII-A. Differences: the text vector
     is latent semantic analysis of the item's own texts where the paper takes a language model, and keywords are the
     words of highest idf where it takes named entities, so that training needs no network; a sentence encoder's vectors
-    may come beside them (``vectors``). Sizes are ours, as the paper gives none.
+    may come beside the first (``vectors``), a library's keywords in place of the second (``keyword_features``). Sizes
+    are ours, as the paper gives none.
 
     Args:
         vectors: features of kind "vector" that an encoder made of the texts (`twotower.recipes.text_encoder`).
+        keyword_features: features of kind "multi_categorical" that hold keywords (`twotower.recipes.text_keywords`).
         dim: width of user and item vectors.
         text_dim: width of a text vector.
         keyword_dim: width of a keyword vector.
-        keywords: of a text, at most.
+        keywords: of a text, at most, where there are no ``keyword_features``.
         blocks: residual blocks of the item tower.
         layers: of the transformer.
         heads: of its attention; must divide ``dim``.
@@ -49,6 +51,7 @@ class Semantic(Model):
         schema: Schema,
         *,
         vectors: Sequence[str] = (),
+        keyword_features: Sequence[str] = (),
         dim: int = 64,
         text_dim: int = 64,
         keyword_dim: int = 32,
@@ -65,6 +68,7 @@ class Semantic(Model):
         self.items = SemanticItems(
             schema.item_features,
             vectors=vectors,
+            keyword_features=keyword_features,
             dim=dim,
             text_dim=text_dim,
             keyword_dim=keyword_dim,
@@ -76,7 +80,8 @@ class Semantic(Model):
             dim=dim, layers=layers, heads=heads, length=history_length, dropout=dropout, feed_forward=4
         )
         self.user_block = ResidualBlock(dim, dropout=dropout)
-        self.widths = [feature.width for feature in self.items.texts]
+        self.words = [*self.items.texts, *self.items.keywords]
+        self.widths = [feature.width for feature in self.words]
         self.sizes = [feature.size for feature in self.items.vectors]
         self.register_buffer("history_texts", torch.zeros(schema.num_items, sum(self.widths), dtype=torch.int64))
         self.register_buffer("history_vectors", torch.zeros(schema.num_items, sum(self.sizes)))
@@ -84,14 +89,14 @@ class Semantic(Model):
         self.dim = dim
 
     def attach_items(self, items: Items) -> None:
-        """Keep all texts for those of a history. The first call, before training, also makes the text vectors."""
+        """Keep all texts and keywords for histories. The first call, before training, also makes the text vectors."""
         assert items.features is not None
-        texts = [items.features[feature.name] for feature in self.items.texts]
+        texts = [items.features[feature.name] for feature in self.words]
         vectors = [items.features[feature.name] for feature in self.items.vectors]
         self.history_texts.copy_(torch.cat([self.history_texts[:, :0], *texts], dim=1))
         self.history_vectors.copy_(torch.cat([self.history_vectors[:, :0], *vectors], dim=1))
         if not self.fitted:
-            for seed, (field, words) in enumerate(zip(self.items.fields, texts, strict=True)):
+            for seed, (field, words) in enumerate(zip(self.items.fields, texts, strict=False)):
                 assert isinstance(field, TextField)
                 field.fit(words[FIRST_KNOWN:], seed)
             self.fitted.fill_(True)
@@ -117,5 +122,5 @@ class Semantic(Model):
         """What the item tower reads of known items."""
         texts = self.history_texts[ids].split(self.widths, dim=1)
         vectors = self.history_vectors[ids].split(self.sizes, dim=1)
-        names = [feature.name for feature in (*self.items.texts, *self.items.vectors)]
+        names = [feature.name for feature in (*self.words, *self.items.vectors)]
         return dict(zip(names, (*texts, *vectors), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,21 +15,16 @@ from twotower.core.schema import Feature
 from twotower.data.encode import prepare_table
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.drift import Drift, compare_values, is_missing, most_frequent
-from twotower.models.build import model_parameters
 from twotower.models.encode import inference
-from twotower.recipes.named import recipe
 from twotower.recipes.remedy_categories import fill_table, synthetic
 from twotower.recipes.remedy_recall import Served, recall_of
-from twotower.recipes.remedy_text import encode_bundle, encode_table
-from twotower.recipes.run import Run
-from twotower.recipes.text_encoder import FEATURE
-from twotower.recipes.train import train
+from twotower.recipes.remedy_text import Readers, enrich_table
+from twotower.recipes.remedy_train import train_again
+from twotower.recipes.text_keywords import IDF, LIBRARIES
 from twotower.serving.bundle import TILE, Bundle
 from twotower.serving.neighbours import flat
 
 STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")
-FEATURE_DROPOUT = 0.5
-"""Share of fields set to missing in the training that prevents a collapse."""
 LOST = 0.5
 """A feature is to be repaired when it lost at least this share of the rows that were sound in training."""
 FIGURES = ("mean_cosine", "std_cosine", "rankme", "participation_ratio", "effective_dimensions")
@@ -72,7 +67,14 @@ class Fault(NamedTuple):
 
 
 def remedy(
-    bundle: Path | str, items: Path | str, *, strategy: str, to: Path | str, encoder: str = "", seed: int = 0
+    bundle: Path | str,
+    items: Path | str,
+    *,
+    strategy: str,
+    to: Path | str,
+    encoder: str = "",
+    keywords: str = IDF,
+    seed: int = 0,
 ) -> Remedy:
     """Cure what a table of items that is about to be served does to a bundle.
 
@@ -80,7 +82,8 @@ def remedy(
     their shares in training, or those of most training items with like texts; ``to`` is the repaired table.
     "feature-dropout" trains the bundle's run again, on the events that the bundle keeps, with features left out at
     random; "semantic" trains a model that reads texts alone; ``to`` is the new bundle. With an ``encoder`` it reads a
-    sentence encoder's vectors of the raw texts too, and the table with its vectors is written beside the new bundle.
+    sentence encoder's vectors of the raw texts too, with ``keywords`` those that a library finds in them, and the table
+    with these columns is written beside the new bundle.
 
     Source: George et al., "Diagnosing Embedding Space Collapse", sections VII-A and VII-B. Feature dropout is ours.
 
@@ -90,6 +93,7 @@ def remedy(
         strategy: one of the four.
         to: what to write.
         encoder: for "semantic": a model of sentence-transformers, or "packaged" (`twotower.recipes.text_encoder`).
+        keywords: for "semantic": "idf", the words of highest idf; or "yake" (`twotower.recipes.text_keywords`).
         seed: of every draw.
 
     Raises:
@@ -97,8 +101,12 @@ def remedy(
     """
     if strategy not in STRATEGIES:
         raise unknown_name("strategy", strategy, STRATEGIES)
-    if encoder and strategy != "semantic":
-        raise InputError(f"an encoder belongs to the strategy 'semantic', not to '{strategy}'")
+    if keywords not in LIBRARIES:
+        raise unknown_name("kind of keywords", keywords, LIBRARIES)
+    readers = Readers(encoder, keywords)
+    if readers.columns() and strategy != "semantic":
+        asked = "an encoder belongs" if encoder else "keywords belong"
+        raise InputError(f"{asked} to the strategy 'semantic', not to '{strategy}'")
     loaded, table, to = Bundle.load(bundle), Path(items), Path(to)
     if not loaded.schema.item_features:
         raise InputError(f"{loaded.folder}: its items have no features, so there is nothing to repair")
@@ -113,12 +121,13 @@ def remedy(
     notes: list[str] = []
 
     if strategy in ("feature-dropout", "semantic"):
-        cured = _train_again(loaded, strategy, to, encoder, notes)
+        cured = train_again(loaded, strategy, to, readers, notes)
         now = features
-        if encoder:
+        if readers.columns():
             beside = to.with_name(f"{to.name}.items.parquet")
-            now = features | {FEATURE: encode_table(loaded, table, encoder, beside)}
-            notes.append(f"the table with the vectors that the new bundle reads: {beside}")
+            enrich_table(loaded, table, readers, beside)
+            _, now = prepare_table(beside, cured.schema, cured.folder / "vocabulary", "item")
+            notes.append(f"the table with the {' and '.join(readers.columns())} that the new bundle reads: {beside}")
         after = geometry(cured, rows, now, ids, seed)
         found = [_told(fault, 0, None) for fault in faults]
         cases = [("before", loaded, bare), ("after", cured, bare)]
@@ -221,29 +230,3 @@ def _told(fault: Fault, filled: int, after: Drift | None) -> dict[str, Any]:
         "before": fault.drift._asdict(),
         "after": None if after is None else after._asdict(),
     }
-
-
-def _train_again(bundle: Bundle, strategy: str, to: Path, encoder: str, notes: list[str]) -> Bundle:
-    """The bundle of a model that needs less, trained on the events that the bundle keeps."""
-    dataset, run = bundle.dataset, Run.load(bundle.folder / "run.toml")
-    if not bundle.dataset.log.num_events:
-        raise InputError(f"{bundle.folder}: keeps no events to train on")
-    if strategy == "semantic":
-        own = recipe("semantic")
-        training = replace(own.training, seed=run.training.seed, device=run.training.device)
-        run = replace(own, data=run.data, training=training, evaluation=run.evaluation, index=run.index)
-        notes.append("trained anew as model 'semantic', which reads texts alone")
-        if encoder:
-            dataset = encode_bundle(bundle, encoder)
-            run = replace(run, model=replace(run.model, settings=run.model.settings | {"vectors": [FEATURE]}))
-    else:
-        if "feature_dropout" not in model_parameters(run.model.name):
-            raise InputError(f"model '{run.model.name}' has no feature_dropout; two_tower has")
-        before = run.model.settings.get("feature_dropout", 0.0)
-        if before >= FEATURE_DROPOUT:
-            raise InputError(f"{bundle.folder}: was trained with feature_dropout = {before} already")
-        settings = run.model.settings | {"feature_dropout": FEATURE_DROPOUT}
-        run = replace(run, model=replace(run.model, settings=settings))
-        notes.append(f"trained again with model.feature_dropout = {FEATURE_DROPOUT} in place of {before}")
-    train(run, to=to, dataset=dataset)
-    return Bundle.load(to)
