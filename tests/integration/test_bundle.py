@@ -313,6 +313,7 @@ def test_the_check_of_a_bundle_knows_how_popular_its_items_are(titled_dataset, w
 
     write(tmp_path / "bundle", titled_dataset)
     table = load_table(tmp_path / "bundle")
-    expected = [titled_dataset.log.items.tolist().count(int(row)) for row in table.ids]
+    assert len(table.ids) == len(KNOWN_ITEMS)
+    expected = [titled_dataset.log.items.tolist().count(row) for row in KNOWN_ITEMS.tolist()]
     assert table.popularity.tolist() == expected
     assert sum(expected) == titled_dataset.log.num_events
