@@ -236,6 +236,23 @@ def test_a_phone_needs_no_sideways_scrolling_and_a_tap_names_a_point(browser, pa
     assert browser.problems == []
 
 
+@pytest.mark.parametrize(("width", "least"), [(1280, 300), (390, 180)])
+def test_the_reason_of_a_cause_has_room_and_its_feature_stays_in_sight(browser, page, width, least):
+    browser.open(page, width=width)
+    reason, feature, left = browser.evaluate(
+        """(() => {
+          const card = document.getElementById("causes").parentElement, scroll = card.querySelector(".scroll");
+          scroll.scrollLeft = 10000;
+          const first = card.querySelector("tbody td").getBoundingClientRect();
+          const left = first.left - scroll.getBoundingClientRect().left;
+          return [card.querySelector("td.words").clientWidth, first.width, left];
+        })()"""
+    )
+    assert reason > least
+    assert feature > 80
+    assert abs(left) < 1
+
+
 def test_everything_to_use_has_a_name_and_takes_the_keyboard(browser, page):
     browser.open(page)
     named = browser.evaluate(

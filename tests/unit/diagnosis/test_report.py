@@ -16,7 +16,7 @@ from twotower.core.errors import InputError
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.projections import principal, project
 from twotower.diagnosis.report import charts, points, write_report
-from twotower.diagnosis.report.points import colouring, neighbours_of
+from twotower.diagnosis.report.points import colouring, groups, neighbours_of
 from twotower.diagnosis.rows import Rows
 
 
@@ -113,6 +113,8 @@ def test_columns_become_categories_or_ranked_numbers():
     assert prices["kind"] == "number"
     assert prices["shades"] == [round(100 * number / 12) for number in range(13)]
     assert prices["marks"] == [1.0, 1e6, 1e12]
+    texts, empty = colouring("text", [f"t{number}" for number in range(31)]), colouring("none", [None, ""])
+    assert [groups(column) for column in (levels, many, prices, texts, empty)] == [True, True, True, False, False]
 
 
 def test_a_page_holds_the_verdict_every_figure_and_escaped_text(tmp_path, vectors):

@@ -115,6 +115,12 @@ def _categories(name: str, values: list[Any]) -> dict[str, Any]:
     }
 
 
+def groups(column: dict[str, Any]) -> bool:
+    """Whether the colours of a column tell rows apart: numbers do, or values when half of the rows have a mark."""
+    known = sum(code >= 0 for code in column["codes"]) if column["kind"] == "category" else 0
+    return column["kind"] == "number" or 0 < known <= 2 * sum(column["counts"])
+
+
 def _missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
 

@@ -10,6 +10,8 @@ from twotower.diagnosis.check import Diagnosis
 from twotower.diagnosis.report.words import ADVICE, BASELINE_FIGURES, BASELINES, FIGURES, VERDICTS
 
 _SIGNS = {"healthy": "✓", "suspect": "!", "collapsed": "✕"}
+SENTENCE = 40
+"""A cell of more letters is read as a sentence."""
 _TELLS_METHOD = {"vectors", "dimensions", "entropy_bins", "entropy_base", "neighbour_stability_noise", "intervals"} | {
     "silhouette_rows",
     "clustering_rows",
@@ -80,9 +82,11 @@ def causes(found: Sequence[Mapping[str, Any]]) -> str:
     """The features to blame, a row each, whatever columns they come with; empty when no cause was looked for."""
     if not found:
         return ""
+    first = ("feature", "reason")
+    rows = [{name: row[name] for name in first if name in row} | dict(row) for row in found]
     return (
         '<section class="card" aria-labelledby="causes"><h2 id="causes">Causes</h2>'
-        f"{table(found, 'Features and what they did')}</section>"
+        f"{table(rows, 'Features and what they did')}</section>"
     )
 
 
@@ -95,10 +99,10 @@ def notes(diagnosis: Diagnosis, more: Sequence[str]) -> str:
 def table(rows: Sequence[Mapping[str, Any]], label: str) -> str:
     """Any list of records as a table that scrolls on its own where it is too wide."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f'<th scope="col">{escape(_words(name))}</th>' for name in columns)
+    kinds = {name: _kind([row.get(name) for row in rows]) for name in columns}
+    head = "".join(f'<th scope="col"{kinds[name]}>{escape(_words(name))}</th>' for name in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td{_kind(row.get(name))}>{shown(row.get(name))}</td>" for name in columns) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td{kinds[name]}>{shown(row.get(name))}</td>" for name in columns) + "</tr>" for row in rows
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table class="plain">'
@@ -135,9 +139,12 @@ def _figure_row(label: str, meaning: str, values: list[Any]) -> str:
     return f'<tr><th scope="row">{escape(label)}<span class="meaning">{escape(meaning)}</span></th>{cells}</tr>'
 
 
-def _kind(value: Any) -> str:
-    number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return ' class="number"' if number else ""
+def _kind(cells: Sequence[Any]) -> str:
+    """How a column is set: numbers to the right, and sentences have room."""
+    if any(len(shown(cell)) > SENTENCE for cell in cells):
+        return ' class="words"'
+    numbers = all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells)
+    return ' class="number"' if numbers else ""
 
 
 def _advice(name: str) -> str:

@@ -21,7 +21,7 @@ from twotower.diagnosis.check import Diagnosis
 from twotower.diagnosis.load import TITLE_NAMES
 from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables
-from twotower.diagnosis.report.points import choose_rows, colouring, neighbours_of, shorten, view
+from twotower.diagnosis.report.points import choose_rows, colouring, groups, neighbours_of, shorten, view
 from twotower.diagnosis.rows import Rows
 
 _SCRIPTS = ("theme.js", "scene.js", "panel.js", "page.js")
@@ -100,13 +100,15 @@ def _points(rows: Rows, columns: dict[str, list[Any]], seed: int) -> tuple[dict[
     order = [*on_map, *sorted({row for near in where for row in near} - set(on_map))]
     place = {row: number for number, row in enumerate(order)}
     picked = {name: [values[row] for row in on_map] for name, values in columns.items()}
-    lengths = rows.norms[chosen].tolist()
+    lengths = [float(f"{length:.5g}") for length in rows.norms[chosen].tolist()]  # unit vectors are of one length
+    coloured = [colouring(name, values) for name, values in {**picked, "vector length": lengths}.items()]
     return {
         "points": len(on_map),
         "names": [shorten(str(titles[row])) if titles is not None else f"row {row}" for row in order],
         "ids": [str(ids[row]) for row in order] if ids is not None and title is not None else None,
         "views": [view(projection) for projection in views],
-        "columns": [colouring(name, values) for name, values in {**picked, "vector length": lengths}.items()],
+        # the map opens in the first; a text, of which each row has its own, would leave it grey
+        "columns": sorted(coloured, key=lambda column: not groups(column)),
         "neighbours": [[place[row] for row in near] for near in where],
         "cosines": cosines,
     }, notes
