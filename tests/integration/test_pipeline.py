@@ -124,14 +124,15 @@ def test_smaller_item_states(precision, most, bundle_of):
     folder, _ = bundle_of("fit")
     retriever = twotower.load(folder)
     whole, near = retriever.rank("u6", ["i2", "i4", "i8"]), retriever.similar("i4", k=7)
-    geometry = twotower.diagnose(folder).statistics["std_cosine"]
+    geometry = twotower.diagnose(folder).statistics
     assert compact_bundle(folder, precision) <= most  # 8 numbers whole: 33 bytes
     small = twotower.load(folder).rank("u6", ["i2", "i4", "i8"])
     assert {a.id: a.score for a in small} == pytest.approx({a.id: a.score for a in whole}, abs=0.02)
     assert {a.id: a.score for a in twotower.load(folder).similar("i4", k=7)} == pytest.approx(
         {a.id: a.score for a in near}, abs=0.02
     )
-    assert twotower.diagnose(folder).statistics["std_cosine"] == pytest.approx(geometry, abs=0.01)
+    for name in ("std_cosine", "norm_mean"):
+        assert twotower.diagnose(folder).statistics[name] == pytest.approx(geometry[name], abs=0.01)
     with pytest.raises(InputError, match="stored small already"):
         compact_bundle(folder, precision)
 
