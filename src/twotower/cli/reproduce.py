@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from twotower.core.errors import InputError
-
-if TYPE_CHECKING:
-    from twotower.recipes.reproduce.study import Table
 
 
 def command(
@@ -44,10 +41,11 @@ def command(
 
     from twotower.core.files import read_json
     from twotower.recipes.reproduce.figures import draw_curves
+    from twotower.recipes.reproduce.sets import fetched_sets, given_sets
     from twotower.recipes.reproduce.study import run_table
     from twotower.recipes.reproduce.summary import summarise
 
-    prepared = _prepared(table, data or [], folder)
+    prepared = given_sets(data) if data else fetched_sets(table, folder / "data", _notice)
     chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only or (), notice=_notice)
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
     for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
@@ -59,30 +57,6 @@ def command(
     else:
         typer.echo((folder / f"{name}.md").read_text(encoding="utf-8"))
     _notice(f"results: {folder}")
-
-
-def _prepared(table: Table, given: list[Path], folder: Path) -> dict[str, Path]:
-    """Prepared folders by data set; the table's own are fetched where none is given."""
-    from twotower.data.dataset import Dataset
-
-    if given:
-        return {Dataset.load(path).name: path for path in given}
-    from twotower.data.prepare import prepare
-    from twotower.data.sources import SourceUnavailable, get
-    from twotower.data.spec import Spec
-
-    found: dict[str, Path] = {}
-    for name in table.data:
-        target = folder / "data" / f"{name}-prepared"
-        try:
-            if not target.is_dir():
-                prepare(Spec.from_toml(get(name, folder / "data" / name, notice=_notice)), target)
-            found[name] = target
-        except (SourceUnavailable, InputError) as error:
-            _notice(f"{name} is left out: {error}; prepare a copy of it and name it with --data")
-    if not found:
-        raise InputError(f"reproduce {table.name}: none of {', '.join(table.data)} could be had; give --data DIR")
-    return found
 
 
 def _notice(text: str) -> None:

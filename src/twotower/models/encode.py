@@ -16,6 +16,14 @@ from twotower.data.log import Log
 from twotower.models.base import Model
 from twotower.ops.windows import windows
 
+LONGEST = 200
+"""Items of a history in training, for models that would read all of it."""
+
+
+def training_length(model: Model) -> int:
+    """Items of a history that a model reads in training, at most."""
+    return LONGEST if model.history_length is None else model.history_length
+
 
 @contextlib.contextmanager
 def inference(model: Model) -> Iterator[None]:

@@ -26,15 +26,13 @@ from twotower.diagnosis.contribution import Encode, Inputs
 from twotower.diagnosis.report import write_report
 from twotower.diagnosis.report.source import columns_of_ids
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
-from twotower.models.encode import inference
+from twotower.models.encode import inference, training_length
 from twotower.recipes.causes_recall import recall_cost
 from twotower.serving.bundle import TILE, Bundle
 from twotower.serving.neighbours import flat
 
 TRAINING_ROWS = 50_000
 """Known rows of the bundle, at most, that a table is held against."""
-LONGEST = 200
-"""Events of a history, for models that would read all of it."""
 
 
 class Events(NamedTuple):
@@ -164,7 +162,7 @@ def _inputs(bundle: Bundle, side: Side) -> tuple[Feature, ...]:
 def _length(bundle: Bundle) -> int:
     """Events of a history that the user tower is given."""
     longest = int(bundle.dataset.log.lengths.max()) if bundle.dataset.log.num_events else 1
-    return max(1, min(bundle.model.history_length or LONGEST, longest))
+    return max(1, min(training_length(bundle.model), longest))
 
 
 def _columns_of(bundle: Bundle, side: Side, rows: Tensor, features: Features) -> Inputs:

@@ -17,15 +17,13 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.models.base import ClosedForm, Model
 from twotower.models.build import build_model
+from twotower.models.encode import training_length
 from twotower.recipes.build import build_batching, build_objective
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
-
-LONGEST = 200
-"""Items of a history in training, for models that would read all of it."""
 
 
 def learn(
@@ -65,7 +63,7 @@ def learn(
         rows = ROWS[model.batches](
             dataset,
             log,
-            history_length=LONGEST if model.history_length is None else model.history_length,
+            history_length=training_length(model),
             item_features=run.objective.loss != "full_softmax",
         )
         checkpoint = None if folder is None else folder / f"{name}.safetensors"

@@ -15,12 +15,12 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import Index
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import encode_items, inference, training_length, users_with_history
 from twotower.ops.windows import windows
 
 
 def miner(
-    model: Model, dataset: Dataset, log: Log, index: Callable[[], Index], *, longest: int = 200, tile: int = 1024
+    model: Model, dataset: Dataset, log: Log, index: Callable[[], Index], *, tile: int = 1024
 ) -> Callable[[Tensor, int], TopK]:
     """What `IndexMined` asks for: users and k to their k best items, without their positives in ``log``.
 
@@ -32,11 +32,10 @@ def miner(
         dataset: features of users and items.
         log: training events.
         index: makes an empty index, exact or approximate.
-        longest: items of a history, for models that would read all of it.
         tile: users searched at a time.
     """
     history = log.positives()
-    length = longest if model.history_length is None else model.history_length
+    length = training_length(model)
 
     def search(users: Tensor, k: int) -> TopK:
         items = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)

@@ -13,7 +13,7 @@ from twotower.data.batches import EventRows, Rows
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.base import Model
-from twotower.models.encode import inference, users_with_history
+from twotower.models.encode import inference, training_length, users_with_history
 from twotower.sampling.clustered import ClusteredBatches, ClusterSchedule
 
 
@@ -76,7 +76,6 @@ class ClusteredUsers:
         batch_size: rows a batch.
         schedule: cluster sizes.
         seed: of the run.
-        longest: items of a history, for models that would read all of it.
         tile: users encoded at a time.
 
     Raises:
@@ -92,10 +91,9 @@ class ClusteredUsers:
         batch_size: int,
         schedule: ClusterSchedule,
         seed: int,
-        longest: int = 200,
         tile: int = 4096,
     ) -> None:
-        self.dataset, self.history, self.longest, self.tile = dataset, log.positives(), longest, tile
+        self.dataset, self.history, self.tile = dataset, log.positives(), tile
         self.inner = ClusteredBatches(len(rows), batch_size, schedule, seed=seed, row_points=users_of(rows))
 
     def batches(self, epoch: int, model: Model) -> list[Tensor]:
@@ -103,7 +101,7 @@ class ClusteredUsers:
         return self.inner.batches(epoch, lambda users: self._vectors(model, users))
 
     def _vectors(self, model: Model, users: Tensor) -> Tensor:
-        length = self.longest if model.history_length is None else model.history_length
+        length = training_length(model)
         with inference(model):
             parts = [
                 model.encode_users(users_with_history(self.dataset, self.history, part, length))

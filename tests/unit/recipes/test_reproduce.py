@@ -14,7 +14,9 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
+from twotower.data.sources.registry import source_of
 from twotower.recipes.reproduce import study
+from twotower.recipes.reproduce.sets import fetched_sets, given_sets
 from twotower.recipes.reproduce.study import Measured, Table, run_table
 from twotower.recipes.reproduce.summary import paired_t, summarise, t_interval
 from twotower.recipes.reproduce.tables import TABLES, table_of
@@ -126,6 +128,36 @@ def test_bad_input_is_named(table, tmp_path):
         run_table(table, {"tiny": Path("tiny")}, tmp_path, seeds=0)
     with pytest.raises(InputError, match="negatives"):
         table_of("negative")
+
+
+def test_a_tables_own_sets_are_fetched_and_what_cannot_be_had_is_left_out(table, tmp_path, monkeypatch):
+    monkeypatch.undo()  # data sets are read for real
+    notices: list[str] = []
+    asked = replace(table, data=("synthetic", "amazon-reviews Toys", "nowhere"))
+    assert fetched_sets(asked, tmp_path, notices.append) == {"synthetic": tmp_path / "synthetic-prepared"}
+    assert [text.split(" is left out")[0] for text in notices if "left out" in text] == [
+        "amazon-reviews Toys",
+        "nowhere",
+    ]
+    again = fetched_sets(replace(table, data=("synthetic",)), tmp_path, notices.append)
+    assert list(again) == ["synthetic"]
+
+
+@pytest.mark.bad_input
+def test_a_table_without_data_or_with_a_set_twice_is_refused(table, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="none of nowhere could be had; give --data DIR"):
+        fetched_sets(replace(table, data=("nowhere",)), tmp_path, lambda text: None)
+    prepared = fetched_sets(replace(table, data=("synthetic",)), tmp_path, lambda text: None)["synthetic"]
+    with pytest.raises(InputError, match="both are 'synthetic'"):
+        given_sets([prepared, prepared])
+
+
+def test_the_sets_that_tables_name_are_known():
+    for made in TABLES.values():
+        for wanted in made.data:
+            name, _, category = wanted.partition(" ")
+            assert not category or category in source_of(name).categories
 
 
 @pytest.mark.slow

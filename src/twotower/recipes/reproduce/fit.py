@@ -28,7 +28,7 @@ from twotower.recipes.run import Data, Evaluation, ModelSection, Run
 from twotower.training.callbacks import Record, Silent
 from twotower.training.config import Objective, Training
 
-DATA = ("ml-1m", "amazon-reviews-beauty", "kuairand-pure")
+DATA = ("ml-1m", "amazon-reviews Beauty", "kuairand-pure")
 COLUMNS = ("auc", "relaimpr", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
 RATES, DROPOUTS = (1e-3, 3e-3), (0.1,)
 """The grid of every variant."""

@@ -48,7 +48,7 @@ class Table:
     name: str
     title: str
     data: tuple[str, ...]
-    """Data sets that it is made for, by the names that `twotower.data.sources` knows or prepared sets bear."""
+    """Data sets that it is made for, by the names that `twotower.data.sources` knows; a category after a space."""
     variants: Callable[[str], Mapping[str, Sequence[Run]]]
     measure: Callable[[Run, Dataset], Measured]
     reference: str
