@@ -14,11 +14,12 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
-from twotower.ops.membership import Positives
+from twotower.ops.unseen import Unseen
 from twotower.ops.windows import windows
 
 READINGS = ("last", "all")
 VALIDATIONS = ("random", "time")
+NEGATIVES = ("fixed", "fresh")
 
 LEAKS = {
     "random": "a validation row's positive may stand in the history of a later training row of the same user; test "
@@ -33,6 +34,7 @@ class PairRows:
 
     ``users``, ``ends`` and ``items`` are int64 [rows], ``labels`` float32 [rows]. Row i's history is what its user did
     before event ``ends[i]`` of ``log``, at most ``history_length`` items: never the row's own event or a later one.
+    With ``fresh`` the items of rows with label 0 are drawn anew whenever they are cut, by the device's own generator.
     """
 
     lengths: Tensor | None = None
@@ -47,8 +49,9 @@ class PairRows:
         items: Int[Tensor, " rows"],
         labels: Float[Tensor, " rows"],
         history_length: int,
+        fresh: Unseen | None = None,
     ) -> None:
-        self.dataset, self.log, self.history_length = dataset, log, history_length
+        self.dataset, self.log, self.history_length, self.fresh = dataset, log, history_length, fresh
         self.users, self.ends, self.items, self.labels = users, ends, items, labels
 
     def __len__(self) -> int:
@@ -63,9 +66,12 @@ class PairRows:
         times = None
         if self.log.times is not None:
             times = windows(self.log.times, starts, ends, self.history_length)
-        return Batch(self.dataset.users(users, history, times), self.dataset.items(self.items[rows]), self.labels[rows])
+        items, labels = self.items[rows], self.labels[rows]
+        if self.fresh is not None:
+            items = torch.where(labels == 0, self.fresh.draw(users), items)
+        return Batch(self.dataset.users(users, history, times), self.dataset.items(items), labels)
 
-    def take(self, rows: Int[Tensor, " rows"]) -> PairRows:
+    def take(self, rows: Int[Tensor, " rows"], fresh: Unseen | None = None) -> PairRows:
         """Some of the rows, in this order."""
         return PairRows(
             self.dataset,
@@ -75,6 +81,7 @@ class PairRows:
             items=self.items[rows],
             labels=self.labels[rows],
             history_length=self.history_length,
+            fresh=fresh,
         )
 
 
@@ -105,6 +112,7 @@ def pre_ranking_pairs(
     history_length: int = 50,
     validation: str = "random",
     validation_share: float = 0.2,
+    negatives: str = "fixed",
     seed: int = 0,
 ) -> PairSplit:
     """Each user's last positive is tested, each earlier one trained; every positive has one random negative beside it.
@@ -123,6 +131,8 @@ def pre_ranking_pairs(
         validation: "random": a share of all training rows, as in the paper (a positive and its negative stay
             together); "time": the latest share of each user's.
         validation_share: of the training positives, in [0, 1).
+        negatives: "fixed": every epoch trains on the same rows; "fresh": on another negative each time, which is ours.
+            Validation and test rows stay as they are.
         seed: of the negatives and of the random share.
 
     Raises:
@@ -132,6 +142,8 @@ def pre_ranking_pairs(
         raise unknown_name("reading", reading, READINGS)
     if validation not in VALIDATIONS:
         raise unknown_name("validation", validation, VALIDATIONS)
+    if negatives not in NEGATIVES:
+        raise unknown_name("negatives", negatives, NEGATIVES)
     if not 0.0 <= validation_share < 1.0 or history_length < 1:
         raise InputError(
             "validation_share must be in [0, 1) and history_length at least 1, "
@@ -150,28 +162,33 @@ def pre_ranking_pairs(
     tested, trained = events[follows & (place == 0)], events[follows & (place > 0)]
     device = log.items.device
     pool = dataset.log.items.unique()
+    pool = pool[pool >= FIRST_KNOWN]
 
-    def rows(positives: Tensor, met: Log, purpose: str) -> PairRows:
-        generator = torch_generator(seed, "pairs", purpose, device=device)
+    def unseen(met: Log) -> Unseen:
+        return Unseen(met.offsets, met.items, pool, dataset.schema.num_items)
+
+    def rows(positives: Tensor, choice: Unseen, purpose: str) -> PairRows:
         owners = users[positives]
-        negatives = _unseen(owners, met, pool, dataset.schema.num_items, generator)
+        choice.check(owners)
+        drawn = choice.draw(owners, torch_generator(seed, "pairs", purpose, device=device))
         return PairRows(
             dataset,
             log,
             users=owners.repeat_interleave(2),
             ends=positives.repeat_interleave(2),
-            items=torch.stack([log.items[positives], negatives], dim=1).flatten(),
+            items=torch.stack([log.items[positives], drawn], dim=1).flatten(),
             labels=torch.tensor([1.0, 0.0], device=device).repeat(len(positives)),
             history_length=history_length,
         )
 
     held = _held_out(log, users, trained, validation, validation_share, seed)
-    every = rows(trained, before_test, "train")
+    before = unseen(before_test)
+    every = rows(trained, before, "train")
     pairs = torch.arange(len(every), device=device).view(-1, 2)
     return PairSplit(
-        every.take(pairs[~held].flatten()),
+        every.take(pairs[~held].flatten(), fresh=before if negatives == "fresh" else None),
         every.take(pairs[held].flatten()),
-        rows(tested, everything, "test"),
+        rows(tested, unseen(everything), "test"),
         LEAKS[validation],
     )
 
@@ -192,26 +209,3 @@ def _held_out(log: Log, users: Tensor, trained: Tensor, validation: str, share: 
     counts = torch.bincount(owners, minlength=len(log.offsets) - 1)
     # The user's last event is the test: it stands at place 0, its training positives at places 1 to counts.
     return _place_from_end(log)[trained] <= (counts * share).floor()[owners]
-
-
-def _unseen(users: Tensor, met: Log, pool: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
-    """One item of ``pool`` for each row that its user has not met, uniform over those: int64 [rows].
-
-    Raises:
-        InputError: if a user has met every item.
-    """
-    pool = pool[pool >= FIRST_KNOWN]
-    positives = Positives(met.offsets, met.items, num_items)
-    owners = met.users()
-    distinct = (owners * num_items + met.items).unique()
-    distinct = distinct[distinct % num_items >= FIRST_KNOWN]
-    counts = torch.bincount(distinct // num_items, minlength=len(met.offsets) - 1)
-    if len(users) and int(counts[users].max()) >= len(pool):
-        raise InputError("a user has met every item, so no negative can be drawn for it")
-    drawn = torch.empty_like(users)
-    missing = torch.arange(len(users), device=users.device)
-    while len(missing):
-        place = torch.randint(len(pool), (len(missing),), generator=generator, device=users.device)
-        drawn[missing] = pool[place]
-        missing = missing[positives.contains(users[missing], drawn[missing, None])[:, 0]]
-    return drawn

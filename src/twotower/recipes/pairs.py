@@ -53,7 +53,7 @@ def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
     Raises:
         InputError: if an option is unknown or out of range, or nobody has two positives.
     """
-    known = ("reading", "validation", "validation_share")
+    known = ("reading", "validation", "validation_share", "negatives")
     unknown = sorted(set(run.data.split_options) - set(known))
     if unknown:
         raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")

@@ -132,12 +132,34 @@ def test_labelled_logs_give_their_positives(tiny_dataset):
     assert tested[2] == int(tiny_dataset.log.items[3])
 
 
+@pytest.mark.parametrize("reading", ["last", "all"])
+def test_fresh_negatives_change_with_every_cut_and_nothing_else_does(tiny_dataset, reading):
+    fixed, fresh = (
+        pre_ranking_pairs(tiny_dataset, reading=reading, negatives=kind, validation_share=0.3)
+        for kind in ("fixed", "fresh")
+    )
+    for name in ("validation", "test"):
+        assert rows_of(getattr(fixed, name)) == rows_of(getattr(fresh, name))
+    positives = [row for row in rows_of(fixed.train) if row[3]]
+    drawn = set()
+    for _ in range(20):
+        rows = rows_of(fresh.train)
+        assert [row for row in rows if row[3]] == positives
+        for user, _, item, label in rows:
+            if not label:
+                assert item not in lists(tiny_dataset.log)[user][:-1]
+                drawn.add((user, item))
+    assert len(drawn) > len({(row[0], row[2]) for row in rows_of(fixed.train) if not row[3]})
+
+
 @pytest.mark.bad_input
 def test_bad_input(tiny_dataset):
     with pytest.raises(InputError, match="did you mean 'last'"):
         pre_ranking_pairs(tiny_dataset, reading="lst")
     with pytest.raises(InputError, match="did you mean 'random'"):
         pre_ranking_pairs(tiny_dataset, validation="randm")
+    with pytest.raises(InputError, match="did you mean 'fresh'"):
+        pre_ranking_pairs(tiny_dataset, negatives="frsh")
     with pytest.raises(InputError, match="validation_share must be in"):
         pre_ranking_pairs(tiny_dataset, validation_share=1.0)
     with pytest.raises(InputError, match="no user has two positives"):

@@ -25,6 +25,7 @@ from twotower.recipes.named import PRE_RANKERS, default_run
 from twotower.recipes.pairs import judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Evaluation, ModelSection
 from twotower.recipes.train import train
+from twotower.training.callbacks import Silent, StopTraining
 from twotower.training.config import Training
 
 SMALL = {
@@ -55,6 +56,27 @@ def run_of(name, epochs=25, **data):
         training=Training(epochs=epochs, batch_size=128, learning_rate=0.01, metric="auc"),
         evaluation=Evaluation(ks=(3, 10)),
     )
+
+
+class StopAfter(Silent):
+    """Asks to stop when so many epochs are done."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def epoch_done(self, record, model):
+        if record["epoch"] == self.epochs:
+            raise StopTraining
+
+
+@pytest.mark.parametrize("negatives", ["fixed", "fresh"])
+def test_a_stopped_run_resumes_to_the_same_numbers(clubs, tmp_path, negatives):
+    run = run_of("fit", epochs=4, negatives=negatives)
+    whole, records = learn_pairs(run, clubs, pairs_of(run, clubs), folder=tmp_path / "whole")
+    learn_pairs(run, clubs, pairs_of(run, clubs), folder=tmp_path / "cut", callbacks=[StopAfter(2)])
+    resumed, again = learn_pairs(run, clubs, pairs_of(run, clubs), folder=tmp_path / "cut", resume=True)
+    assert [r["loss"] for r in records] == [r["loss"] for r in again]
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 @pytest.mark.parametrize("name", SMALL)

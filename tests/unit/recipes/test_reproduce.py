@@ -17,7 +17,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.sources.registry import source_of
 from twotower.recipes.reproduce import study
 from twotower.recipes.reproduce.sets import fetched_sets, given_sets
-from twotower.recipes.reproduce.study import Measured, Table, run_table
+from twotower.recipes.reproduce.study import Measured, Table, gpu_of_jobs, run_table
 from twotower.recipes.reproduce.summary import paired_t, summarise, t_interval
 from twotower.recipes.reproduce.tables import TABLES, table_of
 from twotower.recipes.run import ModelSection, Run
@@ -151,6 +151,12 @@ def test_a_table_without_data_or_with_a_set_twice_is_refused(table, tmp_path, mo
     prepared = fetched_sets(replace(table, data=("synthetic",)), tmp_path, lambda text: None)["synthetic"]
     with pytest.raises(InputError, match="both are 'synthetic'"):
         given_sets([prepared, prepared])
+
+
+def test_processes_share_out_the_gpus():
+    assert gpu_of_jobs(5, 2, None) == ["0", "1", "0", "1", "0"]
+    assert gpu_of_jobs(3, 2, "4,6") == ["4", "6", "4"]  # those that the caller may see
+    assert gpu_of_jobs(2, 0, None) == ["", ""]
 
 
 def test_the_sets_that_tables_name_are_known():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -108,7 +111,7 @@ def run_table(
         data: prepared folders by the data set's name.
         folder: takes one file a cell; a stopped table goes on with what is missing.
         seeds: runs of each variant; None: the table's number.
-        jobs: trainings at a time, each in a process of its own.
+        jobs: trainings at a time, each in a process of its own; the processes share out the GPUs.
         only: variants to run; empty: all.
         notice: told of each finished cell.
 
@@ -176,10 +179,31 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
         for cell in cells:
             yield cell, measure_cell(cell)
         return
-    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    gpus: Queue[str] = context.Queue()
+    jobs = min(jobs, len(cells))
+    for gpu in gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
+        gpus.put(gpu)
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
         running = {pool.submit(measure_cell, cell): cell for cell in cells}
         for done in as_completed(running):
             yield running[done], done.result()
+
+
+def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
+    """What each process is to see as ``CUDA_VISIBLE_DEVICES``: the GPUs that are there in turn; "" where none is.
+
+    Examples:
+        >>> gpu_of_jobs(3, 2, None)
+        ['0', '1', '0']
+    """
+    names = visible.split(",")[:gpus] if visible else [str(gpu) for gpu in range(gpus)]
+    return [names[job % gpus] if gpus else "" for job in range(jobs)]
+
+
+def _see_one_gpu(gpus: Queue[str]) -> None:
+    """Begin a process: what it calls "cuda" is the next GPU of the queue."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
 
 
 def measure_cell(cell: Cell) -> Measured:
