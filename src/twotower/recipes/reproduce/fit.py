@@ -83,7 +83,7 @@ HEAD_DIM = 64
 def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: float = 3e-3) -> Run:
     """One training on labelled pairs: batches of 8,192, thirty epochs; two judgements without a better AUC end it.
 
-    Negatives are fresh in every epoch, and nothing is dropped: both were better for each model that was tried.
+    Negatives are fresh in every epoch and nothing is dropped, as did best on validation data when settings were sought.
     """
     return Run(
         data=Data(split=PAIRS, split_options={"reading": reading, "negatives": "fresh"}),
