@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from twotower.core.records import Batch, Users
+from twotower.core.records import PADDING, Batch, Users
 from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
 from twotower.models.fit_compiled import scores_of_one_user
@@ -350,6 +350,29 @@ def test_wider_padding_changes_nothing(tiny_dataset):
     batch = make_batch(tiny_dataset)
     wider = batch.users._replace(history=torch.nn.functional.pad(batch.users.history, (0, 6)))
     torch.testing.assert_close(model.encode_users(wider), model.encode_users(batch.users))
+    torch.testing.assert_close(model.score_pairs(batch._replace(users=wider)), model.score_pairs(batch))
+
+
+@pytest.mark.parametrize("interaction", ["din", "target_attention", "deepfm"])
+def test_a_history_without_places_is_an_empty_one(tiny_dataset, interaction):
+    model = make_model(tiny_dataset, interaction=interaction).eval()
+    batch = make_batch(tiny_dataset)
+    padded, none = (
+        batch._replace(users=batch.users._replace(history=torch.zeros(len(batch.users.ids), length, dtype=torch.int64)))
+        for length in (3, 0)
+    )
+    torch.testing.assert_close(model.score_pairs(none), model.score_pairs(padded))
+
+
+@pytest.mark.parametrize("interaction", ["din", "target_attention"])
+def test_only_items_that_are_there_are_read_and_nothing_is_lost(tiny_dataset, interaction):
+    """Training gathers the items that are there; the unit read with the padded history gives the same."""
+    model = make_model(tiny_dataset, interaction=interaction).double().eval()
+    batch = make_batch(tiny_dataset)
+    history = batch.users.history
+    query = torch.randn(len(history), model.item_fields.width, dtype=torch.float64)
+    expected = model.unit(query, model.item_fields.of_history(history), history != PADDING)
+    torch.testing.assert_close(model._interest(model.unit, query, history), expected)
 
 
 def test_every_parameter_of_the_soft_path_learns(tiny_dataset):

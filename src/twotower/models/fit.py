@@ -32,11 +32,10 @@ from twotower.scorers.tiles import in_tiles
 from twotower.towers.deepfm import DeepFM
 from twotower.towers.dien import DIEN
 from twotower.towers.din import DIN
-from twotower.towers.embedding import mean_of_present
 from twotower.towers.fc_stack import FCStack
 from twotower.towers.fields import ItemFields, UserFields
 from twotower.towers.heads import Heads, checked_head_dim
-from twotower.towers.interaction import InteractionUnit
+from twotower.towers.interaction import InteractionUnit, PairwiseUnit
 from twotower.towers.meta_query import MetaQueries
 from twotower.towers.target_attention import TargetAttention
 
@@ -173,12 +172,11 @@ class FIT(Model):
             return served_heads(self, self._tables, users)
         if self.unit is not None and not self.training and users.history.numel() >= self.schema.num_items:
             return served_heads(self, user_tables(self), users)
-        history, present = self.item_fields.of_history(users.history), users.history != PADDING
         if self.meta is None or self.unit is None:
-            return self._user_heads([self.user_fields(users).flatten(1), mean_of_present(history, users.history)])[
-                :, None
-            ]
+            pooled = self.item_fields.pooled_history(users.history)
+            return self._user_heads([self.user_fields(users).flatten(1), pooled.flatten(1)])[:, None]
         queries = self.meta.hard()
+        history, present = self.item_fields.of_history(users.history), users.history != PADDING
         interest = self.unit.shared(queries, history, present)
         return self._user_heads([self.user_fields(users).flatten(1)[:, None], interest, queries[None]])
 
@@ -192,9 +190,8 @@ class FIT(Model):
         items = self._encode_fields(fields)
         if self.meta is None or self.unit is None:
             return Encoded(self.encode_users(batch.users), items, batch.items.ids, {})
-        history, present = self.item_fields.of_history(batch.users.history), batch.users.history != PADDING
         query = self._query(self.meta, fields)
-        interest = self.unit(query, history, present)
+        interest = self._interest(self.unit, query, batch.users.history)
         heads = self._user_heads([self.user_fields(batch.users).flatten(1), interest, query])
         return Encoded(PairedHeads(heads), items, batch.items.ids, {})
 
@@ -309,6 +306,12 @@ class FIT(Model):
         if self.training and self.query_training != "hard":
             return meta.soft(fields, self.query_temperature)
         return meta.hard()[meta.index(fields)]
+
+    def _interest(self, unit: InteractionUnit, queries: Tensor, history: Tensor) -> Float[Tensor, "rows width"]:
+        if isinstance(unit, PairwiseUnit):
+            keys, place = self.item_fields.of_present(history)
+            return unit.packed(queries, keys, place, history.shape[1])
+        return unit(queries, self.item_fields.of_history(history), history != PADDING)
 
     def _user_heads(self, parts: list[Tensor]) -> Float[Tensor, "*rows heads dim"]:
         """The user's layers over parts that broadcast against each other: each meets its slice of the first map."""

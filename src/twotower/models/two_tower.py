@@ -15,7 +15,7 @@ from twotower.models.base import Model
 from twotower.scorers.cosine import Cosine
 from twotower.scorers.dot import Dot
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_present
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
 from twotower.towers.fc_stack import FCStack
 from twotower.towers.mlp import mlp
 
@@ -102,7 +102,7 @@ class TwoTower(Model):
         """One vector a user, of length 1 under the cosine."""
         fields = []
         if self.history_length:
-            fields.append(mean_of_present(self.item_table(users.history), users.history))
+            fields.append(mean_of_rows(self.item_table.weight, users.history))
         if self.user_table is not None:
             fields.append(self.user_table(users.ids))
         fields += self._features(self.user_fields, users.features)

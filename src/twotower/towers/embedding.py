@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Features
@@ -45,7 +46,8 @@ class FeatureEmbedding(nn.Module):
 
     def _field(self, layer: nn.Module, feature: Feature, value: Tensor) -> Tensor:
         if feature.is_discrete:
-            return layer(value) if value.ndim == 1 else mean_of_present(layer(value), value)
+            assert isinstance(layer, nn.Embedding)
+            return layer(value) if value.ndim == 1 else mean_of_rows(layer.weight, value)
         if feature.kind == "numeric":
             value = ((value - feature.mean) / feature.std)[:, None]
         known = value.isfinite().all(dim=1, keepdim=True)
@@ -61,7 +63,8 @@ def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embe
     return table
 
 
-def mean_of_present(vectors: Tensor, ids: Tensor) -> Tensor:
-    """Mean over the last axis but one of ``vectors`` where ``ids`` is not padding; zero where all is padding."""
-    present = (ids != PADDING).sum(dim=-1, keepdim=True).clamp(min=1)
-    return vectors.sum(dim=-2) / present
+def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
+    """Mean of the table's rows ``ids`` without padding; zero where all is padding. No vector is made for a place."""
+    if not ids.shape[1]:
+        return table.new_zeros(len(ids), table.shape[1])
+    return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Features, Items, Users
 from twotower.core.schema import Feature, Schema
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_present
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
 
 
 class ItemFields(nn.Module):
@@ -62,19 +62,38 @@ class ItemFields(nn.Module):
         """The concatenated fields of each item of a history; zero where padded."""
         return self.of_ids(history) * (history != PADDING)[:, :, None]
 
+    def of_present(
+        self, history: Int[Tensor, "rows length"]
+    ) -> tuple[Float[Tensor, "places width"], Int[Tensor, " places"]]:
+        """The concatenated fields of the items that are there, row by row, and their places in the flat history."""
+        flat = history.flatten()
+        place = flat.nonzero()[:, 0]  # the one wait for the GPU
+        return self.of_ids(flat.index_select(0, place)), place
+
     def of_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """The concatenated fields of items by id alone."""
         if not self.features.features:
             return self.ids(ids)
         self._need_attached()
         if ids.numel() >= self.num_items:  # cheaper to embed each item once
-            table = self._by_id(torch.arange(self.num_items, device=ids.device))
-            return F.embedding(ids, table, padding_idx=PADDING)
+            return F.embedding(ids, self._table(), padding_idx=PADDING)
         return self._by_id(ids.flatten()).view(*ids.shape, self.width)
 
     def pooled_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows fields dim"]:
         """The mean of the history's fields, field by field; zero for an empty history."""
-        return mean_of_present(self.of_history(history), history).unflatten(-1, (self.count, -1))
+        if self.features.features and history.numel() < self.num_items:
+            present = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
+            mean = self.of_history(history).sum(dim=1) / present
+        else:
+            mean = mean_of_rows(self._table(), history)
+        return mean.unflatten(-1, (self.count, -1))
+
+    def _table(self) -> Float[Tensor, "items width"]:
+        """The concatenated fields of every item."""
+        if not self.features.features:
+            return self.ids.weight
+        self._need_attached()
+        return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
 
     def _need_attached(self) -> None:
         if self._seen_attached:  # reading the buffer would make every request wait for the GPU

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -89,11 +89,29 @@ class PairwiseUnit(InteractionUnit):
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
         """Row i's query with row i's history; padded places are never computed, nor counted by batch statistics."""
-        place = present.flatten().nonzero()[:, 0]  # the one wait for the GPU
-        keys = history.flatten(0, 1).index_select(0, place)
-        found = self.row_logits(keys, queries.index_select(0, place // present.shape[1]))
-        logits = found.new_full(present.shape, self.padding_logit).flatten().index_copy(0, place, found)
-        return self.pool(logits.view(*present.shape, 1), history)[:, 0]
+        place = present.flatten().nonzero()[:, 0]
+        return self.packed(queries, history.flatten(0, 1).index_select(0, place), place, present.shape[1])
+
+    def packed(
+        self,
+        queries: Float[Tensor, "rows query_dim"],
+        keys: Float[Tensor, "places dim"],
+        place: Int[Tensor, " places"],
+        length: int,
+    ) -> Float[Tensor, "rows width"]:
+        """Row i's query with row i's history, of which only the items that are there are given.
+
+        Args:
+            queries: one a row.
+            keys: items of all histories.
+            place: where each stands in the flat [rows · length] of all histories.
+            length: places of one history.
+        """
+        row = place // length
+        found = self.row_logits(keys, queries.index_select(0, row))
+        logits = found.new_full((len(queries) * length,), self.padding_logit).index_copy(0, place, found)
+        weights = self.weights(logits.view(len(queries), length, 1)).flatten().index_select(0, place)
+        return keys.new_zeros(len(queries), self.width).index_add(0, row, keys * weights[:, None])
 
     def shared(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from twotower.core.records import PADDING, UNKNOWN, Features
 from twotower.core.schema import Feature
 from twotower.ops.latent_text import TextSpace, fit_text, text_vectors
-from twotower.towers.embedding import embedding_table, mean_of_present
+from twotower.towers.embedding import embedding_table, mean_of_rows
 
 
 class ResidualBlock(nn.Module):
@@ -127,8 +127,9 @@ class SemanticItems(nn.Module):
         """One vector a row; vectors are scaled to length 1, a missing one is zero; unknown keywords are left out."""
         read = [field(values[feature.name]) for field, feature in zip(self.fields, self.texts, strict=True)]
         for table, feature in zip(self.tables, self.keywords, strict=True):
+            assert isinstance(table, nn.Embedding)
             known = values[feature.name].masked_fill(values[feature.name] == UNKNOWN, PADDING)
-            read.append(mean_of_present(table(known), known))
+            read.append(mean_of_rows(table.weight, known))
         read += [F.normalize(values[feature.name].nan_to_num(), dim=1) for feature in self.vectors]
         return self.norm(self.blocks(self.project(torch.cat(read, dim=1))))
 
