@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
@@ -117,6 +118,52 @@ def test_soft_query_and_index(temperature, self_attention):
         expected = [sum(w * q[c] for w, q in zip(weights, queries, strict=True)) for c in range(3)]
         assert soft == pytest.approx(expected, rel=1e-10)
         assert index == weights.index(max(weights))
+
+
+def test_imbalance_and_queries_in_use():
+    meta = MetaQueries(count=3, dim=2, self_attention=False).double()
+    items = torch.randn(5, 2, dtype=torch.float64)
+    shares, choices = [0.0] * 3, [0.0] * 3
+    for item in items.tolist():
+        logits = [sum(a * b for a, b in zip(item, query, strict=True)) for query in meta.meta.tolist()]
+        total = sum(math.exp(x) for x in logits)
+        shares = [s + math.exp(x) / total / 5 for s, x in zip(shares, logits, strict=True)]
+        choices[logits.index(max(logits))] += 1 / 5
+    entropy = -sum(s * math.log(s) for s in shares)
+    assert meta.imbalance(items).item() == pytest.approx(math.log(3) - entropy, rel=1e-12)
+    used = math.exp(-sum(s * math.log(s) for s in choices if s))
+    assert meta.in_use(items).item() == pytest.approx(used, rel=1e-6)
+    assert meta.imbalance(torch.zeros(4, 2, dtype=torch.float64)).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_balance_spreads_items_that_have_much_in_common():
+    torch.manual_seed(0)
+    items = torch.tensor([3.0, 0.0, 0.0, 0.0]) + torch.randn(300, 4)
+    meta = MetaQueries(count=8, dim=4)
+    before = float(meta.in_use(items))
+    optimizer = torch.optim.Adam(meta.parameters(), lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        meta.imbalance(items).backward()
+        optimizer.step()
+    assert before < 4.0
+    assert float(meta.in_use(items)) > before + 1.5
+
+
+def test_the_balance_is_part_of_the_loss_in_training_alone(tiny_dataset):
+    model = make_model(tiny_dataset, query_balance=0.5)
+    batch = make_batch(tiny_dataset)
+    fields = model._item_fields(batch.items)
+    expected = 0.5 * model.meta.imbalance(fields)
+    torch.testing.assert_close(model.train()(batch).losses["query_balance"], expected)
+    assert model.eval()(batch).losses == {}
+    assert make_model(tiny_dataset).train()(batch).losses == {}
+
+
+@pytest.mark.bad_input
+def test_a_negative_balance_is_refused(tiny_dataset):
+    with pytest.raises(InputError, match="query_balance must be at least 0"):
+        make_model(tiny_dataset, query_balance=-0.1)
 
 
 def test_soft_query_becomes_the_hard_one():

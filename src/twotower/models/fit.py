@@ -63,6 +63,8 @@ class FIT(Model):
         self_attention: whether hard queries are the meta matrix after parameter-free attention.
         query_training: "annealed": soft queries, their temperature falling from 1 to 0.001 over the first epoch
             (equation 23, see `set_progress`); "soft": at temperature 1 throughout; "hard": as in serving.
+        query_balance: weight of a loss that keeps the queries in use (`MetaQueries.imbalance`); 0: as published, where
+            most items may come to share one query.
         interaction: "din", "target_attention", "dien" or "deepfm".
         scorer: "lss", "sum_max", "flat_fc" or "dot" (one head a side).
         user_heads: H_u, as wide as the item's.
@@ -77,7 +79,8 @@ class FIT(Model):
         dropout: share of hidden numbers set to 0 in training.
 
     Raises:
-        InputError: if there are more meta queries than items, heads do not divide ``dim``, or a name is unknown.
+        InputError: if there are more meta queries than items, heads do not divide ``dim``, a name is unknown, or
+            ``query_balance`` is negative.
     """
 
     state_kind = FITItems
@@ -94,6 +97,7 @@ class FIT(Model):
         meta_queries: int = 64,
         self_attention: bool = True,
         query_training: str = "annealed",
+        query_balance: float = 0.0,
         interaction: str = "din",
         scorer: str = "lss",
         user_heads: int = 2,
@@ -112,6 +116,8 @@ class FIT(Model):
             raise unknown_name("query_training", query_training, QUERY_TRAINING)
         if interaction not in UNITS:
             raise unknown_name("interaction unit", interaction, UNITS)
+        if not query_balance >= 0.0:
+            raise InputError(f"query_balance must be at least 0, got {query_balance}")
         head_dim = checked_head_dim(dim, user_heads, item_heads)
         known = schema.num_items - FIRST_KNOWN
         if not 0 <= meta_queries <= known:
@@ -119,6 +125,7 @@ class FIT(Model):
         self.schema = schema
         self.history_length = checked_history_length(history_length)
         self.query_training = query_training
+        self.query_balance = query_balance
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
         self.meta: MetaQueries | None = None
@@ -193,7 +200,10 @@ class FIT(Model):
         query = self._query(self.meta, fields)
         interest = self._interest(self.unit, query, batch.users.history)
         heads = self._user_heads([self.user_fields(batch.users).flatten(1), interest, query])
-        return Encoded(PairedHeads(heads), items, batch.items.ids, {})
+        losses = {}
+        if self.training and self.query_balance:
+            losses["query_balance"] = self.query_balance * self.meta.imbalance(fields)
+        return Encoded(PairedHeads(heads), items, batch.items.ids, losses)
 
     def score(
         self, users: Float[Tensor, "users queries heads dim"], items: FITItems | FITCompactItems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -54,3 +56,18 @@ class MetaQueries(nn.Module):
     def index(self, items: Float[Tensor, "rows dim"]) -> Int[Tensor, " rows"]:
         """The hard query most like each item (equation 8)."""
         return (items @ self.hard().T).argmax(dim=1)
+
+    def imbalance(self, items: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
+        """How far the rows' mean share softmax(e q*ᵀ) is from an even one: log N less its entropy, in nats.
+
+        Vectors of items have a large part in common, and the query nearest to that part is chosen by nearly all of
+        them; what is chosen by nobody learns nothing. Kept low in training, this keeps queries in use. Ours: not in
+        the paper.
+        """
+        share = torch.softmax(items @ self.hard().T, dim=1).mean(dim=0)
+        return math.log(len(self.meta)) + torch.xlogy(share, share).sum()
+
+    def in_use(self, items: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
+        """How many queries the rows choose, each counted by how often: exp of the entropy of the choices."""
+        share = self.index(items).bincount(minlength=len(self.meta)) / len(items)
+        return (-torch.xlogy(share, share).sum()).exp()

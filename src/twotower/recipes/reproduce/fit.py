@@ -153,6 +153,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     }
     if isinstance(model, FIT) and model.meta is not None:
         costs["query_similarity"] = query_similarity(model, dataset)
+        costs["queries_in_use"] = queries_in_use(model, dataset)
     judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
     validation = records[best_epoch(records) - 1]["auc"]
     return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user())
@@ -199,6 +200,14 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
         hard = model.meta.hard()[model.meta.index(items)]
         temperature = 1.0 if model.query_training == "soft" else model.query_temperature
         return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
+
+
+def queries_in_use(model: FIT, dataset: Dataset) -> float:
+    """`MetaQueries.in_use` over all items."""
+    assert model.meta is not None
+    with inference(model):
+        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        return model.meta.in_use(model.item_fields.of_ids(ids)).item()
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
