@@ -71,7 +71,7 @@ class PairRows:
             items = torch.where(labels == 0, self.fresh.draw(users), items)
         return Batch(self.dataset.users(users, history, times), self.dataset.items(items), labels)
 
-    def take(self, rows: Int[Tensor, " rows"], fresh: Unseen | None = None) -> PairRows:
+    def take(self, rows: Int[Tensor, " rows"]) -> PairRows:
         """Some of the rows, in this order."""
         return PairRows(
             self.dataset,
@@ -81,7 +81,7 @@ class PairRows:
             items=self.items[rows],
             labels=self.labels[rows],
             history_length=self.history_length,
-            fresh=fresh,
+            fresh=self.fresh,
         )
 
 
@@ -185,8 +185,10 @@ def pre_ranking_pairs(
     before = unseen(before_test)
     every = rows(trained, before, "train")
     pairs = torch.arange(len(every), device=device).view(-1, 2)
+    train = every.take(pairs[~held].flatten())
+    train.fresh = before if negatives == "fresh" else None
     return PairSplit(
-        every.take(pairs[~held].flatten(), fresh=before if negatives == "fresh" else None),
+        train,
         every.take(pairs[held].flatten()),
         rows(tested, unseen(everything), "test"),
         LEAKS[validation],

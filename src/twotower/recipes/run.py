@@ -117,7 +117,9 @@ class Run:
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
-        """A variant from texts like ``training.epochs=3``; values are TOML, and bare words are texts.
+        """A variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
+
+        Values are TOML, and bare words are texts.
 
         Raises:
             InputError: if a text has no ``=`` or names an unknown key.
@@ -130,7 +132,11 @@ class Run:
                 raise InputError(f"--set {setting}: write section.key=value, such as training.epochs=3")
             if section not in values:
                 raise unknown_name("section", section, values, f"--set {setting}")
-            values[section][key] = _toml_value(text.strip())
+            table, inner = values[section], key
+            outer, dot, last = key.partition(".")
+            if dot and isinstance(table.get(outer), dict):
+                table, inner = table[outer], last
+            table[inner] = _toml_value(text.strip())
         return Run.from_dict(values, "--set")
 
 

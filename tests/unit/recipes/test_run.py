@@ -36,9 +36,18 @@ def test_every_kind_of_value_survives_toml():
     assert Run.from_dict(tomllib.loads(run.to_toml())) == run
 
 
+def test_a_key_of_a_table_in_a_section_is_set_alone():
+    run = default_run("fit").with_settings(
+        ["data.split_options.negatives=fresh", "objective.regularise.uniformity=0.1"]
+    )
+    assert run.data.split_options == {"reading": "all", "negatives": "fresh"}
+    assert run.objective.regularise == {"uniformity": 0.1}
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("training.epochs.x=3", "unknown key 'training.epochs.x'"),
         ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
         ("trainin.epochs=3", "unknown section 'trainin'; did you mean 'training'?"),
         ("training.epochs=three", "training.epochs must be a whole number, got 'three'"),

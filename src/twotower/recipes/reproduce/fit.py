@@ -144,7 +144,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     dataset = without_text(dataset)
     split = pairs_of(run, dataset)
     started = time.perf_counter()
-    model, records = learn_pairs(run, dataset, split, callbacks=[QuerySimilarity(dataset)])
+    model, records = learn_pairs(run, dataset, split, callbacks=[WatchQueries(dataset)])
     costs = {
         "seconds_per_epoch": records[-1]["seconds"] / len(records),
         "seconds": time.perf_counter() - started,
@@ -176,8 +176,8 @@ def without_text(dataset: Dataset) -> Dataset:
     )
 
 
-class QuerySimilarity(Silent):
-    """Notes in each epoch's record whether its weights may be chosen and, for FIT, the query similarity (figure 5)."""
+class WatchQueries(Silent):
+    """Notes in each epoch's record whether its weights may be chosen; for FIT, query similarity and queries in use."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -187,6 +187,7 @@ class QuerySimilarity(Silent):
         record["selectable"] = model.selectable
         if isinstance(model, FIT) and model.meta is not None:
             record["query_similarity"] = query_similarity(model, self.dataset)
+            record["queries_in_use"] = queries_in_use(model, self.dataset)
 
 
 def query_similarity(model: FIT, dataset: Dataset) -> float:
