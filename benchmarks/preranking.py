@@ -2,11 +2,11 @@
 
 A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
-request each, so that a slow moment of the machine meets all of them. ``fit`` is FIT after ``compile_scoring``, which
-needs a C++ compiler or Triton, ``fit_eager`` without it (where there is no compiler the two are the same). On a GPU,
-requests are replayed from CUDA graphs (``CapturedRank``). The first requests, which compile, are not counted. Weights
-are random: they do not change the work, but for FIT's query indices, which are drawn evenly (the dearest case: all
-queries are asked for). Training is timed on random pairs in batches of 2,048.
+request each and each the first in its turn, so that a slow moment of the machine meets all of them. ``fit`` is FIT
+after ``compile_scoring``, which needs a C++ compiler or Triton, ``fit_eager`` without it (where there is no compiler
+the two are the same). On a GPU, requests are replayed from CUDA graphs (``CapturedRank``). The first requests, which
+compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices, which are drawn
+evenly (the dearest case: all queries are asked for). Training is timed on random pairs in batches of 2,048.
 """
 
 from __future__ import annotations
@@ -164,15 +164,17 @@ class Request:
 def take_turns(
     answers: dict[str, Callable[[Users, torch.Tensor], TopK]], dataset: Dataset, candidates: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Milliseconds of each request, by model."""
+    """Milliseconds of each request, by model; who begins a turn, and so waits for the machine to wake, changes."""
     times: dict[str, list[float]] = {name: [] for name in answers}
+    names = list(answers)
     generator = torch.Generator().manual_seed(4)
     for turn in range(-max(5, repeats // 10), repeats):
         users = request_users(dataset, turn + 1_000)
         ids = (torch.randperm(NUM_ITEMS - 2, generator=generator)[:candidates] + 2).to(dataset.device)
-        for name, answer in answers.items():
+        first = turn % len(names)
+        for name in [*names[first:], *names[:first]]:
             started = time.perf_counter()
-            answer(users, ids)
+            answers[name](users, ids)
             if turn >= 0:
                 times[name].append(1_000 * (time.perf_counter() - started))
     return times

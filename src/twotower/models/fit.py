@@ -14,7 +14,7 @@ from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, U
 from twotower.core.schema import Schema
 from twotower.core.states import from_tensors
 from twotower.models.base import Model
-from twotower.models.fit_compiled import Scores, compiled_scores
+from twotower.models.fit_compiled import Scores, UserPass, compiled_heads, compiled_scores
 from twotower.models.fit_serving import UserTables, served_heads, user_tables
 from twotower.models.fit_states import (
     FITCompactItems,
@@ -148,6 +148,7 @@ class FIT(Model):
         self.register_buffer("query_temperature", torch.tensor(1.0))
         self._tables: UserTables | None = None
         self._compiled: Scores | None = None
+        self._compiled_heads: UserPass | None = None
 
     def attach_items(self, items: Items) -> None:
         """Keep the features of all items for those of a history; needed once, before training."""
@@ -176,7 +177,8 @@ class FIT(Model):
     def encode_users(self, users: Users) -> Float[Tensor, "users queries heads dim"]:
         """One set of heads for each hard query, in one pass that does once what the queries share."""
         if self._tables is not None:
-            return served_heads(self, self._tables, users)
+            served = self._compiled_heads if self._compiled_heads and len(users.ids) == 1 else served_heads
+            return served(self, self._tables, users)
         if self.unit is not None and not self.training and users.history.numel() >= self.schema.num_items:
             return served_heads(self, user_tables(self), users)
         if self.meta is None or self.unit is None:
@@ -273,7 +275,9 @@ class FIT(Model):
                 self._tables = user_tables(self)
 
     def compile_scoring(self) -> None:
-        """Let the compiler of PyTorch make one pass of a single user's scoring; the first request then waits for it.
+        """Let the compiler of PyTorch join the steps of a single user's request; the first one then waits for it.
+
+        On a GPU it joins those of the user's pass too, after `prepare_serving`.
 
         Needs a C++ compiler on the CPU, Triton on a GPU. The next change of mode or weights drops it, as with
         `prepare_serving`.
@@ -283,6 +287,7 @@ class FIT(Model):
         """
         self.eval()
         self._compiled = compiled_scores(self.scorer)
+        self._compiled_heads = compiled_heads() if self.query_temperature.is_cuda else None
 
     def train(self, mode: bool = True) -> FIT:
         """Training mode; drops what `prepare_serving` made."""
@@ -302,6 +307,7 @@ class FIT(Model):
     def _forget(self) -> None:
         self._tables = None
         self._compiled = None
+        self._compiled_heads = None
 
     def _item_fields(self, items: Items) -> Float[Tensor, "items width"]:
         return self.item_fields.of_ids(items.ids) if items.features is None else self.item_fields(items).flatten(1)
