@@ -91,6 +91,8 @@ class PairSplit(NamedTuple):
     train: PairRows
     validation: PairRows
     test: PairRows
+    known: PairRows
+    """Training and validation rows together, for a last fit before the test."""
     leaks: str
 
     def test_targets(self) -> Targets:
@@ -185,14 +187,9 @@ def pre_ranking_pairs(
     before = unseen(before_test)
     every = rows(trained, before, "train")
     pairs = torch.arange(len(every), device=device).view(-1, 2)
-    train = every.take(pairs[~held].flatten())
-    train.fresh = before if negatives == "fresh" else None
-    return PairSplit(
-        train,
-        every.take(pairs[held].flatten()),
-        rows(tested, unseen(everything), "test"),
-        LEAKS[validation],
-    )
+    train, valid = every.take(pairs[~held].flatten()), every.take(pairs[held].flatten())
+    train.fresh = every.fresh = before if negatives == "fresh" else None
+    return PairSplit(train, valid, rows(tested, unseen(everything), "test"), every, LEAKS[validation])
 
 
 def _place_from_end(log: Log) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
-from twotower.data.pairs import PairSplit, pre_ranking_pairs
+from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
 from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
@@ -18,7 +18,7 @@ from twotower.models.base import ClosedForm, Model
 from twotower.recipes.learn import new_model
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, JsonLines, Record
-from twotower.training.loop import fit
+from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 
 PAIRS = "pre-ranking"
@@ -73,7 +73,8 @@ def learn_pairs(
     """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
-    ``training.metric`` ("auc" unless the run says another) among those that the model calls selectable.
+    ``training.metric`` ("auc" unless the run says another) among those that the model calls selectable. With
+    ``training.refit`` a new model then learns from training and validation rows for as many epochs.
 
     Args:
         run: what to learn, and how.
@@ -88,8 +89,8 @@ def learn_pairs(
     """
     if run.objective.loss != "bce":
         raise InputError(f"split '{PAIRS}' has labelled rows: set objective.loss = 'bce', not '{run.objective.loss}'")
-    if run.training.refit or run.training.geometry != "off" or run.objective.regularise:
-        raise InputError(f"split '{PAIRS}': leave out training.refit, training.geometry and objective.regularise")
+    if run.training.geometry != "off" or run.objective.regularise:
+        raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
     config = run.training
     if "@" in config.metric:
         config = replace(config, metric="auc")
@@ -97,17 +98,28 @@ def learn_pairs(
     if isinstance(model, ClosedForm):
         model.fit(split.learnt())
         return model, []
-    checkpoint = None if folder is None else folder / "train.safetensors"
-    progress = fit(
-        model,
-        split.train,
-        AgainstLabels(),
-        config,
-        validate=lambda current: evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics,
-        callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / "train.jsonl")])],
-        checkpoint=checkpoint,
-        resume=resume and checkpoint is not None and checkpoint.is_file(),
-    )
+
+    def validate(current: Model) -> dict[str, float]:
+        return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
+
+    def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
+        checkpoint = None if folder is None else folder / f"{name}.safetensors"
+        return fit(
+            model,
+            rows,
+            AgainstLabels(),
+            config,
+            validate=validate,
+            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
+            checkpoint=checkpoint,
+            resume=resume and checkpoint is not None and checkpoint.is_file(),
+            epochs=epochs,
+        )
+
+    progress = train(model, split.train, "train", validate, None)
+    if run.training.refit:
+        model = new_model(run, dataset)
+        train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
 
 

@@ -207,6 +207,21 @@ def test_two_stages_as_a_whole(clubs):
     assert same.pair.metrics["ndcg@2"] == pytest.approx(same.stage_one.metrics["ndcg@2"])
 
 
+def test_a_refit_learns_from_all_rows_before_the_test(clubs):
+    """The last model is one that saw training and validation rows for as many epochs as were best."""
+    run = run_of("fit", epochs=4)
+    split = pairs_of(run, clubs)
+    assert sorted(split.known.ends.tolist()) == sorted([*split.train.ends.tolist(), *split.validation.ends.tolist()])
+    assert not set(split.known.ends.tolist()) & set(split.test.ends.tolist())
+    refitted, records = learn_pairs(replace(run, training=replace(run.training, refit=True)), clubs, split)
+    judged = [record for record in records if "auc" in record and record["epoch"] > 1]
+    best = max(judged, key=lambda record: record["auc"])["epoch"]
+    plain = replace(run, training=replace(run.training, epochs=best, evaluate_every=0))
+    again, _ = learn_pairs(plain, clubs, split._replace(train=split.known))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, refitted.state_dict()[name]), name
+
+
 @pytest.mark.bad_input
 def test_bad_pair_runs(clubs, tiny_dataset):
     run = run_of("fit", epochs=1)
@@ -215,8 +230,8 @@ def test_bad_pair_runs(clubs, tiny_dataset):
     split = pairs_of(run, clubs)
     with pytest.raises(InputError, match="objective.loss = 'bce'"):
         learn_pairs(replace(run, objective=replace(run.objective, loss="full_softmax")), clubs, split)
-    with pytest.raises(InputError, match="leave out training.refit"):
-        learn_pairs(replace(run, training=replace(run.training, refit=True)), clubs, split)
+    with pytest.raises(InputError, match="leave out training.geometry"):
+        learn_pairs(replace(run, training=replace(run.training, geometry="warn")), clubs, split)
     targets = split.test_targets()
     model, other = (build_model("popularity", data.schema) for data in (clubs, tiny_dataset))
     with pytest.raises(InputError, match="40 users are asked about"):
