@@ -14,23 +14,22 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import common
-from twotower.core.records import Batch, State, TopK, Users
+from twotower.core.records import Batch, State, Users
 from twotower.core.schema import Feature, Schema
 from twotower.core.states import rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.evaluation.latency import Answer, Request, answer_of, percentile, take_turns
 from twotower.models.base import Model
 from twotower.models.build import build_model
-from twotower.models.captured import CapturedRank
 from twotower.models.fit import FIT
 from twotower.models.fit_states import bytes_per_item, compact
-from twotower.models.ranking import rank
 from twotower.training.objective import AgainstLabels
 
 NUM_USERS, NUM_ITEMS, HISTORY, ANSWER = 10_000, 100_002, 50, 100
@@ -80,13 +79,12 @@ def make_model(name: str, dataset: Dataset, **settings: Any) -> Model:
     return model
 
 
-def compiles(request: Request, dataset: Dataset) -> bool:
-    """Whether FIT's scorer can be compiled here; where it cannot, the request goes on without."""
+def compiles(served: Served, dataset: Dataset) -> bool:
+    """Whether FIT's request can be compiled here; where it cannot, it goes on without."""
     try:
-        request(request_users(dataset, 1), torch.arange(2, 2 + CANDIDATES, device=dataset.device))
+        served.answer(request_users(dataset, 1), torch.arange(2, 2 + CANDIDATES, device=dataset.device))
     except Exception as error:  # whatever a missing or broken compiler raises
         sys.stderr.write(f"no compiled scorer: {str(error).splitlines()[0]}\n")
-        request.model = make_model("fit_eager", dataset)
         return False
     return True
 
@@ -133,25 +131,19 @@ def request_users(dataset: Dataset, seed: int) -> Users:
     return dataset.users(ids, torch.randint(2, NUM_ITEMS, (1, HISTORY), generator=generator).to(dataset.device))
 
 
-class Request:
-    """A model's way to answer one request."""
+class Served:
+    """A model with the states of all items, and its way to answer a request."""
 
     def __init__(self, name: str, dataset: Dataset, **settings: Any) -> None:
-        self.dataset = dataset
         self.model = make_model(name, dataset, **settings)
         self.stores = name != "cold"
         self.states = item_states(self.model, dataset)
+        self.answer = answer_of(self.model, self.states, ANSWER)
 
-    def __call__(self, users: Users, candidates: torch.Tensor) -> TopK:
-        """Candidates ranked, answer on the host."""
-        k = min(ANSWER, len(candidates))
-        answer = rank(self.model, users, self.states, candidates, k)
-        return TopK(answer.scores.cpu(), answer.ids.cpu())
-
-    def captured(self) -> Callable[[Users, torch.Tensor], TopK]:
-        """The same, its kernels captured in one CUDA graph."""
-        users, candidates = request_users(self.dataset, 0), torch.arange(2, 2 + CANDIDATES, device=self.dataset.device)
-        return CapturedRank(self.model, self.states, users, candidates, ANSWER)
+    def captured(self, dataset: Dataset) -> Answer:
+        """The same on a GPU, its kernels captured in one CUDA graph."""
+        (example,) = requests_of(dataset, CANDIDATES, 1)
+        return answer_of(self.model, self.states, ANSWER, example)
 
     @property
     def bytes_per_item(self) -> float:
@@ -161,28 +153,18 @@ class Request:
         return sum(part.numel() * part.element_size() for part in to_tensors(self.states).values()) / rows(self.states)
 
 
-def take_turns(
-    answers: dict[str, Callable[[Users, torch.Tensor], TopK]], dataset: Dataset, candidates: int, repeats: int
-) -> dict[str, list[float]]:
-    """Milliseconds of each request, by model; who begins a turn, and so waits for the machine to wake, changes."""
-    times: dict[str, list[float]] = {name: [] for name in answers}
-    names = list(answers)
+def requests_of(dataset: Dataset, candidates: int, count: int) -> Iterator[Request]:
+    """Random users with full histories, each with random candidates."""
     generator = torch.Generator().manual_seed(4)
-    for turn in range(-max(5, repeats // 10), repeats):
-        users = request_users(dataset, turn + 1_000)
+    for turn in range(count):
         ids = (torch.randperm(NUM_ITEMS - 2, generator=generator)[:candidates] + 2).to(dataset.device)
-        first = turn % len(names)
-        for name in [*names[first:], *names[:first]]:
-            started = time.perf_counter()
-            answers[name](users, ids)
-            if turn >= 0:
-                times[name].append(1_000 * (time.perf_counter() - started))
-    return times
+        yield Request(request_users(dataset, turn + 1_000), ids)
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value that ``share`` of them do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def turns(answers: dict[str, Answer], dataset: Dataset, candidates: int, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each request, by model."""
+    warm_ups = max(5, repeats // 10)
+    return take_turns(answers, requests_of(dataset, candidates, warm_ups + repeats), warm_ups=warm_ups)
 
 
 @torch.inference_mode()
@@ -193,33 +175,35 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = make_dataset(device)
     repeats = 100 if options.quick else 1_000
-    requests = {name: Request(name, dataset) for name in MODELS}
-    compiled = compiles(requests["fit"], dataset)
-    times = take_turns(requests, dataset, CANDIDATES, repeats)
+    served = {name: Served(name, dataset) for name in MODELS}
+    compiled = compiles(served["fit"], dataset)
+    if not compiled:
+        served["fit"] = served["fit_eager"]
+    answers = {name: each.answer for name, each in served.items()}
+    times = turns(answers, dataset, CANDIDATES, repeats)
     figures: dict[str, Any] = {}
     if device.type == "cuda":
         medians = {name: statistics.median(values) for name, values in times.items()}
         figures["relative_latency_uncaptured"] = {n: round(v / medians["two_tower"], 3) for n, v in medians.items()}
         figures["p50_milliseconds_uncaptured"] = {n: round(v, 4) for n, v in medians.items()}
-        captured = {name: request.captured() for name, request in requests.items()}
-        times = take_turns(captured, dataset, CANDIDATES, repeats)
+        captured = {name: each.captured(dataset) for name, each in served.items()}
+        times = turns(captured, dataset, CANDIDATES, repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    base = requests["two_tower"].bytes_per_item
+    base = served["two_tower"].bytes_per_item
     figures |= {
         "relative_latency": {name: round(value / medians["two_tower"], 3) for name, value in medians.items()},
-        "relative_storage": {name: round(request.bytes_per_item / base, 3) for name, request in requests.items()},
+        "relative_storage": {name: round(each.bytes_per_item / base, 3) for name, each in served.items()},
         "p50_milliseconds": {name: round(value, 4) for name, value in medians.items()},
         "p99_milliseconds": {name: round(percentile(values, 0.99), 4) for name, values in times.items()},
-        "bytes_per_item": {name: request.bytes_per_item for name, request in requests.items()},
+        "bytes_per_item": {name: each.bytes_per_item for name, each in served.items()},
         "fit_bytes_per_item": {
-            precision: bytes_per_item(compact(requests["fit"].states, precision))
+            precision: bytes_per_item(compact(served["fit"].states, precision))
             for precision in ("float32", "float16", "int8")
         },
         "parameters": {
-            name: sum(parameter.numel() for parameter in request.model.parameters())
-            for name, request in requests.items()
+            name: sum(parameter.numel() for parameter in each.model.parameters()) for name, each in served.items()
         },
-        "user_tower_rows": {name: 64 if "fit" in name else CANDIDATES if name == "cold" else 1 for name in requests},
+        "user_tower_rows": {name: 64 if "fit" in name else CANDIDATES if name == "cold" else 1 for name in served},
         "fit_is_compiled": compiled,
     }
     with torch.inference_mode(False):
@@ -227,7 +211,7 @@ def main() -> None:
         trained = [name for name in MODELS if name != "fit_eager"]
         figures["training_seconds_per_100k_rows"] = {n: round(training_seconds(n, dataset, steps), 3) for n in trained}
     if not options.quick:
-        figures["milliseconds_by_candidates"] = curve_of_candidates(requests, dataset)
+        figures["milliseconds_by_candidates"] = curve_of_candidates(answers, dataset)
         figures["fit_milliseconds_by_queries"] = curve_of_queries(dataset)
         figures["raw_milliseconds"] = {name: [round(t, 4) for t in values] for name, values in times.items()}
     settings = {
@@ -244,11 +228,11 @@ def main() -> None:
     common.finish("preranking" + ("_gpu" if device.type == "cuda" else ""), options, settings=settings, figures=figures)
 
 
-def curve_of_candidates(requests: dict[str, Request], dataset: Dataset) -> dict[str, dict[str, float]]:
+def curve_of_candidates(answers: dict[str, Answer], dataset: Dataset) -> dict[str, dict[str, float]]:
     """Median milliseconds by model and number of candidates."""
-    curve: dict[str, dict[str, float]] = {name: {} for name in requests}
+    curve: dict[str, dict[str, float]] = {name: {} for name in answers}
     for candidates in CURVE:
-        times = take_turns(requests, dataset, candidates, 50 if candidates <= 10_000 else 10)
+        times = turns(answers, dataset, candidates, 50 if candidates <= 10_000 else 10)
         for name, values in times.items():
             curve[name][str(candidates)] = round(statistics.median(values), 4)
     return curve
@@ -256,8 +240,8 @@ def curve_of_candidates(requests: dict[str, Request], dataset: Dataset) -> dict[
 
 def curve_of_queries(dataset: Dataset) -> dict[str, float]:
     """Median milliseconds of FIT by its number of meta queries."""
-    requests = {str(count): Request("fit_eager", dataset, meta_queries=count) for count in QUERIES}
-    times = take_turns(requests, dataset, CANDIDATES, 50)
+    answers = {str(count): Served("fit_eager", dataset, meta_queries=count).answer for count in QUERIES}
+    times = turns(answers, dataset, CANDIDATES, 50)
     return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
 

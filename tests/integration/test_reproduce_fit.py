@@ -8,13 +8,19 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
+from twotower.core.files import read_json
 from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.build import build_model
 from twotower.recipes.reproduce import fit
-from twotower.recipes.reproduce.fit_picture import query_map, write_picture
-from twotower.recipes.reproduce.study import seeded
+from twotower.recipes.reproduce.fit_costs import cost_sheet
+from twotower.recipes.reproduce.fit_extras import costs_and_map
+from twotower.recipes.reproduce.fit_measure import measure, query_similarity
+from twotower.recipes.reproduce.fit_picture import query_map, query_points, write_picture
+from twotower.recipes.reproduce.sets import without_text
+from twotower.recipes.reproduce.study import Cell, _keep, seeded
+from twotower.recipes.reproduce.tables import TABLES
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}
 SIZES = {"two_tower": {"dim": 8, "hidden": [12]}, "dat": {"dim": 8, "hidden": [12]}, "cold": {}}
@@ -57,15 +63,16 @@ def test_every_variant_is_a_model_of_the_right_size(table, dataset):
         for runs in table.variants(data).values():
             for run in runs:
                 built = build_model(run.model.name, large, run.model.settings)
-                if table is fit.AS_PRINTED:
+                if table.name == "fit-fixed":
                     assert float(built.logit_scale()) == 1.0
                     assert not any("log_scale" in key for key, _ in built.named_parameters())
             assert len({len(other) for other in table.variants(data).values()}) == 1  # equal tuning
         assert table.reference in table.variants(data)
 
 
-@pytest.mark.parametrize("table", [fit.TABLE, fit.BEST, fit.ABLATIONS], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", ["fit", "fit-best", "fit-ablations"])
 def test_every_variant_gives_a_row(table, dataset):
+    table = TABLES[table]
     for name, runs in table.variants("tiny").items():
         measured = table.measure(seeded(tiny(runs[-1]), 1), dataset)
         beside = table.beside(measured.metrics, measured.metrics | {"auc": 0.6})
@@ -78,14 +85,14 @@ def test_every_variant_gives_a_row(table, dataset):
 
 
 def test_text_is_left_out(dataset):
-    assert [feature.name for feature in fit.without_text(dataset).schema.item_features] == ["kind"]
+    assert [feature.name for feature in without_text(dataset).schema.item_features] == ["kind"]
 
 
 def test_soft_queries_end_up_as_hard_ones(dataset):
     """Figure 5: with the temperature's fall the similarity reaches 1; without it, it does not."""
     rows = fit.ablations("tiny")
     found = {
-        name: fit.measure(seeded(tiny(rows[name][0]), 1), dataset).metrics["query_similarity"]
+        name: measure(seeded(tiny(rows[name][0]), 1), dataset).metrics["query_similarity"]
         for name in ("fit", "soft_always")
     }
     assert found["fit"] > 0.999
@@ -93,7 +100,7 @@ def test_soft_queries_end_up_as_hard_ones(dataset):
 
 
 def test_the_query_similarity_is_that_of_the_formula(dataset):
-    dataset = fit.without_text(dataset)
+    dataset = without_text(dataset)
     model = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 3})
     model.attach_items(dataset.all_items())
     model.query_temperature.fill_(0.3)
@@ -106,18 +113,20 @@ def test_the_query_similarity_is_that_of_the_formula(dataset):
         hard = queries[likeness.index(max(likeness))]
         dot = sum(a * b for a, b in zip(soft, hard, strict=True))
         cosines.append(dot / (sum(a * a for a in soft) * sum(b * b for b in hard)) ** 0.5)
-    assert fit.query_similarity(model, dataset) == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
+    assert query_similarity(model, dataset) == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
 
 
 def test_the_picture_of_items_and_queries(dataset, tmp_path):
     from xml.etree import ElementTree
 
-    dataset = fit.without_text(dataset)
+    dataset = without_text(dataset)
     model = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 3})
     model.attach_items(dataset.all_items())
-    found = query_map(model, dataset, items=30)
+    points = query_points(model, dataset, items=30)
+    assert torch.equal(points["chosen"], (points["items"] @ points["queries"].T).argmax(1))
+    found = query_map(points)
     assert (found.items.shape, found.queries.shape, found.chosen.shape) == ((30, 2), (3, 2), (30,))
-    assert torch.equal(found.items, query_map(model, dataset, items=30).items)
+    assert torch.equal(found.items, query_map(query_points(model, dataset, items=30)).items)
     write_picture(found, tmp_path / "map.svg")
     root = ElementTree.parse(tmp_path / "map.svg").getroot()
     kinds = [element.tag.rpartition("}")[2] for element in root]
@@ -125,4 +134,44 @@ def test_the_picture_of_items_and_queries(dataset, tmp_path):
     assert kinds.count("path") == len(found.chosen.unique())
     bare = build_model("fit", dataset.schema, {**SMALL, "dim": 8, "meta_queries": 0})
     with pytest.raises(InputError, match="no meta queries"):
-        query_map(bare, dataset)
+        query_points(bare, dataset)
+    with pytest.raises(InputError, match="at least five"):
+        query_map({name: value[:2] for name, value in points.items()})
+
+
+def test_the_cost_sheet(dataset):
+    """Every model answers; what is stored and how often the user's side runs are as each paper says."""
+    runs = {name: tiny(choices[0]) for name, choices in fit.headline_all("tiny").items()}
+    costs = cost_sheet(runs, without_text(dataset), requests=3)
+    assert {name: row["user_passes"] for name, row in costs.items()} == {
+        "two_tower": 1,
+        "two_tower_din": 1,
+        "dat": 1,
+        "cold": 40,  # one pass a candidate; there are 40 items
+        "int_tower": 1,
+        "rank_tower": 1,
+        "fit": 6,
+    }
+    assert costs["two_tower"]["bytes_per_item"] == 8 * 4
+    assert costs["fit"]["bytes_per_item"] == 128 * 4 + 1
+    assert costs["cold"]["bytes_per_item"] == 0.0
+    for name, row in costs.items():
+        assert 0.0 < row["p50_ms"] <= row["p99_ms"], name
+        assert row["candidates"] == 40
+        assert row["p50_ms_by_candidates"] == {}  # fewer than a hundred items
+        built = build_model(runs[name].model.name, without_text(dataset).schema, runs[name].model.settings)
+        assert row["parameters"] == sum(parameter.numel() for parameter in built.parameters())
+
+
+def test_a_table_writes_its_costs_and_its_picture(dataset, tmp_path, monkeypatch):
+    table, run = TABLES["fit"], tiny(fit.headline_all("tiny")["fit"][1])
+    cell = Cell("fit", "tiny", tmp_path, "fit", seeded(run, 1))
+    _keep(cell, measure(cell.run, dataset), tmp_path)
+    assert not measure(seeded(run, 2), dataset).drawn  # one picture a table
+    monkeypatch.setattr(Dataset, "load", lambda path: dataset)
+    written = costs_and_map(table, {"tiny": tmp_path}, {"tiny": {"fit": run}}, tmp_path)
+    assert [path.name for path in written] == ["fit-costs.json", "fit-costs.md", "fit-tiny-queries.svg"]
+    costs = read_json(written[0])["tiny"]["cpu"]["fit"]
+    assert costs["user_passes"] == 6
+    assert f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['p50_ms']:.3f} |" in written[1].read_text()
+    assert written[2].read_text().count("<circle") == 40

@@ -50,6 +50,8 @@ def command(
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
     for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
         _notice(f"drawn: {picture}")
+    for page in table.extras(table, prepared, chosen, folder) if table.extras else []:
+        _notice(f"written: {page}")
     if as_json:
         import json
 

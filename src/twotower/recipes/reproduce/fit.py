@@ -8,25 +8,18 @@ of a table chooses from the same grid on validation data.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-
-from twotower.core.records import FIRST_KNOWN
-from twotower.data.dataset import Dataset
-from twotower.evaluation.pointwise import relative_improvement
-from twotower.models.base import Model
-from twotower.models.encode import inference
-from twotower.models.fit import FIT
-from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
-from twotower.recipes.reproduce.study import Measured, Table
+from twotower.recipes.pairs import PAIRS
+from twotower.recipes.reproduce.fit_extras import costs_and_map
+from twotower.recipes.reproduce.fit_measure import against_reference, measure
+from twotower.recipes.reproduce.study import Table
 from twotower.recipes.run import Data, Evaluation, ModelSection, Run
-from twotower.training.callbacks import Record, Silent
 from twotower.training.config import Objective, Training
+
+Variants = Callable[[str], Mapping[str, Sequence[Run]]]
 
 DATA = ("ml-1m", "amazon-reviews Beauty", "kuairand-pure")
 COLUMNS = ("auc", "relaimpr", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
@@ -148,142 +141,22 @@ def queries_and_heads(data: str) -> dict[str, Sequence[Run]]:
     return {name: [pair_run("fit", settings, reading="all")] for name, settings in runs.items()}
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
-    """Train one run on pairs and judge it on the test: AUC, log loss, GAUC, and among 2,000 candidates.
-
-    Text features are left out, for every model alike: they are dear in a history, and the paper names none.
-    """
-    dataset = without_text(dataset)
-    split = pairs_of(run, dataset)
-    started = time.perf_counter()
-    model, records = learn_pairs(run, dataset, split, callbacks=[WatchQueries(dataset)])
-    costs = {
-        "seconds_per_epoch": records[-1]["seconds"] / len(records),
-        "seconds": time.perf_counter() - started,
-        "best_epoch": float(best_epoch(records)),
-        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
-    }
-    if isinstance(model, FIT) and model.meta is not None:
-        costs["query_similarity"] = query_similarity(model, dataset)
-        costs["queries_in_use"] = queries_in_use(model, dataset)
-    judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
-    validation = records[best_epoch(records) - 1]["auc"]
-    return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user())
+def _table(name: str, title: str, variants: Variants, *, reference: str = "two_tower_din", **others: Any) -> Table:
+    return Table(name, title, DATA, variants, measure, reference, COLUMNS, beside=against_reference, **others)
 
 
-def best_epoch(records: Sequence[Record]) -> int:
-    """The epoch whose weights were kept: the best AUC among those that were trained as they are served."""
-    judged = [record for record in records if "auc" in record]
-    able = [record for record in judged if record.get("selectable", True)] or judged[-1:]
-    return int(max(able, key=lambda record: record["auc"])["epoch"])
-
-
-def without_text(dataset: Dataset) -> Dataset:
-    """The data set without text features of items."""
-    kept = tuple(feature for feature in dataset.schema.item_features if feature.kind != "text")
-    return replace(
-        dataset,
-        schema=replace(dataset.schema, item_features=kept),
-        item_features={feature.name: dataset.item_features[feature.name] for feature in kept},
-    )
-
-
-class WatchQueries(Silent):
-    """Notes in each epoch's record whether its weights may be chosen; for FIT, query similarity and queries in use."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def epoch_done(self, record: Record, model: Model) -> None:
-        """Add to the record."""
-        record["selectable"] = model.selectable
-        if isinstance(model, FIT) and model.meta is not None:
-            record["query_similarity"] = query_similarity(model, self.dataset)
-            record["queries_in_use"] = queries_in_use(model, self.dataset)
-
-
-def query_similarity(model: FIT, dataset: Dataset) -> float:
-    """Mean cosine of each item's soft query, at the temperature of now, with its hard one.
-
-    Source: FIT (Xiong et al., SIGIR 2025), equation 24.
-    """
-    assert model.meta is not None
-    with inference(model):
-        items = model.item_fields.of_ids(torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device))
-        hard = model.meta.hard()[model.meta.index(items)]
-        temperature = 1.0 if model.query_training == "soft" else model.query_temperature
-        return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
-
-
-def queries_in_use(model: FIT, dataset: Dataset) -> float:
-    """`MetaQueries.in_use` over all items."""
-    assert model.meta is not None
-    with inference(model):
-        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
-        return model.meta.in_use(model.item_fields.of_ids(ids)).item()
-
-
-def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """RelaImpr of a training over the reference's of the same seed."""
-    return {"relaimpr": relative_improvement(own["auc"], reference["auc"])} if reference["auc"] > 0.5 else {}
-
-
-TABLE = Table(
-    "fit",
-    "FIT and its baselines, every event trains",
-    DATA,
-    headline_all,
-    measure,
-    "two_tower_din",
-    COLUMNS,
-    10,
-    beside=against_reference,
+TABLES = (
+    _table("fit", "FIT and its baselines, every event trains", headline_all, seeds=10, extras=costs_and_map),
+    _table("fit-last", "FIT and its baselines, last 50 events", headline_last, seeds=10),
+    _table("fit-fixed", "FIT and its baselines, scores as printed", as_printed),
+    _table("fit-best", "FIT at its best: fields of 32, user ids, a last fit on all rows", at_its_best),
+    _table("fit-ablations", "FIT without its parts", ablations, reference="fit"),
+    _table(
+        "fit-queries",
+        "FIT by queries and heads",
+        queries_and_heads,
+        reference="queries_64",
+        seeds=3,
+        extras=costs_and_map,
+    ),
 )
-LAST = Table(
-    "fit-last",
-    "FIT and its baselines, last 50 events",
-    DATA,
-    headline_last,
-    measure,
-    "two_tower_din",
-    COLUMNS,
-    10,
-    beside=against_reference,
-)
-AS_PRINTED = Table(
-    "fit-fixed",
-    "FIT and its baselines, scores as printed",
-    DATA,
-    as_printed,
-    measure,
-    "two_tower_din",
-    COLUMNS,
-    5,
-    beside=against_reference,
-)
-BEST = Table(
-    "fit-best",
-    "FIT at its best: fields of 32, user ids, a last fit on training and validation rows",
-    DATA,
-    at_its_best,
-    measure,
-    "two_tower_din",
-    COLUMNS,
-    5,
-    beside=against_reference,
-)
-ABLATIONS = Table(
-    "fit-ablations", "FIT without its parts", DATA, ablations, measure, "fit", COLUMNS, 5, beside=against_reference
-)
-SIZES = Table(
-    "fit-queries",
-    "FIT by queries and heads",
-    DATA,
-    queries_and_heads,
-    measure,
-    "queries_64",
-    COLUMNS,
-    3,
-    beside=against_reference,
-)
-TABLES = (TABLE, LAST, AS_PRINTED, BEST, ABLATIONS, SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,38 +29,53 @@ class QueryMap(NamedTuple):
     chosen: Tensor
 
 
-def query_map(model: FIT, dataset: Dataset, *, items: int = 5_000, seed: int = 0) -> QueryMap:
-    """t-SNE of random items' fields together with all hard queries, as the attention unit sees both.
-
-    Vectors are put to length 1 first: an item chooses its query by the inner product, and lengths differ between the
-    two kinds.
+def query_points(model: FIT, dataset: Dataset, *, items: int = 5_000, seed: int = 0) -> dict[str, Tensor]:
+    """What the picture shows, of a trained model: random items' fields, all hard queries, and each item's query.
 
     Args:
         model: trained.
         dataset: of the model.
         items: how many are drawn; all, where there are fewer.
-        seed: of the draw and the layout.
+        seed: of the draw.
+
+    Returns:
+        ``items`` [items, width], ``queries`` [queries, width] and ``chosen`` [items], on the model's device.
 
     Raises:
-        InputError: if the model has no meta queries, or there are fewer than five points.
+        InputError: if the model has no meta queries.
     """
-    from sklearn.manifold import TSNE
-
     if model.meta is None:
         raise InputError("this model has no meta queries (meta_queries = 0), so there is nothing to lay out")
     known = dataset.schema.num_items - FIRST_KNOWN
     drawn = FIRST_KNOWN + torch.randperm(known, generator=torch_generator(seed, "query map"))[:items]
     with inference(model):
         fields = model.item_fields.of_ids(drawn.to(dataset.device))
-        index, hard = model.meta.index(fields), model.meta.hard()
-    points = torch.nn.functional.normalize(torch.cat([fields, hard]).float(), dim=1).cpu().numpy()
-    if len(points) < 5:
-        raise InputError(f"t-SNE of {len(points)} points says nothing; take at least five")
-    layout = TSNE(
-        2, perplexity=min(30.0, (len(points) - 1) / 3), init="pca", random_state=derive(seed, "t-sne") % 2**32
-    )
-    places = torch.from_numpy(np.array(layout.fit_transform(points), dtype=np.float64))
-    return QueryMap(places[: len(drawn)], places[len(drawn) :], index.cpu())
+        return {"items": fields, "queries": model.meta.hard(), "chosen": model.meta.index(fields)}
+
+
+def query_map(points: Mapping[str, Tensor], *, seed: int = 0) -> QueryMap:
+    """t-SNE of items and queries together, as the attention unit sees both.
+
+    Vectors are put to length 1 first: an item chooses its query by the inner product, and lengths differ between the
+    two kinds.
+
+    Args:
+        points: of `query_points`.
+        seed: of the layout.
+
+    Raises:
+        InputError: if there are fewer than five points.
+    """
+    from sklearn.manifold import TSNE
+
+    both = torch.cat([points["items"], points["queries"]]).float().cpu()
+    if len(both) < 5:
+        raise InputError(f"t-SNE of {len(both)} points says nothing; take at least five")
+    layout = TSNE(2, perplexity=min(30.0, (len(both) - 1) / 3), init="pca", random_state=derive(seed, "t-sne") % 2**32)
+    found = layout.fit_transform(torch.nn.functional.normalize(both, dim=1).numpy())
+    places = torch.from_numpy(np.array(found, dtype=np.float64))
+    count = len(points["items"])
+    return QueryMap(places[:count], places[count:], points["chosen"].cpu())
 
 
 def write_picture(found: QueryMap, path: Path | str) -> None:

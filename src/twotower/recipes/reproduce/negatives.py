@@ -28,7 +28,7 @@ from twotower.data.dataset import Dataset
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.recipes.learn import learn
-from twotower.recipes.reproduce.fit import without_text
+from twotower.recipes.reproduce.sets import without_text
 from twotower.recipes.reproduce.study import Measured, Table
 from twotower.recipes.run import Data, Evaluation, ModelSection, Run
 from twotower.recipes.train import split_of

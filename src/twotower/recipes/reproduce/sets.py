@@ -1,8 +1,9 @@
-"""The prepared data sets of a table: those that are given, or its own, fetched."""
+"""The prepared data sets of a table: those that are given, or its own, fetched; and without their texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from twotower.core.errors import InputError
@@ -48,3 +49,13 @@ def fetched_sets(table: Table, folder: Path, notice: Callable[[str], None]) -> d
     if not found:
         raise InputError(f"reproduce {table.name}: none of {', '.join(table.data)} could be had; give --data DIR")
     return given_sets(found)
+
+
+def without_text(dataset: Dataset) -> Dataset:
+    """The data set without text features of items."""
+    kept = tuple(feature for feature in dataset.schema.item_features if feature.kind != "text")
+    return replace(
+        dataset,
+        schema=replace(dataset.schema, item_features=kept),
+        item_features={feature.name: dataset.item_features[feature.name] for feature in kept},
+    )

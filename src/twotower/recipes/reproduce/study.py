@@ -37,6 +37,8 @@ class Measured(NamedTuple):
     """One record an epoch."""
     per_user: dict[str, Tensor]
     """Test metrics user by user, in the same order for every variant; empty where there are none."""
+    drawn: Mapping[str, Tensor] = {}
+    """What a picture of this training is drawn from; mostly nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Table:
     """Variants that are trained on so many seeds at most."""
     beside: Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]] = lambda own, reference: {}
     """Further metrics, from a training's own and those of the reference under the same seed."""
+    extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
+    """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
 
     def seeds_of(self, variant: str, wanted: int | None = None) -> range:
         """The seeds of a variant when ``wanted`` are asked for; None: the table's number."""
@@ -87,6 +91,10 @@ class Cell(NamedTuple):
         )
         digest = hashlib.sha256(run.to_toml().encode()).hexdigest()[:10]
         return folder / self.data / self.variant / f"seed-{self.run.training.seed}-{digest}.json"
+
+    def drawn(self, folder: Path) -> Path:
+        """Where the tensors lie that its picture is drawn from."""
+        return self.path(folder).with_suffix(".drawn.safetensors")
 
 
 def seeded(run: Run, seed: int) -> Run:
@@ -220,6 +228,9 @@ def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
     if measured.per_user:
         with replacing_file(path.with_suffix(".safetensors")) as partial:
             save_file({name: value.float().contiguous() for name, value in measured.per_user.items()}, partial)
+    if measured.drawn:
+        with replacing_file(cell.drawn(folder)) as partial:
+            save_file({name: value.cpu().contiguous() for name, value in measured.drawn.items()}, partial)
     write_json(
         path,
         {

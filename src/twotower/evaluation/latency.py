@@ -1,0 +1,114 @@
+"""How long a request takes: models answer the same requests in turns, so that a slow moment meets all of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.records import FIRST_KNOWN, State, TopK, Users
+from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
+from twotower.models.base import Model
+from twotower.models.captured import CapturedRank
+from twotower.models.ranking import rank
+from twotower.ops.windows import windows
+
+
+class Request(NamedTuple):
+    """One user with a list of candidates to be ranked."""
+
+    users: Users
+    candidates: Int[Tensor, " candidates"]
+
+
+Answer = Callable[[Users, Tensor], TopK]
+
+
+def drawn_requests(
+    dataset: Dataset, count: int, *, candidates: int, history_length: int = 50, seed: int = 0
+) -> Iterator[Request]:
+    """Random users of the log with their latest events, each with random items.
+
+    Args:
+        dataset: on the device of the models.
+        count: requests.
+        candidates: distinct items of each.
+        history_length: places of a history, filled up in front where a user has fewer events.
+        seed: of the draws.
+
+    Raises:
+        InputError: if there are fewer items than candidates.
+    """
+    known = dataset.schema.num_items - FIRST_KNOWN
+    if not 1 <= candidates <= known:
+        raise InputError(f"a request of {candidates} candidates: the data set has {known} items")
+    generator = torch_generator(seed, "requests")
+    active = dataset.log.lengths.nonzero()[:, 0].cpu()
+    for _ in range(count):
+        user = active[torch.randint(len(active), (1,), generator=generator)].to(dataset.device)
+        starts, ends = dataset.log.offsets[user], dataset.log.offsets[user + 1]
+        items = FIRST_KNOWN + torch.randperm(known, generator=generator)[:candidates]
+        yield Request(
+            dataset.users(user, windows(dataset.log.items, starts, ends, history_length)), items.to(dataset.device)
+        )
+
+
+def answer_of(model: Model, states: State, k: int, example: Request | None = None) -> Answer:
+    """`rank` as a request calls it, with the answer on the host.
+
+    Args:
+        model: in evaluation mode, ready to serve.
+        states: of all items.
+        k: length of the answer, at most the number of candidates.
+        example: on a GPU, a request whose shapes all others have: kernels are captured once (`CapturedRank`).
+    """
+    if example is not None and example.candidates.device.type == "cuda":
+        return CapturedRank(model, states, *example, min(k, len(example.candidates)))
+
+    def answer(users: Users, candidates: Tensor) -> TopK:
+        found = rank(model, users, states, candidates, min(k, len(candidates)))
+        return TopK(found.scores.cpu(), found.ids.cpu())
+
+    return answer
+
+
+@torch.inference_mode()
+def take_turns(
+    answers: Mapping[str, Answer], requests: Iterable[Request], *, warm_ups: int = 5
+) -> dict[str, list[float]]:
+    """Milliseconds of each request, by model; who begins a turn changes, since the first one finds the machine idle.
+
+    Args:
+        answers: by model.
+        requests: each is put to every model.
+        warm_ups: first requests whose times are left out.
+    """
+    names = list(answers)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn, (users, candidates) in enumerate(requests):
+        if candidates.device.type == "cuda":
+            torch.cuda.synchronize()
+        first = turn % len(names)
+        for name in [*names[first:], *names[:first]]:
+            started = time.perf_counter()
+            answers[name](users, candidates)
+            if turn >= warm_ups:
+                times[name].append(1_000 * (time.perf_counter() - started))
+    return times
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The least value that at least ``share`` of them do not exceed.
+
+    Examples:
+        >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5), percentile([4.0, 1.0, 3.0, 2.0], 0.99)
+        (2.0, 4.0)
+    """
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
