@@ -145,6 +145,7 @@ def test_the_cost_sheet(dataset):
     costs = cost_sheet(runs, without_text(dataset), requests=3)
     assert {name: row["user_passes"] for name, row in costs.items()} == {
         "two_tower": 1,
+        "two_tower_ids": 1,
         "two_tower_din": 1,
         "dat": 1,
         "cold": 40,  # one pass a candidate; there are 40 items
@@ -152,7 +153,7 @@ def test_the_cost_sheet(dataset):
         "rank_tower": 1,
         "fit": 6,
     }
-    assert costs["two_tower"]["bytes_per_item"] == 8 * 4
+    assert costs["two_tower_ids"]["bytes_per_item"] == 8 * 4
     assert costs["fit"]["bytes_per_item"] == 128 * 4 + 1
     assert costs["cold"]["bytes_per_item"] == 0.0
     for name, row in costs.items():

@@ -114,6 +114,15 @@ def test_metrics_beside_the_reference_are_paired_by_seed(table, tmp_path):
     assert gains.values == pytest.approx((0.3, 0.5, 0.3))
 
 
+def test_a_metric_that_the_reference_lacks_has_no_difference(table, tmp_path):
+    own = replace(table, beside=lambda own, other: {"only": 1.0} if own["recall@10"] > 0.45 else {})
+    figures = summarise(own, {"d": tmp_path}, run_table(own, {"d": tmp_path}, tmp_path), 3, tmp_path)["d"]
+    (found,) = [figure for figure in figures if figure.metric == "only"]
+    assert (found.variant, found.mean, found.difference, found.p_seeds) == ("better", 1.0, None, None)
+    kept = json.loads((tmp_path / "made.json").read_text())["figures"]["d"]
+    assert [figure["difference"] for figure in kept if figure["metric"] == "only"] == [None]
+
+
 def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None

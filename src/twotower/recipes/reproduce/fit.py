@@ -33,7 +33,10 @@ COSINE = 0.2
 """Where the temperature of a cosine starts; of a sum of m cosines, at m times that."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "two_tower": (
+    # FIT without its two modules, which leaves a two-tower: the history averaged field by field, and a cosine.
+    "two_tower": ("fit", {"temperature": COSINE, "meta_queries": 0, **DOT}),
+    # The same size, but of a history's items it knows the ids alone.
+    "two_tower_ids": (
         "two_tower",
         {"dim": 128, "field_dim": 16, "hidden": [300, 300], "batch_norm": True, "temperature": COSINE},
     ),
@@ -50,7 +53,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Table 1: layers 300-300-128 and fields of 16 for all; the learnt temperature from where it suits the scores."""
 
-RAW_HEADS = {"int_tower", "fit", "two_tower_din"}
+RAW_HEADS = {"int_tower", "fit", "two_tower", "two_tower_din"}
 """Models whose papers take inner products of heads that have no fixed length."""
 
 PARTS: dict[str, dict[str, Any]] = {

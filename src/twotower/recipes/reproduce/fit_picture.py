@@ -29,7 +29,7 @@ class QueryMap(NamedTuple):
     chosen: Tensor
 
 
-def query_points(model: FIT, dataset: Dataset, *, items: int = 5_000, seed: int = 0) -> dict[str, Tensor]:
+def query_points(model: FIT, dataset: Dataset, *, items: int = 2_000, seed: int = 0) -> dict[str, Tensor]:
     """What the picture shows, of a trained model: random items' fields, all hard queries, and each item's query.
 
     Args:

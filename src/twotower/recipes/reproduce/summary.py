@@ -24,7 +24,8 @@ class Figure:
 
     ``low`` and ``high`` bound the mean by Student's t over seeds (None with one seed). ``p_seeds`` is a paired t-test
     over seeds against the reference, ``p_users`` a paired permutation test over users of the mean over seeds; both
-    two-sided, not corrected for the number of comparisons, None where they cannot be had.
+    two-sided, not corrected for the number of comparisons. They and ``difference`` are None where they cannot be had:
+    some metrics are of some models alone.
     """
 
     variant: str
@@ -32,7 +33,7 @@ class Figure:
     mean: float
     low: float | None
     high: float | None
-    difference: float
+    difference: float | None
     p_seeds: float | None
     p_users: float | None
     values: tuple[float, ...]
@@ -85,10 +86,11 @@ def _figures(
     figures = []
     base = reference if reference in records else next(iter(records))
     for variant, part in records.items():
-        for metric in part[0]["metrics"]:
+        for metric in shared_metrics(part):
             values = np.array([record["metrics"][metric] for record in part])
             # Both lists begin with seed 1, so a variant of fewer seeds is paired with the first of the reference.
             others = np.array([record["metrics"].get(metric, np.nan) for record in records[base]])
+            difference = float(values.mean() - others.mean())
             pairs = min(len(values), len(others))
             low, high = t_interval(values)
             figures.append(
@@ -98,13 +100,23 @@ def _figures(
                     float(values.mean()),
                     low,
                     high,
-                    float(values.mean() - others.mean()),
+                    difference if np.isfinite(difference) else None,
                     None if variant == base else paired_t(values[:pairs], others[:pairs]),
                     None if variant == base else _users_test(users[variant], users[base], metric),
                     tuple(values.tolist()),
                 )
             )
     return figures
+
+
+def shared_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that every training of a variant has, in order.
+
+    Examples:
+        >>> shared_metrics([{"metrics": {"auc": 0.9, "new": 1.0}}, {"metrics": {"auc": 0.8}}])
+        ['auc']
+    """
+    return [name for name in records[0]["metrics"] if all(name in record["metrics"] for record in records)]
 
 
 def _users_test(first: dict[str, Tensor], second: dict[str, Tensor], metric: str) -> float | None:
