@@ -2,7 +2,7 @@
 
 A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
-request each and each the first in its turn, so that a slow moment of the machine meets all of them. ``fit`` is FIT
+request each and in random order, so that a slow moment of the machine meets all of them. ``fit`` is FIT
 after ``compile_scoring``, which needs a C++ compiler or Triton, ``fit_eager`` without it (where there is no compiler
 the two are the same). On a GPU, requests are replayed from CUDA graphs (``CapturedRank``). The first requests, which
 compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices, which are drawn
@@ -22,7 +22,6 @@ import torch
 import common
 from twotower.core.records import Batch, State, Users
 from twotower.core.schema import Feature, Schema
-from twotower.core.states import rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.evaluation.latency import Answer, Request, answer_of, percentile, take_turns
@@ -30,6 +29,7 @@ from twotower.models.base import Model
 from twotower.models.build import build_model
 from twotower.models.fit import FIT
 from twotower.models.fit_states import bytes_per_item, compact
+from twotower.recipes.reproduce.fit_costs import stored_bytes, user_passes
 from twotower.training.objective import AgainstLabels
 
 NUM_USERS, NUM_ITEMS, HISTORY, ANSWER = 10_000, 100_002, 50, 100
@@ -136,7 +136,6 @@ class Served:
 
     def __init__(self, name: str, dataset: Dataset, **settings: Any) -> None:
         self.model = make_model(name, dataset, **settings)
-        self.stores = name != "cold"
         self.states = item_states(self.model, dataset)
         self.answer = answer_of(self.model, self.states, ANSWER)
 
@@ -144,13 +143,6 @@ class Served:
         """The same on a GPU, its kernels captured in one CUDA graph."""
         (example,) = requests_of(dataset, CANDIDATES, 1)
         return answer_of(self.model, self.states, ANSWER, example)
-
-    @property
-    def bytes_per_item(self) -> float:
-        """Bytes stored for an item's state; COLD's fields are its embedding tables, which it needs no copy of."""
-        if not self.stores:
-            return 0.0
-        return sum(part.numel() * part.element_size() for part in to_tensors(self.states).values()) / rows(self.states)
 
 
 def requests_of(dataset: Dataset, candidates: int, count: int) -> Iterator[Request]:
@@ -189,13 +181,14 @@ def main() -> None:
         captured = {name: each.captured(dataset) for name, each in served.items()}
         times = turns(captured, dataset, CANDIDATES, repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    base = served["two_tower"].bytes_per_item
+    stored = {name: stored_bytes(each.model, each.states) for name, each in served.items()}
+    base = stored["two_tower"]
     figures |= {
         "relative_latency": {name: round(value / medians["two_tower"], 3) for name, value in medians.items()},
-        "relative_storage": {name: round(each.bytes_per_item / base, 3) for name, each in served.items()},
+        "relative_storage": {name: round(value / base, 3) for name, value in stored.items()},
         "p50_milliseconds": {name: round(value, 4) for name, value in medians.items()},
         "p99_milliseconds": {name: round(percentile(values, 0.99), 4) for name, values in times.items()},
-        "bytes_per_item": {name: each.bytes_per_item for name, each in served.items()},
+        "bytes_per_item": stored,
         "fit_bytes_per_item": {
             precision: bytes_per_item(compact(served["fit"].states, precision))
             for precision in ("float32", "float16", "int8")
@@ -203,7 +196,7 @@ def main() -> None:
         "parameters": {
             name: sum(parameter.numel() for parameter in each.model.parameters()) for name, each in served.items()
         },
-        "user_tower_rows": {name: 64 if "fit" in name else CANDIDATES if name == "cold" else 1 for name in served},
+        "user_tower_rows": {name: user_passes(each.model, CANDIDATES) for name, each in served.items()},
         "fit_is_compiled": compiled,
     }
     with torch.inference_mode(False):

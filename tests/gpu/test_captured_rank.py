@@ -46,3 +46,41 @@ def test_same_answers(name, tiny_dataset):
                 captured(requests[0][0], torch.tensor(wrong).cuda())
         with pytest.raises(InputError, match="captured for 4 candidates"):
             captured(requests[0][0], torch.tensor([2, 3]).cuda())
+
+
+def test_a_model_that_changed_is_captured_anew(tiny_dataset):
+    """FIT's tables are copies of its weights: a graph of the old ones must not answer for the new ones."""
+    dataset = tiny_dataset.to("cuda")
+    model = build_model("fit", dataset.schema, SETTINGS["fit"]).to("cuda")
+    model.attach_items(dataset.all_items())
+    model.eval()
+    model.prepare_serving()
+    users = dataset.users(torch.tensor([2], device="cuda"), torch.tensor([[2, 3, 4]], device="cuda"))
+    candidates = torch.tensor([9, 2, 7, 3]).cuda()
+    with torch.inference_mode():
+        captured = CapturedRank(model, model.encode_items(dataset.all_items()), users, candidates, k=3)
+        captured(users, candidates)
+        model.prepare_serving()
+        with pytest.raises(InputError, match="make a new CapturedRank"):
+            captured(users, candidates)
+
+
+def test_a_compiled_request_gives_the_answers_of_rank(tiny_dataset):
+    dataset = tiny_dataset.to("cuda")
+    model = build_model("fit", dataset.schema, SETTINGS["fit"]).to("cuda")
+    model.attach_items(dataset.all_items())
+    model.eval()
+    model.prepare_serving()
+    users = dataset.users(torch.tensor([2], device="cuda"), torch.tensor([[2, 3, 4]], device="cuda"))
+    candidates = torch.tensor([9, 2, 7, 3]).cuda()
+    with torch.inference_mode():
+        items = model.encode_items(dataset.all_items())
+        plain = rank(model, users, items, candidates, 3)
+        model.compile_scoring()
+        assert model._compiled_heads is not None
+        for answer in (
+            rank(model, users, items, candidates, 3),
+            CapturedRank(model, items, users, candidates, 3)(users, candidates),
+        ):
+            assert answer.ids.tolist() == plain.ids.tolist()
+            torch.testing.assert_close(answer.scores.cpu(), plain.scores.cpu())

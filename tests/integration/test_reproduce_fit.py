@@ -19,8 +19,9 @@ from twotower.recipes.reproduce.fit_extras import costs_and_map
 from twotower.recipes.reproduce.fit_measure import measure, query_similarity
 from twotower.recipes.reproduce.fit_picture import query_map, query_points, write_picture
 from twotower.recipes.reproduce.sets import without_text
-from twotower.recipes.reproduce.study import Cell, _keep, seeded
+from twotower.recipes.reproduce.study import run_table, seeded
 from twotower.recipes.reproduce.tables import TABLES
+from twotower.towers.heads import Heads
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}
 SIZES = {"two_tower": {"dim": 8, "hidden": [12]}, "dat": {"dim": 8, "hidden": [12]}, "cold": {}}
@@ -60,17 +61,20 @@ def tiny(run):
 def test_every_variant_is_a_model_of_the_right_size(table, dataset):
     large = Schema(10, 600, (), ())
     for data in table.data:
-        for runs in table.variants(data).values():
+        for name, runs in table.variants(data).items():
             for run in runs:
                 built = build_model(run.model.name, large, run.model.settings)
                 if table.name == "fit-fixed":
                     assert float(built.logit_scale()) == 1.0
                     assert not any("log_scale" in key for key, _ in built.named_parameters())
+                    raw = {"fit": False, "two_tower_din": False, "two_tower_fields": True}
+                    for heads in (part for part in built.modules() if isinstance(part, Heads) and name in raw):
+                        assert heads.normalise == raw[name]  # the paper's two-tower has a cosine, its FIT has not
             assert len({len(other) for other in table.variants(data).values()}) == 1  # equal tuning
         assert table.reference in table.variants(data)
 
 
-@pytest.mark.parametrize("table", ["fit", "fit-best", "fit-ablations"])
+@pytest.mark.parametrize("table", ["fit", "fit-wide", "fit-ablations"])
 def test_every_variant_gives_a_row(table, dataset):
     table = TABLES[table]
     for name, runs in table.variants("tiny").items():
@@ -145,7 +149,7 @@ def test_the_cost_sheet(dataset):
     costs = cost_sheet(runs, without_text(dataset), requests=3)
     assert {name: row["user_passes"] for name, row in costs.items()} == {
         "two_tower": 1,
-        "two_tower_ids": 1,
+        "two_tower_fields": 1,
         "two_tower_din": 1,
         "dat": 1,
         "cold": 40,  # one pass a candidate; there are 40 items
@@ -153,7 +157,7 @@ def test_the_cost_sheet(dataset):
         "rank_tower": 1,
         "fit": 6,
     }
-    assert costs["two_tower_ids"]["bytes_per_item"] == 8 * 4
+    assert costs["two_tower"]["bytes_per_item"] == 8 * 4
     assert costs["fit"]["bytes_per_item"] == 128 * 4 + 1
     assert costs["cold"]["bytes_per_item"] == 0.0
     for name, row in costs.items():
@@ -165,14 +169,17 @@ def test_the_cost_sheet(dataset):
 
 
 def test_a_table_writes_its_costs_and_its_picture(dataset, tmp_path, monkeypatch):
-    table, run = TABLES["fit"], tiny(fit.headline_all("tiny")["fit"][1])
-    cell = Cell("fit", "tiny", tmp_path, "fit", seeded(run, 1))
-    _keep(cell, measure(cell.run, dataset), tmp_path)
-    assert not measure(seeded(run, 2), dataset).drawn  # one picture a table
+    run = tiny(fit.headline_all("tiny")["fit"][1])
+    table = replace(TABLES["fit"], variants=lambda data: {"fit": [run]})
     monkeypatch.setattr(Dataset, "load", lambda path: dataset)
-    written = costs_and_map(table, {"tiny": tmp_path}, {"tiny": {"fit": run}}, tmp_path)
+    chosen = run_table(table, {"tiny": tmp_path}, tmp_path, seeds=1)
+    assert not measure(seeded(run, 2), dataset).drawn  # one picture a table
+    written = costs_and_map(table, {"tiny": tmp_path}, chosen, tmp_path)
     assert [path.name for path in written] == ["fit-costs.json", "fit-costs.md", "fit-tiny-queries.svg"]
-    costs = read_json(written[0])["tiny"]["cpu"]["fit"]
+    before = written[0].read_text()
+    assert costs_and_map(table, {"tiny": tmp_path}, chosen, tmp_path) == written
+    assert written[0].read_text() == before  # the same runs are not measured again
+    costs = read_json(written[0])["costs"]["tiny"]["cpu"]["fit"]
     assert costs["user_passes"] == 6
     assert f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['p50_ms']:.3f} |" in written[1].read_text()
     assert written[2].read_text().count("<circle") == 40

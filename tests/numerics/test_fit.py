@@ -12,7 +12,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
-from twotower.models.fit_compiled import scores_of_one_user
+from twotower.models.fit_compiled import compiled_heads, scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
 from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
@@ -460,8 +460,16 @@ def test_compiled_scores(tiny_dataset):
         small = compact(items, "int8")
         expected = model.score(users[:1], take(small, ids))
         torch.testing.assert_close(model.score_among(users[:1], small, ids), expected)
+    model.prepare_serving()
+    model._compiled_heads = compiled_heads()  # on a GPU compile_scoring does so
+    batch = make_batch(tiny_dataset)
+    alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encode_users(alone), users[:1])
+        torch.testing.assert_close(model.encode_users(batch.users), users)
     model.train()
     assert model._compiled is None
+    assert model._compiled_heads is None
 
 
 def test_gradients_pass_through_user_states_of_evaluation_mode(tiny_dataset):

@@ -50,14 +50,14 @@ def command(
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
     for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
         _notice(f"drawn: {picture}")
-    for page in table.extras(table, prepared, chosen, folder) if table.extras else []:
-        _notice(f"written: {page}")
     if as_json:
         import json
 
         typer.echo(json.dumps(read_json(folder / f"{name}.json"), allow_nan=False))
     else:
         typer.echo((folder / f"{name}.md").read_text(encoding="utf-8"))
+    for page in table.extras(table, prepared, chosen, folder) if table.extras else []:
+        _notice(f"written: {page}")
     _notice(f"results: {folder}")
 
 

@@ -134,7 +134,7 @@ def pre_ranking_pairs(
             together); "time": the latest share of each user's.
         validation_share: of the training positives, in [0, 1).
         negatives: "fixed": every epoch trains on the same rows; "fresh": on another negative each time, which is ours.
-            Validation and test rows stay as they are.
+            Validation and test rows stay as they are (``known`` draws for both kinds of rows).
         seed: of the negatives and of the random share.
 
     Raises:

@@ -44,13 +44,15 @@ def drawn_requests(
         seed: of the draws.
 
     Raises:
-        InputError: if there are fewer items than candidates.
+        InputError: if there are fewer items than candidates, or the log has no event.
     """
     known = dataset.schema.num_items - FIRST_KNOWN
     if not 1 <= candidates <= known:
         raise InputError(f"a request of {candidates} candidates: the data set has {known} items")
     generator = torch_generator(seed, "requests")
     active = dataset.log.lengths.nonzero()[:, 0].cpu()
+    if not len(active):
+        raise InputError(f"data set '{dataset.name}': its log has no event, so nobody can ask")
     for _ in range(count):
         user = active[torch.randint(len(active), (1,), generator=generator)].to(dataset.device)
         starts, ends = dataset.log.offsets[user], dataset.log.offsets[user + 1]
@@ -83,24 +85,31 @@ def answer_of(model: Model, states: State, k: int, example: Request | None = Non
 def take_turns(
     answers: Mapping[str, Answer], requests: Iterable[Request], *, warm_ups: int = 5
 ) -> dict[str, list[float]]:
-    """Milliseconds of each request, by model; who begins a turn changes, since the first one finds the machine idle.
+    """Milliseconds of each request, by model, in a random order every turn.
+
+    Order matters: the first of a turn finds the machine idle, and who follows a large model finds its caches emptied.
 
     Args:
-        answers: by model.
+        answers: by model, at least one.
         requests: each is put to every model.
         warm_ups: first requests whose times are left out.
+
+    Raises:
+        InputError: if no request is left to be timed.
     """
-    names = list(answers)
+    names, order = list(answers), torch_generator(0, "turns")
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn, (users, candidates) in enumerate(requests):
         if candidates.device.type == "cuda":
             torch.cuda.synchronize()
-        first = turn % len(names)
-        for name in [*names[first:], *names[:first]]:
+        for place in torch.randperm(len(names), generator=order).tolist():
+            name = names[place]
             started = time.perf_counter()
             answers[name](users, candidates)
             if turn >= warm_ups:
                 times[name].append(1_000 * (time.perf_counter() - started))
+    if not all(times.values()):
+        raise InputError(f"no request is left to be timed: take more than the {warm_ups} that warm up")
     return times
 
 
@@ -111,4 +120,4 @@ def percentile(values: list[float], share: float) -> float:
         >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5), percentile([4.0, 1.0, 3.0, 2.0], 0.99)
         (2.0, 4.0)
     """
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    return sorted(values)[max(0, math.ceil(round(share * len(values), 9)) - 1)]

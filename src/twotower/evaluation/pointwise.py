@@ -70,6 +70,8 @@ def evaluate_rows(model: Model, rows: PairRows, *, pair_tile: int = PAIR_TILE) -
     Raises:
         InputError: if there are no rows, all labels are of one class, or a score is NaN.
     """
+    if not len(rows):
+        raise InputError("there are no rows to evaluate")
     return _judged(model, rows.cut, rows.users, rows.items, rows.labels, pair_tile)
 
 

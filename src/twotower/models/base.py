@@ -36,6 +36,11 @@ class Model(nn.Module):
         """Whether weights of now were trained as they will be served, so that a best checkpoint may be chosen."""
         return True
 
+    @property
+    def prepared(self) -> object:
+        """What `prepare_serving` made of the present weights; None where it makes nothing."""
+        return None
+
     def attach_items(self, items: Items) -> None:
         """Keep what the model must know of all items (row number = id) beside a batch; called before training."""
 

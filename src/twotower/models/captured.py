@@ -18,8 +18,8 @@ WARM_UPS = 3
 class CapturedRank:
     """`rank` of one user and a fixed number of candidates, without the launches: on a GPU most of a request is those.
 
-    Shapes are those of ``users`` and ``candidates``, which serve as an example; item states and weights are read where
-    they lie, so a change of weights in place is followed and a replaced tensor is not.
+    Shapes are those of ``users`` and ``candidates``, which serve as an example. Item states and weights are read where
+    they lie; what `prepare_serving` made is a copy, so capture anew after weights changed.
 
     Args:
         model: on a GPU, in evaluation mode; `prepare_serving` makes it quicker.
@@ -44,6 +44,7 @@ class CapturedRank:
             raise InputError(f"k must be between 1 and the {len(candidates)} candidates, got {k}")
         self.model, self.item_states, self.k = model, item_states, k
         self.num_items = rows(item_states)
+        self.prepared = model.prepared  # kept, since the graph reads it
         self.users, self.candidates = _copy(users), candidates.clone()
         self.graph, self.side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         with torch.inference_mode():
@@ -61,8 +62,11 @@ class CapturedRank:
         """The best ``k`` of the candidates, on the host; equal scores: the lower id first.
 
         Raises:
-            InputError: if shapes differ from the example's, or a candidate is unknown or stands twice.
+            InputError: if shapes differ from the example's, a candidate is unknown or stands twice, or the model was
+                prepared anew or trained since.
         """
+        if self.model.prepared is not self.prepared:
+            raise InputError("the model has changed since its request was captured; make a new CapturedRank")
         if candidates.shape != self.candidates.shape or users.history.shape != self.users.history.shape:
             raise InputError(
                 f"captured for {len(self.candidates)} candidates and a history of {self.users.history.shape[1]}, "

@@ -174,6 +174,11 @@ class FIT(Model):
             return True
         return bool(self.query_temperature <= LOWEST_TEMPERATURE * 1.001)
 
+    @property
+    def prepared(self) -> UserTables | None:
+        """The tables that serve requests."""
+        return self._tables
+
     def encode_users(self, users: Users) -> Float[Tensor, "users queries heads dim"]:
         """One set of heads for each hard query, in one pass that does once what the queries share."""
         if self._tables is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,6 @@ def learn(
             history_length=training_length(model),
             item_features=run.objective.loss != "full_softmax",
         )
-        checkpoint = None if folder is None else folder / f"{name}.safetensors"
         return fit(
             model,
             rows,
@@ -74,10 +74,8 @@ def learn(
             run.training,
             batching=build_batching(run, dataset, log, rows, model),
             validate=validate,
-            callbacks=[*watch, *callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
-            checkpoint=checkpoint,
-            resume=resume and checkpoint is not None and checkpoint.is_file(),
             epochs=epochs,
+            **kept_in(folder, name, [*watch, *callbacks], resume),
         )
 
     watch: list[Callback] = []
@@ -92,6 +90,18 @@ def learn(
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def kept_in(folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool) -> dict[str, Any]:
+    """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
+    if folder is None:
+        return {"callbacks": callbacks}
+    checkpoint = folder / f"{name}.safetensors"
+    return {
+        "callbacks": [*callbacks, JsonLines(folder / f"{name}.jsonl")],
+        "checkpoint": checkpoint,
+        "resume": resume and checkpoint.is_file(),
+    }
 
 
 def learnt_log(run: Run, split: Split) -> Log:

@@ -15,9 +15,9 @@ from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
 from twotower.models.base import ClosedForm, Model
-from twotower.recipes.learn import new_model
+from twotower.recipes.learn import kept_in, new_model
 from twotower.recipes.run import Run
-from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.callbacks import Callback, Record
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 
@@ -74,7 +74,8 @@ def learn_pairs(
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
     ``training.metric`` ("auc" unless the run says another) among those that the model calls selectable. With
-    ``training.refit`` a new model then learns from training and validation rows for as many epochs.
+    ``training.refit`` a new model then learns from training and validation rows for as many epochs; the records stay
+    those of the first.
 
     Args:
         run: what to learn, and how.
@@ -91,6 +92,8 @@ def learn_pairs(
         raise InputError(f"split '{PAIRS}' has labelled rows: set objective.loss = 'bce', not '{run.objective.loss}'")
     if run.training.geometry != "off" or run.objective.regularise:
         raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
+    if run.training.evaluate_every and not len(split.validation):
+        raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
     config = run.training
     if "@" in config.metric:
         config = replace(config, metric="auc")
@@ -103,18 +106,8 @@ def learn_pairs(
         return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        checkpoint = None if folder is None else folder / f"{name}.safetensors"
-        return fit(
-            model,
-            rows,
-            AgainstLabels(),
-            config,
-            validate=validate,
-            callbacks=[*callbacks, *([] if folder is None else [JsonLines(folder / f"{name}.jsonl")])],
-            checkpoint=checkpoint,
-            resume=resume and checkpoint is not None and checkpoint.is_file(),
-            epochs=epochs,
-        )
+        parts = kept_in(folder, name, callbacks, resume)
+        return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, **parts)
 
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:

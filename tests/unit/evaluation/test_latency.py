@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from twotower.models.encode import encode_items
 from twotower.models.ranking import rank
 
 
-def test_everybody_begins_as_often(tiny_dataset):
+def test_everybody_begins_and_follows_everybody_as_often(tiny_dataset):
     asked = []
 
     def answer(name):
@@ -23,13 +25,20 @@ def test_everybody_begins_as_often(tiny_dataset):
 
         return note
 
-    requests = list(drawn_requests(tiny_dataset, 6, candidates=3))
+    requests = list(drawn_requests(tiny_dataset, 602, candidates=3))
     times = take_turns({name: answer(name) for name in "abc"}, requests, warm_ups=2)
-    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
-    assert "".join(name for name, *_ in asked) == "abcbcacab" * 2
+    assert {name: len(values) for name, values in times.items()} == {"a": 600, "b": 600, "c": 600}
+    assert all(value > 0.0 for values in times.values() for value in values)
     for turn, request in enumerate(requests):
-        for _, user, candidates in asked[3 * turn : 3 * turn + 3]:
+        part = asked[3 * turn : 3 * turn + 3]
+        assert sorted(name for name, *_ in part) == ["a", "b", "c"]
+        for _, user, candidates in part:
             assert (user, candidates) == (request.users.ids.tolist(), request.candidates.tolist())
+    orders = Counter("".join(name for name, *_ in asked[3 * turn : 3 * turn + 3]) for turn in range(602))
+    assert len(orders) == 6
+    assert min(orders.values()) > 70  # a hundred of each is expected
+    with pytest.raises(InputError, match="more than the 2 that warm up"):
+        take_turns({"a": answer("a")}, requests[:2], warm_ups=2)
 
 
 def test_requests_are_real_users_with_distinct_items(tiny_dataset):
@@ -46,6 +55,9 @@ def test_requests_are_real_users_with_distinct_items(tiny_dataset):
     assert all(torch.equal(a.candidates, b.candidates) for a, b in zip(requests, again, strict=True))
     with pytest.raises(InputError, match="9 candidates: the data set has 8 items"):
         next(drawn_requests(tiny_dataset, 1, candidates=9))
+    nobody = tiny_dataset.with_log(tiny_dataset.log.select(tiny_dataset.log.items < 0))
+    with pytest.raises(InputError, match="has no event"):
+        next(drawn_requests(nobody, 1, candidates=3))
 
 
 def test_an_answer_is_that_of_rank(tiny_dataset):
@@ -63,3 +75,4 @@ def test_an_answer_is_that_of_rank(tiny_dataset):
 def test_percentiles_are_values_that_were_seen():
     values = [float(value) for value in range(1, 201)]
     assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 100.0, 198.0, 200.0]
+    assert percentile(values[:100], 0.55) == 55.0  # 0.55 · 100 is a little more than 55 in floating point

@@ -31,8 +31,8 @@ Costs = dict[str, dict[str, Any]]
 def cost_sheet(runs: Mapping[str, Run], dataset: Dataset, *, requests: int = REQUESTS) -> Costs:
     """Costs of each run's model on the data set's device, measured in one process, in turns.
 
-    Weights are those that training starts from: they do not change the work. FIT is plain (``prepare_serving``); its
-    compiled form needs a compiler and is measured by ``benchmarks/preranking.py``.
+    Weights are those that training starts from. They change the work only of FIT, whose items read user states of more
+    or fewer queries: ``benchmarks/preranking.py`` has its dearest case, and its compiled form, which needs a compiler.
 
     Args:
         runs: by variant.
@@ -63,8 +63,8 @@ def cost_sheet(runs: Mapping[str, Run], dataset: Dataset, *, requests: int = REQ
     return {
         name: {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "bytes_per_item": _bytes_per_item(model, states[name]),
-            "user_passes": _user_passes(model, asked),
+            "bytes_per_item": stored_bytes(model, states[name]),
+            "user_passes": user_passes(model, asked),
             "candidates": asked,
             "p50_ms": statistics.median(times[name]),
             "p99_ms": percentile(times[name], 0.99),
@@ -80,14 +80,14 @@ def _ready(run: Run, dataset: Dataset) -> Model:
     return model
 
 
-def _user_passes(model: Model, candidates: int) -> int:
+def user_passes(model: Model, candidates: int) -> int:
     """Rows that go through the user's side: a query each for FIT, a candidate each for a network of the pair."""
     if isinstance(model, COLD):
         return candidates
     return len(model.meta.meta) if isinstance(model, FIT) and model.meta is not None else 1
 
 
-def _bytes_per_item(model: Model, states: Any) -> float:
+def stored_bytes(model: Model, states: Any) -> float:
     """Bytes of an item's state; COLD's are its embedding tables, of which it needs no copy."""
     if isinstance(model, COLD):
         return 0.0

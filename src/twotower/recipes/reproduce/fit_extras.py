@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from twotower.core.files import replacing_file, write_json
+from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
 from twotower.recipes.reproduce.fit_costs import Costs, cost_sheet
 from twotower.recipes.reproduce.fit_picture import query_map, write_picture
@@ -24,23 +24,37 @@ def costs_and_map(
 ) -> list[Path]:
     """Write ``NAME-costs.json`` and ``.md`` (CPU, and GPU where there is one), and ``NAME-DATA-queries.svg``.
 
-    The picture is of FIT's training on seed 1, where the table has a variant "fit".
+    The picture is of the training on seed 1 of "fit", or of the reference where there is no such variant. Costs that
+    were measured for the same runs stay as they are.
     """
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    costs: dict[str, dict[str, Costs]] = {}
-    written = [folder / f"{table.name}-costs.{ending}" for ending in ("json", "md")]
+    written = _write_costs(table, data, chosen, folder)
     for name, runs in chosen.items():
-        dataset = without_text(Dataset.load(data[name]))
-        costs[name] = {device: cost_sheet(runs, dataset.to(device)) for device in devices}
-        if "fit" in runs:
-            cell = Cell(table.name, name, data[name], "fit", seeded(runs["fit"], 1))
-            if cell.drawn(folder).is_file():
-                written.append(folder / f"{table.name}-{name}-queries.svg")
-                write_picture(query_map(load_file(cell.drawn(folder))), written[-1])
-    write_json(written[0], costs)
-    with replacing_file(written[1]) as partial:
-        partial.write_text(as_markdown(table.title, costs), encoding="utf-8")
+        variant = "fit" if "fit" in runs else table.reference
+        if variant not in runs:
+            continue
+        cell = Cell(table.name, name, data[name], variant, seeded(runs[variant], 1))
+        if cell.drawn(folder).is_file():
+            written.append(folder / f"{table.name}-{name}-queries.svg")
+            write_picture(query_map(load_file(cell.drawn(folder))), written[-1])
     return written
+
+
+def _write_costs(
+    table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], folder: Path
+) -> list[Path]:
+    sheet, page = (folder / f"{table.name}-costs.{ending}" for ending in ("json", "md"))
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    asked = {name: {variant: run.to_toml() for variant, run in runs.items()} for name, runs in chosen.items()}
+    old = read_json(sheet) if sheet.is_file() else {}
+    if old.get("runs") != asked or old.get("devices") != devices:
+        costs: dict[str, dict[str, Costs]] = {}
+        for name, runs in chosen.items():
+            dataset = without_text(Dataset.load(data[name]))
+            costs[name] = {device: cost_sheet(runs, dataset.to(device)) for device in devices}
+        write_json(sheet, {"costs": costs, "devices": devices, "runs": asked})
+        with replacing_file(page) as partial:
+            partial.write_text(as_markdown(table.title, costs), encoding="utf-8")
+    return [sheet, page]
 
 
 def as_markdown(title: str, costs: Mapping[str, Mapping[str, Costs]]) -> str:

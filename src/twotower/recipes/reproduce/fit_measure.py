@@ -43,7 +43,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
     validation = records[best_epoch(records) - 1]["auc"]
     drawn = {}
-    if run.training.seed == 1 and isinstance(model, FIT) and model.meta is not None:
+    if run.training.seed == 1 and isinstance(model, FIT) and model.meta is not None and len(model.meta.meta) > 1:
         drawn = query_points(model, dataset)
     return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user(), drawn)
 

@@ -39,7 +39,7 @@ def query_points(model: FIT, dataset: Dataset, *, items: int = 2_000, seed: int 
         seed: of the draw.
 
     Returns:
-        ``items`` [items, width], ``queries`` [queries, width] and ``chosen`` [items], on the model's device.
+        ``items`` [items, width], ``queries`` [queries, width] and ``chosen`` [items], on the CPU.
 
     Raises:
         InputError: if the model has no meta queries.
@@ -50,7 +50,8 @@ def query_points(model: FIT, dataset: Dataset, *, items: int = 2_000, seed: int 
     drawn = FIRST_KNOWN + torch.randperm(known, generator=torch_generator(seed, "query map"))[:items]
     with inference(model):
         fields = model.item_fields.of_ids(drawn.to(dataset.device))
-        return {"items": fields, "queries": model.meta.hard(), "chosen": model.meta.index(fields)}
+        hard = model.meta.hard()
+        return {"items": fields.cpu(), "queries": hard.cpu(), "chosen": model.meta.index(fields).cpu()}
 
 
 def query_map(points: Mapping[str, Tensor], *, seed: int = 0) -> QueryMap:
@@ -68,14 +69,14 @@ def query_map(points: Mapping[str, Tensor], *, seed: int = 0) -> QueryMap:
     """
     from sklearn.manifold import TSNE
 
-    both = torch.cat([points["items"], points["queries"]]).float().cpu()
+    both = torch.cat([points["items"], points["queries"]]).float()
     if len(both) < 5:
         raise InputError(f"t-SNE of {len(both)} points says nothing; take at least five")
     layout = TSNE(2, perplexity=min(30.0, (len(both) - 1) / 3), init="pca", random_state=derive(seed, "t-sne") % 2**32)
     found = layout.fit_transform(torch.nn.functional.normalize(both, dim=1).numpy())
     places = torch.from_numpy(np.array(found, dtype=np.float64))
     count = len(points["items"])
-    return QueryMap(places[:count], places[count:], points["chosen"].cpu())
+    return QueryMap(places[:count], places[count:], points["chosen"])
 
 
 def write_picture(found: QueryMap, path: Path | str) -> None:
