@@ -12,7 +12,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
-from twotower.models.fit_compiled import compiled_heads, scores_of_one_user
+from twotower.models.fit_compiled import compiled_heads, packed_weights, scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
 from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
@@ -438,9 +438,10 @@ def test_scores_written_for_the_compiler(tiny_dataset):
     users = model.encode_users(make_batch(tiny_dataset).users)[:1]
     items = model.encode_items(double_items(tiny_dataset))
     lss = model.scorer.reduction
-    weights = ((lss.rows.weight, lss.rows.bias), (lss.columns.weight, lss.columns.bias), lss.projection.weight[0])
     ids = torch.arange(len(items.heads))
-    plain = scores_of_one_user(users[0], ids, items.query_index, items.heads, None, *weights)
+    plain = scores_of_one_user(
+        users[0], ids, items.query_index, items.heads, None, packed_weights(lss), len(lss.rows.bias)
+    )
     torch.testing.assert_close(plain, model.score(users, items)[0])
 
 

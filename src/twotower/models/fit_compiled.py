@@ -23,34 +23,42 @@ def scores_of_one_user(
     index: Integer[Tensor, " items"],
     heads: Float[Tensor, "items item_heads dim"] | Integer[Tensor, "items item_heads dim"],
     step: Float[Tensor, " items"] | None,
-    rows: tuple[Tensor, Tensor],
-    columns: tuple[Tensor, Tensor],
-    projection: Float[Tensor, " hidden_squared"],
+    weights: Float[Tensor, " weights"],
+    hidden: int,
 ) -> Float[Tensor, " candidates"]:
     """`FIT.score` of one user with items ``ids`` under `LSS`, as sums that a compiler makes one loop over items of.
 
     Compiled, item states are read where they are stored, no head is copied for an item and the scorer's layers never
-    reach memory; plain, it is slower than `FIT.score`.
+    reach memory; plain, it is slower than `FIT.score`. ``weights`` are those of `packed_weights`.
     """
     chosen = queries[index[ids].long()]
     picked = heads[ids].to(queries.dtype)
     if step is not None:
         picked = picked * step[ids].to(queries.dtype)[:, None, None]
     user_heads, item_heads = chosen.shape[1], picked.shape[1]
+    row_weight, row_bias, column_weight, column_bias, projection = weights.split(
+        [hidden * item_heads, hidden, hidden * user_heads, hidden, hidden * hidden]
+    )
     # One vector [candidates] a pair of heads: loops that the compiler can keep in registers.
     similarity = [[(chosen[:, u] * picked[:, v]).sum(-1) for v in range(item_heads)] for u in range(user_heads)]
-    weight, bias = rows
+    rows = row_weight.view(hidden, item_heads)
     first = [
-        torch.relu(sum((weight[:, v, None] * row[v] for v in range(item_heads)), bias[:, None])) for row in similarity
+        torch.relu(sum((rows[:, v, None] * row[v] for v in range(item_heads)), row_bias[:, None])) for row in similarity
     ]
-    weight, bias = columns
+    columns = column_weight.view(hidden, user_heads)
     # [hidden, hidden, candidates], summed at once: on a GPU a sum a column would wait for its threads hidden times.
-    mixed = sum((weight[:, u, None, None] * first[u] for u in range(user_heads)), bias[:, None, None])
-    return (projection.view(len(bias), -1, 1) * torch.relu(mixed)).sum((0, 1))
+    mixed = sum((columns[:, u, None, None] * first[u] for u in range(user_heads)), column_bias[:, None, None])
+    return (projection.view(hidden, hidden, 1) * torch.relu(mixed)).sum((0, 1))
+
+
+def packed_weights(lss: LSS) -> Float[Tensor, " weights"]:
+    """The scorer's weights in one row: read from one place, the compiled loop takes a quarter less time on a CPU."""
+    parts = (lss.rows.weight, lss.rows.bias, lss.columns.weight, lss.columns.bias, lss.projection.weight)
+    return torch.cat([part.detach().flatten() for part in parts])
 
 
 def compiled_scores(scorer: HeadScorer) -> Scores:
-    """A compiled `scores_of_one_user` with the scorer's weights filled in; the first call compiles.
+    """A compiled `scores_of_one_user` with the scorer's weights of now filled in; the first call compiles.
 
     Raises:
         InputError: if the scorer is another than `LSS`.
@@ -60,12 +68,8 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
         raise InputError(f"only the scorer 'lss' is compiled, this model has {type(lss).__name__}")
     # Ids come checked: see `twotower.models.ranking.ordered_candidates`.
     compiled = torch.compile(scores_of_one_user, options={"assert_indirect_indexing": False})
-    weights = (
-        (lss.rows.weight, lss.rows.bias),
-        (lss.columns.weight, lss.columns.bias),
-        lss.projection.weight[0],
-    )
-    return lambda queries, ids, index, heads, step: compiled(queries, ids, index, heads, step, *weights)
+    weights, hidden = packed_weights(lss), len(lss.rows.bias)
+    return lambda queries, ids, index, heads, step: compiled(queries, ids, index, heads, step, weights, hidden)
 
 
 def compiled_heads() -> UserPass:
