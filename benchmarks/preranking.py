@@ -163,6 +163,7 @@ def turns(answers: dict[str, Answer], dataset: Dataset, candidates: int, repeats
 def main() -> None:
     """Measure, print, keep."""
     made = common.parser(__doc__)
+    made.set_defaults(threads=torch.get_num_threads())  # a request may use the whole machine
     options = common.parse(made)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = make_dataset(device)
