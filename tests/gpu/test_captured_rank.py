@@ -65,6 +65,7 @@ def test_a_model_that_changed_is_captured_anew(tiny_dataset):
             captured(users, candidates)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler of PyTorch warns about PyTorch
 def test_a_compiled_request_gives_the_answers_of_rank(tiny_dataset):
     dataset = tiny_dataset.to("cuda")
     model = build_model("fit", dataset.schema, SETTINGS["fit"]).to("cuda")
