@@ -3,7 +3,7 @@
 A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
 request each and in random order, so that a slow moment of the machine meets all of them. ``fit`` is FIT
-after ``compile_scoring``, which needs a C++ compiler or Triton, ``fit_eager`` without it (where there is no compiler
+after ``compile_scoring``, which needs a C compiler or Triton, ``fit_eager`` without it (where there is no compiler
 the two are the same). On a GPU, requests are replayed from CUDA graphs (``CapturedRank``). The first requests, which
 compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices, which are drawn
 evenly (the dearest case: all queries are asked for). Training is timed on random pairs in batches of 2,048.
@@ -74,14 +74,14 @@ def make_model(name: str, dataset: Dataset, **settings: Any) -> Model:
     model.attach_items(dataset.all_items())
     model.eval()
     model.prepare_serving()
-    if name == "fit" and isinstance(model, FIT):
-        model.compile_scoring()
     return model
 
 
 def compiles(served: Served, dataset: Dataset) -> bool:
-    """Whether FIT's request can be compiled here; where it cannot, it goes on without."""
+    """Compile FIT's request; where that cannot be done, it goes on without, and the answer is False."""
+    assert isinstance(served.model, FIT)
     try:
+        served.model.compile_scoring()
         served.answer(request_users(dataset, 1), torch.arange(2, 2 + CANDIDATES, device=dataset.device))
     except Exception as error:  # whatever a missing or broken compiler raises
         sys.stderr.write(f"no compiled scorer: {str(error).splitlines()[0]}\n")

@@ -10,11 +10,9 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
-from twotower.core.states import take
 from twotower.models.fit import FIT, UNITS
 from twotower.models.fit_compiled import compiled_heads, packed_weights, scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
-from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
 from twotower.towers.dien import DIEN
 from twotower.towers.din import DIN
@@ -448,28 +446,18 @@ def test_scores_written_for_the_compiler(tiny_dataset):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_scores(tiny_dataset):
+def test_a_compiled_user_pass(tiny_dataset):
+    """What `compile_scoring` does on a GPU."""
     model = make_model(tiny_dataset).eval()
-    users = model.encode_users(make_batch(tiny_dataset).users)
-    items = model.encode_items(double_items(tiny_dataset))
-    plain = model.score(users, items)
-    model.compile_scoring()
-    with torch.inference_mode():
-        ids = torch.tensor([5, 2, 9, 7])
-        torch.testing.assert_close(model.score_among(users[:1], items, ids)[0], plain[0, ids])
-        torch.testing.assert_close(model.score_among(users, items, ids), plain[:, ids])
-        small = compact(items, "int8")
-        expected = model.score(users[:1], take(small, ids))
-        torch.testing.assert_close(model.score_among(users[:1], small, ids), expected)
-    model.prepare_serving()
-    model._compiled_heads = compiled_heads()  # on a GPU compile_scoring does so
     batch = make_batch(tiny_dataset)
+    users = model.encode_users(batch.users)
+    model.prepare_serving()
+    model._compiled_heads = compiled_heads()
     alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])
     with torch.inference_mode():
         torch.testing.assert_close(model.encode_users(alone), users[:1])
         torch.testing.assert_close(model.encode_users(batch.users), users)
     model.train()
-    assert model._compiled is None
     assert model._compiled_heads is None
 
 

@@ -15,6 +15,7 @@ from twotower.core.schema import Schema
 from twotower.core.states import from_tensors
 from twotower.models.base import Model
 from twotower.models.fit_compiled import Scores, UserPass, compiled_heads, compiled_scores
+from twotower.models.fit_native import NativeScores
 from twotower.models.fit_serving import UserTables, served_heads, user_tables
 from twotower.models.fit_states import (
     FITCompactItems,
@@ -231,7 +232,7 @@ class FIT(Model):
     ) -> Float[Tensor, "users candidates"]:
         """Every user with the items of rows ``ids``; compiled, a single user's candidates are read where they lie."""
         check_items(items)
-        if self._compiled is None or len(users) != 1:
+        if self._compiled is None or len(users) != 1 or (torch.is_grad_enabled() and users.requires_grad):
             return super().score_among(users, items, ids)
         step = items.step if isinstance(items, FITCompactItems) else None
         return self._compiled(self._checked_users(users)[0], ids, items.query_index, items.heads, step)[None]
@@ -280,19 +281,18 @@ class FIT(Model):
                 self._tables = user_tables(self)
 
     def compile_scoring(self) -> None:
-        """Let the compiler of PyTorch join the steps of a single user's request; the first one then waits for it.
+        """Compile a single user's request: the scores, and on a GPU, after `prepare_serving`, the user's pass too.
 
-        On a GPU it joins those of the user's pass too, after `prepare_serving`.
-
-        Needs a C++ compiler on the CPU, Triton on a GPU. The next change of mode or weights drops it, as with
-        `prepare_serving`.
+        Needs a C compiler on the CPU (a tenth of a second in the first request) and Triton on a GPU (seconds). The next
+        change of mode or weights drops it, as with `prepare_serving`.
 
         Raises:
-            InputError: if the scorer is not "lss".
+            InputError: if the scorer is not "lss", or on a CPU there is no C compiler.
         """
         self.eval()
-        self._compiled = compiled_scores(self.scorer)
-        self._compiled_heads = compiled_heads() if self.query_temperature.is_cuda else None
+        on_gpu = self.query_temperature.is_cuda
+        self._compiled = compiled_scores(self.scorer) if on_gpu else NativeScores(self.scorer)
+        self._compiled_heads = compiled_heads() if on_gpu else None
 
     def train(self, mode: bool = True) -> FIT:
         """Training mode; drops what `prepare_serving` made."""

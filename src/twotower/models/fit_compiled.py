@@ -1,4 +1,4 @@
-"""One request in few compiled passes, for machines that have a compiler."""
+"""One request in few compiled passes, for a GPU with Triton; `twotower.models.fit_native` is the CPU's."""
 
 from __future__ import annotations
 
@@ -46,13 +46,24 @@ def scores_of_one_user(
         torch.relu(sum((rows[:, v, None] * row[v] for v in range(item_heads)), row_bias[:, None])) for row in similarity
     ]
     columns = column_weight.view(hidden, user_heads)
-    # [hidden, hidden, candidates], summed at once: on a GPU a sum a column would wait for its threads hidden times.
+    # [hidden, hidden, candidates], summed at once: a sum a column would wait for its threads hidden times.
     mixed = sum((columns[:, u, None, None] * first[u] for u in range(user_heads)), column_bias[:, None, None])
     return (projection.view(hidden, hidden, 1) * torch.relu(mixed)).sum((0, 1))
 
 
+def lss_of(scorer: HeadScorer) -> LSS:
+    """The learnt reduction of a scorer.
+
+    Raises:
+        InputError: if it has another.
+    """
+    if not isinstance(scorer.reduction, LSS):
+        raise InputError(f"only the scorer 'lss' is compiled, this model has {type(scorer.reduction).__name__}")
+    return scorer.reduction
+
+
 def packed_weights(lss: LSS) -> Float[Tensor, " weights"]:
-    """The scorer's weights in one row: read from one place, the compiled loop takes a quarter less time on a CPU."""
+    """The scorer's weights in one row, in the order in which they are used."""
     parts = (lss.rows.weight, lss.rows.bias, lss.columns.weight, lss.columns.bias, lss.projection.weight)
     return torch.cat([part.detach().flatten() for part in parts])
 
@@ -63,9 +74,7 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
     Raises:
         InputError: if the scorer is another than `LSS`.
     """
-    lss = scorer.reduction
-    if not isinstance(lss, LSS):
-        raise InputError(f"only the scorer 'lss' is compiled, this model has {type(lss).__name__}")
+    lss = lss_of(scorer)
     # Ids come checked: see `twotower.models.ranking.ordered_candidates`.
     compiled = torch.compile(scores_of_one_user, options={"assert_indirect_indexing": False})
     weights, hidden = packed_weights(lss), len(lss.rows.bias)
@@ -73,5 +82,5 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
 
 
 def compiled_heads() -> UserPass:
-    """A compiled `served_heads`: on a GPU its small kernels become half as many; on a CPU it gains nothing."""
+    """A compiled `served_heads`: its small kernels become half as many."""
     return torch.compile(served_heads)
