@@ -78,7 +78,7 @@ def test_a_compiled_request_gives_the_answers_of_rank(tiny_dataset):
         items = model.encode_items(dataset.all_items())
         plain = rank(model, users, items, candidates, 3)
         model.compile_scoring()
-        assert model._compiled_heads is not None
+        assert model.prepared.user_pass is not None
         for answer in (
             rank(model, users, items, candidates, 3),
             CapturedRank(model, items, users, candidates, 3)(users, candidates),

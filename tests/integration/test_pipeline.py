@@ -82,7 +82,7 @@ def test_a_request_finds_the_serving_tables_made(bundle_of):
     retriever.rank("u4", ["i2", "i3"])
     model = retriever.bundle.model
     assert isinstance(model, FIT)
-    assert model._tables is not None
+    assert model.prepared.tables is not None
 
 
 @pytest.mark.parametrize("ranker", ["fit", "cold", "two_tower"])

@@ -452,13 +452,13 @@ def test_a_compiled_user_pass(tiny_dataset):
     batch = make_batch(tiny_dataset)
     users = model.encode_users(batch.users)
     model.prepare_serving()
-    model._compiled_heads = compiled_heads()
+    model._ready = model._ready._replace(user_pass=compiled_heads())
     alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])
     with torch.inference_mode():
         torch.testing.assert_close(model.encode_users(alone), users[:1])
         torch.testing.assert_close(model.encode_users(batch.users), users)
     model.train()
-    assert model._compiled_heads is None
+    assert model.prepared.user_pass is None
 
 
 def test_gradients_pass_through_user_states_of_evaluation_mode(tiny_dataset):

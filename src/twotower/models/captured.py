@@ -18,8 +18,8 @@ WARM_UPS = 3
 class CapturedRank:
     """`rank` of one user and a fixed number of candidates, without the launches: on a GPU most of a request is those.
 
-    Shapes are those of ``users`` and ``candidates``, which serve as an example. Item states and weights are read where
-    they lie; what `prepare_serving` made is a copy, so capture anew after weights changed.
+    Shapes are those of ``users`` and ``candidates``, which serve as an example. Item states are read where they lie. So
+    are weights, but for what `prepare_serving` and a compiled scorer copied: capture anew after weights changed.
 
     Args:
         model: on a GPU, in evaluation mode; `prepare_serving` makes it quicker.

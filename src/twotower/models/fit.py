@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,14 @@ from twotower.towers.target_attention import TargetAttention
 UNITS: dict[str, Any] = {"din": DIN, "target_attention": TargetAttention, "dien": DIEN, "deepfm": DeepFM}
 QUERY_TRAINING = ("annealed", "soft", "hard")
 LOWEST_TEMPERATURE = 0.001
+
+
+class Ready(NamedTuple):
+    """What is made of a model's weights before requests come."""
+
+    tables: UserTables | None = None
+    scores: Scores | None = None
+    user_pass: UserPass | None = None
 
 
 class FIT(Model):
@@ -147,13 +155,11 @@ class FIT(Model):
         self.scorer = head_scorer(scorer, user_heads=user_heads, item_heads=item_heads, hidden=scorer_dim)
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.register_buffer("query_temperature", torch.tensor(1.0))
-        self._tables: UserTables | None = None
-        self._compiled: Scores | None = None
-        self._compiled_heads: UserPass | None = None
+        self._ready = Ready()
 
     def attach_items(self, items: Items) -> None:
         """Keep the features of all items for those of a history; needed once, before training."""
-        self._tables = None
+        self._forget()
         self.item_fields.attach(items)
 
     def set_progress(self, epochs: float) -> None:
@@ -176,15 +182,15 @@ class FIT(Model):
         return bool(self.query_temperature <= LOWEST_TEMPERATURE * 1.001)
 
     @property
-    def prepared(self) -> UserTables | None:
-        """The tables that serve requests."""
-        return self._tables
+    def prepared(self) -> Ready:
+        """What serves requests; another object after every change."""
+        return self._ready
 
     def encode_users(self, users: Users) -> Float[Tensor, "users queries heads dim"]:
         """One set of heads for each hard query, in one pass that does once what the queries share."""
-        if self._tables is not None:
-            served = self._compiled_heads if self._compiled_heads and len(users.ids) == 1 else served_heads
-            return served(self, self._tables, users)
+        if self._ready.tables is not None:
+            served = self._ready.user_pass if self._ready.user_pass and len(users.ids) == 1 else served_heads
+            return served(self, self._ready.tables, users)
         if self.unit is not None and not self.training and users.history.numel() >= self.schema.num_items:
             return served_heads(self, user_tables(self), users)
         if self.meta is None or self.unit is None:
@@ -230,12 +236,18 @@ class FIT(Model):
         items: FITItems | FITCompactItems,
         ids: Int[Tensor, " candidates"],
     ) -> Float[Tensor, "users candidates"]:
-        """Every user with the items of rows ``ids``; compiled, a single user's candidates are read where they lie."""
+        """Every user with the items of rows ``ids``; compiled, a single user's candidates are read where they lie.
+
+        Raises:
+            InputError: as in `score`; compiled on a CPU, also if an id is not a row of the states.
+        """
         check_items(items)
-        if self._compiled is None or len(users) != 1 or (torch.is_grad_enabled() and users.requires_grad):
+        users = self._checked_users(users)
+        as_weights = users.dtype == self.user_heads.linear.weight.dtype  # not so under autocast
+        if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or not as_weights:
             return super().score_among(users, items, ids)
         step = items.step if isinstance(items, FITCompactItems) else None
-        return self._compiled(self._checked_users(users)[0], ids, items.query_index, items.heads, step)[None]
+        return self._ready.scores(users[0], ids, items.query_index, items.heads, step)[None]
 
     def score_rows(
         self, users: PairedHeads | Float[Tensor, "rows queries heads dim"], items: FITItems | FITCompactItems
@@ -273,26 +285,38 @@ class FIT(Model):
         return self.temperature.scale()
 
     def prepare_serving(self) -> None:
-        """Compute now what `encode_users` needs and no request changes; the next change of mode or weights drops it."""
+        """Compute now what `encode_users` needs and no request changes; what was compiled is compiled anew.
+
+        `train`, `load_state_dict`, `to` and `attach_items` drop it. Weights that are changed in place, or by the
+        ``load_state_dict`` of a part, are not noticed: call it again.
+        """
         self.eval()
-        self._tables = None
+        compiled, self._ready = self._ready.scores is not None, Ready()
         if self.unit is not None:
             with torch.no_grad():
-                self._tables = user_tables(self)
+                self._ready = Ready(user_tables(self))
+        if compiled:
+            self.compile_scoring()
 
     def compile_scoring(self) -> None:
         """Compile a single user's request: the scores, and on a GPU, after `prepare_serving`, the user's pass too.
 
-        Needs a C compiler on the CPU (a tenth of a second in the first request) and Triton on a GPU (seconds). The next
-        change of mode or weights drops it, as with `prepare_serving`.
+        Needs a C compiler on the CPU (a tenth of a second) and Triton on a GPU (seconds, in the first request of each
+        number of candidates). Dropped as what `prepare_serving` makes. Requests with gradients do not use it.
 
         Raises:
-            InputError: if the scorer is not "lss", or on a CPU there is no C compiler.
+            InputError: if the scorer is not "lss", the model is on another kind of device, or on a CPU the C compiler
+                is missing or fails.
         """
         self.eval()
-        on_gpu = self.query_temperature.is_cuda
-        self._compiled = compiled_scores(self.scorer) if on_gpu else NativeScores(self.scorer)
-        self._compiled_heads = compiled_heads() if on_gpu else None
+        device = self.query_temperature.device.type
+        if device not in ("cpu", "cuda"):
+            raise InputError(f"requests are compiled for a CPU or CUDA, this model is on '{device}'")
+        if device == "cuda":
+            self._ready = self._ready._replace(scores=compiled_scores(self.scorer), user_pass=compiled_heads())
+        else:
+            dim = self.item_heads.linear.out_features // self.item_heads.heads
+            self._ready = self._ready._replace(scores=NativeScores(self.scorer, dim), user_pass=None)
 
     def train(self, mode: bool = True) -> FIT:
         """Training mode; drops what `prepare_serving` made."""
@@ -300,19 +324,16 @@ class FIT(Model):
             self._forget()
         return super().train(mode)
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """Load weights; drops what `prepare_serving` made."""
-        self._forget()
-        return super().load_state_dict(*arguments, **options)
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._forget()  # called for this model alone and as a part of another
+        super()._load_from_state_dict(*arguments, **options)
 
     def _apply(self, *arguments: Any, **options: Any) -> FIT:
         self._forget()  # it would stay on the old device
         return super()._apply(*arguments, **options)
 
     def _forget(self) -> None:
-        self._tables = None
-        self._compiled = None
-        self._compiled_heads = None
+        self._ready = Ready()
 
     def _item_fields(self, items: Items) -> Float[Tensor, "items width"]:
         return self.item_fields.of_ids(items.ids) if items.features is None else self.item_fields(items).flatten(1)

@@ -31,7 +31,7 @@ def scores_of_one_user(
     Compiled, item states are read where they are stored, no head is copied for an item and the scorer's layers never
     reach memory; plain, it is slower than `FIT.score`. ``weights`` are those of `packed_weights`.
     """
-    chosen = queries[index[ids].long()]
+    chosen = queries[index[ids].long().clamp(max=len(queries) - 1)]  # states of another model must not read beyond
     picked = heads[ids].to(queries.dtype)
     if step is not None:
         picked = picked * step[ids].to(queries.dtype)[:, None, None]

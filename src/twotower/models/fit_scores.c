@@ -57,7 +57,7 @@ static void layers(const REAL *weights, Similarities similar, REAL *out)
     for (int b = 0; b < BLOCK; b++) out[b] = total[b];
 }
 
-/* Returns 0; 1 if an id is not a row of the items; 2 if an item names a query that the user has not. */
+/* Returns 0; 1 if an item names a query that the user has not; 2 if an id is not a row of the items. */
 int scores(const REAL *queries, int64_t query_count, const INDEX *index, const STATE *items, const STEP *steps,
            int64_t item_count, const int64_t *ids, int64_t count, const REAL *weights, REAL *out, int threads)
 {
@@ -68,14 +68,18 @@ int scores(const REAL *queries, int64_t query_count, const INDEX *index, const S
         Similarities similar = {{{0}}};
         REAL found[BLOCK];
         for (int b = 0; b < size; b++) {
-            const int64_t place = start + b, id = ids[place];
-            if (place + AHEAD < count) fetch(items + ids[place + AHEAD] * ITEM_HEADS * DIM);
-            const int64_t query = id < 0 || id >= item_count ? -1 : (int64_t)index[id];
-            if (query < 0 || query >= query_count)
-                wrong = id < 0 || id >= item_count ? 1 : 2;
-            else
+            const int64_t place = start + b, id = ids[place], later = place + AHEAD < count ? ids[place + AHEAD] : -1;
+            if (later >= 0 && later < item_count) fetch(items + later * ITEM_HEADS * DIM);
+            if (id < 0 || id >= item_count) {
+                wrong = 2;
+                continue;
+            }
+            const int64_t query = (int64_t)index[id];
+            if (query >= 0 && query < query_count)
                 multiply(queries + query * USER_HEADS * DIM, items + id * ITEM_HEADS * DIM,
                          COUNTED ? (REAL)steps[id] : 1, similar, b);
+            else if (wrong < 1) /* a thread's own begins far below 0 */
+                wrong = 1;
         }
         layers(weights, similar, found);
         for (int b = 0; b < size; b++) out[start + b] = found[b];

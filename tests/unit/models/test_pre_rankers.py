@@ -188,7 +188,7 @@ def test_tables_go_with_what_they_were_made_of(tiny_dataset, batch):
     ):
         model.prepare_serving()
         change()
-        assert model._tables is None
+        assert model.prepared.tables is None
     with torch.no_grad():
         model.meta.meta.mul_(-1.0)
     before = model.encode_users(batch.users)

@@ -123,6 +123,14 @@ def test_a_metric_that_the_reference_lacks_has_no_difference(table, tmp_path):
     assert [figure["difference"] for figure in kept if figure["metric"] == "only"] == [None]
 
 
+def test_the_page_names_whom_it_compares_with(table, tmp_path):
+    data = {"tiny": Path("tiny")}
+    summarise(table, data, run_table(table, data, tmp_path, only=["better"]), 3, tmp_path)
+    assert "over 3 seeds (Student's t). Differs from better with" in (tmp_path / "made.md").read_text()
+    summarise(table, data, run_table(table, data, tmp_path, seeds=1), 1, tmp_path)
+    assert "One seed, so no intervals. Differs from plain with" in (tmp_path / "made.md").read_text()
+
+
 def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def summarise(
         cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
         records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
         users = {variant: _per_user(part, folder) for variant, part in cells.items()}
-        base = records.get(table.reference) or next(iter(records.values()))
+        base = records[reference_among(records, table.reference)]
         for part in records.values():
             for own, other in zip(part, base, strict=False):
                 own["metrics"] |= table.beside(own["metrics"], other["metrics"])
@@ -69,6 +69,17 @@ def summarise(
     return figures
 
 
+def reference_among(variants: Iterable[str], reference: str) -> str:
+    """Whom others are tested against: the table's reference, or the first of the variants if it was not run.
+
+    Examples:
+        >>> reference_among(["cold", "fit"], "two_tower")
+        'cold'
+    """
+    there = list(variants)
+    return reference if reference in there else there[0]
+
+
 def _per_user(cells: Sequence[Cell], folder: Path) -> dict[str, Tensor]:
     """Mean over seeds of each user's values."""
     loaded = []
@@ -84,7 +95,7 @@ def _figures(
     records: Mapping[str, Sequence[dict[str, Any]]], users: Mapping[str, dict[str, Tensor]], reference: str
 ) -> list[Figure]:
     figures = []
-    base = reference if reference in records else next(iter(records))
+    base = reference_among(records, reference)
     for variant, part in records.items():
         for metric in shared_metrics(part):
             values = np.array([record["metrics"][metric] for record in part])
@@ -162,10 +173,12 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
             cells = [_cell(found.get((variant, metric))) for metric in columns]
             lines.append(f"| {variant} | {' | '.join(cells)} |")
         lines.append("")
+    bases = {reference_among([figure.variant for figure in part], table.reference): None for part in figures.values()}
+    over_seeds = f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t)."
     lines += [
-        f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t). Differs from "
-        f"{table.reference} with p < 0.05: * over seeds (paired t-test), † over users (paired permutation of means "
-        "over seeds). p-values are not corrected for the number of comparisons.",
+        f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {' or '.join(bases)} with p < 0.05: "
+        "* over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are not "
+        "corrected for the number of comparisons.",
         "",
     ]
     return "\n".join(lines)
