@@ -2,11 +2,12 @@
 
 A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
-request each and in random order, so that a slow moment of the machine meets all of them. ``fit`` is FIT
-after ``compile_scoring``, which needs a C compiler or Triton, ``fit_eager`` without it (where there is no compiler
-the two are the same). On a GPU, requests are replayed from CUDA graphs (``CapturedRank``), but not those of the curves. The first requests, which
-compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices, which are drawn
-evenly (the dearest case: all queries are asked for). Training is timed on random pairs in batches of 2,048.
+request each and in random order, so that a slow moment of the machine meets all of them. ``fit`` is FIT after
+``compile_scoring``, which needs a C compiler or Triton, ``fit_eager`` without it (where there is no compiler they are
+the same). On a GPU, requests are replayed from CUDA graphs (``CapturedRank``), but not those of the curves. The first
+requests, which compile, are not counted. Weights are random: they do not change the work, but for FIT's query indices,
+which are drawn evenly (the dearest case: all queries are asked for). Training is timed on random pairs in batches of
+2,048.
 """
 
 from __future__ import annotations

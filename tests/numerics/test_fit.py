@@ -11,8 +11,9 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.models.fit import FIT, UNITS
-from twotower.models.fit_compiled import compiled_heads, packed_weights, scores_of_one_user
+from twotower.models.fit_compiled import compiled_heads, compiled_scores, packed_weights, scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
+from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
 from twotower.towers.dien import DIEN
 from twotower.towers.din import DIN
@@ -446,11 +447,14 @@ def test_scores_written_for_the_compiler(tiny_dataset):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_user_pass(tiny_dataset):
-    """What `compile_scoring` does on a GPU."""
+def test_what_compile_scoring_does_on_a_gpu(tiny_dataset):
     model = make_model(tiny_dataset).eval()
     batch = make_batch(tiny_dataset)
-    users = model.encode_users(batch.users)
+    users, items = model.encode_users(batch.users), compact(model.encode_items(double_items(tiny_dataset)), "int8")
+    ids, scores = torch.tensor([5, 2, 9, 7]), compiled_scores(model.scorer)
+    with torch.inference_mode():
+        found = scores(users[0], ids, items.query_index, items.heads, items.step)
+        torch.testing.assert_close(found, model.score(users[:1], items)[0, ids])
     model.prepare_serving()
     model._ready = model._ready._replace(user_pass=compiled_heads())
     alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])

@@ -243,8 +243,8 @@ class FIT(Model):
         """
         check_items(items)
         users = self._checked_users(users)
-        as_weights = users.dtype == self.user_heads.linear.weight.dtype  # not so under autocast
-        if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or not as_weights:
+        under_autocast = users.dtype != self.query_temperature.dtype
+        if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or under_autocast:
             return super().score_among(users, items, ids)
         step = items.step if isinstance(items, FITCompactItems) else None
         return self._ready.scores(users[0], ids, items.query_index, items.heads, step)[None]

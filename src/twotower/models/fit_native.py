@@ -101,16 +101,16 @@ class NativeScores:
 
     def _check(self, queries: Tensor, ids: Tensor, index: Tensor, heads: Tensor, step: Tensor | None) -> None:
         """The loop reads memory as it is told to, so what it is told must be so."""
-        parts = [queries, ids, index, heads, *([] if step is None else [step])]
-        if any(part.device.type != "cpu" for part in parts):
+        # Plain attributes: after other work every further kind of call costs a request some microseconds.
+        if not (queries.is_cpu and ids.is_cpu and index.is_cpu and heads.is_cpu and (step is None or step.is_cpu)):
             raise InputError(
                 f"the model is on a CPU, but states or ids on '{heads.device.type}' or '{ids.device.type}'"
             )
         if queries.dtype != self.weights.dtype or queries.shape[1] != self.user_heads:
             raise InputError(f"user states {tuple(queries.shape)} of {queries.dtype} are another model's")
-        if ids.ndim != 1 or ids.dtype not in WHOLE:
+        if len(ids.shape) != 1 or ids.dtype not in WHOLE:
             raise InputError(f"ids are whole numbers [candidates], got {tuple(ids.shape)} of {ids.dtype}")
-        fits = heads.shape == (len(index), self.item_heads, queries.shape[2]) and index.ndim == 1
+        fits = heads.shape == (*index.shape, self.item_heads, queries.shape[2])
         stepped = step is None or (step.shape == index.shape and step.dtype in TYPES)
         if not fits or not stepped or heads.dtype not in TYPES or index.dtype not in WHOLE:
             raise InputError(
