@@ -214,8 +214,15 @@ def test_in_the_model(tiny_dataset, precision, monkeypatch):
         torch.testing.assert_close(model.score_among(states, items, ids), plain)
     assert model.score_among(states[:1], items, ids).requires_grad
     assert len(asked) == 1
+
+
+@pytest.mark.bad_input
+def test_a_compiled_model_refuses_users_made_for_a_pair(tiny_dataset):
+    model = made(tiny_dataset)
+    model.compile_scoring()
     with torch.inference_mode(), pytest.raises(InputError, match="made for their own item"):
-        model.score_among(PairedHeads(states[0]), items, ids)
+        items = model.encode_items(tiny_dataset.all_items())
+        model.score_among(PairedHeads(torch.zeros(1, 3, 3)), items, torch.tensor([2]))
 
 
 def test_what_was_compiled_goes_with_the_weights(tiny_dataset):
