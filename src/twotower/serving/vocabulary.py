@@ -41,16 +41,17 @@ class Vocabulary:
         self._row_of = {record.id: row for row, record in self._record_of.items()}
 
     def rows(self, ids: Sequence[str]) -> list[int]:
-        """The row of each id, in order.
+        """The row of each id, in order; ids are text, and what is not is taken by its text.
 
         Raises:
             InputError: if an id is unknown; names the closest known one.
         """
-        found = self.known(ids)
-        for id in ids:
-            if id not in found:
-                raise InputError(f"unknown {self.what} '{id}'; {self._closest(id)}")
-        return [found[id] for id in ids]
+        texts = [str(id) for id in ids]
+        found = self.known(texts)
+        for text in texts:
+            if text not in found:
+                raise InputError(f"unknown {self.what} '{text}'; {self._closest(text)}")
+        return [found[text] for text in texts]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those ids that are known."""

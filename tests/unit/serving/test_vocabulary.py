@@ -47,6 +47,15 @@ def test_an_unknown_id_names_the_closest(items: Vocabulary) -> None:
         items.rows(["7", "0008"])
 
 
+@pytest.mark.bad_input
+def test_what_is_no_text_is_taken_by_its_text(items: Vocabulary) -> None:
+    assert items.rows([7, 2**64 + 1]) == [3, 4]  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"^unknown item '8'"):
+        items.rows([8])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"^unknown item 'None'"):
+        items.rows([None])  # type: ignore[list-item]
+
+
 def test_an_id_that_is_far_from_all_shows_what_ids_look_like(items: Vocabulary) -> None:
     with pytest.raises(
         InputError, match=r"^unknown item 'Heat'; known ids look like '0007', '7', '18446744073709551617'$"
