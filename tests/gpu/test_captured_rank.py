@@ -22,13 +22,24 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_same_answers(name, tiny_dataset):
-    dataset = tiny_dataset.to("cuda")
+def served(name, dataset):
+    """A model on the GPU, ready for requests."""
     model = build_model(name, dataset.schema, SETTINGS[name]).to("cuda")
     model.attach_items(dataset.all_items())
     model.eval()
     model.prepare_serving()
+    return model
+
+
+def a_request(dataset):
+    users = dataset.users(torch.tensor([2], device="cuda"), torch.tensor([[2, 3, 4]], device="cuda"))
+    return users, torch.tensor([9, 2, 7, 3]).cuda()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_same_answers(name, tiny_dataset):
+    dataset = tiny_dataset.to("cuda")
+    model = served(name, dataset)
     with torch.inference_mode():
         items = model.encode_items(dataset.all_items())
         cases = [([2, 3, 4], [9, 2, 7, 3]), ([7, 0, 0], [5, 8, 4, 6]), ([0, 0, 0], [2, 3, 4, 5])]
@@ -51,12 +62,8 @@ def test_same_answers(name, tiny_dataset):
 def test_a_model_that_changed_is_captured_anew(tiny_dataset):
     """FIT's tables are copies of its weights: a graph of the old ones must not answer for the new ones."""
     dataset = tiny_dataset.to("cuda")
-    model = build_model("fit", dataset.schema, SETTINGS["fit"]).to("cuda")
-    model.attach_items(dataset.all_items())
-    model.eval()
-    model.prepare_serving()
-    users = dataset.users(torch.tensor([2], device="cuda"), torch.tensor([[2, 3, 4]], device="cuda"))
-    candidates = torch.tensor([9, 2, 7, 3]).cuda()
+    model = served("fit", dataset)
+    users, candidates = a_request(dataset)
     with torch.inference_mode():
         captured = CapturedRank(model, model.encode_items(dataset.all_items()), users, candidates, k=3)
         captured(users, candidates)
@@ -68,12 +75,8 @@ def test_a_model_that_changed_is_captured_anew(tiny_dataset):
 @pytest.mark.filterwarnings("ignore")  # the compiler of PyTorch warns about PyTorch
 def test_a_compiled_request_gives_the_answers_of_rank(tiny_dataset):
     dataset = tiny_dataset.to("cuda")
-    model = build_model("fit", dataset.schema, SETTINGS["fit"]).to("cuda")
-    model.attach_items(dataset.all_items())
-    model.eval()
-    model.prepare_serving()
-    users = dataset.users(torch.tensor([2], device="cuda"), torch.tensor([[2, 3, 4]], device="cuda"))
-    candidates = torch.tensor([9, 2, 7, 3]).cuda()
+    model = served("fit", dataset)
+    users, candidates = a_request(dataset)
     with torch.inference_mode():
         items = model.encode_items(dataset.all_items())
         plain = rank(model, users, items, candidates, 3)

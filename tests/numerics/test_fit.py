@@ -11,7 +11,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.models.fit import FIT, UNITS
-from twotower.models.fit_compiled import compiled_heads, compiled_scores, packed_weights, scores_of_one_user
+from twotower.models.fit_compiled import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
 from twotower.models.fit_serving import served_heads, user_tables
 from twotower.models.fit_states import compact
 from twotower.towers.dice import Dice
@@ -456,7 +456,7 @@ def test_what_compile_scoring_does_on_a_gpu(tiny_dataset):
         found = scores(users[0], ids, items.query_index, items.heads, items.step)
         torch.testing.assert_close(found, model.score(users[:1], items)[0, ids])
     model.prepare_serving()
-    model._ready = model._ready._replace(user_pass=compiled_heads())
+    model._ready = model._ready._replace(user_pass=compiled_user_pass())
     alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])
     with torch.inference_mode():
         torch.testing.assert_close(model.encode_users(alone), users[:1])

@@ -197,6 +197,12 @@ def made(dataset) -> FIT:
     return model
 
 
+def states_of(model, dataset):
+    """Of one user, and of all items."""
+    users = dataset.users(torch.tensor([2]), torch.tensor([[2, 3, 4]]))
+    return model.encode_users(users), model.encode_items(dataset.all_items())
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_in_the_model(tiny_dataset, precision, monkeypatch):
     """A request of one user goes through the loop; others and those with gradients do not."""
@@ -248,9 +254,8 @@ def test_what_was_compiled_goes_with_the_weights(tiny_dataset):
 def test_preparing_compiles_anew(tiny_dataset):
     model = made(tiny_dataset)
     model.compile_scoring()
-    users = tiny_dataset.users(torch.tensor([2]), torch.tensor([[2, 3, 4]]))
     with torch.inference_mode():
-        states, items = model.encode_users(users), model.encode_items(tiny_dataset.all_items())
+        states, items = states_of(model, tiny_dataset)
         model.scorer.reduction.projection.weight.mul_(2.0)
         expected = model.score(states, items)
         model.prepare_serving()
@@ -261,8 +266,7 @@ def test_preparing_compiles_anew(tiny_dataset):
 def test_a_compiled_model_can_be_copied(tiny_dataset):
     model = made(tiny_dataset)
     model.compile_scoring()
-    users = tiny_dataset.users(torch.tensor([2]), torch.tensor([[2, 3, 4]]))
     with torch.inference_mode():
-        states, items = model.encode_users(users), model.encode_items(tiny_dataset.all_items())
+        states, items = states_of(model, tiny_dataset)
         first = model.score_among(states, items, torch.arange(10))
         assert torch.equal(copy.deepcopy(model).score_among(states, items, torch.arange(10)), first)

@@ -14,7 +14,7 @@ from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, U
 from twotower.core.schema import Schema
 from twotower.core.states import from_tensors
 from twotower.models.base import Model
-from twotower.models.fit_compiled import Scores, UserPass, compiled_heads, compiled_scores
+from twotower.models.fit_compiled import Scores, UserPass, compiled_scores, compiled_user_pass
 from twotower.models.fit_native import NativeScores
 from twotower.models.fit_serving import UserTables, served_heads, user_tables
 from twotower.models.fit_states import (
@@ -313,7 +313,7 @@ class FIT(Model):
         if device not in ("cpu", "cuda"):
             raise InputError(f"requests are compiled for a CPU or CUDA, this model is on '{device}'")
         if device == "cuda":
-            self._ready = self._ready._replace(scores=compiled_scores(self.scorer), user_pass=compiled_heads())
+            self._ready = self._ready._replace(scores=compiled_scores(self.scorer), user_pass=compiled_user_pass())
         else:
             dim = self.item_heads.linear.out_features // self.item_heads.heads
             self._ready = self._ready._replace(scores=NativeScores(self.scorer, dim), user_pass=None)

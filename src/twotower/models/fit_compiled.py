@@ -81,6 +81,6 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
     return lambda queries, ids, index, heads, step: compiled(queries, ids, index, heads, step, weights, hidden)
 
 
-def compiled_heads() -> UserPass:
+def compiled_user_pass() -> UserPass:
     """A compiled `served_heads`: its small kernels become half as many."""
     return torch.compile(served_heads)
