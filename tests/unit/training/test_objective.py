@@ -160,6 +160,10 @@ def test_a_model_s_own_losses_are_added(dataset):
 
     plain = AgainstAll(dataset)(Tables(), batch()).item()
     assert AgainstAll(dataset)(WithLoss(), batch()).item() == pytest.approx(plain + 3.5, rel=1e-9)
+    known = Positives(dataset.log.offsets, dataset.log.items, ITEMS)
+    source = Fixed(Negatives(torch.tensor([3, 4]), torch.zeros(2).double()))
+    sampled = AgainstSamples(dataset, source, SampledSoftmax(), known)
+    assert sampled(WithLoss(), batch()).item() == pytest.approx(sampled(Tables(), batch()).item() + 3.5, rel=1e-9)
 
 
 def test_a_rescaled_bank_changes_no_score_and_scales_what_candidates_pass_to_items(dataset):
