@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import twotower
@@ -197,5 +197,11 @@ def test_other_catalogues_and_other_states(bundle_of, titled_dataset, tmp_path):
     with pytest.raises(InputError, match="another model's states") as error:
         twotower.load(second.bundle.folder).rank("u4", ["i2"])
     assert "\n" not in str(error.value)
+    third = bundle_of("fit")[0]
+    with changing_bundle(third) as (partial, _):
+        path = partial / "items" / "states.safetensors"
+        save_file({name: value[:5].clone() for name, value in load_file(path).items()}, path)
+    with pytest.raises(InputError, match=r"states.safetensors: holds 5 items, but the bundle has 8"):
+        twotower.load(third).rank("u4", ["i2"])
     with pytest.raises(InputError, match="stores item states in one way alone"):
         compact_bundle(first.bundle.folder, "float16")

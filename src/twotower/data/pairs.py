@@ -21,11 +21,12 @@ READINGS = ("last", "all")
 VALIDATIONS = ("random", "time")
 NEGATIVES = ("fixed", "fresh")
 
+NEVER_NEGATIVE = "a validation row's positive is never its user's negative in training, which a model may notice"
 LEAKS = {
-    "random": "a validation row's positive may stand in the history of a later training row of the same user; test "
-    "items are unseen in training, test users are not",
+    "random": "a validation row's positive may stand in the history of a later training row of the same user; "
+    f"{NEVER_NEGATIVE}; test items are unseen in training, test users are not",
     "time": "each user's validation rows come after all of its training rows; other users' training rows may be later "
-    "in time; test items are unseen in training, test users are not",
+    f"in time; {NEVER_NEGATIVE}; test items are unseen in training, test users are not",
 }
 
 

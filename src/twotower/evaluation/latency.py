@@ -40,7 +40,7 @@ def drawn_requests(
         dataset: on the device of the models.
         count: requests.
         candidates: distinct items of each.
-        history_length: places of a history, filled up in front where a user has fewer events.
+        history_length: places of a history, filled up at its end where a user has fewer events.
         seed: of the draws.
 
     Raises:

@@ -79,7 +79,15 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} does not encode items")
 
     def score(self, users: State, items: State) -> Tensor:
-        """Scores of every user with every item, before temperature: [users, items]."""
+        """Scores of every user with every item, before temperature: [users, items].
+
+        Raises:
+            InputError: if the states are not vectors of one width.
+        """
+        widths = [part.shape[1:] if isinstance(part, Tensor) else type(part).__name__ for part in (users, items)]
+        if widths[0] != widths[1]:
+            given = " with ".join(str(tuple(width) if isinstance(width, tuple) else width) for width in widths)
+            raise InputError(f"{type(self).__name__} cannot score states of {given}: another model's states?")
         return users @ items.T
 
     def score_among(self, users: State, items: State, ids: Tensor) -> Tensor:

@@ -15,16 +15,21 @@ from twotower.models.pre_ranking import PreRanker
 from twotower.scorers.tiles import in_tiles
 from twotower.towers.fc_stack import FCStack
 
+STEP_SHARE = 0.01
+"""Of one training step in the mean weights of fields."""
+
 
 class COLD(PreRanker):
     """A single tower for pairs: nothing but embedded fields can be made before the request.
 
     Fields are the user's, the history's, the item's, and a cross of the last two (their product, field by field).
     A squeeze-and-excitation block gives each a weight in (0, 1) from all of them, by which it is multiplied.
-    `select_fields` then keeps the fields that weigh most; training goes on with those.
+    With ``keep_fields`` the fields that weighed most, averaged over the last hundreds of steps, are chosen after
+    ``select_after`` epochs, and training goes on with those; only weights from then on may be served.
 
-    Source: Wang et al., DLP-KDD 2020, section 3.2. Not here: its engineering of parallel computation and half
-    precision.
+    Source: Wang et al., DLP-KDD 2020, section 3.2. Differences: fields are chosen within one training and not between
+    two; one that is left out is fed as zeros, so a request takes as long as before. Not here: its engineering of
+    parallel computation and half precision.
 
     Args:
         field_dim: width of one field's embedding.
@@ -35,10 +40,16 @@ class COLD(PreRanker):
         history_length: latest items of the history that are read.
         batch_norm: whether each layer is normalised over the batch.
         dropout: share of hidden numbers set to 0 in training.
+        keep_fields: how many fields stay; 0: all.
+        select_after: epochs before they are chosen, 1 or more.
+
+    Raises:
+        InputError: if there are fewer fields than are to stay, or ``select_after`` is below 1.
     """
 
     is_inner_product = False
     kept: Tensor
+    mean_weights: Tensor
 
     def __init__(
         self,
@@ -52,6 +63,8 @@ class COLD(PreRanker):
         history_length: int = 50,
         batch_norm: bool = True,
         dropout: float = 0.0,
+        keep_fields: int = 0,
+        select_after: int = 1,
     ) -> None:
         super().__init__(
             schema,
@@ -66,6 +79,23 @@ class COLD(PreRanker):
         self.stack = FCStack(self.num_fields * field_dim, hidden, batch_norm=batch_norm, dropout=dropout)
         self.projection = nn.Linear(self.stack.width, 1)
         self.register_buffer("kept", torch.ones(self.num_fields))
+        if not 0 <= keep_fields <= self.num_fields:
+            raise InputError(f"keep_fields = {keep_fields}: there are {self.num_fields} fields; 0 keeps all")
+        if select_after < 1:
+            raise InputError(f"select_after = {select_after}: weights are learnt for an epoch at least")
+        self.keep_fields, self.select_after = keep_fields, select_after
+        if keep_fields:
+            self.register_buffer("mean_weights", torch.zeros(self.num_fields))
+
+    @property
+    def selectable(self) -> bool:
+        """Whether the fields that are to stay have been chosen."""
+        return not self.keep_fields or int(self.kept.sum()) == self.keep_fields
+
+    def set_progress(self, epochs: float) -> None:
+        """Choose the fields that stay, once it is time."""
+        if epochs >= self.select_after and not self.selectable:
+            self._keep(self.mean_weights, self.keep_fields)
 
     @property
     def field_names(self) -> list[str]:
@@ -111,7 +141,10 @@ class COLD(PreRanker):
         """
         if not 1 <= count <= self.num_fields:
             raise InputError(f"select_fields: keep between 1 and {self.num_fields} fields, got {count}")
-        best = self.field_weights(batch).argsort(descending=True, stable=True)[:count]
+        return self._keep(self.field_weights(batch), count)
+
+    def _keep(self, weights: Tensor, count: int) -> list[str]:
+        best = weights.argsort(descending=True, stable=True)[:count]
         self.kept.zero_()
         self.kept[best] = 1.0
         return [self.field_names[place] for place in sorted(best.tolist())]
@@ -128,13 +161,18 @@ class COLD(PreRanker):
 
     def _network(self, users: Tensor, items: Tensor) -> Tensor:
         fields = self._join(users, items)
-        weighted = fields * self._weights(fields)[..., None]
+        weights = self._weights(fields)
+        if self.training and not self.selectable:
+            with torch.no_grad():
+                self.mean_weights.lerp_(weights.flatten(0, -2).float().mean(dim=0), STEP_SHARE)
+        weighted = fields * weights[..., None]
         return self.projection(self.stack(weighted.flatten(-2)))[..., 0]
 
     def _check(self, users: object, items: object) -> None:
-        counts = [part.shape[-2] if isinstance(part, Tensor) and part.ndim > 2 else 0 for part in (users, items)]
-        if counts != [self.num_user_fields, self.item_fields.count]:
+        dim = self.excitation.in_features // self.num_fields
+        shapes = [part.shape[-2:] if isinstance(part, Tensor) and part.ndim > 2 else () for part in (users, items)]
+        if shapes != [(self.num_user_fields, dim), (self.item_fields.count, dim)]:
             raise InputError(
-                f"COLD scores [users, {self.num_user_fields}, dim] with [items, {self.item_fields.count}, dim]; "
+                f"COLD scores [users, {self.num_user_fields}, {dim}] with [items, {self.item_fields.count}, {dim}]; "
                 "these are another model's states"
             )

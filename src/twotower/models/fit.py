@@ -152,6 +152,7 @@ class FIT(Model):
         self.item_stack = FCStack(width, hidden, batch_norm=batch_norm, dropout=dropout)
         self.user_heads = Heads(hidden[-1], heads=user_heads, dim=head_dim, normalise=normalise_heads)
         self.item_heads = Heads(hidden[-1], heads=item_heads, dim=head_dim, normalise=normalise_heads)
+        self.head_shape = (item_heads, head_dim)
         self.scorer = head_scorer(scorer, user_heads=user_heads, item_heads=item_heads, hidden=scorer_dim)
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.register_buffer("query_temperature", torch.tensor(1.0))
@@ -227,7 +228,7 @@ class FIT(Model):
         Raises:
             InputError: if the states are another model's, or were made for single pairs in training.
         """
-        check_items(items)
+        self._check_items(items)
         return in_tiles(self._score_tile, self._checked_users(users), items)
 
     def score_among(
@@ -241,7 +242,7 @@ class FIT(Model):
         Raises:
             InputError: as in `score`; compiled on a CPU, also if an id is not a row of the states.
         """
-        check_items(items)
+        self._check_items(items)
         users = self._checked_users(users)
         under_autocast = users.dtype != self.query_temperature.dtype
         if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or under_autocast:
@@ -253,7 +254,7 @@ class FIT(Model):
         self, users: PairedHeads | Float[Tensor, "rows queries heads dim"], items: FITItems | FITCompactItems
     ) -> Float[Tensor, "rows *n"]:
         """Row i with row i, or with each of its n items; users made for their pair score that one item alone."""
-        check_items(items)
+        self._check_items(items)
         if isinstance(users, PairedHeads) and items.query_index.ndim == 1:
             return self.scorer.pairs(users.heads, whole_heads(items, users.heads.dtype))
         users = self._checked_users(users)
@@ -268,8 +269,16 @@ class FIT(Model):
         return self.score_rows(encoded.users, encoded.items)
 
     def stored_items(self, tensors: dict[str, Tensor]) -> FITItems | FITCompactItems:
-        """Item states from the tensors of a file, whole or compact."""
+        """Item states from the tensors of a file, whole or compact.
+
+        Raises:
+            ValueError: if they are another model's.
+        """
         states: FITItems | FITCompactItems = from_tensors(tensors, FITCompactItems if "step" in tensors else FITItems)
+        self._check_items(states)
+        queries, named = len(self.meta.meta) if self.meta else 1, states.query_index
+        if len(named) and int(named.max()) >= queries:
+            raise ValueError(f"they name query {int(named.max())}, the model has {queries}: another model's states?")
         return states
 
     def compact_items(self, states: FITItems, precision: str) -> FITItems | FITCompactItems:
@@ -365,6 +374,14 @@ class FIT(Model):
         if len(users) == 1:  # rows of memory in one piece are gathered several times quicker
             return self.scorer.reduction(users[0].index_select(0, index) @ heads.mT)[None]
         return self.scorer.reduction(users.index_select(1, index) @ heads.mT)
+
+    def _check_items(self, items: FITItems | FITCompactItems) -> None:
+        check_items(items)
+        if items.heads.shape[-2:] != self.head_shape:
+            raise InputError(
+                f"FIT scores items of {self.head_shape[0]} heads of {self.head_shape[1]}, got "
+                f"{tuple(items.heads.shape)}: another model's states?"
+            )
 
     def _checked_users(self, users: object) -> Tensor:
         if isinstance(users, PairedHeads):

@@ -69,7 +69,7 @@ def ordered_candidates(
         )
     if not candidates.numel():
         raise InputError("there are no candidates to rank; give at least one item")
-    ordered = candidates.sort(dim=-1).values
+    ordered = candidates.long().sort(dim=-1).values
     wrong = (ordered < FIRST_KNOWN) | (ordered >= num_items)
     twice = ordered[..., 1:] == ordered[..., :-1]
     if candidates.ndim == 2:

@@ -22,7 +22,7 @@ from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
-from twotower.core.states import map_state, to_tensors
+from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import Index
@@ -82,9 +82,12 @@ class Bundle:
         """
         path = self.folder / "items" / "states.safetensors"
         try:
-            return self.model.stored_items(load_file(path, device=str(self.device)))
+            states = self.model.stored_items(load_file(path, device=str(self.device)))
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
+        if rows(states) != len(self.item_ids):
+            raise InputError(f"{path}: holds {rows(states)} items, but the bundle has {len(self.item_ids)}")
+        return states
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -124,11 +124,12 @@ class Retriever:
             InputError: if not exactly one of ``user`` and ``history`` is given, nothing is known of who asks, an id is
                 unknown, a candidate is named twice, there is none, or ``k`` is below 1.
         """
-        items = self._item_rows(candidates)
+        names = self.bundle.item_vocabulary.texts(candidates)
+        items = self._item_rows(names)
         if not len(items):
             raise InputError("the list of candidates is empty; name at least one item")
         if len(items.unique()) < len(items):
-            twice = next(id for id in candidates if list(candidates).count(id) > 1)
+            twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"candidate '{twice}' is named more than once; name each candidate once")
         asker = self.asker(user, history)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
@@ -265,13 +266,15 @@ class Retriever:
         return self._index.search(self._model.encode_users(users), k, banned)
 
     def _checked(self, k: int, most: int) -> int:
+        if k != int(k):
+            raise InputError(f"k is a whole number, got {k}")
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
         if most < 1:
             raise InputError("there is no other item to choose from")
         if k > most:
             log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
-        return min(k, most)
+        return min(int(k), most)
 
     def _user_rows(self, ids: Sequence[str]) -> Tensor:
         return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)

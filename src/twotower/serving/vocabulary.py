@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,14 +44,24 @@ class Vocabulary:
         """The row of each id, in order; ids are text, and what is not is taken by its text.
 
         Raises:
-            InputError: if an id is unknown; names the closest known one.
+            InputError: if an id is unknown (names the closest known one), or ``ids`` is no list.
         """
-        texts = [str(id) for id in ids]
+        texts = self.texts(ids)
         found = self.known(texts)
         for text in texts:
             if text not in found:
                 raise InputError(f"unknown {self.what} '{text}'; {self._closest(text)}")
         return [found[text] for text in texts]
+
+    def texts(self, ids: Iterable[object]) -> list[str]:
+        """Ids as text.
+
+        Raises:
+            InputError: if ``ids`` is no list: a text alone would be read letter by letter.
+        """
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise InputError(f"ids of {self.what}s come as a list, got {ids!r}")
+        return [str(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those ids that are known."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from twotower.towers.batch_norm import normalised
 
 
 class Dice(nn.Module):
@@ -27,10 +28,5 @@ class Dice(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """The activation of each number."""
-        norm = self.norm
-        if self.training and len(inputs) < 2:  # one row has no variance: use the running one
-            scaled = F.batch_norm(inputs, norm.running_mean, norm.running_var, eps=norm.eps)
-        else:
-            scaled = norm(inputs)
-        share = torch.sigmoid(scaled)
-        return inputs * torch.lerp(self.alpha, torch.ones_like(share), share)
+        share = torch.sigmoid(normalised(self.norm, inputs))
+        return inputs * torch.lerp(self.alpha.to(share.dtype), torch.ones_like(share), share)

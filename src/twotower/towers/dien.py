@@ -37,7 +37,7 @@ class DIEN(InteractionUnit):
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
         """Row i's query with row i's history."""
-        states = self.interests(history)[0]
+        states = self._interests(history)
         logits = (states @ self.attention(queries)[:, :, None])[..., 0]
         return self._evolve(states, logits[:, None], present)[:, 0]
 
@@ -48,8 +48,11 @@ class DIEN(InteractionUnit):
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows queries width"]:
         """Every query with every row's history; the first network runs once a row."""
-        states = self.interests(history)[0]
+        states = self._interests(history)
         return self._evolve(states, (states @ self.attention(queries).T).mT, present)
+
+    def _interests(self, history: Tensor) -> Tensor:
+        return self.interests(history)[0] if history.shape[1] else history
 
     def _evolve(self, states: Tensor, logits: Tensor, present: Tensor) -> Tensor:
         absent = ~present[:, None]
@@ -61,5 +64,5 @@ class DIEN(InteractionUnit):
             update_state, reset_state, new_state = self.from_state(evolved).chunk(3, dim=-1)
             update = attention[:, :, place, None] * torch.sigmoid(update_in + update_state)
             new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_state) * new_state)
-            evolved = torch.lerp(evolved, new, update)  # a padded place has attention 0 and changes nothing
+            evolved = evolved + update * (new - evolved)  # a padded place has attention 0 and changes nothing
         return evolved

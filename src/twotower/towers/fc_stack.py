@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from twotower.towers.batch_norm import normalised
+
 
 class FCStack(nn.Module):
     """Linear, batch normalisation, ReLU, dropout; once a width.
@@ -77,7 +79,7 @@ class FCStack(nn.Module):
     def _finish(self, place: int, hidden: Tensor) -> Tensor:
         norm = self.norms[place]
         if isinstance(norm, nn.BatchNorm1d):
-            hidden = norm(hidden.flatten(0, -2)).view_as(hidden)
+            hidden = normalised(norm, hidden.flatten(0, -2)).view_as(hidden)
         if place < len(self.linears) - 1 or self.last_activation:
             hidden = F.dropout(F.relu(hidden), self.dropout, self.training)
         return hidden

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from twotower.training.config import Training
 from twotower.training.interrupt import stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
+
+log = logging.getLogger(__name__)
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -133,6 +136,11 @@ class _Run:
                 callback.finished()
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
+        elif self.validate is not None and progress.records:
+            log.warning(
+                "no epoch was validated whose weights were trained as they are served: those of the last are kept; "
+                "train for more epochs"
+            )
 
     def _epoch(self, stop: Callable[[], bool]) -> None:
         progress, config = self.progress, self.config
@@ -220,6 +228,8 @@ class _Run:
         return metrics
 
     def _out_of_patience(self) -> bool:
+        if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Model.selectable`
+            return False
         validations = [r["epoch"] for r in self.progress.records if self.config.metric in r]
         worse = sum(epoch > self.progress.best_epoch for epoch in validations)
         return bool(self.config.patience) and worse >= self.config.patience

@@ -260,6 +260,19 @@ def test_states_of_another_model(tiny_dataset, batch):
         cold.score(users[:, 0], items.heads)
     with pytest.raises(InputError, match="another model's"):
         towers.score(torch.zeros(2, 3, 4), torch.zeros(2, 2, 4))
+    with pytest.raises(InputError, match=r"COLD scores .* with \[items, \d, 4\]; these are another"):
+        cold.score(cold.encode_users(batch.users), torch.zeros(2, cold.item_fields.count, 5))
+    with pytest.raises(InputError, match=r"items of 2 heads of 3, got \(4, 2, 5\): another model's states"):
+        fit.score(users, items._replace(heads=torch.zeros(4, 2, 5)))
+    with pytest.raises(InputError, match=r"items of 2 heads of 3, got \(4, 3, 3\)"):
+        fit.score_rows(users, items._replace(heads=torch.zeros(4, 3, 3)))
+    with pytest.raises(ValueError, match="name query 5, the model has 5: another model's states"):
+        fit.stored_items(states.to_tensors(items._replace(query_index=torch.full_like(items.query_index, 5))))
+    dat = make("dat", tiny_dataset).eval()
+    with pytest.raises(InputError, match=r"DAT cannot score states of \(6,\) with \(7,\): another model's states"):
+        dat.score(dat.encode_users(batch.users), torch.zeros(4, 7))
+    with pytest.raises(InputError, match=r"DAT cannot score states of \(6,\) with FITItems: another"):
+        dat.score(dat.encode_users(batch.users), items)
     with pytest.raises(InputError, match="FITItems"):
         compact(items.heads, "int8")
     with pytest.raises(InputError, match="did you mean 'float16'"):

@@ -175,10 +175,12 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
         lines.append("")
     bases = {reference_among([figure.variant for figure in part], table.reference): None for part in figures.values()}
     over_seeds = f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t)."
+    base = " or ".join(bases)
+    shown = {figure.metric for part in figures.values() for figure in part} & set(table.columns)
     lines += [
-        f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {' or '.join(bases)} with p < 0.05: "
+        f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {base} with p < 0.05: "
         "* over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are not "
-        "corrected for the number of comparisons.",
+        f"corrected for the number of comparisons.{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
         "",
     ]
     return "\n".join(lines)
