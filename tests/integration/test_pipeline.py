@@ -32,6 +32,7 @@ RANKERS = {
     "rank_tower": {**TINY, "dim": 6, "item_heads": 2, "user_heads": 3},
     "dat": {**TINY, "dim": 6},
     "two_tower": {"dim": 5, "field_dim": 3, "hidden": [4]},
+    "two_tower with an MLP": {"dim": 5, "field_dim": 3, "hidden": [4], "score": "mlp"},
 }
 
 
@@ -50,7 +51,7 @@ def bundle_of(write: Write, titled_dataset: Dataset, tmp_path: Path, monkeypatch
 
             patched.setitem(write.__globals__, "build_model", attached)
             folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
-            return folder, write(folder, dataset, name, parameters=RANKERS[name], **more)
+            return folder, write(folder, dataset, name.split()[0], parameters=RANKERS[name], **more)
 
     return made
 

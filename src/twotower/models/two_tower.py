@@ -1,8 +1,9 @@
-"""The two-tower model (DSSM): a network over each side's features, joined by a cosine or a dot product."""
+"""The two-tower model (DSSM): a network over each side's features, joined by a cosine, a dot product or an MLP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,12 +15,17 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.cosine import Cosine
 from twotower.scorers.dot import Dot
+from twotower.scorers.mlp_scorer import MLPScorer
 from twotower.scorers.temperature import Temperature
 from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
 from twotower.towers.fc_stack import FCStack
 from twotower.towers.mlp import mlp
 
-SCORERS = {"cosine": Cosine, "dot": Dot}
+SCORERS: dict[str, Callable[[int], Any]] = {
+    "cosine": lambda dim: Cosine(),
+    "dot": lambda dim: Dot(),
+    "mlp": lambda dim: MLPScorer(dim=dim),
+}
 
 
 class TwoTower(Model):
@@ -35,7 +41,7 @@ class TwoTower(Model):
         dim: width of user and item vectors.
         field_dim: width of one field's embedding.
         hidden: widths of the hidden layers of each tower; empty for one linear map.
-        score: "cosine" or "dot".
+        score: "cosine", "dot", or "mlp": a network over both vectors, which no vector index can search.
         temperature: scores are divided by it; see `Temperature`.
         learn_temperature: whether training moves it.
         user_id: whether the user tower has an embedding of the user's id. Off by default: the history says the same,
@@ -80,7 +86,8 @@ class TwoTower(Model):
         self.history_length = history_length
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
-        self.scorer = SCORERS[score]()
+        self.scorer = SCORERS[score](dim)
+        self.is_inner_product = self.scorer.is_inner_product
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.item_table = embedding_table(schema.num_items, field_dim)
         self.user_table = embedding_table(schema.num_users, field_dim) if user_id else None
@@ -117,6 +124,18 @@ class TwoTower(Model):
                 ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.id_dropout, 1, ids)
             fields.append(self.item_table(ids))
         return self.scorer.prepare(self.item_mlp(torch.cat(fields, dim=1)))
+
+    def score(
+        self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
+    ) -> Float[Tensor, "users items"]:
+        """Every user with every item."""
+        return super().score(users, items) if self.is_inner_product else self.scorer(users, items)
+
+    def score_rows(
+        self, users: Float[Tensor, "rows dim"], items: Float[Tensor, "rows *n dim"]
+    ) -> Float[Tensor, "rows *n"]:
+        """Row i with row i, or with each of its n items."""
+        return super().score_rows(users, items) if self.is_inner_product else self.scorer.pairs(users, items)
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""

@@ -36,6 +36,10 @@ class MLPScorer(nn.Module):
         widths = [*hidden, 1]
         self.rest = nn.ModuleList(nn.Linear(wide, narrow) for wide, narrow in pairwise(widths))
 
+    def prepare(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """Towers' outputs are states as they are."""
+        return vectors
+
     def forward(
         self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "users items"]:

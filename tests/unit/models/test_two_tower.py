@@ -25,6 +25,24 @@ def test_vectors_have_length_one_under_the_cosine(tiny_dataset):
     torch.testing.assert_close(model.score(users, items), users @ items.T)
 
 
+def test_a_network_over_both_vectors_in_the_place_of_their_product(tiny_dataset):
+    model = build_model("two_tower", tiny_dataset.schema, {"dim": 6, "field_dim": 5, "score": "mlp"}).eval()
+    users = model.encode_users(users_of(tiny_dataset, [2, 3], [[2, 4], [3]]))
+    items = model.encode_items(tiny_dataset.all_items())
+    first, last = model.scorer.user_part, model.scorer.rest[-1]
+    expected = [
+        [
+            last(torch.relu(first.weight @ user + first.bias + model.scorer.item_part.weight @ item)).item()
+            for item in items
+        ]
+        for user in users
+    ]
+    torch.testing.assert_close(model.score(users, items), torch.tensor(expected))
+    torch.testing.assert_close(model.score_rows(users, items[4:6]), model.score(users, items[4:6]).diagonal())
+    assert not model.is_inner_product
+    assert build_model("two_tower", tiny_dataset.schema, {"dim": 6}).is_inner_product
+
+
 def test_every_item_feature_moves_the_item_vector(tiny_dataset):
     model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5).eval()
     items = tiny_dataset.items(torch.tensor([4]))
