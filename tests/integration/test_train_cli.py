@@ -62,6 +62,40 @@ def data(tmp_path_factory) -> Path:
     return prepare(Spec.from_toml(spec), folder / "prepared")
 
 
+def test_a_target_that_can_hold_no_bundle_is_refused_before_any_work(data, tmp_path):
+    bundle, foreign = tmp_path / "bundle", tmp_path / "foreign"
+    words = ("train", "--data", data, "--model", "popularity", "--to")
+    assert twotower(*words, bundle).returncode == 0
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("hi")
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert f"inner: lies inside the bundle {bundle}" in refused(*words, bundle / "inner")
+    assert "lies inside the bundle" in refused(*words, bundle / "items" / "deep" / "er")
+    assert "lies inside the bundle" in refused(*words, bundle / "weights.safetensors")
+    assert "so it was not written by twotower" in refused(*words, foreign)
+    assert "holds something other than a bundle" in refused(*words, data)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+    assert twotower("evaluate", bundle).returncode == 0
+    assert twotower(*words, bundle).returncode == 0  # a bundle may be written anew
+
+
+@pytest.mark.parametrize(("kept", "said"), [(True, "with --resume goes on (checkpoint in"), (False, "starts anew")])
+def test_a_stopped_training_says_what_goes_on(kept, said, data, tmp_path, monkeypatch):
+    from twotower.recipes import train
+
+    def stopped(run, *, to, **_):
+        folder = to.with_name(to.name + ".run")
+        folder.mkdir()
+        if kept:
+            (folder / "train.safetensors").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", stopped)
+    done = twotower("train", "--data", data, "--model", "two_tower", "--to", tmp_path / "b")
+    assert done.returncode == 130
+    assert said in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["two_tower", "sasrec", "popularity", "random", "item_cosine", "ease"])
 def test_every_model_trains_evaluates_and_answers(model, data, tmp_path):

@@ -46,7 +46,9 @@ def command(
     try:
         trained = train(run, to=to, resume=resume, callbacks=callbacks)
     except KeyboardInterrupt:
-        _notice(f"stopped; the same command with --resume goes on (checkpoint in {to}.run)")
+        kept = any(to.with_name(to.name + ".run").glob("*.safetensors"))
+        again = f"with --resume goes on (checkpoint in {to}.run)" if kept else "starts anew: no step was done yet"
+        _notice(f"stopped; the same command {again}")
         raise
     show_test(trained.test, title=f"{run.model.name} on {trained.dataset.name}", as_json=as_json)
     if line := curve(trained.records):

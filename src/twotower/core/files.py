@@ -32,6 +32,18 @@ def replacing_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_replaceable(target: Path, *, marker: str = "manifest.json") -> None:
+    """Refuse a folder that `replacing_folder` would refuse; long work asks before it starts.
+
+    Raises:
+        InputError: if ``target`` is a file, or holds something without ``marker`` in it.
+    """
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
+        raise InputError(
+            f"{target}: exists and has no {marker}, so it was not written by twotower; name another folder"
+        )
+
+
 @contextlib.contextmanager
 def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator[Path]:
     """Yield an empty folder beside ``target``; swap it in when the block ends, remove it when the block fails.
@@ -40,10 +52,7 @@ def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator
         InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), before
             any work: nothing is lost.
     """
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
-        raise InputError(
-            f"{target}: exists and has no {marker}, so it was not written by twotower; name another folder"
-        )
+    check_replaceable(target, marker=marker)
     target = target.resolve()  # "." has no name of its own, and a link should keep pointing at what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))

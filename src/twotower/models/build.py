@@ -54,9 +54,36 @@ def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = N
     for key in parameters or {}:
         if key not in known:
             raise unknown_name(f"setting of model '{name}'", f"model.{key}", [f"model.{k}" for k in known])
+        _check_kind(f"model.{key}", (parameters or {})[key], known[key])
     try:
         return cls(schema, **(parameters or {}))
     except InputError:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"model '{name}': {error}") from error
+    except (RuntimeError, ArithmeticError, IndexError) as error:
+        given = ", ".join(f"{key} = {value!r}" for key, value in (parameters or {}).items())
+        raise InputError(f"model '{name}' cannot be built with {given}: {str(error).splitlines()[0]}") from error
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse a value that is of another kind than the setting's default; what has none is left to the model."""
+    is_number, is_whole = isinstance(value, int | float), isinstance(value, int)
+    if isinstance(value, bool) != isinstance(default, bool) and isinstance(default, bool | int | float):
+        wanted = "true or false" if isinstance(default, bool) else "a number"
+    elif isinstance(default, int) and not (is_whole and value >= 0):
+        wanted = "a whole number of at least 0"
+    elif isinstance(default, float) and not is_number:
+        wanted = "a number"
+    elif isinstance(default, str) and not isinstance(value, str):
+        wanted = "text"
+    elif isinstance(default, tuple) and not _like(value, default):
+        wanted = f"a list such as {list(default)}"
+    else:
+        return
+    raise InputError(f"{key} = {value!r}: {wanted} is wanted")
+
+
+def _like(value: object, default: tuple[object, ...]) -> bool:
+    kinds = {type(part) for part in default}
+    return isinstance(value, list | tuple) and (not kinds or all(type(part) in kinds for part in value))

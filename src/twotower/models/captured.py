@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State, TopK, Users
 from twotower.core.states import rows
 from twotower.models.base import Model
-from twotower.models.ranking import ordered_candidates
+from twotower.models.ranking import check_all_items, ordered_candidates
 
 WARM_UPS = 3
 
@@ -39,6 +39,7 @@ class CapturedRank:
             raise InputError("only work on a GPU can be captured; use rank on the CPU")
         if len(users.ids) != 1 or candidates.ndim != 1:
             raise InputError("captured ranking takes one user and one list of candidates")
+        check_all_items(model, item_states)
         ordered_candidates(candidates, rows(item_states))
         if not 1 <= k <= len(candidates):
             raise InputError(f"k must be between 1 and the {len(candidates)} candidates, got {k}")

@@ -34,8 +34,10 @@ def rank(
         k: length of the answer; None: as many as there are candidates.
 
     Raises:
-        InputError: if there is no candidate, one stands twice in a list, or one is not a known item.
+        InputError: if there is no candidate, one stands twice in a list, or one is not a known item; or if the states
+            are not those of all ids.
     """
+    check_all_items(model, item_states)
     candidates = ordered_candidates(candidates, rows(item_states))
     if candidates.ndim == 2 and len(candidates) != len(users.ids):
         raise InputError(f"{len(users.ids)} users came with {len(candidates)} lists of candidates")
@@ -52,6 +54,19 @@ def rank(
     best = top_k(scores, candidates.shape[-1] if k is None else k)
     ids = lists.gather(1, best.ids.clamp(min=0)).masked_fill(best.ids < 0, NO_CANDIDATE)
     return TopK(best.scores, ids)
+
+
+def check_all_items(model: Model, item_states: State) -> None:
+    """Refuse states whose row numbers are no ids, such as a bundle's, which hold known items alone.
+
+    Raises:
+        InputError: says how many rows there should be.
+    """
+    if rows(item_states) != model.schema.num_items:
+        raise InputError(
+            f"{rows(item_states)} item states, but the model knows {model.schema.num_items} ids: give those of "
+            "dataset.all_items(), row number = id; for a bundle there is Retriever.rank"
+        )
 
 
 def ordered_candidates(

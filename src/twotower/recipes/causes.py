@@ -202,7 +202,10 @@ def _encoder(bundle: Bundle, side: Side) -> Encode:
             return flat(bundle.model.encode_items(Items(ids, values))).cpu()
         items, times = columns[inputs[-1].name]
         timed = bundle.schema.has_times and bundle.dataset.log.times is not None
-        return flat(bundle.model.encode_users(Users(ids, values, items, times if timed else None))).cpu()
+        states = bundle.model.encode_users(Users(ids, values, items, times if timed else None))
+        if isinstance(states, Tensor) and states.ndim == 4:  # a user once for every query: on their average
+            states = states.mean(dim=1)
+        return flat(states).cpu()
 
     def encode(columns: Inputs) -> Tensor:
         count = len(columns[inputs[0].name])

@@ -25,7 +25,7 @@ from twotower.models.encode import encode_items, inference
 from twotower.recipes.learn import learn, learnt_log
 from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Run
-from twotower.serving.bundle import write_bundle
+from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record
 
 
@@ -65,9 +65,12 @@ def train(
         callbacks: told of epochs, beside the log.
 
     Raises:
-        InputError: if the run asks for something that is not there, or a resumed run is another run.
+        InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
+            bundle.
     """
     device = pick_device(run.training.device)
+    if to is not None:
+        check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
     split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")

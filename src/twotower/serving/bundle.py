@@ -19,7 +19,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, replacing_folder, write_json
+from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
 from twotower.core.states import map_state, rows, to_tensors
@@ -53,9 +53,14 @@ class Bundle:
         """Read a bundle; ``verify`` compares every file's hash with the manifest first.
 
         Raises:
-            InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file.
+            InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file; or
+                if the device is not there.
         """
         folder = Path(folder)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device '{device}': {str(error).splitlines()[0]}") from None
         manifest = read_manifest(folder)
         if verify:
             verify_files(folder, manifest)
@@ -166,6 +171,22 @@ class Bundle:
         return {f.name: self._array(f"{side}s/features/{f.name}") for f in self.schema.features(side)}
 
 
+def check_target(folder: Path) -> None:
+    """Refuse a folder that no bundle can be written to; a training asks before it starts.
+
+    Raises:
+        InputError: if ``folder`` holds something other than an earlier bundle, or lies inside one.
+    """
+    if (folder / "manifest.json").is_file() and read_json(folder / "manifest.json").get("kind") != "bundle":
+        raise InputError(f"{folder}: holds something other than a bundle; name another folder")
+    for parent in folder.absolute().parents:
+        if (parent / "manifest.json").is_file() and (parent / "weights.safetensors").is_file():
+            raise InputError(
+                f"{folder}: lies inside the bundle {parent}, which takes no other files; name another folder"
+            )
+    check_replaceable(folder)
+
+
 def write_bundle(
     folder: Path | str,
     *,
@@ -185,11 +206,10 @@ def write_bundle(
     when the bundle starts to serve (labels below 0.5 are left out); ``index`` was built over known item states.
 
     Raises:
-        InputError: if ``folder`` holds something other than an earlier bundle.
+        InputError: as `check_target`.
     """
     folder = Path(folder)
-    if (folder / "manifest.json").is_file() and read_json(folder / "manifest.json").get("kind") != "bundle":
-        raise InputError(f"{folder}: holds something other than a bundle; name another folder")
+    check_target(folder)
     with replacing_folder(folder) as partial:
         (partial / "run.toml").write_text(run_toml, encoding="utf-8")
         dataset.schema.save(partial / "schema.json")

@@ -33,6 +33,12 @@ def by_hand(model, users, items, row, candidates, k):
     return [item for _, item in sorted(zip([-s for s in scores], candidates, strict=True))][:k]
 
 
+def test_states_whose_row_numbers_are_no_ids(case):
+    model, users, items = case
+    with pytest.raises(InputError, match=r"8 item states, but the model knows 10 ids: give those of dataset.all_items"):
+        rank(model, users, states.take(items, slice(2, None)), torch.tensor([2, 3]))
+
+
 @pytest.mark.parametrize("k", [1, 3, 5, None])
 def test_one_list_for_all(case, k):
     candidates = [9, 2, 7, 3, 5]
