@@ -187,6 +187,13 @@ def test_another_kind_of_folder_is_refused(manifest: object, message: str, tmp_p
         Bundle.load(tmp_path)
 
 
+def test_a_device_that_is_not_there(bundle_folder: Path) -> None:
+    for device in ("gpu", "cuda:77"):
+        with pytest.raises(InputError, match=f"device '{device}': ") as error:
+            Bundle.load(bundle_folder, device)
+        assert "\n" not in str(error.value)
+
+
 def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such bundle"):
         Bundle.load(tmp_path / "nowhere")

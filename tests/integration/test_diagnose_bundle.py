@@ -22,6 +22,7 @@ from twotower.data.sources.synthetic import Synthetic, write_synthetic
 from twotower.models.base import Model
 from twotower.recipes.causes import diagnose_table
 from twotower.recipes.causes_recall import degrade
+from twotower.recipes.named import default_run
 from twotower.recipes.run import Run
 from twotower.recipes.train import train
 
@@ -342,3 +343,12 @@ def test_degrade_takes_known_rows_as_they_are_and_draws_for_the_others() -> None
     kept = others[found[others] != 0]
     assert torch.equal(found[kept], stored[kept]), "what is sound in the table changes nothing"
     assert found[:2].tolist() == [0, 1]
+
+
+def test_users_of_fit_are_judged_on_the_average_of_their_queries(trained: Path, tmp_path: Path) -> None:
+    """End to end a user's states under 64 queries of 128 numbers have 8,192, whose principal axes take minutes."""
+    settings = ["model.dim=8", "model.field_dim=4", "model.hidden=[16]", "model.meta_queries=20", "training.epochs=2"]
+    run = default_run("fit").with_settings([f"data.path={trained / 'prepared'}", *settings])
+    train(run, to=tmp_path / "fit")
+    found = diagnose_table(trained / "items.csv", tmp_path / "fit")
+    assert 1 < found.serving["towers"]["user"]["now"]["rankme"] <= 8

@@ -387,7 +387,7 @@ class FIT(Model):
         if isinstance(users, PairedHeads):
             raise InputError(
                 "FIT's training rows are made for their own item, so other items would be scored with its help; "
-                "train on labelled rows with a pointwise loss"
+                "train on labelled rows (data.split = 'pre-ranking') with a pointwise loss (objective.loss = 'bce')"
             )
         if not isinstance(users, Tensor) or users.ndim != 4:
             raise InputError("FIT scores its own user states [users, queries, heads, dim]: another model's states?")

@@ -225,7 +225,8 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Obj
     if loss == "full_softmax":
         if not model.is_inner_product:
             raise InputError(
-                f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'"
+                f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
+                "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
             )
         return AgainstAll(dataset, regulariser)
     if labelled:
