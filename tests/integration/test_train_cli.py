@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, data, tmp
 
 
 @pytest.mark.slow
-def test_a_resumed_run_must_be_the_same_run(data, tmp_path):
+def test_a_resumed_run_must_be_the_same_run(data, tmp_path, caplog):
     from twotower.core.errors import InputError
     from twotower.recipes.named import default_run
     from twotower.recipes.train import claim_folder
@@ -167,8 +167,12 @@ def test_a_resumed_run_must_be_the_same_run(data, tmp_path):
     claim_folder(tmp_path / "x.run", run, resume=False)
     (tmp_path / "x.run" / "train.safetensors").touch()
     claim_folder(tmp_path / "x.run", run, resume=True)
-    with pytest.raises(InputError, match="had other settings"):
+    with pytest.raises(InputError, match=r"had other settings \(seed = 0\)"):
         claim_folder(tmp_path / "x.run", run.with_settings(["training.seed=4"]), resume=True)
+    assert not caplog.text
+    claim_folder(tmp_path / "x.run", run, resume=False)
+    assert "train.safetensors: what an earlier training had done is dropped; --resume would have gone on" in caplog.text
+    assert not (tmp_path / "x.run" / "train.safetensors").exists()
 
 
 def test_what_train_refuses(data, tmp_path):

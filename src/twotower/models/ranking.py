@@ -35,7 +35,7 @@ def rank(
 
     Raises:
         InputError: if there is no candidate, one stands twice in a list, or one is not a known item; or if the states
-            are not those of all ids.
+            are not those of all ids; more may follow, of items that came after training.
     """
     check_all_items(model, item_states)
     candidates = ordered_candidates(candidates, rows(item_states))
@@ -62,7 +62,7 @@ def check_all_items(model: Model, item_states: State) -> None:
     Raises:
         InputError: says how many rows there should be.
     """
-    if rows(item_states) != model.schema.num_items:
+    if rows(item_states) < model.schema.num_items:
         raise InputError(
             f"{rows(item_states)} item states, but the model knows {model.schema.num_items} ids: give those of "
             "dataset.all_items(), row number = id; for a bundle there is Retriever.rank"

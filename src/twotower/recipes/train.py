@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Run
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,16 @@ def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
     if resume:
         if not (folder / "train.safetensors").is_file():
             raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
-        if Run.load(note) != run:
+        if (stopped := Run.load(note)) != run:
+            was, now = (one.to_toml().splitlines() for one in (stopped, run))
+            other = next((line for line in was if line not in now), "other settings")
             raise InputError(
-                f"{note}: the run that was stopped had other settings; repeat them, or train without --resume"
+                f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
     for checkpoint in folder.glob("*.safetensors"):
+        log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
         checkpoint.unlink()
     with replacing_file(note) as partial:
         partial.write_text(run.to_toml(), encoding="utf-8")

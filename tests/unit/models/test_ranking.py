@@ -37,6 +37,11 @@ def test_states_whose_row_numbers_are_no_ids(case):
     model, users, items = case
     with pytest.raises(InputError, match=r"8 item states, but the model knows 10 ids: give those of dataset.all_items"):
         rank(model, users, states.take(items, slice(2, None)), torch.tensor([2, 3]))
+    more = states.join([items, states.take(items, torch.tensor([4]))])  # an item that came after training
+    scores = dict(
+        zip(*(part[0].tolist() for part in reversed(rank(model, users, more, torch.tensor([4, 10, 3])))), strict=True)
+    )
+    assert scores[10] == pytest.approx(scores[4], abs=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, None])
