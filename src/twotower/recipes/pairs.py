@@ -15,6 +15,7 @@ from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
 from twotower.models.base import ClosedForm, Model
+from twotower.models.build import model_class
 from twotower.recipes.learn import kept_in, new_model
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, Record
@@ -51,12 +52,20 @@ def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
     """The rows that a run with ``data.split = "pre-ranking"`` asks for.
 
     Raises:
-        InputError: if an option is unknown or out of range, or nobody has two positives.
+        InputError: if an option is unknown or out of range, nobody has two positives, or the model trains on sequences.
     """
     known = ("reading", "validation", "validation_share", "negatives")
     unknown = sorted(set(run.data.split_options) - set(known))
     if unknown:
         raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")
+    share = run.data.split_options.get("validation_share", 0.0)
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        raise InputError(f"data.split_options.validation_share = {share!r}: a number in [0, 1) is wanted")
+    if model_class(run.model.name).batches == "sequences":
+        raise InputError(
+            f"model '{run.model.name}' trains on whole sequences, split '{PAIRS}' has rows of one user and one item: "
+            "choose another split"
+        )
     length = run.model.settings.get("history_length", HISTORY)
     return pre_ranking_pairs(dataset, history_length=length, seed=run.training.seed, **run.data.split_options)
 

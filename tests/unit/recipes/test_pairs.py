@@ -235,6 +235,10 @@ def test_bad_pair_runs(clubs, tiny_dataset):
     with pytest.raises(InputError, match=r"split_options.raeding.*reading, validation"):
         pairs_of(replace(run, data=replace(run.data, split_options={"raeding": "all"})), clubs)
     split = pairs_of(run, clubs)
+    with pytest.raises(InputError, match=r"validation_share = 'half': a number in \[0, 1\) is wanted"):
+        pairs_of(replace(run, data=replace(run.data, split_options={"validation_share": "half"})), clubs)
+    with pytest.raises(InputError, match="model 'sasrec' trains on whole sequences, split 'pre-ranking' has rows"):
+        pairs_of(replace(run, model=ModelSection("sasrec")), clubs)
     with pytest.raises(InputError, match="objective.loss = 'bce'"):
         learn_pairs(replace(run, objective=replace(run.objective, loss="full_softmax")), clubs, split)
     with pytest.raises(InputError, match="leave out training.geometry"):
