@@ -369,7 +369,9 @@ def test_ctrl_c_leaves_no_folder_and_status_130(tmp_path):
     )
     spec_of(tmp_path).to_toml(tmp_path / "spec.toml")
     command = [sys.executable, "-m", "twotower", "data", "prepare", str(tmp_path / "spec.toml"), "--to"]
+    heeding = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born to ignore it
     job = subprocess.Popen([*command, str(tmp_path / "out")])
+    signal.signal(signal.SIGINT, heeding)
     while job.poll() is None and not list(tmp_path.glob(".out.work.*")):
         time.sleep(0.01)
     time.sleep(0.5)
