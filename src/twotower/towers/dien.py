@@ -57,12 +57,13 @@ class DIEN(InteractionUnit):
     def _evolve(self, states: Tensor, logits: Tensor, present: Tensor) -> Tensor:
         absent = ~present[:, None]
         attention = torch.softmax(logits.masked_fill(absent, float("-inf")), dim=-1).masked_fill(absent, 0.0)
-        inputs = self.from_input(states)
+        inputs = self.from_input(states).unbind(1)  # not sliced in the loop: each slice's gradient is as large as all
         evolved = states.new_zeros(len(states), logits.shape[1], self.width)
-        for place in range(states.shape[1]):
-            update_in, reset_in, new_in = inputs[:, place, None].chunk(3, dim=-1)
-            update_state, reset_state, new_state = self.from_state(evolved).chunk(3, dim=-1)
-            update = attention[:, :, place, None] * torch.sigmoid(update_in + update_state)
-            new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_state) * new_state)
-            evolved = evolved + update * (new - evolved)  # a padded place has attention 0 and changes nothing
+        sizes = [2 * self.width, self.width]
+        for given, weight in zip(inputs, attention.unbind(2), strict=True):
+            gates_in, new_in = given[:, None].split(sizes, dim=-1)
+            gates_state, new_state = self.from_state(evolved).split(sizes, dim=-1)
+            update, reset = torch.sigmoid(gates_in + gates_state).chunk(2, dim=-1)
+            new = torch.tanh(new_in + reset * new_state)
+            evolved = evolved + weight[..., None] * update * (new - evolved)  # a padded place changes nothing
         return evolved
