@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json
+from twotower.core.files import read_json, write_json
 from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.data.pairs import PairRows
 from twotower.models.build import build_model
-from twotower.recipes.reproduce import fit
-from twotower.recipes.reproduce.fit_costs import cost_sheet
+from twotower.recipes.pairs import pairs_of
+from twotower.recipes.reproduce import fit, fit_extras
+from twotower.recipes.reproduce.fit_costs import cost_sheet, epoch_seconds, grown
 from twotower.recipes.reproduce.fit_extras import costs_and_map
 from twotower.recipes.reproduce.fit_measure import measure, query_similarity
 from twotower.recipes.reproduce.fit_picture import query_map, query_points, write_picture
@@ -146,7 +149,7 @@ def test_the_picture_of_items_and_queries(dataset, tmp_path):
 def test_the_cost_sheet(dataset):
     """Every model answers; what is stored and how often the user's side runs are as each paper says."""
     runs = {name: tiny(choices[0]) for name, choices in fit.headline_all("tiny").items()}
-    costs = cost_sheet(runs, without_text(dataset), requests=3)
+    costs = cost_sheet(runs, without_text(dataset), requests=3, curve=(50, 100))
     assert {name: row["user_passes"] for name, row in costs.items()} == {
         "two_tower": 1,
         "two_tower_fields": 1,
@@ -163,23 +166,56 @@ def test_the_cost_sheet(dataset):
     for name, row in costs.items():
         assert 0.0 < row["p50_ms"] <= row["p99_ms"], name
         assert row["candidates"] == 40
-        assert row["p50_ms_by_candidates"] == {}  # fewer than a hundred items
+        assert row["seconds_per_epoch"] > 0.0, name
+        assert list(row["p50_ms_by_candidates"]) == ["50", "100"]
+        assert all(value > 0.0 for value in row["p50_ms_by_candidates"].values())
         built = build_model(runs[name].model.name, without_text(dataset).schema, runs[name].model.settings)
         assert row["parameters"] == sum(parameter.numel() for parameter in built.parameters())
+
+
+def test_an_epoch_is_timed_by_its_steps(dataset, monkeypatch):
+    """A clock that each batch moves: an epoch takes the seconds of its steps, the slow first ones left out."""
+    run = tiny(fit.headline_all("tiny")["two_tower"][0])
+    steps = -(-len(pairs_of(run, dataset).train) // run.training.batch_size)
+    cut, taken = PairRows.cut, []
+
+    def slow(rows, index):
+        taken.append(50.0 if len(taken) < 3 else float(len(taken)))
+        return cut(rows, index)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(taken))
+    monkeypatch.setattr(PairRows, "cut", slow)
+    assert epoch_seconds(run, without_text(dataset)) == pytest.approx(steps * sum(range(3, 11)) / 8)
+    assert len(taken) == 3 + 8
+
+
+def test_a_grown_catalogue_repeats_its_items(dataset):
+    large = grown(dataset, 100)
+    assert large.schema.num_items == 102
+    kinds = dataset.item_features["kind"]
+    assert large.item_features["kind"].tolist() == [*kinds[:2], *kinds[2:], *kinds[2:], *kinds[2:22]]
+    assert grown(dataset, 10).item_features["words"].equal(dataset.item_features["words"])
 
 
 def test_a_table_writes_its_costs_and_its_picture(dataset, tmp_path, monkeypatch):
     run = tiny(fit.headline_all("tiny")["fit"][1])
     table = replace(TABLES["fit"], variants=lambda data: {"fit": [run]})
     monkeypatch.setattr(Dataset, "load", lambda path: dataset)
+    monkeypatch.setattr(fit_extras, "cost_sheet", lambda *given: cost_sheet(*given, requests=3, curve=(50, 100)))
     chosen = run_table(table, {"tiny": tmp_path}, tmp_path, seeds=1)
     assert not measure(seeded(run, 2), dataset).drawn  # one picture a table
     written = costs_and_map(table, {"tiny": tmp_path}, chosen, tmp_path)
     assert [path.name for path in written] == ["fit-costs.json", "fit-costs.md", "fit-tiny-queries.svg"]
-    before = written[0].read_text()
+    sheet = read_json(written[0])
+    sheet["costs"]["tiny"]["cuda"] = sheet["costs"]["tiny"]["cpu"]
+    sheet["machines"]["tiny"]["cuda"] = "a GPU elsewhere"
+    write_json(written[0], sheet)
     assert costs_and_map(table, {"tiny": tmp_path}, chosen, tmp_path) == written
-    assert written[0].read_text() == before  # the same runs are not measured again
-    costs = read_json(written[0])["costs"]["tiny"]["cpu"]["fit"]
+    assert read_json(written[0]) == sheet  # the same runs are not measured again, on whatever machine they were
+    costs, page = sheet["costs"]["tiny"]["cpu"]["fit"], written[1].read_text()
     assert costs["user_passes"] == 6
-    assert f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['p50_ms']:.3f} |" in written[1].read_text()
+    row = f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['seconds_per_epoch']:.3f} | {costs['p50_ms']:.3f} |"
+    assert page.count(row) == 2
+    assert "## tiny, CPU with " in page
+    assert "## tiny, a GPU elsewhere, 40 candidates a request" in page
     assert written[2].read_text().count("<circle") == 40

@@ -1,14 +1,16 @@
-"""What pre-rankers cost: latency of a request, bytes of an item, passes of the user tower, parameters."""
+"""What pre-rankers cost: training of an epoch, latency of a request, bytes of an item, user passes, parameters."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
-from twotower.core.records import FIRST_KNOWN
+from twotower.core.records import FIRST_KNOWN, State
 from twotower.core.states import rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.evaluation.latency import Answer, answer_of, drawn_requests, percentile, take_turns
@@ -17,67 +19,128 @@ from twotower.models.cold import COLD
 from twotower.models.encode import encode_items
 from twotower.models.fit import FIT
 from twotower.recipes.learn import new_model
+from twotower.recipes.pairs import learn_pairs, pairs_of
 from twotower.recipes.run import Run
+from twotower.training.callbacks import Silent, StopTraining
 
 ANSWER = 100
 CANDIDATES = 2_000
 CURVE = (100, 300, 1_000, 2_000, 5_000, 10_000, 30_000, 100_000)
-REQUESTS, CURVE_REQUESTS, WARM_UPS = 200, 30, 10
+REQUESTS, CURVE_REQUESTS = 200, 20
+WARM_UPS = 5
+STEPS = {"cpu": 8, "cuda": 40}
+FIRST_STEPS = 3
 ITEM_TILE = 8_192
 
 Costs = dict[str, dict[str, Any]]
 
 
-def cost_sheet(runs: Mapping[str, Run], dataset: Dataset, *, requests: int = REQUESTS) -> Costs:
-    """Costs of each run's model on the data set's device, measured in one process, in turns.
+def cost_sheet(
+    runs: Mapping[str, Run], dataset: Dataset, *, requests: int = REQUESTS, curve: Sequence[int] = CURVE
+) -> Costs:
+    """Costs of each run's model on the data set's device, measured in one process, requests in turns.
 
     Weights are those that training starts from. They change the work only of FIT, whose items read user states of more
     or fewer queries: ``benchmarks/preranking.py`` has its dearest case, and its compiled form, which needs a compiler.
 
     Args:
-        runs: by variant.
+        runs: by variant, on labelled pairs.
         dataset: on the device to measure on.
         requests: of 2,000 candidates (all items, where there are fewer), put to every model.
+        curve: numbers of candidates for the curve, ascending.
 
     Returns:
-        By variant: ``parameters``, ``bytes_per_item`` (0: nothing is stored), ``user_passes`` of a request, ``p50_ms``
-        and ``p99_ms``, and ``p50_ms_by_candidates`` for 100 to 100,000, as far as there are items.
+        By variant: ``parameters``, ``bytes_per_item`` (0: nothing is stored), ``user_passes`` of a request,
+        ``seconds_per_epoch`` of training (see `epoch_seconds`), ``p50_ms`` and ``p99_ms`` of a request, and
+        ``p50_ms_by_candidates`` along the curve, all from one catalogue of as many items as its end (see `grown`).
     """
-    models = {name: _ready(run, dataset) for name, run in runs.items()}
-    known = dataset.schema.num_items - FIRST_KNOWN
-    with torch.inference_mode():
-        ids = torch.arange(dataset.schema.num_items, device=dataset.device)
-        states = {name: encode_items(model, dataset, ids, ITEM_TILE) for name, model in models.items()}
-
-    def timed(candidates: int, count: int) -> dict[str, list[float]]:
-        (example,) = drawn_requests(dataset, 1, candidates=candidates, seed=1)
-        answers: dict[str, Answer] = {
-            name: answer_of(model, states[name], ANSWER, example) for name, model in models.items()
-        }
-        drawn = drawn_requests(dataset, WARM_UPS + count, candidates=candidates)
-        return take_turns(answers, drawn, warm_ups=WARM_UPS)
-
-    asked = min(CANDIDATES, known)
-    times = timed(asked, requests)
-    curve = {count: timed(count, min(requests, CURVE_REQUESTS)) for count in CURVE if count <= known}
-    return {
+    training = {name: epoch_seconds(run, dataset) for name, run in runs.items()}
+    served = {name: _serve(run, dataset) for name, run in runs.items()}
+    asked = min(CANDIDATES, dataset.schema.num_items - FIRST_KNOWN)
+    times = _times(served, dataset, asked, requests)
+    costs: Costs = {
         name: {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "bytes_per_item": stored_bytes(model, states[name]),
+            "bytes_per_item": stored_bytes(model, states),
             "user_passes": user_passes(model, asked),
+            "seconds_per_epoch": training[name],
             "candidates": asked,
             "p50_ms": statistics.median(times[name]),
             "p99_ms": percentile(times[name], 0.99),
-            "p50_ms_by_candidates": {str(count): statistics.median(found[name]) for count, found in curve.items()},
         }
-        for name, model in models.items()
+        for name, (model, states) in served.items()
     }
+    large = grown(dataset, max(curve))
+    served = {name: _serve(run, large) for name, run in runs.items()}
+    points = {count: _times(served, large, count, min(requests, CURVE_REQUESTS)) for count in curve}
+    for name, row in costs.items():
+        row["p50_ms_by_candidates"] = {str(count): statistics.median(found[name]) for count, found in points.items()}
+    return costs
 
 
-def _ready(run: Run, dataset: Dataset) -> Model:
+def epoch_seconds(run: Run, dataset: Dataset) -> float:
+    """Seconds of training an epoch, from the time of a run's first steps: 8 on the CPU, 40 on a GPU.
+
+    Validation is left out. FIT's soft and hard queries cost about the same.
+    """
+    split = pairs_of(run, dataset)
+    clock = _Steps(FIRST_STEPS, STEPS[dataset.device.type], dataset.device)
+    training = replace(run.training, epochs=clock.last, patience=0, evaluate_every=0, refit=False)
+    learn_pairs(replace(run, training=training), dataset, split, callbacks=[clock])
+    return clock.seconds * -(-len(split.train) // run.training.batch_size)
+
+
+class _Steps(Silent):
+    """Seconds of a step, as a mean over ``steps`` after the ``first``; ends training then."""
+
+    def __init__(self, first: int, steps: int, device: torch.device) -> None:
+        self.first, self.last, self.device = first, first + steps, device
+        self.seconds = self.started_at = 0.0
+
+    def stepped(self, step: int) -> None:
+        """Look at the clock, with the device's work done."""
+        if step not in (self.first, self.last):
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if step == self.first:
+            self.started_at = time.perf_counter()
+        else:
+            self.seconds = (time.perf_counter() - self.started_at) / (self.last - self.first)
+            raise StopTraining("timed")
+
+
+def grown(dataset: Dataset, items: int) -> Dataset:
+    """The data set with at least so many items: those that are there, again and again under new ids, in no event."""
+    known = dataset.schema.num_items - FIRST_KNOWN
+    source = torch.arange(max(items, known), device=dataset.device) % known + FIRST_KNOWN
+    source = torch.cat([torch.arange(FIRST_KNOWN, device=dataset.device), source])
+    return replace(
+        dataset,
+        schema=replace(dataset.schema, num_items=len(source)),
+        item_features={name: column[source] for name, column in dataset.item_features.items()},
+    )
+
+
+class _Served(NamedTuple):
+    model: Model
+    states: State
+
+
+def _serve(run: Run, dataset: Dataset) -> _Served:
     model = new_model(run, dataset).eval()
     model.prepare_serving()
-    return model
+    ids = torch.arange(dataset.schema.num_items, device=dataset.device)
+    with torch.inference_mode():
+        return _Served(model, encode_items(model, dataset, ids, ITEM_TILE))
+
+
+def _times(served: Mapping[str, _Served], dataset: Dataset, candidates: int, requests: int) -> dict[str, list[float]]:
+    (example,) = drawn_requests(dataset, 1, candidates=candidates, seed=1)
+    answers: dict[str, Answer] = {
+        name: answer_of(model, states, ANSWER, example) for name, (model, states) in served.items()
+    }
+    return take_turns(answers, drawn_requests(dataset, WARM_UPS + requests, candidates=candidates), warm_ups=WARM_UPS)
 
 
 def user_passes(model: Model, candidates: int) -> int:

@@ -16,7 +16,7 @@ from twotower.recipes.reproduce.sets import without_text
 from twotower.recipes.reproduce.study import Cell, Table, seeded
 from twotower.recipes.run import Run
 
-COLUMNS = ("parameters", "bytes_per_item", "user_passes", "p50_ms", "p99_ms")
+COLUMNS = ("parameters", "bytes_per_item", "user_passes", "seconds_per_epoch", "p50_ms", "p99_ms")
 
 
 def costs_and_map(
@@ -24,8 +24,8 @@ def costs_and_map(
 ) -> list[Path]:
     """Write ``NAME-costs.json`` and ``.md`` (CPU, and GPU where there is one), and ``NAME-DATA-queries.svg``.
 
-    The picture is of the training on seed 1 of "fit", or of the reference where there is no such variant. Costs that
-    were measured for the same runs stay as they are.
+    The picture is of the training on seed 1 of "fit", or of the reference where there is no such variant. A device that
+    was measured for the same runs is not measured again, so a sheet may hold a CPU and a GPU of two machines.
     """
     written = _write_costs(table, data, chosen, folder)
     for name, runs in chosen.items():
@@ -43,30 +43,37 @@ def _write_costs(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], folder: Path
 ) -> list[Path]:
     sheet, page = (folder / f"{table.name}-costs.{ending}" for ending in ("json", "md"))
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     asked = {name: {variant: run.to_toml() for variant, run in runs.items()} for name, runs in chosen.items()}
-    old = read_json(sheet) if sheet.is_file() else {}
-    if old.get("runs") != asked or old.get("devices") != devices:
-        costs: dict[str, dict[str, Costs]] = {}
-        for name, runs in chosen.items():
-            dataset = without_text(Dataset.load(data[name]))
-            costs[name] = {device: cost_sheet(runs, dataset.to(device)) for device in devices}
-        write_json(sheet, {"costs": costs, "devices": devices, "runs": asked})
-        with replacing_file(page) as partial:
-            partial.write_text(as_markdown(table.title, costs), encoding="utf-8")
+    found = read_json(sheet) if sheet.is_file() else {}
+    if found.get("runs") != asked or "machines" not in found:
+        found = {"runs": asked, "machines": {name: {} for name in asked}, "costs": {name: {} for name in asked}}
+    for name, runs in chosen.items():
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+            if device not in found["costs"][name]:
+                dataset = without_text(Dataset.load(data[name])).to(device)
+                found["costs"][name][device] = cost_sheet(runs, dataset)
+                found["machines"][name][device] = machine(device)
+                write_json(sheet, found)
+    with replacing_file(page) as partial:
+        partial.write_text(as_markdown(table.title, found["costs"], found["machines"]), encoding="utf-8")
     return [sheet, page]
 
 
-def as_markdown(title: str, costs: Mapping[str, Mapping[str, Costs]]) -> str:
-    """The sheet for people: a table and a curve for each data set and device."""
+def machine(device: str) -> str:
+    """The GPU's name, or on how many threads of a CPU torch works."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU with {torch.get_num_threads()} threads"
+
+
+def as_markdown(title: str, costs: Mapping[str, Mapping[str, Costs]], machines: Mapping[str, Mapping[str, str]]) -> str:
+    """The sheet for people: a table and a curve for each data set and device; ``machines`` names the devices."""
     lines = [f"# Costs: {title}", ""]
     for name, by_device in costs.items():
         for device, rows in by_device.items():
             first = next(iter(rows.values()))
             counts = list(first["p50_ms_by_candidates"])
-            lines += [f"## {name}, {device}, {first['candidates']:,} candidates a request", ""]
+            lines += [f"## {name}, {machines[name][device]}, {first['candidates']:,} candidates a request", ""]
             lines += _markdown(("variant", *COLUMNS), [[v, *(row[c] for c in COLUMNS)] for v, row in rows.items()])
-            lines += ["Median milliseconds by number of candidates:", ""]
+            lines += ["Median milliseconds by number of candidates, of a catalogue grown to the last number:", ""]
             curves = [[v, *(row["p50_ms_by_candidates"][c] for c in counts)] for v, row in rows.items()]
             lines += _markdown(("variant", *counts), curves)
     return "\n".join(lines)
