@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from twotower.models.build import build_model
 from twotower.serving.bundle import write_bundle
 
 TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """What the test starts heeds Ctrl-C, even where the tests run as a background job of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

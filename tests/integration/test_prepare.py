@@ -361,7 +361,7 @@ def test_a_full_disk_or_a_stop_leaves_what_was_there(tmp_path, monkeypatch, fail
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_folder_and_status_130(tmp_path):
+def test_ctrl_c_leaves_no_folder_and_status_130(tmp_path, heeds_ctrl_c):
     path = tmp_path / "log.csv"
     duckdb.connect().sql(
         "COPY (SELECT hash(i) % 100000 AS user, hash(i * 3) % 50000 AS item, 3 AS rating, i AS time "
@@ -369,9 +369,7 @@ def test_ctrl_c_leaves_no_folder_and_status_130(tmp_path):
     )
     spec_of(tmp_path).to_toml(tmp_path / "spec.toml")
     command = [sys.executable, "-m", "twotower", "data", "prepare", str(tmp_path / "spec.toml"), "--to"]
-    heeding = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born to ignore it
     job = subprocess.Popen([*command, str(tmp_path / "out")])
-    signal.signal(signal.SIGINT, heeding)
     while job.poll() is None and not list(tmp_path.glob(".out.work.*")):
         time.sleep(0.01)
     time.sleep(0.5)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +66,32 @@ def test_the_table_from_data_to_figures(prepared, tmp_path):
     assert [part["epoch"] for part in record["curves"]] == [1, 2, 3, 4]
     pytest.importorskip("matplotlib")
     assert [path.name for path in draw_curves(table, data, chosen, 1, tmp_path)] == ["negatives-tiny.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_tells_where_the_finished_trainings_are(jobs, prepared, tmp_path, heeds_ctrl_c):
+    """To the whole group, as a terminal sends it; no process prints a traceback or stays."""
+    words = ["reproduce", "negatives", "--data", str(prepared), "--jobs", str(jobs), "--to", str(tmp_path / "made")]
+    table = subprocess.Popen(
+        [sys.executable, "-m", "twotower", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert table.stderr is not None
+    first = table.stderr.readline()
+    assert first.startswith("1/"), first + table.stderr.read()
+    os.killpg(table.pid, signal.SIGINT)
+    told = table.communicate(timeout=60)[1]
+    assert table.returncode == 130, told
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert len(list((tmp_path / "made").glob("*/*/seed-0-*.json"))) >= 1
+    for _ in range(200):  # a helper of the pool ends a moment after it
+        try:
+            os.killpg(table.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process of the table is still there")
 
 
 @pytest.mark.parametrize("data", negatives.TABLE.data)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twotower.core.errors import InputError
+
+if TYPE_CHECKING:
+    from twotower.recipes.reproduce.study import Table
 
 
 def command(
@@ -31,6 +35,10 @@ def command(
     from twotower.recipes.reproduce.tables import TABLES, table_of
 
     if show:
+        if as_json:
+            listed = {table.name: {"title": table.title, "data": table.data} for table in TABLES.values()}
+            typer.echo(json.dumps(listed))
+            return
         for table in TABLES.values():
             typer.echo(f"{table.name:20} {table.title} ({', '.join(table.data)})")
         return
@@ -39,6 +47,16 @@ def command(
     table = table_of(name)
     folder = to or Path("runs") / "reproduce" / name
 
+    try:
+        _reproduce(table, data or [], folder, seeds, only or [], jobs, as_json)
+    except KeyboardInterrupt:
+        _notice(f"stopped; the same command goes on: trainings that were finished are in {folder}")
+        raise
+
+
+def _reproduce(
+    table: Table, data: list[Path], folder: Path, seeds: int | None, only: list[str], jobs: int, as_json: bool
+) -> None:
     from twotower.core.files import read_json
     from twotower.recipes.reproduce.figures import draw_curves
     from twotower.recipes.reproduce.sets import fetched_sets, given_sets
@@ -46,16 +64,14 @@ def command(
     from twotower.recipes.reproduce.summary import summarise
 
     prepared = given_sets(data) if data else fetched_sets(table, folder / "data", _notice)
-    chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only or (), notice=_notice)
+    chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only, notice=_notice)
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
     for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
         _notice(f"drawn: {picture}")
     if as_json:
-        import json
-
-        typer.echo(json.dumps(read_json(folder / f"{name}.json"), allow_nan=False))
+        typer.echo(json.dumps(read_json(folder / f"{table.name}.json"), allow_nan=False))
     else:
-        typer.echo((folder / f"{name}.md").read_text(encoding="utf-8"))
+        typer.echo((folder / f"{table.name}.md").read_text(encoding="utf-8"))
     for page in table.extras(table, prepared, chosen, folder) if table.extras else []:
         _notice(f"written: {page}")
     _notice(f"results: {folder}")

@@ -200,3 +200,15 @@ def test_the_verb_in_two_processes(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert {figure["variant"] for figure in found["figures"][Dataset.load(prepared).name]} == {"in_batch"}
     assert len(list((tmp_path / "out").rglob("seed-0-*.json"))) == 3
+
+
+def test_the_list_of_tables(capsys):
+    from twotower.cli.main import main
+
+    for words in (["--list"], ["--list", "--json"]):
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", *words])
+        assert end.value.code == 0
+    lines, listed = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert json.loads(listed)["fit"] == {"title": TABLES["fit"].title, "data": list(TABLES["fit"].data)}
+    assert [line.split()[0] for line in lines.splitlines()] == list(TABLES) == list(json.loads(listed))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,10 +193,16 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
     jobs = min(jobs, len(cells))
     for gpu in gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
         gpus.put(gpu)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(gpus,)) as pool:
         running = {pool.submit(measure_cell, cell): cell for cell in cells}
-        for done in as_completed(running):
-            yield running[done], done.result()
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
 
 
 def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
@@ -209,8 +216,9 @@ def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
     return [names[job % gpus] if gpus else "" for job in range(jobs)]
 
 
-def _see_one_gpu(gpus: Queue[str]) -> None:
-    """Begin a process: what it calls "cuda" is the next GPU of the queue."""
+def _begin(gpus: Queue[str]) -> None:
+    """Begin a process: what it calls "cuda" is the next GPU of the queue; Ctrl-C is for the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
 
 
