@@ -291,6 +291,9 @@ def test_wrong_bundles_are_one_line_and_status_2(
         assert (status, out) == (2, "")
         assert message in err
         assert len(err.strip().splitlines()) == 1
+    status, out, err = call(capsys, "diagnose", trained / "prepared", "--bundle", trained / "features")
+    assert (status, out) == (2, "")
+    assert "a folder; beside a bundle, give a table of items" in err
     assert call(capsys, "diagnose", items, "--bundle", trained / "features", "--side", "query")[0] == 2
     assert call(capsys, "diagnose", items, "--bundle", trained / "features", "--column", "x")[0] == 2
     assert call(capsys, "diagnose", tmp_path / "none.csv", "--bundle", trained / "features")[0] == 2

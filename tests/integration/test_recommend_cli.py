@@ -160,6 +160,8 @@ def test_more_than_the_catalogue_holds(bundle_folder: Path, capsys: Capture, cap
         (["recommend", "BUNDLE", "--user", "u2", "--exclude", "zzzz"], "unknown item 'zzzz'; known ids look like 'i2'"),
         (["recommend", "BUNDLE", "--user", "u2", "-k", "0"], "k must be at least 1, got 0"),
         (["recommend", "BUNDLE", "--user", "u2", "-k", "many"], "Invalid value for '-k'"),
+        (["recommend", "BUNDLE", "--user", "u2", "--candidates", "5"], "name the pre-ranker's bundle by --then"),
+        (["recommend", "BUNDLE", "--then", "BUNDLE", "--user", "u2", "--candidates", "0"], "of at least 1, got 0"),
         (["recommend", "DATA", "--user", "u2"], "prepared data, not a bundle; train on it"),
         (["recommend", "NOWHERE", "--user", "u2"], "no such bundle"),
         (["similar", "BUNDLE"], "give either --item or --items"),

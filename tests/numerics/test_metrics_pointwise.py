@@ -87,3 +87,10 @@ def test_no_pairs_and_nan_are_refused():
         log_loss(torch.zeros(0), torch.zeros(0))
     with pytest.raises(InputError, match="NaN"):
         auc(torch.tensor([0.0, math.nan]), torch.tensor([0.0, 1.0]))
+    unlabelled = torch.tensor([0.0, 1.0, math.nan])
+    with pytest.raises(InputError, match="labels hold NaN; leave out pairs that have no label"):
+        auc(torch.zeros(3), unlabelled)
+    with pytest.raises(InputError, match="labels hold NaN"):
+        grouped_auc(torch.zeros(3), unlabelled, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InputError, match="labels hold NaN"):
+        log_loss(torch.zeros(3), unlabelled)

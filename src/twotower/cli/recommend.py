@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from twotower.core.errors import InputError
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
@@ -16,18 +18,28 @@ def command(
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
-    candidates: Annotated[int, typer.Option(help="How many items the first hands to the second.")] = 2_000,
+    candidates: Annotated[
+        int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Recommend items to a user, by id or by a history typed in."""
     from twotower.cli.answers import print_beside, print_json, row, split_ids
     from twotower.serving.bundle import Bundle
-    from twotower.serving.pipeline import Pipeline
+    from twotower.serving.pipeline import CANDIDATES, Pipeline
     from twotower.serving.retriever import Retriever
 
+    if candidates is not None and then is None:
+        raise InputError(
+            "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
+        )
     typed = None if history is None else split_ids(history)
     retriever = Retriever(Bundle.load(bundle))
-    asked = retriever if then is None else Pipeline(retriever, Retriever(Bundle.load(then)), candidates=candidates)
+    asked: Retriever | Pipeline = retriever
+    if then is not None:
+        asked = Pipeline(
+            retriever, Retriever(Bundle.load(then)), candidates=CANDIDATES if candidates is None else candidates
+        )
     answers = asked.recommend(
         user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
     )

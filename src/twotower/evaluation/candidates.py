@@ -58,8 +58,10 @@ def evaluate_candidates(
         split: what the targets are called in reports.
 
     Raises:
-        InputError: if there is nobody to ask, the lists are not one a user, or a candidate is unknown or stands twice.
+        InputError: if the data are not the model's, there is nobody to ask, the lists are not one a user, or a
+            candidate is unknown or stands twice.
     """
+    check_catalogue(model, dataset)
     users, history, truth = _asked(dataset, targets, split)
     lists = lists.to(dataset.device)
     if lists.ndim != 2 or len(lists) != len(users):
@@ -101,13 +103,9 @@ def evaluate_two_stage(
         split: what the targets are called in reports.
 
     Raises:
-        InputError: if ``candidates`` is below 1, there is nobody to ask, or the models are of different catalogues.
+        InputError: if ``candidates`` is below 1, there is nobody to ask, or the data are not those of both models.
     """
-    if retriever.schema.num_items != ranker.schema.num_items:
-        raise InputError(
-            f"the retriever knows {retriever.schema.num_items} item rows and the pre-ranker "
-            f"{ranker.schema.num_items}; train both on the same prepared data"
-        )
+    check_catalogue(ranker, dataset)
     users, _, truth = _asked(dataset, targets, split)
     lists = retrieved_lists(retriever, dataset, targets, candidates, mask_seen=mask_seen, split=split)
     return TwoStage(
@@ -128,8 +126,9 @@ def retrieved_lists(
     """The retriever's best items of each user of ``targets.users()``, best first; -1 where there are no more.
 
     Raises:
-        InputError: if ``candidates`` is below 1 or there is nobody to ask.
+        InputError: if ``candidates`` is below 1, the data are not the model's, or there is nobody to ask.
     """
+    check_catalogue(retriever, dataset)
     users, history, _ = _asked(dataset, targets, split)
     everything = targets.history.to(dataset.device)
     index = BruteForceIndex(retriever.score)
@@ -186,6 +185,23 @@ def _asked(dataset: Dataset, targets: Targets, split: str) -> tuple[Tensor, Log,
     if not len(users):
         raise InputError(f"split '{split}': no user has an event to be found, so there is nothing to evaluate")
     return users, targets.history.to(dataset.device).positives(), truth
+
+
+def check_catalogue(model: Model, dataset: Dataset) -> None:
+    """Refuse a data set whose rows stand for other users or items than the model's.
+
+    Raises:
+        InputError: says what differs.
+    """
+    for side, known, given in (
+        ("item", model.schema.num_items, dataset.schema.num_items),
+        ("user", model.schema.num_users, dataset.schema.num_users),
+    ):
+        if known != given:
+            raise InputError(
+                f"the model knows {known} {side} rows, data set '{dataset.name}' has {given}: "
+                "give the data that it was trained on"
+            )
 
 
 def _all_states(model: Model, dataset: Dataset) -> State:

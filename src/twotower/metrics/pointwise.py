@@ -23,7 +23,7 @@ def auc(scores: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"]) -> flo
     """The chance that a positive scores above a negative, ties counting half. Labels of at least 0.5 are positive.
 
     Raises:
-        InputError: if all labels are of one class, where it is undefined, or a score is NaN.
+        InputError: if all labels are of one class, where it is undefined, or a score or label is NaN.
 
     Examples:
         >>> auc(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
@@ -47,7 +47,7 @@ def grouped_auc(
     Source: Zhou et al., Deep Interest Network, KDD 2018, section 6.2, with impressions as weights.
 
     Raises:
-        InputError: if no group has both classes, or a score is NaN.
+        InputError: if no group has both classes, or a score or label is NaN.
     """
     positives, negatives, wins = _wins(scores, labels, groups)
     counted = (positives > 0) & (negatives > 0)
@@ -62,10 +62,10 @@ def log_loss(logits: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"]) -
     """Mean binary cross-entropy in nats a pair: −y log σ(logit) − (1 − y) log(1 − σ(logit)).
 
     Raises:
-        InputError: if there are no pairs or a logit is NaN.
+        InputError: if there are no pairs, or a logit or label is NaN.
     """
-    if not len(logits) or bool(logits.isnan().any()):
-        raise InputError("log loss is undefined: there are no pairs, or the model's logits hold NaN")
+    if not len(logits) or bool(logits.isnan().any()) or bool(labels.isnan().any()):
+        raise InputError("log loss is undefined: there are no pairs, or the model's logits or the labels hold NaN")
     return F.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
 
 
@@ -73,6 +73,8 @@ def _wins(scores: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, Tenso
     """Positives, negatives and pairs of both where the positive is above (a tie: half), of each group: float64."""
     if bool(scores.isnan().any()):
         raise InputError("AUC is undefined: the model's scores hold NaN")
+    if bool(labels.isnan().any()):
+        raise InputError("AUC is undefined: labels hold NaN; leave out pairs that have no label")
     names, group = groups.unique(return_inverse=True)
     order = scores.argsort(stable=True)
     order = order[group[order].argsort(stable=True)]

@@ -143,7 +143,8 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Mean over positive rows of −log softmax(cos(user, items of the batch) / temperature) at the row's own item.
 
-    Other rows that hold the same item are no negatives. 0 without positives.
+    Other rows that hold the same item are no negatives; a user's further positives in the batch are. 0 without
+    positives.
 
     Source: IntTower (Li et al., CIKM 2022), section 3.4 (CIR).
     """

@@ -133,7 +133,8 @@ class RankTower(PreRanker):
         return Encoded(users, items, batch.items.ids, losses)
 
     def _coarse(self, users: Tensor, items: Tensor, batch: Batch) -> Tensor:
-        """−log softmax of each positive against the items some rows further on; the same item there is masked."""
+        """−log softmax of each positive against the items some rows further on; the same item there is masked, a user's
+        further positives are not."""
         shifts = range(min(self.coarse_negatives, len(users) - 1) + 1)
         candidates = torch.stack([items.roll(-shift, dims=0) for shift in shifts], dim=1)
         ids = torch.stack([batch.items.ids.roll(-shift) for shift in shifts], dim=1)

@@ -75,6 +75,10 @@ def diagnose_table(
     if side not in ("item", "user"):
         raise unknown_name("side", side, ("item", "user"))
     table = Path(table)
+    if table.is_dir():
+        raise InputError(
+            f"{table}: a folder; beside a bundle, give a table of {side}s: CSV, TSV, JSON lines or Parquet"
+        )
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
     if side == "item" and not bundle.schema.item_features:

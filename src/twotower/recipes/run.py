@@ -58,7 +58,7 @@ class IndexSection:
     """How the bundle answers."""
 
     kind: str = "exact"
-    """Name from `twotower.recipes.build.INDEXES`."""
+    """Name from `twotower.index.build.INDEXES`."""
 
 
 @dataclass(frozen=True)

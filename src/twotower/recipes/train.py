@@ -71,7 +71,7 @@ def train(
         InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
             bundle.
     """
-    device = pick_device(run.training.device)
+    device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
     if to is not None:
         check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
@@ -92,7 +92,7 @@ def train(
     if to is not None and folder is not None:
         index = None
         if model.is_inner_product:
-            index = index_class(run.index.kind)()
+            index = index_kind()
             ids, states = known_states(model, dataset)
             index.build(states, ids)
         write_bundle(

@@ -70,7 +70,8 @@ class Bundle:
         try:
             load_model(model, folder / "weights.safetensors")
         except (RuntimeError, SafetensorError, OSError) as error:
-            raise InputError(f"{folder / 'weights.safetensors'}: not the weights of this model ({error})") from None
+            why = " ".join(str(error).split())[:200]
+            raise InputError(f"{folder / 'weights.safetensors'}: not the weights of this model ({why})") from None
         return Bundle(folder, manifest, schema, model.to(device).eval(), torch.device(device))
 
     @cached_property

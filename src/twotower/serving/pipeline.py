@@ -11,6 +11,9 @@ from twotower.core.errors import InputError
 from twotower.serving.bundle import Bundle
 from twotower.serving.retriever import NO_ITEM, Answer, Retriever
 
+CANDIDATES = 2_000
+"""Handed from the first stage to the second, where nothing else is said."""
+
 
 class Pipeline:
     """Any retriever, then any pre-ranker, over one catalogue.
@@ -21,12 +24,12 @@ class Pipeline:
         candidates: handed from the first to the second.
 
     Raises:
-        InputError: if ``candidates`` is below 1, or the two bundles number other items.
+        InputError: if ``candidates`` is no whole number or below 1, or the two bundles number other items.
     """
 
-    def __init__(self, retriever: Retriever, ranker: Retriever, *, candidates: int = 2_000) -> None:
-        if candidates < 1:
-            raise InputError(f"candidates must be at least 1, got {candidates}")
+    def __init__(self, retriever: Retriever, ranker: Retriever, *, candidates: int = CANDIDATES) -> None:
+        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+            raise InputError(f"candidates must be a whole number of at least 1, got {candidates!r}")
         check_same_catalogue(retriever.bundle, ranker.bundle)
         self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
 
@@ -61,7 +64,7 @@ class Pipeline:
 
 
 def load_pipeline(
-    retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int = 2_000
+    retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int = CANDIDATES
 ) -> Pipeline:
     """The pipeline of two bundles.
 

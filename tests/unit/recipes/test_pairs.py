@@ -25,7 +25,7 @@ from twotower.recipes import pairs
 from twotower.recipes.judge import judge_bundle
 from twotower.recipes.named import PRE_RANKERS, default_run
 from twotower.recipes.pairs import judge_pairs, learn_pairs, pairs_of
-from twotower.recipes.run import Evaluation, ModelSection
+from twotower.recipes.run import Evaluation, IndexSection, ModelSection
 from twotower.recipes.train import train
 from twotower.training.callbacks import Silent, StopTraining
 from twotower.training.config import Training
@@ -250,8 +250,13 @@ def test_bad_pair_runs(clubs, tiny_dataset):
     model, other = (build_model("popularity", data.schema) for data in (clubs, tiny_dataset))
     with pytest.raises(InputError, match="40 users are asked about"):
         evaluate_candidates(model, clubs, targets, torch.full((3, 4), 2))
-    with pytest.raises(InputError, match="32 item rows and the pre-ranker 10"):
-        evaluate_two_stage(model, other, clubs, targets)
+    for retriever, ranker in ((model, other), (other, model)):
+        with pytest.raises(InputError, match="the model knows 10 item rows, data set '.*' has 32"):
+            evaluate_two_stage(retriever, ranker, clubs, targets)
+    with pytest.raises(InputError, match="knows 32 item rows, data set '.*' has 10: give the data that it was trained"):
+        evaluate_candidates(model, tiny_dataset, targets, torch.full((40, 4), 2))
+    with pytest.raises(InputError, match="unknown index 'exakt'.*'exact'"):
+        train(replace(run, index=IndexSection("exakt")), dataset=clubs)  # before an hour of training, not after
     nobody = targets._replace(truth=targets.truth.select(targets.truth.items < 0))
     with pytest.raises(InputError, match="no user has an event to be found"):
         drawn_lists(clubs, nobody)
