@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +214,14 @@ def test_the_list_of_tables(capsys):
     lines, listed = capsys.readouterr().out.strip().rsplit("\n", 1)
     assert json.loads(listed)["fit"] == {"title": TABLES["fit"].title, "data": list(TABLES["fit"].data)}
     assert [line.split()[0] for line in lines.splitlines()] == list(TABLES) == list(json.loads(listed))
+
+
+@pytest.mark.slow
+def test_trainings_under_way_end_with_the_table(monkeypatch):
+    monkeypatch.setattr(study, "measure_cell", time.sleep)
+    trainings = study._measured([0.0, *[120.0] * 4], 2)  # type: ignore[list-item]
+    assert next(trainings)[0] == 0.0
+    began = time.monotonic()
+    trainings.close()  # as Ctrl-C does
+    assert time.monotonic() - began < 60
+    assert not active_children()

@@ -201,7 +201,7 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
         except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
             pool.shutdown(wait=False, cancel_futures=True)
             for child in active_children():
-                child.terminate()
+                child.kill()  # they write nothing; a milder signal would have them begin what is queued
             raise
 
 
