@@ -112,6 +112,8 @@ class Run:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such run file") from None
+        except IsADirectoryError:
+            raise InputError(f"{path}: a folder; give the run file itself, such as run.toml in it") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not valid TOML: {error}") from None
         return Run.from_dict(values, str(path))

@@ -89,6 +89,8 @@ def test_wrong_run_files_are_named_with_their_path(text, message, tmp_path):
 
 
 def test_a_run_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="a folder; give the run file itself"):
+        Run.load(tmp_path)
     with pytest.raises(InputError, match="no such run file"):
         Run.load(tmp_path / "none.toml")
 
