@@ -185,7 +185,7 @@ def test_an_epoch_is_timed_by_its_steps(dataset, monkeypatch):
 
     monkeypatch.setattr(time, "perf_counter", lambda: sum(taken))
     monkeypatch.setattr(PairRows, "cut", slow)
-    assert epoch_seconds(run, without_text(dataset)) == pytest.approx(steps * sum(range(3, 11)) / 8)
+    assert epoch_seconds(run, without_text(dataset)) == pytest.approx(steps * 6.5)  # steps of 3 to 10 seconds
     assert len(taken) == 3 + 8
 
 
@@ -212,6 +212,13 @@ def test_a_table_writes_its_costs_and_its_picture(dataset, tmp_path, monkeypatch
     write_json(written[0], sheet)
     assert costs_and_map(table, {"tiny": tmp_path}, chosen, tmp_path) == written
     assert read_json(written[0]) == sheet  # the same runs are not measured again, on whatever machine they were
+    more = replace(table, variants=lambda data: {"fit": [run], "again": [run]})
+    both = {"other": {"fit": run, "again": run}}
+    costs_and_map(more, {"other": tmp_path}, both, tmp_path)
+    assert read_json(written[0])["costs"]["tiny"] == sheet["costs"]["tiny"]  # another set joins, nothing is lost
+    one = read_json(written[0])
+    costs_and_map(more, {"other": tmp_path}, {"other": {"again": run}}, tmp_path)
+    assert read_json(written[0]) == one  # nor by asking for less
     costs, page = sheet["costs"]["tiny"]["cpu"]["fit"], written[1].read_text()
     assert costs["user_passes"] == 6
     row = f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['seconds_per_epoch']:.3f} | {costs['p50_ms']:.3f} |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,22 +77,25 @@ def test_ctrl_c_tells_where_the_finished_trainings_are(jobs, prepared, tmp_path,
     table = subprocess.Popen(
         [sys.executable, "-m", "twotower", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert table.stderr is not None
-    first = table.stderr.readline()
-    assert first.startswith("1/"), first + table.stderr.read()
-    os.killpg(table.pid, signal.SIGINT)
-    told = table.communicate(timeout=20)[1]  # the other trainings would take longer
-    assert table.returncode == 130, told
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("stopped; the same command goes on")
-    assert len(list((tmp_path / "made").glob("*/*/seed-0-*.json"))) >= 1
-    for _ in range(200):  # a helper of the pool ends a moment after it
-        try:
+    try:
+        assert table.stderr is not None
+        first = table.stderr.readline()
+        assert first.startswith("1/"), first
+        os.killpg(table.pid, signal.SIGINT)
+        told = table.communicate(timeout=20)[1]  # the other trainings would take longer
+        assert table.returncode == 130, told
+        assert "Traceback" not in told
+        assert told.splitlines()[-1].startswith("stopped; the same command goes on")
+        assert len(list((tmp_path / "made").glob("*/*/seed-0-*.json"))) >= 1
+        for _ in range(200):  # a helper of the pool ends a moment after it
             os.killpg(table.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail("a process of the table is still there")
+            time.sleep(0.05)
+        pytest.fail("a process of the table is still there")
+    except ProcessLookupError:
+        return
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(table.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("data", negatives.TABLE.data)

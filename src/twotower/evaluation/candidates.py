@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State
+from twotower.core.schema import Side
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -61,7 +62,7 @@ def evaluate_candidates(
         InputError: if the data are not the model's, there is nobody to ask, the lists are not one a user, or a
             candidate is unknown or stands twice.
     """
-    check_catalogue(model, dataset)
+    check_data(model, dataset)
     users, history, truth = _asked(dataset, targets, split)
     lists = lists.to(dataset.device)
     if lists.ndim != 2 or len(lists) != len(users):
@@ -105,7 +106,7 @@ def evaluate_two_stage(
     Raises:
         InputError: if ``candidates`` is below 1, there is nobody to ask, or the data are not those of both models.
     """
-    check_catalogue(ranker, dataset)
+    check_data(ranker, dataset)
     users, _, truth = _asked(dataset, targets, split)
     lists = retrieved_lists(retriever, dataset, targets, candidates, mask_seen=mask_seen, split=split)
     return TwoStage(
@@ -128,7 +129,7 @@ def retrieved_lists(
     Raises:
         InputError: if ``candidates`` is below 1, the data are not the model's, or there is nobody to ask.
     """
-    check_catalogue(retriever, dataset)
+    check_data(retriever, dataset)
     users, history, _ = _asked(dataset, targets, split)
     everything = targets.history.to(dataset.device)
     index = BruteForceIndex(retriever.score)
@@ -187,21 +188,27 @@ def _asked(dataset: Dataset, targets: Targets, split: str) -> tuple[Tensor, Log,
     return users, targets.history.to(dataset.device).positives(), truth
 
 
-def check_catalogue(model: Model, dataset: Dataset) -> None:
-    """Refuse a data set whose rows stand for other users or items than the model's.
+def check_data(model: Model, dataset: Dataset) -> None:
+    """Refuse data that cannot be those of the model; users and items that came after training may follow the others.
 
     Raises:
-        InputError: says what differs.
+        InputError: if there are fewer items than the model knows, or a feature that it reads is missing or another.
     """
-    for side, known, given in (
-        ("item", model.schema.num_items, dataset.schema.num_items),
-        ("user", model.schema.num_users, dataset.schema.num_users),
-    ):
-        if known != given:
-            raise InputError(
-                f"the model knows {known} {side} rows, data set '{dataset.name}' has {given}: "
-                "give the data that it was trained on"
-            )
+    advice = "give the data that it was trained on"
+    if dataset.schema.num_items < model.schema.num_items:
+        raise InputError(
+            f"the model knows {model.schema.num_items} item rows, data set '{dataset.name}' has "
+            f"{dataset.schema.num_items}: {advice}"
+        )
+    sides: tuple[Side, Side] = ("user", "item")
+    for side in sides:
+        given = {feature.name: feature for feature in dataset.schema.features(side)}
+        for feature in model.schema.features(side):
+            found = given.get(feature.name)
+            if found is None or (found.kind, found.size, found.width) != (feature.kind, feature.size, feature.width):
+                raise InputError(
+                    f"data set '{dataset.name}' has no {side} feature '{feature.name}' as the model knows it: {advice}"
+                )
 
 
 def _all_states(model: Model, dataset: Dataset) -> State:

@@ -45,7 +45,7 @@ def evaluate_pairs(model: Model, dataset: Dataset, targets: Targets, *, pair_til
         pair_tile: pairs scored at a time; it has no effect on the result.
 
     Raises:
-        InputError: if the truth has no labels, all are of one class, or a score is NaN.
+        InputError: if the truth has no labels, all are of one class, or a score or label is NaN.
     """
     truth, history = targets.truth.to(dataset.device), targets.history.to(dataset.device).positives()
     if truth.labels is None:
@@ -68,7 +68,7 @@ def evaluate_rows(model: Model, rows: PairRows, *, pair_tile: int = PAIR_TILE) -
         pair_tile: pairs scored at a time; it has no effect on the result.
 
     Raises:
-        InputError: if there are no rows, all labels are of one class, or a score is NaN.
+        InputError: if there are no rows, all labels are of one class, or a score or label is NaN.
     """
     if not len(rows):
         raise InputError("there are no rows to evaluate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 
 import torch
@@ -28,10 +29,14 @@ class Pipeline:
     """
 
     def __init__(self, retriever: Retriever, ranker: Retriever, *, candidates: int = CANDIDATES) -> None:
-        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+        try:
+            wanted = index(candidates)
+        except TypeError:
+            wanted = 0
+        if wanted < 1:
             raise InputError(f"candidates must be a whole number of at least 1, got {candidates!r}")
         check_same_catalogue(retriever.bundle, ranker.bundle)
-        self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
+        self.retriever, self.ranker, self.candidates = retriever, ranker, wanted
 
     def recommend(
         self,
@@ -69,7 +74,8 @@ def load_pipeline(
     """The pipeline of two bundles.
 
     Raises:
-        InputError: if a folder is no bundle, or the two number other items.
+        InputError: if a folder is no bundle, the two number other items, or ``candidates`` is not a whole number of at
+            least 1.
     """
     first, second = (Retriever(Bundle.load(folder, device)) for folder in (retriever, ranker))
     return Pipeline(first, second, candidates=candidates)

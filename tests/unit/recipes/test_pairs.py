@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.schema import Schema
+from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.evaluation.candidates import (
@@ -251,10 +251,11 @@ def test_bad_pair_runs(clubs, tiny_dataset):
     with pytest.raises(InputError, match="40 users are asked about"):
         evaluate_candidates(model, clubs, targets, torch.full((3, 4), 2))
     for retriever, ranker in ((model, other), (other, model)):
-        with pytest.raises(InputError, match="the model knows 10 item rows, data set '.*' has 32"):
-            evaluate_two_stage(retriever, ranker, clubs, targets)
-    with pytest.raises(InputError, match="knows 32 item rows, data set '.*' has 10: give the data that it was trained"):
-        evaluate_candidates(model, tiny_dataset, targets, torch.full((40, 4), 2))
+        with pytest.raises(InputError, match="the model knows 32 item rows, data set '.*' has 10: give the data"):
+            evaluate_two_stage(retriever, ranker, tiny_dataset, targets)
+    more = replace(clubs.schema, item_features=(Feature("brand", "categorical", 7), *clubs.schema.item_features))
+    with pytest.raises(InputError, match="no item feature 'brand' as the model knows it: give the data that it was"):
+        evaluate_candidates(build_model("popularity", more), clubs, targets, torch.full((40, 4), 2))
     with pytest.raises(InputError, match="unknown index 'exakt'.*'exact'"):
         train(replace(run, index=IndexSection("exakt")), dataset=clubs)  # before an hour of training, not after
     nobody = targets._replace(truth=targets.truth.select(targets.truth.items < 0))

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,8 @@ def cost_sheet(
     Returns:
         By variant: ``parameters``, ``bytes_per_item`` (0: nothing is stored), ``user_passes`` of a request,
         ``seconds_per_epoch`` of training (see `epoch_seconds`), ``p50_ms`` and ``p99_ms`` of a request, and
-        ``p50_ms_by_candidates`` along the curve, all from one catalogue of as many items as its end (see `grown`).
+        ``p50_ms_by_candidates`` along the curve, all from one catalogue of at least as many items as the curve's end
+        (see `grown`).
     """
     training = {name: epoch_seconds(run, dataset) for name, run in runs.items()}
     served = {name: _serve(run, dataset) for name, run in runs.items()}
@@ -79,7 +81,7 @@ def cost_sheet(
 
 
 def epoch_seconds(run: Run, dataset: Dataset) -> float:
-    """Seconds of training an epoch, from the time of a run's first steps: 8 on the CPU, 40 on a GPU.
+    """Seconds of training an epoch, from the median of a run's first steps: 8 on the CPU, 40 on a GPU.
 
     Validation is left out. FIT's soft and hard queries cost about the same.
     """
@@ -87,27 +89,29 @@ def epoch_seconds(run: Run, dataset: Dataset) -> float:
     clock = _Steps(FIRST_STEPS, STEPS[dataset.device.type], dataset.device)
     training = replace(run.training, epochs=clock.last, patience=0, evaluate_every=0, refit=False)
     learn_pairs(replace(run, training=training), dataset, split, callbacks=[clock])
-    return clock.seconds * -(-len(split.train) // run.training.batch_size)
+    return clock.median() * -(-len(split.train) // run.training.batch_size)
 
 
 class _Steps(Silent):
-    """Seconds of a step, as a mean over ``steps`` after the ``first``; ends training then."""
+    """Looks at the clock after each step, and ends training ``steps`` after the ``first``."""
 
     def __init__(self, first: int, steps: int, device: torch.device) -> None:
         self.first, self.last, self.device = first, first + steps, device
-        self.seconds = self.started_at = 0.0
+        self.times: list[float] = []
 
     def stepped(self, step: int) -> None:
-        """Look at the clock, with the device's work done."""
-        if step not in (self.first, self.last):
+        """Note the time, with the device's work done."""
+        if step < self.first:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        if step == self.first:
-            self.started_at = time.perf_counter()
-        else:
-            self.seconds = (time.perf_counter() - self.started_at) / (self.last - self.first)
+        self.times.append(time.perf_counter())
+        if step == self.last:
             raise StopTraining("timed")
+
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(after - before for before, after in pairwise(self.times))
 
 
 def grown(dataset: Dataset, items: int) -> Dataset:

@@ -25,7 +25,7 @@ def costs_and_map(
     """Write ``NAME-costs.json`` and ``.md`` (CPU, and GPU where there is one), and ``NAME-DATA-queries.svg``.
 
     The picture is of the training on seed 1 of "fit", or of the reference where there is no such variant. A device that
-    was measured for the same runs is not measured again, so a sheet may hold a CPU and a GPU of two machines.
+    was measured for these runs, or for more of the same set, is not measured again: a sheet may gather two machines.
     """
     written = _write_costs(table, data, chosen, folder)
     for name, runs in chosen.items():
@@ -45,8 +45,11 @@ def _write_costs(
     sheet, page = (folder / f"{table.name}-costs.{ending}" for ending in ("json", "md"))
     asked = {name: {variant: run.to_toml() for variant, run in runs.items()} for name, runs in chosen.items()}
     found = read_json(sheet) if sheet.is_file() else {}
-    if found.get("runs") != asked or "machines" not in found:
-        found = {"runs": asked, "machines": {name: {} for name in asked}, "costs": {name: {} for name in asked}}
+    if "machines" not in found:
+        found = {"runs": {}, "machines": {}, "costs": {}}
+    for name, wanted in asked.items():
+        if not wanted.items() <= found["runs"].get(name, {}).items():
+            found["runs"][name], found["machines"][name], found["costs"][name] = wanted, {}, {}
     for name, runs in chosen.items():
         for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
             if device not in found["costs"][name]:
@@ -73,7 +76,7 @@ def as_markdown(title: str, costs: Mapping[str, Mapping[str, Costs]], machines: 
             counts = list(first["p50_ms_by_candidates"])
             lines += [f"## {name}, {machines[name][device]}, {first['candidates']:,} candidates a request", ""]
             lines += _markdown(("variant", *COLUMNS), [[v, *(row[c] for c in COLUMNS)] for v, row in rows.items()])
-            lines += ["Median milliseconds by number of candidates, of a catalogue grown to the last number:", ""]
+            lines += ["Median milliseconds by number of candidates, of a catalogue of at least the last number:", ""]
             curves = [[v, *(row["p50_ms_by_candidates"][c] for c in counts)] for v, row in rows.items()]
             lines += _markdown(("variant", *counts), curves)
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -193,16 +194,31 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
     jobs = min(jobs, len(cells))
     for gpu in gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
         gpus.put(gpu)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(gpus,)) as pool:
-        running = {pool.submit(measure_cell, cell): cell for cell in cells}
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
         try:
+            with _ctrl_c_held_back():
+                running = {pool.submit(measure_cell, cell): cell for cell in cells}
             for done in as_completed(running):
                 yield running[done], done.result()
         except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in active_children():
-                child.kill()  # they write nothing; a milder signal would have them begin what is queued
+            workers = set(active_children()) - others
+            for worker in workers:
+                worker.kill()  # it writes nothing; after a milder signal it would begin what is queued
+            for worker in workers:
+                worker.join()
             raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; processes that are started within it never hear of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
@@ -216,9 +232,8 @@ def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
     return [names[job % gpus] if gpus else "" for job in range(jobs)]
 
 
-def _begin(gpus: Queue[str]) -> None:
-    """Begin a process: what it calls "cuda" is the next GPU of the queue; Ctrl-C is for the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _see_one_gpu(gpus: Queue[str]) -> None:
+    """Begin a process: what it calls "cuda" is the next GPU of the queue."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
 
 
