@@ -202,12 +202,9 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
             for done in as_completed(running):
                 yield running[done], done.result()
         except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            workers = set(active_children()) - others
-            for worker in workers:
+            for worker in set(active_children()) - others:
                 worker.kill()  # it writes nothing; after a milder signal it would begin what is queued
-            for worker in workers:
-                worker.join()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
