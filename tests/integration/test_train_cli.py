@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from twotower.cli.main import main
+from twotower.recipes.run import Run
+from twotower.recipes.train import train
 from twotower.serving.retriever import load
 
 SMALL = ["--set", "model.dim=8", "--set", "training.epochs=2", "--set", "training.patience=0"]
@@ -127,6 +129,21 @@ def test_a_run_file_and_set_and_recipes(data, tmp_path):
     assert (tmp_path / "a" / "run.toml").read_text() == (tmp_path / "b" / "run.toml").read_text()
     other = twotower("train", tmp_path / "a" / "run.toml", "--to", tmp_path / "c", "--set", "training.seed=1", "--json")
     assert other.stdout != first.stdout
+
+
+def test_a_bundle_answers_alike_when_the_defaults_have_changed(data, tmp_path, monkeypatch):
+    from twotower.models.two_tower import TwoTower
+
+    trained = twotower("train", "--data", data, "--model", "two_tower", "--to", tmp_path / "b", *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    user = load(tmp_path / "b").bundle.user_vocabulary.ids([2])[0]
+    before = twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout
+    run = Run.load(tmp_path / "b" / "run.toml")
+    assert run.model.settings["hidden"] == [128]
+    for setting, value in (("hidden", (64,)), ("dropout", 0.5), ("history_length", 3)):
+        monkeypatch.setitem(TwoTower.__init__.__kwdefaults__, setting, value)
+    assert twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout == before
+    assert train(run).run == run
 
 
 @pytest.mark.slow

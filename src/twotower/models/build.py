@@ -44,6 +44,12 @@ def model_parameters(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def all_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the defaults of what they leave out, as TOML reads them back: lists instead of tuples."""
+    whole = model_parameters(name) | settings
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
+
+
 def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = None) -> Model:
     """A new model: ``Class(schema, **parameters)``.
 

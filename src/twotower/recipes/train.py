@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.index.build import index_class
 from twotower.models.base import ClosedForm, Model
+from twotower.models.build import all_settings
 from twotower.models.encode import encode_items, inference
 from twotower.recipes.learn import learn, learnt_log
 from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
@@ -57,6 +58,9 @@ def train(
 ) -> Trained:
     """Do the whole run and write its bundle.
 
+    The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
+    all the same, and trains the same model again.
+
     Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
     the bundle is there, the checkpoint.
 
@@ -71,6 +75,7 @@ def train(
         InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
             bundle.
     """
+    run = replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
     device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
     if to is not None:
         check_target(to)
