@@ -19,6 +19,7 @@ from twotower.models.build import model_class
 from twotower.recipes.learn import kept_in, new_model
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, Record
+from twotower.training.config import Training
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 
@@ -82,9 +83,9 @@ def learn_pairs(
     """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
-    ``training.metric`` ("auc" unless the run says another) among those that the model calls selectable. With
-    ``training.refit`` a new model then learns from training and validation rows for as many epochs; the records stay
-    those of the first.
+    ``training.metric`` ("auc", also where the run leaves the default, or "gauc") among those that the model calls
+    selectable. With ``training.refit`` a new model then learns from training and validation rows for as many epochs;
+    the records stay those of the first.
 
     Args:
         run: what to learn, and how.
@@ -103,9 +104,7 @@ def learn_pairs(
         raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
     if run.training.evaluate_every and not len(split.validation):
         raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
-    config = run.training
-    if "@" in config.metric:
-        config = replace(config, metric="auc")
+    config = replace(run.training, metric=chosen_by(run.training.metric))
     model = new_model(run, dataset)
     if isinstance(model, ClosedForm):
         model.fit(split.learnt())
@@ -123,6 +122,19 @@ def learn_pairs(
         model = new_model(run, dataset)
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def chosen_by(metric: str) -> str:
+    """What picks the epoch on pairs: the run's metric, or AUC in the place of the default, which needs a catalogue.
+
+    Raises:
+        InputError: if validation pairs have no such metric, or more of it is not better.
+    """
+    if metric == Training.metric:
+        return "auc"
+    if metric not in ("auc", "gauc"):
+        raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
+    return metric
 
 
 def judge_pairs(

@@ -141,7 +141,8 @@ class Training:
     patience: int = 0
     """Evaluations without a better validation metric before training stops; 0: never."""
     metric: str = "ndcg@10"
-    """Validation metric that picks the best epoch; more is better."""
+    """Validation metric that picks the best epoch, such as hr@20; labelled pairs have auc (there the default) and
+    gauc."""
     evaluate_every: int = 1
     """Epochs between validations; 0: none, and the last weights are kept."""
     geometry: str = "off"

@@ -24,7 +24,7 @@ from twotower.models.encode import inference, users_with_history
 from twotower.recipes import pairs
 from twotower.recipes.judge import judge_bundle
 from twotower.recipes.named import PRE_RANKERS, default_run
-from twotower.recipes.pairs import judge_pairs, learn_pairs, pairs_of
+from twotower.recipes.pairs import chosen_by, judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Evaluation, IndexSection, ModelSection
 from twotower.recipes.train import train
 from twotower.training.callbacks import Silent, StopTraining
@@ -116,6 +116,10 @@ def test_the_kept_epoch_was_trained_as_it_is_served(clubs):
     model, _ = learn_pairs(run, clubs, split, callbacks=[Watch()])
     assert chosen == [(1, False), (2, True), (3, True), (4, True)]
     assert model.selectable
+
+
+def test_what_picks_the_epoch():
+    assert [chosen_by(metric) for metric in ("auc", "gauc", Training().metric)] == ["auc", "gauc", "auc"]
 
 
 def test_a_whole_run_writes_a_bundle_that_can_be_judged_again(clubs, tmp_path):
@@ -243,6 +247,9 @@ def test_bad_pair_runs(clubs, tiny_dataset):
         learn_pairs(replace(run, objective=replace(run.objective, loss="full_softmax")), clubs, split)
     with pytest.raises(InputError, match="leave out training.geometry"):
         learn_pairs(replace(run, training=replace(run.training, geometry="warn")), clubs, split)
+    for metric in ("hr@10", "log_loss"):  # the least log loss is the best
+        with pytest.raises(InputError, match=f"training.metric '{metric}': split 'pre-ranking' picks the epoch by auc"):
+            learn_pairs(replace(run, training=replace(run.training, metric=metric)), clubs, split)
     none_held = pairs_of(replace(run, data=replace(run.data, split_options={"validation_share": 0.0})), clubs)
     with pytest.raises(InputError, match="no row validates: raise validation_share"):
         learn_pairs(run, clubs, none_held)
