@@ -346,10 +346,10 @@ def test_stored_states_score_as_the_direct_path(tiny_dataset, interaction, self_
     torch.testing.assert_close(model.score_rows(users, by_row), everything)
 
 
-@pytest.mark.parametrize("interaction", UNITS)
+@pytest.mark.parametrize("settings", [*({"interaction": name} for name in UNITS), {"meta_queries": 0}], ids=str)
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_tables_change_nothing(tiny_dataset, interaction, batch_norm):
-    model = make_model(tiny_dataset, interaction=interaction, batch_norm=batch_norm).eval()
+def test_tables_change_nothing(tiny_dataset, settings, batch_norm):
+    model = make_model(tiny_dataset, **settings, batch_norm=batch_norm).eval()
     batch = make_batch(tiny_dataset)
     # Few enough history items, so that the plain path is taken: a row at a time.
     rows = [

@@ -301,9 +301,8 @@ class FIT(Model):
         """
         self.eval()
         compiled, self._ready = self._ready.scores is not None, Ready()
-        if self.unit is not None:
-            with torch.no_grad():
-                self._ready = Ready(user_tables(self))
+        with torch.no_grad():
+            self._ready = Ready(user_tables(self))
         if compiled:
             self.compile_scoring()
 

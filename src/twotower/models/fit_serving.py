@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Users
+from twotower.towers.embedding import mean_of_rows
 from twotower.towers.interaction import PairwiseUnit
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class UserTables(NamedTuple):
     ``items`` [items, width (+ queries)] holds the fields of every item and, where the unit has such, its attention
     logit under every hard query: a request gathers the rows of its history. ``from_query`` [queries, hidden] is the
     query's share of the first layer with its bias, ``from_fields`` and ``from_history`` map the other two inputs, and
-    ``layers`` are the weights and biases after it.
+    ``layers`` are the weights and biases after it. Without meta queries there is the bias alone.
     """
 
     items: Tensor
-    queries: Tensor
+    queries: Tensor | None
     from_query: Tensor
     from_fields: Tensor
     from_history: Tensor
@@ -42,40 +43,30 @@ def user_tables(model: FIT) -> UserTables:
     For a unit that weighs each history item by that item and the query alone (`PairwiseUnit`), the attention network
     itself need not run in a request at all: its logits are one number an item and query.
     """
-    assert model.meta is not None
-    every = torch.arange(model.schema.num_items, device=model.meta.meta.device)
+    every = torch.arange(model.schema.num_items, device=model.query_temperature.device)
     items = torch.cat([model.item_fields.of_ids(tile) for tile in every.split(ITEM_TILE)])
     items = items * (every != PADDING)[:, None]
-    queries = model.meta.hard()
-    if isinstance(model.unit, PairwiseUnit):
-        logits = torch.cat([model.unit.all_logits(tile, queries) for tile in items.split(ITEM_TILE)])
-        logits[PADDING] = model.unit.padding_logit
-        items = torch.cat([items, logits], dim=1)
     stack = model.user_stack
     folded = [_folded(linear, norm) for linear, norm in zip(stack.linears, stack.norms, strict=True)]
     weight, bias = folded[0]
-    from_fields, from_history, from_query = weight.split(model.input_widths, dim=1)
+    from_fields, from_history, *from_query = weight.split(model.input_widths, dim=1)
+    queries, constant = None, bias[None]
+    if model.meta is not None:
+        queries = model.meta.hard()
+        constant = F.linear(queries, from_query[0], bias)
+    if isinstance(model.unit, PairwiseUnit) and queries is not None:
+        logits = torch.cat([model.unit.all_logits(tile, queries) for tile in items.split(ITEM_TILE)])
+        logits[PADDING] = model.unit.padding_logit
+        items = torch.cat([items, logits], dim=1)
     heads = model.user_heads.linear
-    return UserTables(
-        items,
-        queries,
-        F.linear(queries, from_query, bias),
-        from_fields,
-        from_history,
-        [*folded[1:], (heads.weight, heads.bias)],
-    )
+    layers = [*folded[1:], (heads.weight, heads.bias)]
+    return UserTables(items, queries, constant, from_fields, from_history, layers)
 
 
 def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, "users queries heads dim"]:
     """The same as `FIT.encode_users` in evaluation mode, from what the tables hold."""
-    assert model.unit is not None
-    rows = F.embedding(users.history, tables.items)
-    if isinstance(model.unit, PairwiseUnit):
-        width = model.item_fields.width
-        interest = model.unit.pool(rows[:, :, width:], rows[:, :, :width])
-    else:
-        interest = model.unit.shared(tables.queries, rows, users.history != PADDING)
-    shared = tables.from_query.expand(len(rows), -1, -1)
+    interest = _interest(model, tables, users.history)
+    shared = tables.from_query.expand(len(interest), -1, -1)
     if model.user_fields.count:
         shared = shared + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
     hidden = torch.addmm(shared.flatten(0, 1), interest.flatten(0, 1), tables.from_history.T).relu_()
@@ -84,9 +75,20 @@ def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, 
             hidden = F.linear(hidden, weight, bias).relu_()
         else:  # without a derivative, but the product's kernel does the ReLU too
             hidden = torch._addmm_activation(bias, hidden, weight.T)
-    hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(rows), -1))
+    hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(interest), -1))
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
     return F.normalize(heads, dim=-1) if model.user_heads.normalise else heads
+
+
+def _interest(model: FIT, tables: UserTables, history: Tensor) -> Float[Tensor, "users queries width"]:
+    """What the history says under each query; one mean where there is none."""
+    if model.unit is None or tables.queries is None:
+        return mean_of_rows(tables.items, history)[:, None]
+    rows = F.embedding(history, tables.items)
+    if not isinstance(model.unit, PairwiseUnit):
+        return model.unit.shared(tables.queries, rows, history != PADDING)
+    width = model.item_fields.width
+    return model.unit.pool(rows[:, :, width:], rows[:, :, :width])
 
 
 def _folded(linear: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
