@@ -20,11 +20,12 @@ SETTINGS = {
     "rank_tower": {"dim": 4, "field_dim": 4, "hidden": (6, 5), "item_heads": 2, "user_heads": 2},
     "fit": {"dim": 4, "field_dim": 4, "hidden": (6, 5), "meta_queries": 5},
 }
+NO_QUERIES = {"meta_queries": 0}
 
 
-def served(name, dataset):
+def served(name, dataset, **more):
     """A model on the GPU, ready for requests."""
-    model = build_model(name, dataset.schema, SETTINGS[name]).to("cuda")
+    model = build_model(name, dataset.schema, SETTINGS[name] | more).to("cuda")
     model.attach_items(dataset.all_items())
     model.eval()
     model.prepare_serving()
@@ -36,10 +37,10 @@ def a_request(dataset):
     return users, torch.tensor([9, 2, 7, 3]).cuda()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_same_answers(name, tiny_dataset):
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in SETTINGS), ("fit", NO_QUERIES)])
+def test_same_answers(name, more, tiny_dataset):
     dataset = tiny_dataset.to("cuda")
-    model = served(name, dataset)
+    model = served(name, dataset, **more)
     with torch.inference_mode():
         items = model.encode_items(dataset.all_items())
         cases = [([2, 3, 4], [9, 2, 7, 3]), ([7, 0, 0], [5, 8, 4, 6]), ([0, 0, 0], [2, 3, 4, 5])]
@@ -73,9 +74,10 @@ def test_a_model_that_changed_is_captured_anew(tiny_dataset):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler of PyTorch warns about PyTorch
-def test_a_compiled_request_gives_the_answers_of_rank(tiny_dataset):
+@pytest.mark.parametrize("more", [{}, NO_QUERIES])
+def test_a_compiled_request_gives_the_answers_of_rank(more, tiny_dataset):
     dataset = tiny_dataset.to("cuda")
-    model = served("fit", dataset)
+    model = served("fit", dataset, **more)
     users, candidates = a_request(dataset)
     with torch.inference_mode():
         items = model.encode_items(dataset.all_items())

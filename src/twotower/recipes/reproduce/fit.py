@@ -33,6 +33,9 @@ FIXED = {"temperature": 1.0, "learn_temperature": False}
 COSINE = 0.2
 """Where the temperature of a cosine starts; of a sum of m cosines, at m times that."""
 
+ONE_QUERY: dict[str, Any] = {"meta_queries": 1, "self_attention": False, "query_training": "hard", **DOT}
+"""One query that all items share: FIT's history encoder in a two-tower model, whose user never hears of the item."""
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "two_tower": (
         "two_tower",
@@ -40,11 +43,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # FIT without its two modules: a two-tower too, whose history brings all fields of its items and not ids alone.
     "two_tower_fields": ("fit", {"temperature": COSINE, "meta_queries": 0, **DOT}),
-    # One query that all items share: the history encoder of FIT in a two-tower model, and no word of the item.
-    "two_tower_din": (
-        "fit",
-        {"meta_queries": 1, "self_attention": False, "query_training": "hard", **DOT, "temperature": COSINE},
-    ),
+    "two_tower_din": ("fit", {**ONE_QUERY, "temperature": COSINE}),
     "dat": ("dat", {"temperature": COSINE}),
     "cold": ("cold", {"temperature": 1.0}),
     "int_tower": ("int_tower", {"temperature": 48 * COSINE}),  # 16 heads of each of three layers
@@ -69,8 +68,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "target_attention": {"interaction": "target_attention"},
     "dien": {"interaction": "dien"},
     "deepfm": {"interaction": "deepfm"},
+    "two_tower_din": ONE_QUERY,
+    "two_tower_dien": {**ONE_QUERY, "interaction": "dien"},
 }
-"""Figures 4 and 5, and other interaction units."""
+"""Figures 4 and 5, other interaction units, and what such a unit brings to a two-tower model."""
 
 QUERIES = (4, 16, 64, 256, 512)
 HEADS = (1, 2, 4, 8)
@@ -153,7 +154,7 @@ TABLES = (
     _table("fit-last", "FIT and its baselines, last 50 events", headline_last, seeds=10),
     _table("fit-fixed", "FIT and its baselines, scores as printed", as_printed),
     _table("fit-wide", "FIT with fields of 32, user ids and a last fit on all rows", wide),
-    _table("fit-ablations", "FIT without its parts", ablations, reference="fit"),
+    _table("fit-ablations", "FIT without its parts", ablations, reference="fit", extras=costs_and_map),
     _table(
         "fit-queries",
         "FIT by queries and heads",
