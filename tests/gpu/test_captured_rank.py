@@ -90,3 +90,15 @@ def test_a_compiled_request_gives_the_answers_of_rank(more, tiny_dataset):
         ):
             assert answer.ids.tolist() == plain.ids.tolist()
             torch.testing.assert_close(answer.scores.cpu(), plain.scores.cpu())
+
+
+@pytest.mark.parametrize("more", [{}, NO_QUERIES])
+def test_tables_serve_under_autocast(more, tiny_dataset):
+    dataset = tiny_dataset.to("cuda")
+    model = served("fit", dataset, **more)
+    users, _ = a_request(dataset)
+    with torch.inference_mode():
+        whole = model.encode_users(users)
+        with torch.autocast("cuda", torch.bfloat16):
+            half = model.encode_users(users)
+    torch.testing.assert_close(half.float(), whole, rtol=0.05, atol=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import shutil
@@ -140,8 +141,9 @@ def test_a_bundle_answers_alike_when_the_defaults_have_changed(data, tmp_path, m
     before = twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout
     run = Run.load(tmp_path / "b" / "run.toml")
     assert run.model.settings["hidden"] == [128]
+    defaults = inspect.unwrap(TwoTower.__init__).__kwdefaults__  # it is wrapped where shapes are checked
     for setting, value in (("hidden", (64,)), ("dropout", 0.5), ("history_length", 3)):
-        monkeypatch.setitem(TwoTower.__init__.__kwdefaults__, setting, value)
+        monkeypatch.setitem(defaults, setting, value)
     assert twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout == before
     assert train(run).run == run
 

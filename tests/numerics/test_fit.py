@@ -362,6 +362,23 @@ def test_tables_change_nothing(tiny_dataset, settings, batch_norm):
     torch.testing.assert_close(model.encode_users(batch.users), plain)
 
 
+@pytest.mark.parametrize("queries", [0, 5])
+def test_tables_serve_requests_alone(tiny_dataset, queries):
+    """Pairs are scored by the weights of now, with their gradients; and a request may bring no user."""
+    model = make_model(tiny_dataset, meta_queries=queries, scorer="sum_max").eval()  # LSS may start with no gradient
+    batch = make_batch(tiny_dataset)
+    model.prepare_serving()
+    model.score_pairs(batch).sum().backward()
+    assert model.user_stack.linears[0].weight.grad.abs().sum() > 0
+    before = model.score_pairs(batch)
+    with torch.no_grad():
+        model.user_stack.linears[0].bias.add_(1.0)
+    assert (model.score_pairs(batch) - before).abs().max() > 1e-4
+    none = {name: column[:0] for name, column in batch.users.features.items()}
+    nobody = Users(batch.users.ids[:0], none, batch.users.history[:0])
+    assert model.encode_users(nobody).shape == (0, max(queries, 1), *model.encode_users(batch.users).shape[2:])
+
+
 def test_training_meets_serving_when_the_temperature_is_low(tiny_dataset):
     """The soft query at 0.001 and the hard one give one score; at 1 they do not."""
     model = make_model(tiny_dataset, batch_norm=False, interaction="target_attention")

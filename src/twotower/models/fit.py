@@ -195,8 +195,7 @@ class FIT(Model):
         if self.unit is not None and not self.training and users.history.numel() >= self.schema.num_items:
             return served_heads(self, user_tables(self), users)
         if self.meta is None or self.unit is None:
-            pooled = self.item_fields.pooled_history(users.history)
-            return self._user_heads([self.user_fields(users).flatten(1), pooled.flatten(1)])[:, None]
+            return self._mean_heads(users)
         queries = self.meta.hard()
         history, present = self.item_fields.of_history(users.history), users.history != PADDING
         interest = self.unit.shared(queries, history, present)
@@ -211,7 +210,7 @@ class FIT(Model):
         fields = self._item_fields(batch.items)
         items = self._encode_fields(fields)
         if self.meta is None or self.unit is None:
-            return Encoded(self.encode_users(batch.users), items, batch.items.ids, {})
+            return Encoded(self._mean_heads(batch.users), items, batch.items.ids, {})
         query = self._query(self.meta, fields)
         interest = self._interest(self.unit, query, batch.users.history)
         heads = self._user_heads([self.user_fields(batch.users).flatten(1), interest, query])
@@ -362,6 +361,11 @@ class FIT(Model):
             keys, place = self.item_fields.of_present(history)
             return unit.packed(queries, keys, place, history.shape[1])
         return unit(queries, self.item_fields.of_history(history), history != PADDING)
+
+    def _mean_heads(self, users: Users) -> Float[Tensor, "users 1 heads dim"]:
+        """Without meta queries: one set of heads, from the mean of the history's fields."""
+        pooled = self.item_fields.pooled_history(users.history)
+        return self._user_heads([self.user_fields(users).flatten(1), pooled.flatten(1)])[:, None]
 
     def _user_heads(self, parts: list[Tensor]) -> Float[Tensor, "*rows heads dim"]:
         """The user's layers over parts that broadcast against each other: each meets its slice of the first map."""

@@ -70,12 +70,12 @@ def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, 
     if model.user_fields.count:
         shared = shared + F.linear(model.user_fields(users).flatten(1), tables.from_fields)[:, None]
     hidden = torch.addmm(shared.flatten(0, 1), interest.flatten(0, 1), tables.from_history.T).relu_()
+    device = hidden.device.type
+    plain = device == "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled(device)
     for weight, bias in tables.layers[:-1]:
-        if torch.is_grad_enabled() or hidden.device.type == "cpu":
-            hidden = F.linear(hidden, weight, bias).relu_()
-        else:  # without a derivative, but the product's kernel does the ReLU too
-            hidden = torch._addmm_activation(bias, hidden, weight.T)
-    hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(interest), -1))
+        # The other form knows neither derivative nor autocast, but the product's kernel does the ReLU too.
+        hidden = F.linear(hidden, weight, bias).relu_() if plain else torch._addmm_activation(bias, hidden, weight.T)
+    hidden = F.linear(hidden, *tables.layers[-1]).unflatten(0, (len(interest), len(tables.from_query)))
     heads = hidden.unflatten(-1, (model.user_heads.heads, -1))
     return F.normalize(heads, dim=-1) if model.user_heads.normalise else heads
 

@@ -15,7 +15,7 @@ from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
 from twotower.models.base import ClosedForm, Model
-from twotower.models.build import model_class
+from twotower.models.build import all_settings, model_class
 from twotower.recipes.learn import kept_in, new_model
 from twotower.recipes.run import Run
 from twotower.training.callbacks import Callback, Record
@@ -29,7 +29,7 @@ PAIRS = "pre-ranking"
 CANDIDATES = 2_000
 """Candidates of one request."""
 HISTORY = 50
-"""Latest items of a history, where the model's settings say nothing else."""
+"""Latest items of a history, where the model has no such setting."""
 PAIR_TILE = 16_384
 
 
@@ -67,7 +67,7 @@ def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
             f"model '{run.model.name}' trains on whole sequences, split '{PAIRS}' has rows of one user and one item: "
             "choose another split"
         )
-    length = run.model.settings.get("history_length", HISTORY)
+    length = all_settings(run.model.name, run.model.settings).get("history_length", HISTORY)
     return pre_ranking_pairs(dataset, history_length=length, seed=run.training.seed, **run.data.split_options)
 
 
@@ -104,11 +104,13 @@ def learn_pairs(
         raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
     if run.training.evaluate_every and not len(split.validation):
         raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
-    config = replace(run.training, metric=chosen_by(run.training.metric))
     model = new_model(run, dataset)
     if isinstance(model, ClosedForm):
         model.fit(split.learnt())
         return model, []
+    config = run.training
+    if config.evaluate_every:
+        config = replace(config, metric=chosen_by(config.metric))
 
     def validate(current: Model) -> dict[str, float]:
         return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics

@@ -75,7 +75,7 @@ def train(
         InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
             bundle.
     """
-    run = replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+    run = spelled_out(run)
     device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
     if to is not None:
         check_target(to)
@@ -115,6 +115,11 @@ def train(
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()
     return Trained(run, model, dataset, split, test, records, diagnosis)
+
+
+def spelled_out(run: Run) -> Run:
+    """The run with the defaults of its model written down."""
+    return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
 
 
 def pick_device(name: str) -> torch.device:
@@ -169,8 +174,9 @@ def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
     if resume:
         if not (folder / "train.safetensors").is_file():
             raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
-        if (stopped := Run.load(note)) != run:
-            was, now = (one.to_toml().splitlines() for one in (stopped, run))
+        stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
+        if stopped != asked:
+            was, now = (one.to_toml().splitlines() for one in (stopped, asked))
             other = next((line for line in was if line not in now), "other settings")
             raise InputError(
                 f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"

@@ -122,6 +122,13 @@ def test_what_picks_the_epoch():
     assert [chosen_by(metric) for metric in ("auc", "gauc", Training().metric)] == ["auc", "gauc", "auc"]
 
 
+def test_a_metric_that_nothing_reads_is_not_refused(clubs):
+    run = run_of("fit", epochs=1)
+    run = replace(run, training=replace(run.training, metric="hr@10", evaluate_every=0))
+    _, records = learn_pairs(run, clubs, pairs_of(run, clubs))
+    assert len(records) == 1
+
+
 def test_a_whole_run_writes_a_bundle_that_can_be_judged_again(clubs, tmp_path):
     trained = train(run_of("fit", epochs=3), dataset=clubs, to=tmp_path / "bundle")
     assert {"auc", "gauc", "log_loss", "recall@3", "ndcg@10"} <= set(trained.test.metrics)

@@ -5,8 +5,10 @@ import tomllib
 import pytest
 
 from twotower.core.errors import InputError
+from twotower.models.build import MODELS, model_parameters
 from twotower.recipes.named import RECIPES, default_run, recipe
-from twotower.recipes.run import Run
+from twotower.recipes.run import ModelSection, Run
+from twotower.recipes.train import claim_folder, spelled_out
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -15,6 +17,13 @@ def test_recipes_survive_toml(name, tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(run.to_toml())
     assert Run.load(path) == run
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_setting_of_a_model_survives_toml(name):
+    run = spelled_out(Run(model=ModelSection(name)))
+    assert set(run.model.settings) == set(model_parameters(name))
+    assert Run.from_dict(tomllib.loads(run.to_toml())) == run
 
 
 def test_every_kind_of_value_survives_toml():
@@ -109,3 +118,13 @@ def test_names_have_defaults_or_say_what_is_close():
         default_run("sasrek")
     with pytest.raises(InputError, match="did you mean 'two_tower'"):
         recipe("two_towers")
+
+
+def test_a_run_that_was_noted_without_defaults_can_be_resumed(tmp_path):
+    run = default_run("two_tower")
+    (tmp_path / "train.safetensors").touch()
+    (tmp_path / "run.toml").write_text(run.to_toml())
+    claim_folder(tmp_path, spelled_out(run), resume=True)
+    other = spelled_out(run.with_settings(["model.dim=8"]))
+    with pytest.raises(InputError, match="other settings"):
+        claim_folder(tmp_path, other, resume=True)
