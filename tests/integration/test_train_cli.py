@@ -180,18 +180,35 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, data, tmp
 def test_a_resumed_run_must_be_the_same_run(data, tmp_path, caplog):
     from twotower.core.errors import InputError
     from twotower.recipes.named import default_run
-    from twotower.recipes.train import claim_folder
+    from twotower.recipes.train import Claim, check_resumable
 
     run = default_run("sasrec")
-    claim_folder(tmp_path / "x.run", run, resume=False)
+    Claim(tmp_path / "x.run", run).made()
     (tmp_path / "x.run" / "train.safetensors").touch()
-    claim_folder(tmp_path / "x.run", run, resume=True)
+    check_resumable(tmp_path / "x.run", run)
     with pytest.raises(InputError, match=r"had other settings \(seed = 0\)"):
-        claim_folder(tmp_path / "x.run", run.with_settings(["training.seed=4"]), resume=True)
+        check_resumable(tmp_path / "x.run", run.with_settings(["training.seed=4"]))
     assert not caplog.text
-    claim_folder(tmp_path / "x.run", run, resume=False)
+    again = Claim(tmp_path / "x.run", run)
+    again.started(1, 1, 0)
     assert "train.safetensors: what an earlier training had done is dropped; --resume would have gone on" in caplog.text
     assert not (tmp_path / "x.run" / "train.safetensors").exists()
+    (tmp_path / "x.run" / "train.safetensors").touch()
+    again.started(1, 1, 0)  # the last fit on all rows: the checkpoint is this run's own
+    assert (tmp_path / "x.run" / "train.safetensors").exists()
+
+
+def test_a_refused_run_costs_no_checkpoint(data, tmp_path):
+    words = ["train", "--data", data, "--model", "two_tower", "--to", tmp_path / "b", *SMALL]
+    assert twotower(*words).returncode == 0
+    left = tmp_path / "b.run" / "train.safetensors"
+    left.write_bytes(b"hours of work")
+    noted = (tmp_path / "b.run" / "run.toml").read_text()
+    for wrong in ("model.dimm=8", "sampling.sources=['uniforn']", "training.metric=recall"):
+        refused(*words, "--set", "objective.loss=sampled_softmax", "--set", wrong)
+    assert (left.read_bytes(), (tmp_path / "b.run" / "run.toml").read_text()) == (b"hours of work", noted)
+    assert twotower(*words).returncode == 0
+    assert not left.exists()
 
 
 def test_what_train_refuses(data, tmp_path):

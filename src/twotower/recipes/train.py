@@ -28,7 +28,7 @@ from twotower.recipes.learn import learn, learnt_log
 from twotower.recipes.pairs import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.recipes.run import Run
 from twotower.serving.bundle import check_target, write_bundle
-from twotower.training.callbacks import Callback, Record
+from twotower.training.callbacks import Callback, Record, Silent
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,10 @@ def train(
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
     split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")
-    if folder is not None:
-        claim_folder(folder, run, resume=resume)
+    if folder is not None and resume:
+        check_resumable(folder, run)
+    claim = Claim(None if resume else folder, run)
+    callbacks = [claim, *callbacks]
     if isinstance(split, PairSplit):
         model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
         learnt = split.learnt()
@@ -93,6 +95,7 @@ def train(
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    claim.made()  # closed forms have no training that would begin
     diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
         index = None
@@ -164,27 +167,47 @@ def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] |
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
 
 
-def claim_folder(folder: Path, run: Run, *, resume: bool) -> None:
-    """Note the run in its folder; a resumed run must be the one that is noted there.
+def check_resumable(folder: Path, run: Run) -> None:
+    """A resumed run must be the one that is noted in its folder.
 
     Raises:
         InputError: if there is nothing to resume, or the run differs.
     """
     note = folder / "run.toml"
-    if resume:
-        if not (folder / "train.safetensors").is_file():
-            raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
-        stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
-        if stopped != asked:
-            was, now = (one.to_toml().splitlines() for one in (stopped, asked))
-            other = next((line for line in was if line not in now), "other settings")
-            raise InputError(
-                f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for checkpoint in folder.glob("*.safetensors"):
-        log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
-        checkpoint.unlink()
-    with replacing_file(note) as partial:
-        partial.write_text(run.to_toml(), encoding="utf-8")
+    if not (folder / "train.safetensors").is_file():
+        raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
+    stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
+    if stopped != asked:
+        was, now = (one.to_toml().splitlines() for one in (stopped, asked))
+        other = next((line for line in was if line not in now), "other settings")
+        raise InputError(
+            f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
+        )
+
+
+class Claim(Silent):
+    """Notes the run in its folder once training begins; a run that is refused before that costs no checkpoint.
+
+    Args:
+        folder: of the run; None: there is nothing to note.
+        run: what is trained.
+    """
+
+    def __init__(self, folder: Path | None, run: Run) -> None:
+        self.folder, self.run = folder, run
+
+    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
+        """Training begins: the first one, where a last fit follows."""
+        self.made()
+
+    def made(self) -> None:
+        """Note the run, unless that is done; what an earlier training left there goes."""
+        folder, self.folder = self.folder, None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for checkpoint in folder.glob("*.safetensors"):
+            log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
+            checkpoint.unlink()
+        with replacing_file(folder / "run.toml") as partial:
+            partial.write_text(self.run.to_toml(), encoding="utf-8")

@@ -8,7 +8,7 @@ from twotower.core.errors import InputError
 from twotower.models.build import MODELS, model_parameters
 from twotower.recipes.named import RECIPES, default_run, recipe
 from twotower.recipes.run import ModelSection, Run
-from twotower.recipes.train import claim_folder, spelled_out
+from twotower.recipes.train import check_resumable, spelled_out
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -124,7 +124,7 @@ def test_a_run_that_was_noted_without_defaults_can_be_resumed(tmp_path):
     run = default_run("two_tower")
     (tmp_path / "train.safetensors").touch()
     (tmp_path / "run.toml").write_text(run.to_toml())
-    claim_folder(tmp_path, spelled_out(run), resume=True)
+    check_resumable(tmp_path, spelled_out(run))
     other = spelled_out(run.with_settings(["model.dim=8"]))
     with pytest.raises(InputError, match="other settings"):
-        claim_folder(tmp_path, other, resume=True)
+        check_resumable(tmp_path, other)
