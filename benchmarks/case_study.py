@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 import common
-from twotower.data.prepare import prepare
-from twotower.data.spec import Spec
+from twotower.audit.causes import diagnose_table
+from twotower.audit.remedy import STRATEGIES, remedy
+from twotower.audit.text_encoder import PACKAGED, encode_texts
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
 from twotower.diagnosis import Diagnosis, diagnose
+from twotower.experiment.recipes import recipe
+from twotower.experiment.train import train
 from twotower.ops.topk import top_k
-from twotower.recipes.causes import diagnose_table
-from twotower.recipes.named import recipe
-from twotower.recipes.remedy import STRATEGIES, remedy
-from twotower.recipes.text_encoder import PACKAGED, encode_texts
-from twotower.recipes.train import train
 from twotower.serving.retriever import load
 
 PAPER = {

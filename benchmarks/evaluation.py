@@ -22,7 +22,7 @@ from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 
 QUICK_SIZES = ((1_000, 5_000), (1_000, 50_000), (10_000, 5_000))
 SIZES = ((5_000, 5_000), (5_000, 50_000), (50_000, 5_000), (5_000, 200_000), (50_000, 50_000))

@@ -19,12 +19,12 @@ import common
 import movielens
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.models.fit import UNITS
-from twotower.recipes.reproduce.fit import COSINE, ONE_QUERY, pair_run
-from twotower.recipes.reproduce.fit_measure import measure
-from twotower.recipes.reproduce.study import seeded
-from twotower.recipes.train import pick_device
-from twotower.towers.dien import DIEN
+from twotower.experiment.train import pick_device
+from twotower.models.fit.model import UNITS
+from twotower.reproduce.fit import COSINE, ONE_QUERY, pair_run
+from twotower.reproduce.fit_measure import measure
+from twotower.reproduce.study import seeded
+from twotower.towers.interaction.dien import DIEN
 
 LOGS = ("given", "ties")
 

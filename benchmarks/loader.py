@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from twotower.data.log import Log
-from twotower.models.sasrec import SASRec
+from twotower.models.sequential import SASRec
 
 
 class Windows(TorchDataset):

@@ -27,8 +27,8 @@ def load(name: str, prepared: Path | None = None) -> tuple[Dataset, bool]:
     copy = common.SHARED_DATA / name
     if copy.is_dir():
         from twotower.data import sources
-        from twotower.data.prepare import prepare
-        from twotower.data.spec import Spec
+        from twotower.data.prepare.prepare import prepare
+        from twotower.data.prepare.spec import Spec
 
         with tempfile.TemporaryDirectory() as folder:
             raw = Path(folder) / "raw"

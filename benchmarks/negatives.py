@@ -21,16 +21,16 @@ import torch
 import common
 from twotower.core.records import Encoded
 from twotower.core.schema import Feature, Schema
-from twotower.data.batches import EventRows
 from twotower.data.dataset import Dataset
+from twotower.data.examples import EventRows
 from twotower.data.log import Log
+from twotower.experiment.build import build_batching, build_objective
+from twotower.experiment.learn import new_model
+from twotower.experiment.run import ModelSection, Run
 from twotower.models.two_tower import TwoTower
-from twotower.recipes.build import build_batching, build_objective
-from twotower.recipes.learn import new_model
-from twotower.recipes.run import ModelSection, Run
-from twotower.sampling.clustered import ClusterSchedule
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.memory_bank import MemoryBank
+from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.optimize import build_optimizer
 

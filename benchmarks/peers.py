@@ -33,23 +33,23 @@ import torch
 
 import common
 import twotower
-from twotower.data.batches import SequenceRows
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
-from twotower.data.spec import Interactions, Source, Spec
+from twotower.data.examples import SequenceRows
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Interactions, Source, Spec
 from twotower.data.split import Split
-from twotower.data.splits import split_log
+from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
+from twotower.experiment.learn import learn
+from twotower.experiment.recipes import recipe
+from twotower.experiment.run import ModelSection, Run
 from twotower.models.base import Model
-from twotower.recipes.learn import learn
-from twotower.recipes.named import recipe
-from twotower.recipes.run import ModelSection, Run
 from twotower.training.callbacks import Record, Silent, StopTraining
 from twotower.training.config import Training
 
 LENGTHS = {"ml-1m": 200}
-IMPORTS = "import twotower.data.prepare, twotower.recipes.learn, twotower.evaluation.run"
+IMPORTS = "import twotower.data.prepare.prepare, twotower.experiment.learn, twotower.evaluation.run"
 COLUMNS = {"R@10": "recall@10", "R@20": "recall@20", "R@50": "recall@50", "NDCG@10": "ndcg@10", "MRR@50": "mrr@50"}
 
 

@@ -36,8 +36,8 @@ def draw(path: Path, rows: int) -> None:
 
 def prepare_one(log: Path, memory_limit: str) -> dict[str, float]:
     """Prepare in this process and tell what it took."""
-    from twotower.data.prepare import prepare
-    from twotower.data.spec import Interactions, Source, Spec
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Interactions, Source, Spec
 
     before = common.peak_mib()
     columns = Interactions(Source((str(log),)), user="user_id", item="item_id", time="timestamp", value="rating")

@@ -1,6 +1,6 @@
 """Latency and storage of a pre-ranking request, each model against our own two-tower in the same run.
 
-A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.ranking.rank``:
+A request is one user with 50 items of history and a list of candidates, ranked by ``twotower.models.rank.rank``:
 candidates checked, user encoded, item states gathered, pairs scored, the best 100 returned. Models take turns, one
 request each and in random order, so that a slow moment of the machine meets all of them. ``fit`` is FIT after
 ``compile_scoring``, which needs a C compiler or Triton, ``fit_eager`` without it (where there is no compiler they are
@@ -27,10 +27,10 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.evaluation.latency import Answer, Request, answer_of, percentile, take_turns
 from twotower.models.base import Model
-from twotower.models.build import build_model
-from twotower.models.fit import FIT
-from twotower.models.fit_states import bytes_per_item, compact
-from twotower.recipes.reproduce.fit_costs import stored_bytes, user_passes
+from twotower.models.fit.model import FIT
+from twotower.models.fit.states import bytes_per_item, compact
+from twotower.models.registry import build_model
+from twotower.reproduce.fit_costs import stored_bytes, user_passes
 from twotower.training.objective import AgainstLabels
 
 NUM_USERS, NUM_ITEMS, HISTORY, ANSWER = 10_000, 100_002, 50, 100

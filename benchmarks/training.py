@@ -16,11 +16,11 @@ import torch
 import common
 import loader
 import movielens
-from twotower.data.batches import SequenceRows
-from twotower.data.splits import split_log
+from twotower.data.examples import SequenceRows
+from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.models.sasrec import SASRec
+from twotower.models.sequential import SASRec
 from twotower.training.batching import random_batches
 from twotower.training.config import Training
 from twotower.training.loop import fit

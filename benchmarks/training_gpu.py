@@ -17,15 +17,15 @@ import torch
 
 import common
 import movielens
-from twotower.data.batches import SequenceRows
 from twotower.data.dataset import Dataset
-from twotower.data.splits import split_log
+from twotower.data.examples import SequenceRows
+from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.recipes.learn import new_model
-from twotower.recipes.named import recipe
-from twotower.recipes.run import Run
-from twotower.recipes.train import train
+from twotower.experiment.learn import new_model
+from twotower.experiment.recipes import recipe
+from twotower.experiment.run import Run
+from twotower.experiment.train import train
 from twotower.training.loop import fit
 from twotower.training.objective import AgainstAll
 

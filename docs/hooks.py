@@ -13,8 +13,8 @@ import typer
 from mkdocs.structure.nav import Navigation, Page, Section
 
 from twotower.cli.main import build_app
-from twotower.models.build import MODELS, model_class, model_parameters
-from twotower.recipes.run import Run
+from twotower.experiment.run import Run
+from twotower.models.registry import MODELS, model_class, model_parameters
 
 ORDER = ["index.md", "tutorial", "how-to", "concepts", "reference", "decisions.md", "experiments.md"]
 

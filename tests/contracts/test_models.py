@@ -13,9 +13,9 @@ from twotower.core.errors import InputError
 from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.models.base import ClosedForm
-from twotower.models.build import build_model
-from twotower.models.ease import MOST_ITEMS
+from twotower.models.baselines.ease import MOST_ITEMS
 from twotower.models.encode import inference, users_with_history
+from twotower.models.registry import build_model
 
 NAMES = ("popularity", "random", "item_cosine", "ease")
 CHOSEN = torch.tensor([3, 9, 2, 7])

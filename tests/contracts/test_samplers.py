@@ -5,12 +5,12 @@ import torch
 
 from twotower.core import states
 from twotower.core.records import Batch, Encoded, Items, TopK, Users
-from twotower.ops.membership import listed
 from twotower.sampling.base import Observer, Sampler, Stateful
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.frequency import StreamingFrequency
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.index_mined import IndexMined
+from twotower.sampling.known import listed
 from twotower.sampling.memory_bank import MemoryBank
 from twotower.sampling.mixed import Mixed
 from twotower.sampling.popularity import Popularity

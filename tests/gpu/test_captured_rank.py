@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.models.build import build_model
 from twotower.models.captured import CapturedRank
-from twotower.models.ranking import rank
+from twotower.models.rank import rank
+from twotower.models.registry import build_model
 
 pytestmark = pytest.mark.gpu
 

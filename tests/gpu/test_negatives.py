@@ -9,12 +9,12 @@ from twotower.losses.pairwise import BPR, Triplet
 from twotower.losses.pointwise import SampledBCE
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.ops.balanced_kmeans import balanced_kmeans
-from twotower.ops.membership import Positives, listed
 from twotower.sampling.base import Observer
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.frequency import StreamingFrequency
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.index_mined import IndexMined
+from twotower.sampling.known import Positives, listed
 from twotower.sampling.memory_bank import MemoryBank
 from twotower.sampling.mixed import Mixed
 from twotower.sampling.popularity import Popularity
@@ -127,9 +127,9 @@ def test_runs_train_and_resume_on_the_device(settings, tmp_path):
     from twotower.core.schema import Schema
     from twotower.data.dataset import Dataset
     from twotower.data.log import Log
-    from twotower.data.splits import split_log
-    from twotower.recipes.learn import learn
-    from twotower.recipes.run import Run
+    from twotower.data.splitters import split_log
+    from twotower.experiment.learn import learn
+    from twotower.experiment.run import Run
 
     users = 24
     items = torch.cat([torch.randperm(30)[:8] + 2 for _ in range(users)])

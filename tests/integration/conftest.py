@@ -14,7 +14,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 from twotower.serving.bundle import write_bundle
 
 TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]

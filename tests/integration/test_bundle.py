@@ -21,7 +21,7 @@ from twotower.core.schema import Schema
 from twotower.core.states import to_tensors
 from twotower.data.dataset import Dataset
 from twotower.index.exact import ExactIndex
-from twotower.models import build
+from twotower.models import registry as build
 from twotower.models.base import Model
 from twotower.models.encode import inference, users_with_history
 from twotower.serving.bundle import Bundle, changing_bundle, write_bundle
@@ -68,7 +68,7 @@ from pathlib import Path
 from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 from twotower.serving.bundle import Bundle, write_bundle
 log = Log(torch.tensor([0, 0, 0, 2, 3]), torch.tensor([2, 3, 2]))
 data = Dataset(Schema(4, 5, has_times=False), log, {}, {}, {"name": "bare"}, Path(sys.argv[1]))

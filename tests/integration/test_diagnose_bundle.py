@@ -14,17 +14,17 @@ import duckdb
 import pytest
 import torch
 
+from twotower.audit.causes import diagnose_table
+from twotower.audit.causes_recall import degrade
 from twotower.cli.main import main
 from twotower.core.schema import Feature
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.prepare.prepare import prepare
 from twotower.data.sources.synthetic import Synthetic, write_synthetic
+from twotower.experiment.recipes import default_run
+from twotower.experiment.run import Run
+from twotower.experiment.train import train
 from twotower.models.base import Model
-from twotower.recipes.causes import diagnose_table
-from twotower.recipes.causes_recall import degrade
-from twotower.recipes.named import default_run
-from twotower.recipes.run import Run
-from twotower.recipes.train import train
 
 Capture = pytest.CaptureFixture[str]
 Row = dict[str, Any]

@@ -18,7 +18,7 @@ from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.data import sources
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.prepare.prepare import prepare
 from twotower.data.sources import fetch
 from twotower.data.sources.base import Archive, SourceUnavailable
 

@@ -17,7 +17,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
 from twotower.models.encode import inference
-from twotower.models.fit import FIT
+from twotower.models.fit.model import FIT
 from twotower.serving.bundle import changing_bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.pipeline import Pipeline, load_pipeline

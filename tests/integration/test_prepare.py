@@ -19,10 +19,10 @@ import torch
 from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
-from twotower.data.encode import prepare_table
-from twotower.data.prepare import prepare
-from twotower.data.prepare_arrays import RowWriter
-from twotower.data.spec import Spec
+from twotower.data.prepare.arrays import RowWriter
+from twotower.data.prepare.encode import prepare_table
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
 
 COLUMNS = ("user", "item", "rating", "time")
 
@@ -469,8 +469,8 @@ def test_each_kind_of_feature(tmp_path):
 
 def test_the_size_of_chunks_has_no_effect(tmp_path, monkeypatch):
     whole = Dataset.load(made_with_tables(tmp_path)).manifest["hashes"]
-    monkeypatch.setattr("twotower.data.prepare_log.CHUNK", 2)
-    monkeypatch.setattr("twotower.data.prepare_tables.ROWS", 3)
+    monkeypatch.setattr("twotower.data.prepare.log.CHUNK", 2)
+    monkeypatch.setattr("twotower.data.prepare.tables.ROWS", 3)
     assert Dataset.load(made_with_tables(tmp_path)).manifest["hashes"] == whole
 
 

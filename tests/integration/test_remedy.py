@@ -12,14 +12,14 @@ import duckdb
 import numpy as np
 import pytest
 
+from twotower.audit.remedy import remedy
 from twotower.cli.main import main
 from twotower.core.errors import InputError
-from twotower.data.prepare import prepare
+from twotower.data.prepare.prepare import prepare
 from twotower.data.sources.synthetic import Synthetic, write_synthetic
-from twotower.recipes.named import recipe
-from twotower.recipes.remedy import remedy
-from twotower.recipes.run import Data, ModelSection, Run
-from twotower.recipes.train import train
+from twotower.experiment.recipes import recipe
+from twotower.experiment.run import Data, ModelSection, Run
+from twotower.experiment.train import train
 from twotower.serving.retriever import load
 from twotower.training.config import Training
 
@@ -150,7 +150,7 @@ def test_feature_dropout_trains_a_bundle_that_loses_less(world):
 def test_semantic_trains_a_bundle_that_empty_categories_do_not_touch(world, monkeypatch):
     small = replace(recipe("semantic"), model=ModelSection("semantic", {"dim": 16, "text_dim": 16, "keyword_dim": 8}))
     small = replace(small, training=replace(small.training, epochs=3, batch_size=128))
-    monkeypatch.setattr("twotower.recipes.remedy_train.recipe", lambda name: small)
+    monkeypatch.setattr("twotower.audit.retrain.recipe", lambda name: small)
     found = remedy(world / "bundle", table(world, "semantic.csv"), strategy="semantic", to=world / "semantic")
     assert found.recall["after"]["value"] == found.recall["after, all features"]["value"] > 0
     assert found.after["figures"]["mean_cosine"] < found.before["figures"]["mean_cosine"]
@@ -243,7 +243,7 @@ def semantic_briefly(monkeypatch):
         model=ModelSection("semantic", {"dim": 16, "text_dim": 8, "keyword_dim": 8}),
         training=replace(short.training, epochs=1, device="cpu"),
     )
-    monkeypatch.setattr("twotower.recipes.remedy_train.recipe", lambda name: brief)
+    monkeypatch.setattr("twotower.audit.retrain.recipe", lambda name: brief)
 
 
 @pytest.mark.slow
@@ -344,7 +344,7 @@ def test_what_keywords_need_is_told_in_one_line(world, long_words, monkeypatch, 
     assert "keywords belong to the strategy 'semantic'" in ask("clusters", "--keywords", "yake")
     assert "did you mean 'yake'" in ask("semantic", "--keywords", "yakt")
     monkeypatch.setattr(LongWords, "extract_keywords", lambda self, text: [(text, 0.1)])
-    monkeypatch.setattr("twotower.recipes.remedy_text.text_encoder.texts_of", lambda rows, _: list(map(str, rows)))
+    monkeypatch.setattr("twotower.audit.text.text_encoder.texts_of", lambda rows, _: list(map(str, rows)))
     assert "no keyword stands in the texts of two items; use --keywords idf" in ask("semantic", "--keywords", "yake")
     monkeypatch.setitem(sys.modules, "yake", None)
     assert "pip install 'twotower[text]'" in ask("semantic", "--keywords", "yake")

@@ -14,16 +14,16 @@ from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.pairs import PairRows
-from twotower.models.build import build_model
-from twotower.recipes.pairs import pairs_of
-from twotower.recipes.reproduce import fit, fit_extras
-from twotower.recipes.reproduce.fit_costs import cost_sheet, epoch_seconds, grown
-from twotower.recipes.reproduce.fit_extras import costs_and_map
-from twotower.recipes.reproduce.fit_measure import measure, query_similarity
-from twotower.recipes.reproduce.fit_picture import query_map, query_points, write_picture
-from twotower.recipes.reproduce.sets import without_text
-from twotower.recipes.reproduce.study import run_table, seeded
-from twotower.recipes.reproduce.tables import TABLES
+from twotower.experiment.candidates import pairs_of
+from twotower.models.registry import build_model
+from twotower.reproduce import fit, fit_extras
+from twotower.reproduce.fit_costs import cost_sheet, epoch_seconds, grown
+from twotower.reproduce.fit_extras import costs_and_map
+from twotower.reproduce.fit_measure import measure, query_similarity
+from twotower.reproduce.fit_picture import query_map, query_points, write_picture
+from twotower.reproduce.sets import without_text
+from twotower.reproduce.study import run_table, seeded
+from twotower.reproduce.tables import TABLES
 from twotower.towers.heads import Heads
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from twotower.data.dataset import Dataset
-from twotower.recipes.reproduce import negatives
-from twotower.recipes.reproduce.figures import draw_curves
-from twotower.recipes.reproduce.study import run_table
-from twotower.recipes.reproduce.summary import summarise
-from twotower.recipes.run import Run
+from twotower.experiment.run import Run
+from twotower.reproduce import negatives
+from twotower.reproduce.figures import draw_curves
+from twotower.reproduce.study import run_table
+from twotower.reproduce.summary import summarise
 
 TINY = negatives.Size(batch=64, negatives=48, epochs=4)
 
@@ -28,9 +28,9 @@ TINY = negatives.Size(batch=64, negatives=48, epochs=4)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     from twotower.data import sources
-    from twotower.data.prepare import prepare
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
     from twotower.data.sources.synthetic import Synthetic
-    from twotower.data.spec import Spec
 
     folder = tmp_path_factory.mktemp("data")
     spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=120, cold_items=3, events=10))

@@ -14,7 +14,7 @@ import twotower
 from twotower.core.errors import InputError
 from twotower.core.records import Items, Users
 from twotower.data.dataset import Dataset
-from twotower.models import build
+from twotower.models import registry as build
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.serving.retriever import Answer, Retriever

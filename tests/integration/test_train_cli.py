@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from twotower.cli.main import main
-from twotower.recipes.run import Run
-from twotower.recipes.train import train
+from twotower.experiment.run import Run
+from twotower.experiment.train import train
 from twotower.serving.retriever import load
 
 SMALL = ["--set", "model.dim=8", "--set", "training.epochs=2", "--set", "training.patience=0"]
@@ -56,9 +56,9 @@ def refused(*words: str | Path) -> str:
 def data(tmp_path_factory) -> Path:
     """A small prepared data set with features, by the synthetic source."""
     from twotower.data import sources
-    from twotower.data.prepare import prepare
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
     from twotower.data.sources.synthetic import Synthetic
-    from twotower.data.spec import Spec
 
     folder = tmp_path_factory.mktemp("data")
     spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
@@ -84,7 +84,7 @@ def test_a_target_that_can_hold_no_bundle_is_refused_before_any_work(data, tmp_p
 
 @pytest.mark.parametrize(("kept", "said"), [(True, "with --resume goes on (checkpoint in"), (False, "starts anew")])
 def test_a_stopped_training_says_what_goes_on(kept, said, data, tmp_path, monkeypatch):
-    from twotower.recipes import train
+    from twotower.experiment import train
 
     def stopped(run, *, to, **_):
         folder = to.with_name(to.name + ".run")
@@ -179,8 +179,8 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, data, tmp
 @pytest.mark.slow
 def test_a_resumed_run_must_be_the_same_run(data, tmp_path, caplog):
     from twotower.core.errors import InputError
-    from twotower.recipes.named import default_run
-    from twotower.recipes.train import Claim, check_resumable
+    from twotower.experiment.recipes import default_run
+    from twotower.experiment.train import Claim, check_resumable
 
     run = default_run("sasrec")
     Claim(tmp_path / "x.run", run).made()

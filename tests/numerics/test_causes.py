@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from twotower.core.schema import Feature
-from twotower.diagnosis.contribution import directions_filled, variance_shares
-from twotower.diagnosis.drift import BINS, compare_values, jensen_shannon
+from twotower.diagnosis.causes.contribution import directions_filled, variance_shares
+from twotower.diagnosis.causes.drift import BINS, compare_values, jensen_shannon
 
 
 def slow_entropy(counts: Counter[Hashable]) -> float:

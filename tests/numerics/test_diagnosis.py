@@ -12,8 +12,8 @@ from twotower.diagnosis import diagnose
 from twotower.diagnosis.clusters import davies_bouldin, silhouette
 from twotower.diagnosis.neighbours import intrinsic_dimension
 from twotower.diagnosis.similarity import describe_histogram, describe_values, pair_moments, with_self
+from twotower.ops.cosines import directions, nearest, pair_cosines, scan_pairs, top_k
 from twotower.ops.kmeans import kmeans
-from twotower.ops.pairs import directions, nearest, pair_cosines, scan_pairs, top_k
 from twotower.ops.spectrum import moments
 
 

@@ -9,8 +9,8 @@ import torch
 from twotower.core.seeds import torch_generator
 from twotower.diagnosis.decay import decay_figures, decay_test
 from twotower.diagnosis.neighbours import NOISE, chord_distances, duplicates, near_duplicate_share, stability
-from twotower.diagnosis.rows import Rows
 from twotower.diagnosis.statistics import measure
+from twotower.diagnosis.vectors import Rows
 
 
 def slow_elbow(values: list[float]) -> tuple[float, int]:

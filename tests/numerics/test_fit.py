@@ -10,16 +10,16 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
-from twotower.models.fit import FIT, UNITS
-from twotower.models.fit_compiled import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
-from twotower.models.fit_serving import served_heads, user_tables
-from twotower.models.fit_states import compact
-from twotower.towers.dice import Dice
-from twotower.towers.dien import DIEN
-from twotower.towers.din import DIN
-from twotower.towers.interaction import InteractionUnit
-from twotower.towers.meta_query import MetaQueries, parameter_free_attention
-from twotower.towers.target_attention import TargetAttention
+from twotower.models.fit.model import FIT, UNITS
+from twotower.models.fit.states import compact
+from twotower.models.fit.tables import served_heads, user_tables
+from twotower.models.fit.triton import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
+from twotower.towers.interaction.base import InteractionUnit
+from twotower.towers.interaction.dice import Dice
+from twotower.towers.interaction.dien import DIEN
+from twotower.towers.interaction.din import DIN
+from twotower.towers.interaction.meta_query import MetaQueries, parameter_free_attention
+from twotower.towers.interaction.target_attention import TargetAttention
 
 
 def random_state(model):

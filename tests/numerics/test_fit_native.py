@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.models.fit import FIT
-from twotower.models.fit_native import NativeScores
-from twotower.models.fit_states import FITItems, PairedHeads, compact
+from twotower.models.fit.model import FIT
+from twotower.models.fit.native import NativeScores
+from twotower.models.fit.states import FITItems, PairedHeads, compact
 from twotower.scorers.heads import head_scorer
 
 QUERIES, ITEMS, DIM = 5, 1_300, 6  # more items than two threads are woken for, in no whole number of blocks
@@ -159,9 +159,9 @@ def test_states_of_another_model_and_ids_that_are_none():
     [
         ("no-such-compiler -m64", "no C compiler 'no-such-compiler': install gcc or clang"),
         ("'cc", "the variable CC is no command"),
-        ("cc --no-such-option", "cc --no-such-option could not compile fit_scores.c: .*no-such-option"),
-        ("true", "what true made of fit_scores.c cannot be used: .*TMPDIR"),
-        ("cc -c", "what cc -c made of fit_scores.c cannot be used"),
+        ("cc --no-such-option", "cc --no-such-option could not compile scores.c: .*no-such-option"),
+        ("true", "what true made of scores.c cannot be used: .*TMPDIR"),
+        ("cc -c", "what cc -c made of scores.c cannot be used"),
         ("cc -Dscores=other", "cannot be used: .*undefined symbol: scores"),
     ],
 )

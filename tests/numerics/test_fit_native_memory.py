@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from twotower.models.fit_native import SOURCE
+from twotower.models.fit.native import SOURCE
 
 SIZES = "-DUSER_HEADS=3 -DITEM_HEADS=2 -DDIM=5 -DHIDDEN=7 -DREAL=float -DINDEX=uint8_t"
 WATCH = "-g -O1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from twotower.core.records import Batch
-from twotower.models.cold import COLD
-from twotower.models.dat import DAT, category_alignment, mimic_loss
-from twotower.models.int_tower import IntTower, contrastive_loss
-from twotower.models.rank_tower import RankTower, likeness_of_heads
-from twotower.towers.gated_cross_attention import GatedCrossAttention
+from twotower.models.prerank.cold import COLD
+from twotower.models.prerank.dat import DAT, category_alignment, mimic_loss
+from twotower.models.prerank.int_tower import IntTower, contrastive_loss
+from twotower.models.prerank.rank_tower import RankTower, likeness_of_heads
 from twotower.towers.gated_heads import GatedHeads
+from twotower.towers.interaction.gated_cross_attention import GatedCrossAttention
 from twotower.towers.light_se import LightSE
 
 

@@ -9,10 +9,10 @@ import torch
 
 from twotower.core.records import Batch, Items, Users
 from twotower.core.schema import Feature, Schema
-from twotower.models.cold import COLD
-from twotower.models.dat import DAT
-from twotower.models.int_tower import IntTower
-from twotower.models.rank_tower import RankTower
+from twotower.models.prerank.cold import COLD
+from twotower.models.prerank.dat import DAT
+from twotower.models.prerank.int_tower import IntTower
+from twotower.models.prerank.rank_tower import RankTower
 from twotower.towers.fields import ItemFields
 
 SCHEMA = Schema(

@@ -8,10 +8,10 @@ import torch
 from twotower.core.records import Batch, Items, Users
 from twotower.core.schema import Feature, Schema
 from twotower.data.pairs import pre_ranking_pairs
-from twotower.models.dat import DAT
-from twotower.models.fit import FIT
-from twotower.models.int_tower import IntTower
-from twotower.models.rank_tower import RankTower
+from twotower.models.fit.model import FIT
+from twotower.models.prerank.dat import DAT
+from twotower.models.prerank.int_tower import IntTower
+from twotower.models.prerank.rank_tower import RankTower
 from twotower.training.config import Training
 from twotower.training.loop import fit
 from twotower.training.objective import AgainstLabels

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.ops.membership import Positives
+from twotower.sampling.known import Positives
 
 
 def make_log(num_users, num_items, num_events, seed=0):

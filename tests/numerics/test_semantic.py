@@ -9,13 +9,13 @@ from safetensors.torch import load_model, save_model
 from twotower.core.errors import InputError
 from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
-from twotower.data.batches import EventRows
+from twotower.data.examples import EventRows
 from twotower.losses.pointwise import SampledBCE
-from twotower.models.build import build_model
 from twotower.models.encode import inference
-from twotower.ops.membership import Positives
+from twotower.models.registry import build_model
+from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
-from twotower.towers.semantic import ResidualBlock
+from twotower.towers.words import ResidualBlock
 from twotower.training.config import Training
 from twotower.training.loop import fit
 from twotower.training.objective import AgainstSamples

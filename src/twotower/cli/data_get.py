@@ -64,7 +64,7 @@ def get(
         )
     prepared = target.with_name(target.name + "-prepared")
     if prepare:
-        from twotower.data.prepare import prepare as prepare_data
+        from twotower.data.prepare.prepare import prepare as prepare_data
 
         prepare_data(spec, prepared)
     if as_json:

@@ -25,8 +25,8 @@ def prepare(
     from rich.markup import escape
 
     from twotower.core.files import read_json
-    from twotower.data.prepare import prepare as run
-    from twotower.data.spec import Spec
+    from twotower.data.prepare.prepare import prepare as run
+    from twotower.data.prepare.spec import Spec
 
     started = time.perf_counter()
     told = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from twotower.recipes.demo import Demo
+    from twotower.experiment.demo import Demo
 
 
 def command(
@@ -26,7 +26,7 @@ def command(
     """Data, baselines and models side by side, an embedding check, recommendations with titles, and the bundle."""
     from rich.console import Console
 
-    from twotower.recipes.demo import run_demo
+    from twotower.experiment.demo import run_demo
     from twotower.training.callbacks import Progress
 
     console = Console()

@@ -45,8 +45,8 @@ def command(
 
             report_file(html, diagnosis, path, column=column, seed=seed)
     else:
+        from twotower.audit.causes import diagnose_table
         from twotower.core.errors import InputError
-        from twotower.recipes.causes import diagnose_table
 
         if column is not None:
             raise InputError("--column names vectors in a file; with --bundle the model makes them from the table")
@@ -56,7 +56,7 @@ def command(
     else:
         from rich.console import Console
 
-        from twotower.diagnosis.screen import screen
+        from twotower.diagnosis.report.terminal import screen
 
         Console().print(screen(diagnosis))
     return COLLAPSED if diagnosis.verdict == "collapsed" else 0

@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
     from twotower.cli.results import show_test
-    from twotower.recipes.judge import judge_bundle
+    from twotower.experiment.evaluate import judge_bundle
 
     result, title = judge_bundle(bundle, data=data, split=split, ks=_lengths(ks))
     show_test(result, title=title, as_json=as_json)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from twotower.recipes.remedy import Remedy
+    from twotower.audit.remedy import Remedy
 
 FIGURES = {"mean_cosine": "mean cosine", "rankme": "RankMe", "participation_ratio": "participation ratio"}
 
@@ -42,7 +42,7 @@ def command(
     import json
     import sys
 
-    from twotower.recipes.remedy import remedy
+    from twotower.audit.remedy import remedy
 
     found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, keywords=keywords, seed=seed)
     if as_json:

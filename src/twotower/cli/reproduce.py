@@ -12,7 +12,7 @@ import typer
 from twotower.core.errors import InputError
 
 if TYPE_CHECKING:
-    from twotower.recipes.reproduce.study import Table
+    from twotower.reproduce.study import Table
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
 
     What is done stays done: a stopped table goes on where it was.
     """
-    from twotower.recipes.reproduce.tables import TABLES, table_of
+    from twotower.reproduce.tables import TABLES, table_of
 
     if show:
         if as_json:
@@ -58,10 +58,10 @@ def _reproduce(
     table: Table, data: list[Path], folder: Path, seeds: int | None, only: list[str], jobs: int, as_json: bool
 ) -> None:
     from twotower.core.files import read_json
-    from twotower.recipes.reproduce.figures import draw_curves
-    from twotower.recipes.reproduce.sets import fetched_sets, given_sets
-    from twotower.recipes.reproduce.study import run_table
-    from twotower.recipes.reproduce.summary import summarise
+    from twotower.reproduce.figures import draw_curves
+    from twotower.reproduce.sets import fetched_sets, given_sets
+    from twotower.reproduce.study import run_table
+    from twotower.reproduce.summary import summarise
 
     prepared = given_sets(data) if data else fetched_sets(table, folder / "data", _notice)
     chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only, notice=_notice)

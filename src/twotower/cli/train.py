@@ -12,7 +12,7 @@ import typer
 from twotower.core.errors import InputError
 
 if TYPE_CHECKING:
-    from twotower.recipes.run import Run
+    from twotower.experiment.run import Run
 
 
 def command(
@@ -36,7 +36,7 @@ def command(
         raise InputError("no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'")
 
     from twotower.cli.results import show_test
-    from twotower.recipes.train import train
+    from twotower.experiment.train import train
     from twotower.training.callbacks import Callback, Progress, TensorBoard
     from twotower.training.tracking import curve
 
@@ -62,8 +62,8 @@ def _described(run_file: Path | None, model: str | None, recipe: str | None) -> 
     if len(names) != 1:
         raise InputError(f"give one of a run file, --model and --recipe; got {' and '.join(names) or 'none'}")
 
-    from twotower.recipes import named
-    from twotower.recipes.run import Run
+    from twotower.experiment import recipes as named
+    from twotower.experiment.run import Run
 
     if run_file is not None:
         return Run.load(run_file)

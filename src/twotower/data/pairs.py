@@ -14,7 +14,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
-from twotower.ops.unseen import Unseen
+from twotower.data.unseen import Unseen
 from twotower.ops.windows import windows
 
 READINGS = ("last", "all")
@@ -31,7 +31,7 @@ LEAKS = {
 
 
 class PairRows:
-    """Labelled rows over a log: `twotower.data.batches.Rows`.
+    """Labelled rows over a log: `twotower.data.examples.Rows`.
 
     ``users``, ``ends`` and ``items`` are int64 [rows], ``labels`` float32 [rows]. Row i's history is what its user did
     before event ``ends[i]`` of ``log``, at most ``history_length`` items: never the row's own event or a later one.

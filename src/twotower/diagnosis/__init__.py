@@ -1,5 +1,5 @@
 """Vectors -> what is wrong with them, which feature is to blame, and what cures it."""
 
-from twotower.diagnosis.check import Diagnosis, diagnose
+from twotower.diagnosis.diagnose import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose"]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from twotower.core.seeds import torch_generator
-from twotower.ops.pairs import directions, top_k
+from twotower.ops.cosines import directions, top_k
 from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 NAMES = ("mean_cosine", "direction_rank", "direction_participation", "neighbour_gain")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twotower.diagnosis.rows import Rows, UnitRows
+from twotower.diagnosis.vectors import Rows, UnitRows
 from twotower.ops.spectrum import (
     Moments,
     dimensions_for,

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.seeds import numpy_generator, torch_generator
-from twotower.diagnosis.rows import Rows
-from twotower.ops.pairs import nearest
+from twotower.diagnosis.vectors import Rows
+from twotower.ops.cosines import nearest
 
 NOISE = 0.05
 """Length of the noise as a share of the vector's, about what 4-bit storage adds."""

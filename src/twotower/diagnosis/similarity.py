@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from twotower.ops.pairs import BINS_PER_UNIT
+from twotower.ops.cosines import BINS_PER_UNIT
 from twotower.ops.spectrum import Moments
 
 ENTROPY_BINS = 1000

@@ -12,7 +12,6 @@ from torch import Tensor
 from twotower.core.seeds import torch_generator
 from twotower.diagnosis import hubness, neighbours
 from twotower.diagnosis.decay import decay_figures
-from twotower.diagnosis.rows import UnitRows
 from twotower.diagnosis.similarity import (
     coarse_histogram,
     describe_histogram,
@@ -20,7 +19,8 @@ from twotower.diagnosis.similarity import (
     pair_moments,
     with_self,
 )
-from twotower.ops.pairs import Directions, PairScan, directions, nearest, pair_cosines, scan_pairs
+from twotower.diagnosis.vectors import UnitRows
+from twotower.ops.cosines import Directions, PairScan, directions, nearest, pair_cosines, scan_pairs
 from twotower.ops.spectrum import Moments, moments
 
 PAIR_NAMES = ("mean", "median", "std", "min", "max", "p10", "p25", "p75", "p90")

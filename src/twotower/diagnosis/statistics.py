@@ -21,9 +21,9 @@ from twotower.diagnosis.geometry import (
     rank_figures,
 )
 from twotower.diagnosis.neighbours import duplicates
-from twotower.diagnosis.rows import Rows, UnitRows
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
 from twotower.diagnosis.space import measure_space
+from twotower.diagnosis.vectors import Rows, UnitRows
 from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 EXACT_ROWS = 100_000

@@ -180,4 +180,4 @@ RULES: list[Rule] = [
     _hubs,
 ]
 LIGHT_RULES: list[Rule] = [_rank, _cone]
-"""Those that ask for neither neighbours nor clusters: see `twotower.diagnosis.light`."""
+"""Those that ask for neither neighbours nor clusters: see `twotower.diagnosis.quick`."""

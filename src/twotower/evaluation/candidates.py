@@ -21,7 +21,7 @@ from twotower.index.brute_force import BruteForceIndex
 from twotower.metrics.ranking import MISSED, ranking_metrics
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, users_with_history
-from twotower.models.ranking import NO_CANDIDATE, rank
+from twotower.models.rank import NO_CANDIDATE, rank
 from twotower.ops.ragged import expand
 
 CPU_PAIRS, CUDA_PAIRS = 65_536, 262_144

@@ -17,7 +17,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
 from twotower.models.captured import CapturedRank
-from twotower.models.ranking import rank
+from twotower.models.rank import rank
 from twotower.ops.windows import windows
 
 

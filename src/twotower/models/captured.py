@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State, TopK, Users
 from twotower.core.states import rows
 from twotower.models.base import Model
-from twotower.models.ranking import check_all_items, ordered_candidates
+from twotower.models.rank import check_all_items, ordered_candidates
 
 WARM_UPS = 3
 

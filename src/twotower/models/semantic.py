@@ -11,8 +11,8 @@ from torch import Tensor
 from twotower.core.records import FIRST_KNOWN, PADDING, Features, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
-from twotower.towers.attention import CausalTransformer
-from twotower.towers.semantic import ResidualBlock, SemanticItems, TextField
+from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.words import ResidualBlock, SemanticItems, TextField
 
 
 class Semantic(Model):
@@ -29,8 +29,8 @@ class Semantic(Model):
     are ours, as the paper gives none.
 
     Args:
-        vectors: features of kind "vector" that an encoder made of the texts (`twotower.recipes.text_encoder`).
-        keyword_features: features of kind "multi_categorical" that hold keywords (`twotower.recipes.text_keywords`).
+        vectors: features of kind "vector" that an encoder made of the texts (`twotower.audit.text_encoder`).
+        keyword_features: features of kind "multi_categorical" that hold keywords (`twotower.audit.keywords`).
         dim: width of user and item vectors.
         text_dim: width of a text vector.
         keyword_dim: width of a keyword vector.

@@ -12,8 +12,8 @@ from torch import Tensor
 from twotower.core import states
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Negatives
-from twotower.ops.membership import listed
 from twotower.sampling.base import Observer, Sampler, joined_state, split_state
+from twotower.sampling.known import listed
 
 
 @runtime_checkable

@@ -26,11 +26,11 @@ from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import Index
-from twotower.index.build import index_kind, load_index
+from twotower.index.registry import index_kind, load_index
 from twotower.index.scan import Scan
 from twotower.models.base import Model
-from twotower.models.build import build_model
 from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.registry import build_model
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import UNKNOWN, Features, Items
 from twotower.core.states import join
-from twotower.data.encode import missing, prepare_table
-from twotower.data.prepare_database import database
-from twotower.data.prepare_read import relations
-from twotower.data.spec import Source
-from twotower.data.vocabulary import read_columns
+from twotower.data.prepare.database import database
+from twotower.data.prepare.encode import missing, prepare_table
+from twotower.data.prepare.read import relations
+from twotower.data.prepare.spec import Source
+from twotower.data.prepare.vocabulary import read_columns
 from twotower.models.encode import inference
 from twotower.serving.bundle import TILE, Bundle
 from twotower.serving.columns import plain

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
-from twotower.data.batches import EventRows, Rows
 from twotower.data.dataset import Dataset
+from twotower.data.examples import EventRows, Rows
 from twotower.data.log import Log
 from twotower.models.base import Model
 from twotower.models.encode import inference, training_length, users_with_history
-from twotower.sampling.clustered import ClusteredBatches, ClusterSchedule
+from twotower.training.clustered import ClusteredBatches, ClusterSchedule
 
 
 @runtime_checkable

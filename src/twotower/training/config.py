@@ -51,7 +51,7 @@ class Sampling:
     """Where negatives come from; read by every loss but full_softmax."""
 
     sources: tuple[str, ...] = ("in_batch",)
-    """Names from `twotower.recipes.build.SAMPLERS`; several are joined under one softmax."""
+    """Names from `twotower.experiment.build.SAMPLERS`; several are joined under one softmax."""
     number: int = 256
     """Negatives that each source beside in_batch gives a batch: draws, or places of the memory bank."""
     in_batch_number: int = 0

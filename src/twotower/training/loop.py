@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import derive
-from twotower.data.batches import Rows
+from twotower.data.examples import Rows
 from twotower.models.base import Model
 from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, Record, StopTraining

@@ -15,9 +15,9 @@ from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
-from twotower.ops.membership import Positives
 from twotower.sampling.base import Observer, Sampler, Stateful
-from twotower.sampling.dynamic_hard import HardFilter, Scored
+from twotower.sampling.filters import HardFilter, Scored
+from twotower.sampling.known import Positives
 from twotower.training.regularise import Regulariser
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
-from twotower.diagnosis.light import glance
+from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import load_thresholds
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference

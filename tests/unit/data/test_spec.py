@@ -1,7 +1,7 @@
 import pytest
 
 from twotower.core.errors import InputError
-from twotower.data.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
+from twotower.data.prepare.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
 
 FULL = """
 name = "films"

@@ -8,7 +8,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.data.log import Log
-from twotower.data.splits import SPLITS, split_log
+from twotower.data.splitters import SPLITS, split_log
 
 
 def make_log(seed=0, *, labels=True, users=23):

@@ -3,7 +3,7 @@ import unicodedata
 import duckdb
 import pytest
 
-from twotower.data.text import words, words_sql
+from twotower.data.prepare.text import words, words_sql
 
 
 @pytest.mark.parametrize(

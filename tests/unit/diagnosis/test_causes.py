@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from twotower.core.schema import Feature
-from twotower.diagnosis.causes import Case, Causes, find_causes, removed
-from twotower.diagnosis.contribution import Inputs
-from twotower.diagnosis.drift import compare_values
+from twotower.diagnosis.causes.causes import Case, Causes, find_causes, removed
+from twotower.diagnosis.causes.contribution import Inputs
+from twotower.diagnosis.causes.drift import compare_values
 
 BRAND = Feature("brand", "categorical", 12)
 WORDS = Feature("words", "text", 60, width=4)

@@ -12,9 +12,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
-from twotower.diagnosis.drift import jensen_shannon
+from twotower.diagnosis.causes.drift import jensen_shannon
 from twotower.diagnosis.remedies import assign_by_cluster, draw_marginals, prevailing
-from twotower.ops.latent_text import fit_text, text_vectors
+from twotower.towers.latent_text import fit_text, text_vectors
 
 
 def skewed(rows: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from twotower.diagnosis import diagnose
 from twotower.diagnosis.projections import principal, project
 from twotower.diagnosis.report import charts, points, write_report
 from twotower.diagnosis.report.points import colouring, groups, neighbours_of
-from twotower.diagnosis.rows import Rows
+from twotower.diagnosis.vectors import Rows
 
 
 @pytest.fixture

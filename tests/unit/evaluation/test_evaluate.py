@@ -14,7 +14,7 @@ from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 
 
 def last_out(log: Log) -> Targets:

@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.pointwise import evaluate_pairs
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 
 
 @pytest.fixture

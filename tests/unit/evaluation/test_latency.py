@@ -10,9 +10,9 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import TopK
 from twotower.evaluation.latency import answer_of, drawn_requests, percentile, take_turns
-from twotower.models.build import build_model
 from twotower.models.encode import encode_items
-from twotower.models.ranking import rank
+from twotower.models.rank import rank
+from twotower.models.registry import build_model
 
 
 def test_everybody_begins_and_follows_everybody_as_often(tiny_dataset):

@@ -9,10 +9,10 @@ from twotower.core import states
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items
 from twotower.core.schema import Schema
-from twotower.models.build import build_model
-from twotower.models.cold import COLD
-from twotower.models.fit import FIT
-from twotower.models.fit_states import FITItems, PairedHeads, bytes_per_item, compact, whole_heads
+from twotower.models.fit.model import FIT
+from twotower.models.fit.states import FITItems, PairedHeads, bytes_per_item, compact, whole_heads
+from twotower.models.prerank.cold import COLD
+from twotower.models.registry import build_model
 from twotower.training.objective import AgainstLabels
 
 SMALL = {

@@ -10,7 +10,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 from twotower.training.config import Training
 from twotower.training.loop import fit
 from twotower.training.objective import AgainstLabels

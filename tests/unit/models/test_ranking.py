@@ -7,9 +7,9 @@ import torch
 
 from twotower.core import states
 from twotower.core.errors import InputError
-from twotower.models.fit import FIT
-from twotower.models.fit_states import compact
-from twotower.models.ranking import rank
+from twotower.models.fit.model import FIT
+from twotower.models.fit.states import compact
+from twotower.models.rank import rank
 from twotower.models.two_tower import TwoTower
 
 

@@ -5,7 +5,7 @@ import torch
 
 from twotower.core.records import Batch, Items, Users
 from twotower.core.schema import Schema
-from twotower.models.sasrec import SASRec
+from twotower.models.sequential import SASRec
 
 
 def model(**settings) -> SASRec:

@@ -6,7 +6,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import Batch
 from twotower.core.schema import Feature, Schema
-from twotower.models.build import build_model
+from twotower.models.registry import build_model
 from twotower.models.two_tower import TwoTower
 
 

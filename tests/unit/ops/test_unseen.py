@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.ops.unseen import Unseen
+from twotower.data.unseen import Unseen
 
 POOL = torch.tensor([9, 2, 3, 5, 6, 8])  # in no order; items 4 and 7 may not be drawn
 MET = {0: [], 1: [3, 4, 3, 9], 2: [2, 9, 8, 5, 6], 3: [4, 7], 4: [2, 3, 5, 6]}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.sampling.clustered import ClusteredBatches, ClusterSchedule
+from twotower.training.clustered import ClusteredBatches, ClusterSchedule
 
 
 def users_of(counts):

@@ -7,7 +7,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items, TopK, Users
-from twotower.sampling.dynamic_hard import BelowPositive, Hardest, HardFilter, Scored, WithinMargin, WithinRadius
+from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, Scored, WithinMargin, WithinRadius
 from twotower.sampling.index_mined import IndexMined
 
 

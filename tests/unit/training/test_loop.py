@@ -9,11 +9,11 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
-from twotower.data.batches import EventRows, SequenceRows
+from twotower.data.examples import EventRows, SequenceRows
 from twotower.losses.sampled_softmax import SampledSoftmax
-from twotower.models.sasrec import SASRec
+from twotower.models.sequential import SASRec
 from twotower.models.two_tower import TwoTower
-from twotower.ops.membership import Positives
+from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
 from twotower.training.callbacks import JsonLines, Silent, StopTraining
 from twotower.training.config import Training

@@ -11,7 +11,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
-from twotower.ops.membership import Positives
+from twotower.sampling.known import Positives
 from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples
 
 ITEMS, DIM = 9, 3

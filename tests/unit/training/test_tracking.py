@@ -9,12 +9,12 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.diagnosis import diagnose
-from twotower.diagnosis.light import glance
+from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import load_thresholds
+from twotower.experiment.learn import learn
+from twotower.experiment.run import ModelSection, Run
+from twotower.experiment.train import split_of
 from twotower.models.two_tower import TwoTower
-from twotower.recipes.learn import learn
-from twotower.recipes.run import ModelSection, Run
-from twotower.recipes.train import split_of
 from twotower.training.callbacks import StopTraining
 from twotower.training.config import Objective, Training
 from twotower.training.tracking import Tracking, curve
@@ -114,7 +114,7 @@ def test_watching_changes_no_weight(tiny_dataset):
 
 
 def test_a_stopped_run_ends_and_logs_the_epoch_that_stopped_it(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("twotower.recipes.learn.new_model", lambda run, dataset: tiny(Collapsing, dataset))
+    monkeypatch.setattr("twotower.experiment.learn.new_model", lambda run, dataset: tiny(Collapsing, dataset))
     run = tiny_run(geometry="stop")
     _, records = learn(run, tiny_dataset, split_of(run, tiny_dataset), folder=tmp_path)
     lines = (tmp_path / "train.jsonl").read_text().splitlines()

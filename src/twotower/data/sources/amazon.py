@@ -11,9 +11,9 @@ from typing import Any
 
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
+from twotower.data.prepare.spec import Spec
 from twotower.data.sources.base import Archive, Source, find, need
 from twotower.data.sources.tables import database, literal, spec, write
-from twotower.data.spec import Spec
 
 LICENCE = "Julian McAuley, UCSD, from Amazon's pages: for research; the publisher gives no licence text."
 CITATION = (

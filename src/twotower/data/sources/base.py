@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twotower.core.errors import InputError
-from twotower.data.spec import Spec
+from twotower.data.prepare.spec import Spec
 
 Notice = Callable[[str], None]
 """Is told, in one line, what a person should know: the licence, which source answered."""

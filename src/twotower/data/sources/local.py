@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from twotower.core.errors import InputError
+from twotower.data.prepare.spec import Spec
 from twotower.data.sources import movielens
 from twotower.data.sources.base import Source
-from twotower.data.spec import Spec
 
 AMAZON = "Julian McAuley, UCSD, from Amazon's pages: for research; the publisher gives no licence text."
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from twotower.core.errors import InputError
+from twotower.data.prepare.spec import Label, Spec
 from twotower.data.sources.base import Archive, Source, find_all
 from twotower.data.sources.tables import database, delimited, spec, write
-from twotower.data.spec import Label, Spec
 
 LICENCE = (
     "Microsoft Research License Terms: non-commercial research only; no passing on; the texts belong to their "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twotower.data.prepare.spec import Spec
 from twotower.data.sources.base import Archive, Reader, Source, find, need
 from twotower.data.sources.tables import database, delimited, literal, spec, write
-from twotower.data.spec import Spec
 
 LICENCE = (
     "GroupLens, University of Minnesota: research use with acknowledgement; no commercial use and no passing on "

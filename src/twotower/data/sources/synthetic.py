@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from twotower.core.errors import InputError
 from twotower.core.files import write_json
+from twotower.data.prepare.spec import Spec
 from twotower.data.sources.base import Source
 from twotower.data.sources.synthetic_truth import Levels, largest
 from twotower.data.sources.tables import database, literal, spec, write
-from twotower.data.spec import Spec
 
 TASTES = ("space", "crime", "romance", "war", "comedy", "nature", "music", "history")
 WORDS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
-from twotower.data.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
+from twotower.data.prepare.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
 
 
 @contextlib.contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twotower.data.prepare.spec import Label, Spec
 from twotower.data.sources.base import Source, need
 from twotower.data.sources.tables import database, delimited, number, spec, write
-from twotower.data.spec import Label, Spec
 
 LICENCE = "Alibaba, Tianchi: non-commercial research under the terms accepted at log-in; no passing on."
 CITATION = "Alibaba. 2018. Ad Display/Click Data on Taobao.com. https://tianchi.aliyun.com/dataset/56"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from twotower.core.seeds import torch_generator
 from twotower.diagnosis.projections import Projection
-from twotower.diagnosis.rows import Rows, UnitRows
-from twotower.ops.pairs import nearest
+from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.ops.cosines import nearest
 
 MAP_POINTS = 2_000
 """Most points on the map; more vectors are sampled, so that the file stays small and t-SNE fast."""

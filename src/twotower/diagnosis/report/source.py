@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
-from twotower.diagnosis.check import Diagnosis
+from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.load import ID_NAMES, POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES, load_table
 from twotower.diagnosis.report.write import write_report
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from twotower.diagnosis.check import Diagnosis
+from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.report.words import ADVICE, BASELINE_FIGURES, BASELINES, FIGURES, VERDICTS
 
 _SIGNS = {"healthy": "✓", "suspect": "!", "collapsed": "✕"}

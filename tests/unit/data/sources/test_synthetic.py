@@ -133,8 +133,8 @@ def test_features_tell_of_the_vectors(drawn: Path) -> None:
 
 def test_true_ranking_scores_what_is_realised_on_the_prepared_data(drawn: Path, tmp_path: Path) -> None:
     from twotower.data.dataset import Dataset
-    from twotower.data.prepare import prepare
-    from twotower.data.splits import split_log
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.splitters import split_log
 
     truth = np.load(drawn / "truth.npz", allow_pickle=False)
     dataset = Dataset.load(prepare(drawn / "spec.toml", tmp_path / "prepared"))

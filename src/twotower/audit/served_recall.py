@@ -1,0 +1,41 @@
+"""Recall on a bundle's own test split, with features other than those that the bundle keeps."""
+
+from __future__ import annotations
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+from twotower.data.split import Targets
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
+from twotower.evaluation.run import evaluate
+from twotower.experiment.run import Run
+from twotower.experiment.train import split_of
+from twotower.serving.bundle import Bundle
+
+METRIC = "recall@10"
+
+
+def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
+    """What the run of a bundle was tested on, and how.
+
+    Raises:
+        InputError: if the run cannot be read or split, or the bundle keeps no events.
+    """
+    run = Run.load(bundle.folder / "run.toml")
+    targets = split_of(run, bundle.dataset).test
+    if not len(targets.users()):
+        raise InputError("the bundle keeps no events to test on")
+    return targets, Protocol(ks=(10,), mask_seen=run.evaluation.mask_seen)
+
+
+def evaluate_with(bundle: Bundle, dataset: Dataset, targets: Targets, protocol: Protocol) -> Result:
+    """The bundle's model on ``dataset``; models that keep all items' features have those of ``dataset`` meanwhile."""
+    with torch.no_grad():
+        bundle.model.attach_items(dataset.all_items())
+    try:
+        return evaluate(bundle.model, dataset, targets, protocol)
+    finally:
+        with torch.no_grad():
+            bundle.model.attach_items(bundle.dataset.all_items())

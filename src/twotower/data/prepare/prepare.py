@@ -1,0 +1,178 @@
+"""Raw tables to a prepared folder of arrays, vocabularies and a manifest, in memory that does not grow with the log."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twotower import __version__
+from twotower.core.errors import InputError
+from twotower.core.files import replacing_folder
+from twotower.core.records import FIRST_KNOWN
+from twotower.core.schema import Schema, Side
+from twotower.data.dataset import finish_folder
+from twotower.data.prepare.database import database, one
+from twotower.data.prepare.log import (
+    LogReport,
+    Progress,
+    number_items,
+    number_users,
+    read_log,
+    select_events,
+    write_log,
+)
+from twotower.data.prepare.spec import Spec
+from twotower.data.prepare.tables import TableReport, read_table, write_table
+from twotower.data.prepare.vocabulary import write_columns
+
+
+def prepare(
+    spec: Spec | Path | str, target: Path | str, *, memory_limit: str = "1GB", progress: Progress | None = None
+) -> Path:
+    """Prepare a data set: read the raw files of ``spec`` and write the folder ``target`` in one go.
+
+    Users are those with a kept event; items are those with a kept event and, as cold items, those that the table of
+    items lists and the log never had. Both are numbered in the order of their ids as text, so a row number tells
+    nothing of popularity or age. A stop or failure at any moment leaves no folder, and one of before as it was.
+
+    Args:
+        spec: the spec, or the path of its TOML.
+        target: the folder to write; one that `prepare` wrote before is replaced.
+        memory_limit: of DuckDB, as 500MB or 2GB; beyond it, work spills to disk beside ``target``.
+        progress: is told in a few words what is being done.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        InputError: if the spec or the data cannot be used; says what, where and what to do.
+        OSError: if the disk is full.
+    """
+    spec = spec if isinstance(spec, Spec) else Spec.from_toml(spec)
+    target = Path(target)
+    tell = progress or (lambda text: None)
+    with (
+        replacing_folder(target) as folder,
+        tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{target.name}.work.", ignore_cleanup_errors=True
+        ) as work,
+        database(Path(work), memory_limit) as connection,
+    ):
+        _prepare(connection, spec, folder, Path(work), tell)
+    return target
+
+
+def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Progress) -> None:
+    tables = {"user": spec.users, "item": spec.items}
+    types: dict[str, dict[str, str]] = {"user": {}, "item": {}}
+    reports = {"user": TableReport(), "item": TableReport()}
+    sides: tuple[Side, Side] = ("user", "item")
+    for side in sides:
+        if (table := tables[side]) is not None:
+            progress(f"reading the table of {side}s")
+            share = spec.interactions.max_bad_share
+            types[side], reports[side] = read_table(connection, side, table, spec.folder, work, share)
+    log = read_log(connection, spec, work, progress)
+    select_events(connection, spec, log, progress)
+    num = {"user": number_users(connection), "item": number_items(connection, spec.items is not None)}
+    for side in sides:
+        if num[side] - FIRST_KNOWN < 2:
+            raise InputError(f"the log has a single {side} after all treatments; a model needs at least two")
+    counts = {
+        "users": num["user"] - FIRST_KNOWN,
+        "items": num["item"] - FIRST_KNOWN,
+        "events": log.events,
+        "cold_items": one(connection, "SELECT count(*) FROM items WHERE code IS NULL"),
+        **{f"{side}s_without_row": _without_row(connection, side) for side in sides if tables[side] is not None},
+    }
+    if spec.users is not None:
+        unused = "SELECT count(*) FROM user_table WHERE __id NOT IN (SELECT id FROM users)"
+        counts["listed_users_without_events"] = one(connection, unused)
+    write_log(connection, spec, folder / "log", num["user"], progress)
+    (folder / "vocabulary").mkdir()
+    features = {
+        side: write_table(connection, side, tables[side], types[side], folder, num[side], reports[side], progress)
+        for side in sides
+    }
+    write_columns(connection, {side: tables[side] for side in sides}, folder / "vocabulary")
+    clock = bool(spec.interactions.time) and spec.interactions.unit != "order"
+    schema = Schema(num["user"], num["item"], features["user"], features["item"], has_times=clock)
+    progress("hashing")
+    manifest = {
+        "name": spec.name,
+        "counts": counts,
+        "rows": _rows(log, reports),
+        "treatments": _treatments(spec, log, reports, counts),
+        "split": spec.split,
+        "spec": spec.to_dict(),
+        "made_by": {"twotower": __version__, "duckdb": one(connection, "SELECT version()")},
+    }
+    finish_folder(folder, schema, manifest)
+
+
+def _without_row(connection: Any, side: str) -> Any:
+    return one(connection, f"SELECT count(*) FROM {side}s WHERE id NOT IN (SELECT __id FROM {side}_table)")
+
+
+def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
+    """What became of the raw rows, as numbers."""
+    return {
+        "log": {
+            "read": log.faults.rows,
+            "malformed": log.faults.malformed,
+            "first_malformed": log.faults.first,
+            "negative": log.negatives,
+            "negative_dropped": log.negatives_dropped,
+            "repeated": log.repeats,
+            "repeated_dropped": log.repeats_dropped,
+            "too_few_dropped": log.core_dropped,
+            "kept": log.events,
+        },
+        **{
+            f"{side}s": {
+                "read": report.faults.rows,
+                "malformed": report.faults.malformed,
+                "first_malformed": report.faults.first,
+                "repeated": report.repeats,
+            }
+            for side, report in tables.items()
+            if report.faults.rows
+        },
+    }
+
+
+def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], counts: dict[str, int]) -> list[str]:
+    """One sentence for each thing that was done to the data and that a reader should know."""
+    said: list[str] = []
+    if log.faults.malformed:
+        said.append(log.faults.describe("log") + ": left out")
+    if spec.label is not None:
+        rule = f"at least {spec.label.at_least:g}" if spec.label.at_least is not None else f"{spec.label.equals!r}"
+        done = "dropped" if spec.label.keep == "positive" else "kept as label 0"
+        column = spec.label.column or spec.interactions.value
+        said.append(f"positives are events whose {column} is {rule}; the other {log.negatives:,} are {done}")
+    if log.repeats:
+        done = f"only each pair's {spec.interactions.duplicates} event is kept" if log.repeats_dropped else "kept"
+        said.append(f"{log.repeats:,} events repeat a user's earlier item: {done}")
+    if log.core_dropped:
+        said.append(f"{log.core_dropped:,} events of users or items with too few events are dropped")
+    if not spec.interactions.time:
+        said.append("no time column: a user's events are in the order of the file, and histories carry no clock")
+    elif spec.interactions.unit == "order":
+        said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
+    else:
+        said.append("events with equal times keep the order of the file")
+    if counts["cold_items"]:
+        said.append(f"{counts['cold_items']:,} listed items have no event: they are in the catalogue as cold items")
+    if counts.get("listed_users_without_events"):
+        said.append(f"{counts['listed_users_without_events']:,} listed users have no event and are left out")
+    for side, report in tables.items():
+        if report.faults.malformed:
+            said.append(report.faults.describe(f"table of {side}s") + ": left out")
+        if report.repeats:
+            said.append(f"table of {side}s: {report.repeats:,} rows repeat an id; the first row of each counts")
+        if missing := counts.get(f"{side}s_without_row"):
+            said.append(f"{missing:,} {side}s of the log are not in the table of {side}s: their features are missing")
+        said += report.notes
+    return said

@@ -1,0 +1,1 @@
+"""Which features cause what a diagnosis found."""

@@ -1,0 +1,116 @@
+"""`diagnose`: is this embedding space healthy?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twotower.diagnosis.load import load_table
+from twotower.diagnosis.statistics import EXACT_ROWS, measure
+from twotower.diagnosis.thresholds import Thresholds, load_thresholds
+from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.verdict import Reason, Verdict, judge
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. Figures that are undefined for the vectors given are None."""
+
+    verdict: Verdict
+    reasons: list[Reason]
+    """Why it is not healthy, the gravest first."""
+    statistics: dict[str, Any]
+    """Figures of the vectors as given, without self-pairs."""
+    centred: dict[str, Any]
+    """The same after the mean vector is subtracted: a cone disappears here, a loss of rank does not."""
+    with_self_pairs: dict[str, Any]
+    """Cosine figures as the paper counts them: each vector's cosine 1 with itself is among the pairs."""
+    baselines: dict[str, Any]
+    """A sample of the vectors, the same with each dimension shuffled on its own, and random vectors."""
+    curves: dict[str, Any]
+    """What a report draws: similarity histogram, decay curves, variance spectrum."""
+    notes: list[str]
+    """How the input was treated, and what is a sample."""
+    causes: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a feature, the most to blame first, when a bundle and a table were given."""
+    serving: dict[str, Any] = field(default_factory=dict)
+    """Which tower is at fault, and what that costs, when a bundle and a table were given."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with neither NaN nor infinity."""
+        return {
+            "verdict": self.verdict,
+            "reasons": [reason._asdict() for reason in self.reasons],
+            "statistics": self.statistics,
+            "centred": self.centred,
+            "with_self_pairs": self.with_self_pairs,
+            "baselines": self.baselines,
+            "causes": self.causes,
+            "serving": self.serving,
+            "notes": self.notes,
+            "curves": self.curves,
+        }
+
+
+def diagnose(
+    vectors: Tensor | NDArray[Any] | Path | str,
+    *,
+    ids: Sequence[str] | None = None,
+    popularity: Tensor | NDArray[Any] | None = None,
+    positive_pairs: Tensor | None = None,
+    column: str | None = None,
+    thresholds: Thresholds | Path | str | None = None,
+    seed: int = 0,
+    exact_rows: int = EXACT_ROWS,
+) -> Diagnosis:
+    """Measure an embedding space and judge it: healthy, suspect or collapsed, with the reasons.
+
+    Source: George et al., "Diagnosing Embedding Space Collapse", section IV and Table I. Differences: self-pairs are
+    left out (`Diagnosis.with_self_pairs` keeps them); the threshold on the mean cosine is held against the same
+    vectors centred and shuffled, since a healthy text encoder can exceed it.
+
+    Args:
+        vectors: [rows, dimensions], or the path of a file or bundle that `load_table` reads.
+        ids: a name for each row, used where rows are named.
+        popularity: how often each row is seen, at least 0; a file's own column is used when this is None.
+        positive_pairs: int64 [pairs, 2] of rows that should be close: gives ``alignment``.
+        column: which array, tensor or column of the file holds the vectors; None finds the only one.
+        thresholds: as `load_thresholds` gives them, or the path of a TOML file to lay over the shipped ones.
+        seed: of k-means, samples and noise.
+        exact_rows: up to this many vectors every pair is compared; beyond, stratified samples are.
+
+    Raises:
+        InputError: if the vectors cannot be read or judged, in one line that says why.
+
+    Examples:
+        >>> space = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
+        >>> diagnose(space).verdict
+        'healthy'
+        >>> diagnose(space + 30.0).verdict
+        'collapsed'
+    """
+    where = "vectors"
+    names = None if ids is None else [str(name) for name in ids]
+    if isinstance(vectors, str | Path):
+        where = str(vectors)
+        table = load_table(Path(vectors), column=column)
+        vectors = table.vectors
+        names = table.ids if names is None else names
+        popularity = table.popularity if popularity is None else popularity
+    limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
+    rows = Rows(vectors, where=where, ids=names)
+    found = measure(
+        rows,
+        popularity=None if popularity is None else torch.as_tensor(popularity).double(),
+        positive_pairs=positive_pairs,
+        seed=seed,
+        exact_rows=exact_rows,
+    )
+    verdict, reasons = judge(found, limits)
+    return Diagnosis(verdict, reasons, **found._asdict())

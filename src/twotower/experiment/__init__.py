@@ -1,0 +1,1 @@
+"""One experiment from run description to bundle: split, train, evaluate, index, write."""

@@ -1,0 +1,273 @@
+"""Names in a run become parts: add a sampler or a loss by writing its file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.records import FIRST_KNOWN
+from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
+from twotower.data.examples import Rows
+from twotower.data.log import Log
+from twotower.experiment.mining import miner
+from twotower.experiment.run import Run
+from twotower.index.registry import index_class
+from twotower.losses.base import Loss
+from twotower.losses.pairwise import BPR, Triplet
+from twotower.losses.pointwise import SampledBCE
+from twotower.losses.sampled_softmax import SampledSoftmax
+from twotower.models.base import Model
+from twotower.models.encode import inference
+from twotower.sampling.base import Frequency, Sampler
+from twotower.sampling.counts import ItemCounts
+from twotower.sampling.drift import Drift
+from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinMargin, WithinRadius
+from twotower.sampling.frequency import StreamingFrequency
+from twotower.sampling.in_batch import InBatch
+from twotower.sampling.index_mined import IndexMined
+from twotower.sampling.known import Positives
+from twotower.sampling.memory_bank import MemoryBank
+from twotower.sampling.mixed import Mixed
+from twotower.sampling.popularity import Popularity
+from twotower.sampling.sum import Sum
+from twotower.sampling.uniform import Uniform
+from twotower.training.batching import Batching, ClusteredUsers, RandomBatches
+from twotower.training.config import Sampling
+from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
+from twotower.training.regularise import Regulariser
+
+DRIFT_SAMPLE, DRIFT_EVERY = 256, 100
+"""Items that are watched for drift, and optimiser steps between two looks at them."""
+CELLS_OF_ITEM, MOST_CELLS = 4, 1 << 22
+"""Cells that each array of the streaming frequency has for an item, and in all at most."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What samplers, losses and batches are built on."""
+
+    run: Run
+    dataset: Dataset
+    train: Log
+    model: Model
+
+    @property
+    def sampling(self) -> Sampling:
+        """The section of the run."""
+        return self.run.sampling
+
+    @property
+    def num_items(self) -> int:
+        """Rows of the item vocabulary."""
+        return self.dataset.schema.num_items
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The generator of one source, on the device of the batches."""
+        return torch_generator(self.run.training.seed, "sampling", purpose, device=self.dataset.device)
+
+    @cached_property
+    def counts(self) -> ItemCounts:
+        """How often each item stands in the training log."""
+        return ItemCounts(self.train.positives().items, self.num_items)
+
+    @cached_property
+    def frequency(self) -> Frequency:
+        """What log q rests on, one for all sources: the in-batch source feeds it, others read it."""
+        if self.sampling.frequency == "counts":
+            return self.counts
+        width = min(CELLS_OF_ITEM * self.num_items, MOST_CELLS)
+        return StreamingFrequency(width, seed=self.run.training.seed, device=self.dataset.device)
+
+    def need_vectors(self, what: str) -> None:
+        """Refuse a model whose states are no vectors of one piece.
+
+        Raises:
+            InputError: names what asked for them.
+        """
+        if not self.model.is_inner_product:
+            raise InputError(f"{what} needs one vector a user and an item, but model '{self.run.model.name}' has none")
+
+
+def _in_batch(ground: Ground) -> InBatch:
+    sampling = ground.sampling
+    return InBatch(ground.frequency if sampling.correct else None, count=sampling.in_batch_number or None)
+
+
+def _uniform(ground: Ground) -> Uniform:
+    return Uniform(ground.num_items, ground.sampling.number, ground.generator("uniform"))
+
+
+def _popularity(ground: Ground) -> Popularity:
+    return Popularity(ground.counts.counts, ground.sampling.number, ground.generator("popularity"))
+
+
+def _mixed(ground: Ground) -> Mixed:
+    return Mixed([InBatch(ground.frequency, count=ground.sampling.in_batch_number or None), _uniform(ground)])
+
+
+def _memory_bank(ground: Ground) -> MemoryBank:
+    sampling = ground.sampling
+    return MemoryBank(
+        sampling.number,
+        ground.run.training.batch_size,
+        ground.frequency,
+        count=sampling.in_batch_number or None,
+        start=_drift(ground) if sampling.bank_drift else sampling.bank_start,
+        state_kind=ground.model.state_kind,
+    )
+
+
+def _drift(ground: Ground) -> Drift:
+    ground.need_vectors("sampling.bank_drift")
+    model, dataset = ground.model, ground.dataset
+    seen = (ground.counts.counts > 0).nonzero()[:, 0]
+    order = torch.randperm(len(seen), generator=ground.generator("drift"), device=seen.device)
+
+    def encode(ids: Tensor) -> Tensor:
+        with inference(model):
+            vectors: Tensor = model.encode_items(dataset.items(ids))
+            return vectors
+
+    return Drift(encode, seen[order[:DRIFT_SAMPLE]], every=DRIFT_EVERY, threshold=ground.sampling.bank_drift)
+
+
+def _index_mined(ground: Ground) -> IndexMined:
+    ground.need_vectors("sampling.sources: index_mined")
+    sampling, known = ground.sampling, ground.num_items - FIRST_KNOWN
+    first, last = sampling.mine_ranks
+    if last >= known:
+        raise InputError(f"sampling.mine_ranks: rank {last} of {known} items; lower the last rank")
+    return IndexMined(
+        miner(ground.model, ground.dataset, ground.train, index_class(ground.run.index.kind)),
+        ground.dataset.schema.num_users,
+        sampling.mine_number,
+        ground.generator("index mined"),
+        first=first,
+        last=last,
+        refresh=sampling.mine_every,
+        start=sampling.mine_start,
+    )
+
+
+SAMPLERS: dict[str, Callable[[Ground], Sampler]] = {
+    "in_batch": _in_batch,
+    "uniform": _uniform,
+    "popularity": _popularity,
+    "mixed": _mixed,
+    "memory_bank": _memory_bank,
+    "index_mined": _index_mined,
+}
+
+LOSSES: dict[str, Callable[[Ground], Loss]] = {
+    "sampled_softmax": lambda ground: SampledSoftmax(),
+    "bce": lambda ground: SampledBCE(),
+    "gbce": lambda ground: SampledBCE(num_items=ground.num_items - 2, calibration=0.75),
+    "bpr": lambda ground: BPR(),
+    "triplet": lambda ground: Triplet(),
+}
+
+FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
+    "none": lambda sampling: None,
+    "hardest": lambda sampling: Hardest(sampling.hard_number),
+    "radius": lambda sampling: WithinRadius(),
+    "margin": lambda sampling: WithinMargin(sampling.hard_margin),
+    "below_positive": lambda sampling: BelowPositive(sampling.hard_margin),
+}
+
+
+def build_sampler(ground: Ground) -> Sampler:
+    """The run's sources, joined when there are several.
+
+    Raises:
+        InputError: if a source is unknown (the closest is named), asks for more negatives than there are items, or
+            cannot work with the model or with the other sources.
+    """
+    sampling, sources = ground.sampling, []
+    for name in sampling.sources:
+        if name not in SAMPLERS:
+            raise unknown_name("source of negatives", name, SAMPLERS, "sampling.sources")
+        sources.append(SAMPLERS[name](ground))
+    if sampling.sources == ("memory_bank",):
+        raise InputError("sampling.sources: a memory bank starts empty, so join it: ['in_batch', 'memory_bank']")
+    if sampling.frequency == "streaming" and not _reads_batch(sampling):
+        raise InputError("sampling.frequency: 'streaming' learns from in_batch or mixed; name one in sampling.sources")
+    if sampling.in_batch_number > ground.run.training.batch_size:
+        raise InputError(
+            f"sampling.in_batch_number: {sampling.in_batch_number} of the {ground.run.training.batch_size} rows of a "
+            "batch; lower it, or raise training.batch_size"
+        )
+    return sources[0] if len(sources) == 1 else Sum(sources)
+
+
+def _reads_batch(sampling: Sampling) -> bool:
+    return bool({"in_batch", "mixed"} & set(sampling.sources))
+
+
+def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Objective:
+    """What a training step minimises.
+
+    Raises:
+        InputError: if loss, sources and filter do not suit each other, the model or the log.
+    """
+    loss, sampling = run.objective.loss, run.sampling
+    if run.objective.regularise and not model.is_inner_product:
+        raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
+    regulariser = Regulariser(run.objective.regularise)
+    labelled = loss == "bce" and train.labels is not None
+    if sampling.hard != "none" and (loss == "full_softmax" or labelled):
+        raise InputError(f"sampling.hard = '{sampling.hard}' narrows sampled negatives, but objective.loss draws none")
+    if loss == "full_softmax":
+        if not model.is_inner_product:
+            raise InputError(
+                f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
+                "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
+            )
+        return AgainstAll(dataset, regulariser)
+    if labelled:
+        return AgainstLabels(regulariser)
+    ground = Ground(run, dataset, train, model)
+    if sampling.hard == "radius":
+        ground.need_vectors("sampling.hard = 'radius'")
+    if sampling.correct_positive and (
+        loss != "sampled_softmax" or not _reads_batch(sampling) or sampling.in_batch_number
+    ):
+        raise InputError(
+            "sampling.correct_positive needs objective.loss = 'sampled_softmax' and in_batch or mixed with all rows"
+        )
+    positives = train.positives()
+    return AgainstSamples(
+        dataset,
+        build_sampler(ground),
+        LOSSES[loss](ground),
+        Positives(positives.offsets, positives.items, dataset.schema.num_items),
+        regulariser,
+        hard=FILTERS[sampling.hard](sampling),
+        rescale_bank=sampling.bank_rescale,
+        correct_positive=sampling.correct_positive,
+    )
+
+
+def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:
+    """Which rows share a batch.
+
+    Raises:
+        InputError: if clusters cannot be had of these rows or this model, or would change nothing.
+    """
+    training = run.training
+    if run.sampling.batches == "random":
+        return RandomBatches(len(rows), training.batch_size, seed=training.seed)
+    Ground(run, dataset, train, model).need_vectors("sampling.batches = 'clustered'")
+    if run.objective.loss == "full_softmax" or not _reads_batch(run.sampling):
+        raise InputError(
+            "sampling.batches = 'clustered' makes the items of a batch hard negatives: "
+            "take in_batch or mixed in sampling.sources and a loss that samples"
+        )
+    return ClusteredUsers(
+        rows, dataset, train, batch_size=training.batch_size, schedule=run.clusters, seed=training.seed
+    )

@@ -1,0 +1,152 @@
+"""Runs on labelled pairs, the protocol of pre-ranking: learn from them, choose by their AUC, judge as in a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
+from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
+from twotower.evaluation.pointwise import PairResult, evaluate_rows
+from twotower.evaluation.result import Result
+from twotower.experiment.learn import kept_in, new_model
+from twotower.experiment.run import Run
+from twotower.models.base import ClosedForm, Model
+from twotower.models.registry import all_settings, model_class
+from twotower.training.callbacks import Callback, Record
+from twotower.training.config import Training
+from twotower.training.loop import Progress, Validate, fit
+from twotower.training.objective import AgainstLabels
+
+PAIRS = "pre-ranking"
+"""As ``data.split`` of a run: each user's last positive against one random unseen item; see `pre_ranking_pairs`."""
+
+CANDIDATES = 2_000
+"""Candidates of one request."""
+HISTORY = 50
+"""Latest items of a history, where the model has no such setting."""
+PAIR_TILE = 16_384
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the test showed."""
+
+    pairs: PairResult
+    """Positives against one random negative each."""
+    request: Result
+    """The positive among 2,000 random unseen items. Its ``metrics`` hold those of ``pairs`` too."""
+
+    def per_user(self) -> dict[str, Tensor]:
+        """Values user by user, users ascending: GAUC (the user's own pair in order: 1, tied: 0.5) and the request's."""
+        positive, negative = self.pairs.scores.view(-1, 2).unbind(dim=1)
+        won = (positive > negative).double() + 0.5 * (positive == negative).double()
+        return {"gauc": won, **self.request.per_user}
+
+
+def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
+    """The rows that a run with ``data.split = "pre-ranking"`` asks for.
+
+    Raises:
+        InputError: if an option is unknown or out of range, nobody has two positives, or the model trains on sequences.
+    """
+    known = ("reading", "validation", "validation_share", "negatives")
+    unknown = sorted(set(run.data.split_options) - set(known))
+    if unknown:
+        raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")
+    share = run.data.split_options.get("validation_share", 0.0)
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        raise InputError(f"data.split_options.validation_share = {share!r}: a number in [0, 1) is wanted")
+    if model_class(run.model.name).batches == "sequences":
+        raise InputError(
+            f"model '{run.model.name}' trains on whole sequences, split '{PAIRS}' has rows of one user and one item: "
+            "choose another split"
+        )
+    length = all_settings(run.model.name, run.model.settings).get("history_length", HISTORY)
+    return pre_ranking_pairs(dataset, history_length=length, seed=run.training.seed, **run.data.split_options)
+
+
+def learn_pairs(
+    run: Run,
+    dataset: Dataset,
+    split: PairSplit,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Model, list[Record]]:
+    """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
+
+    Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
+    ``training.metric`` ("auc", also where the run leaves the default, or "gauc") among those that the model calls
+    selectable. With ``training.refit`` a new model then learns from training and validation rows for as many epochs;
+    the records stay those of the first.
+
+    Args:
+        run: what to learn, and how.
+        dataset: on the device to learn on.
+        split: from `pairs_of`.
+        folder: for the log and the checkpoint; None keeps none.
+        resume: go on from the checkpoint in ``folder``.
+        callbacks: told of every epoch.
+
+    Raises:
+        InputError: if the run asks for what pairs cannot give.
+    """
+    if run.objective.loss != "bce":
+        raise InputError(f"split '{PAIRS}' has labelled rows: set objective.loss = 'bce', not '{run.objective.loss}'")
+    if run.training.geometry != "off" or run.objective.regularise:
+        raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
+    if run.training.evaluate_every and not len(split.validation):
+        raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
+    model = new_model(run, dataset)
+    if isinstance(model, ClosedForm):
+        model.fit(split.learnt())
+        return model, []
+    config = run.training
+    if config.evaluate_every:
+        config = replace(config, metric=chosen_by(config.metric))
+
+    def validate(current: Model) -> dict[str, float]:
+        return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
+
+    def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
+        parts = kept_in(folder, name, callbacks, resume)
+        return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, **parts)
+
+    progress = train(model, split.train, "train", validate, None)
+    if run.training.refit:
+        model = new_model(run, dataset)
+        train(model, split.known, "refit", None, progress.best_epoch)
+    return model, progress.records
+
+
+def chosen_by(metric: str) -> str:
+    """What picks the epoch on pairs: the run's metric, or AUC in the place of the default, which needs a catalogue.
+
+    Raises:
+        InputError: if validation pairs have no such metric, or more of it is not better.
+    """
+    if metric == Training.metric:
+        return "auc"
+    if metric not in ("auc", "gauc"):
+        raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
+    return metric
+
+
+def judge_pairs(
+    model: Model, dataset: Dataset, split: PairSplit, *, ks: Sequence[int] = (10, 100), candidates: int = CANDIDATES
+) -> Judged:
+    """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
+
+    The candidates are the same for every model, whatever the run's seed.
+    """
+    pairs = evaluate_rows(model, split.test, pair_tile=PAIR_TILE)
+    targets = split.test_targets()
+    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks)
+    return Judged(pairs, replace(request, metrics={**pairs.metrics, **request.metrics}))

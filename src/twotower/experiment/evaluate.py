@@ -1,0 +1,51 @@
+"""Judges a bundle again: the split of its run, on its data or on the events that it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.data.dataset import Dataset
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
+from twotower.evaluation.run import evaluate
+from twotower.experiment.candidates import PAIRS, judge_pairs, pairs_of
+from twotower.experiment.learn import learnt_log
+from twotower.experiment.run import Run
+from twotower.experiment.train import split_of
+from twotower.serving.bundle import Bundle
+
+
+def judge_bundle(
+    folder: Path, *, data: Path | None = None, split: str = "test", ks: tuple[int, ...] = ()
+) -> tuple[Result, str]:
+    """The figures of a bundle on a split, and what to call them.
+
+    Args:
+        folder: the bundle.
+        data: prepared data to judge on; None: the events that the bundle keeps, which are those it was trained from.
+        split: "test" or "validation".
+        ks: list lengths; empty: those of the run.
+
+    Raises:
+        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+    """
+    if split not in ("test", "validation"):
+        raise unknown_name("split", split, ("test", "validation"))
+    bundle = Bundle.load(folder)
+    run = Run.load(bundle.folder / "run.toml")
+    dataset = bundle.dataset if data is None else Dataset.load(data)
+    if dataset.schema != bundle.schema:
+        raise InputError(f"{data}: its users, items or features are not those that {folder} was trained on")
+    evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
+    title = f"{run.model.name} on {dataset.name}"
+    if run.data.split == PAIRS:
+        if split == "validation":
+            raise InputError(f"{folder}: trained on labelled pairs, whose validation is no ranking; judge the test")
+        return judge_pairs(bundle.model, dataset, pairs_of(run, dataset), ks=evaluation.ks).request, title
+    cut = split_of(run, dataset)
+    protocol = Protocol(ks=evaluation.ks, split=split, mask_seen=evaluation.mask_seen)
+    targets = cut.test if split == "test" else cut.validation
+    result = evaluate(bundle.model, dataset, targets, protocol, train=learnt_log(run, cut))
+    return result, title

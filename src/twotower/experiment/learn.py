@@ -1,0 +1,130 @@
+"""The learning part of a run: fit a closed form, or train with validation and, where asked, once more with all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.seeds import derive
+from twotower.data.dataset import Dataset
+from twotower.data.examples import ROWS
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.run import evaluate
+from twotower.experiment.build import build_batching, build_objective
+from twotower.experiment.run import Run
+from twotower.models.base import ClosedForm, Model
+from twotower.models.encode import training_length
+from twotower.models.registry import build_model
+from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.loop import Progress, Validate, fit
+from twotower.training.objective import AgainstLabels
+from twotower.training.tracking import Tracking
+
+
+def learn(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Model, list[Record]]:
+    """A model that has learnt from the split, and one record for each epoch (none for closed forms).
+
+    Args:
+        run: what to learn, and how.
+        dataset: on the device to learn on.
+        split: its ``train``, or with ``training.refit`` in the end its ``known``.
+        folder: for logs and checkpoints; None keeps none.
+        resume: go on from the checkpoints in ``folder``.
+        callbacks: told of every epoch.
+    """
+    model = new_model(run, dataset)
+    if isinstance(model, ClosedForm):
+        model.fit(learnt_log(run, split))
+        return model, []
+    protocol = Protocol(
+        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+    )
+
+    def validate(current: Model) -> dict[str, float]:
+        return evaluate(current, dataset, split.validation, protocol).metrics
+
+    def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
+        objective = build_objective(run, dataset, log, model)
+        if not isinstance(objective, AgainstLabels):
+            log = log.positives()
+        rows = ROWS[model.batches](
+            dataset,
+            log,
+            history_length=training_length(model),
+            item_features=run.objective.loss != "full_softmax",
+        )
+        return fit(
+            model,
+            rows,
+            objective,
+            run.training,
+            batching=build_batching(run, dataset, log, rows, model),
+            validate=validate,
+            epochs=epochs,
+            **kept_in(folder, name, [*watch, *callbacks], resume),
+        )
+
+    watch: list[Callback] = []
+    if run.training.geometry != "off":
+        if not model.is_inner_product:
+            raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
+        metric = run.training.metric if run.training.evaluate_every else None
+        watch.append(Tracking(dataset, mode=run.training.geometry, metric=metric))
+    progress = train(model, split.train, "train", validate, None)
+    if run.training.refit:
+        model = new_model(run, dataset)
+        watch.clear()  # it judges evaluations, and there are none
+        train(model, split.known, "refit", None, progress.best_epoch)
+    return model, progress.records
+
+
+def kept_in(folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool) -> dict[str, Any]:
+    """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
+    if folder is None:
+        return {"callbacks": callbacks}
+    checkpoint = folder / f"{name}.safetensors"
+    return {
+        "callbacks": [*callbacks, JsonLines(folder / f"{name}.jsonl")],
+        "checkpoint": checkpoint,
+        "resume": resume and checkpoint.is_file(),
+    }
+
+
+def learnt_log(run: Run, split: Split) -> Log:
+    """The events that the run's final model has learnt from."""
+    return split.known if run.training.refit else split.train
+
+
+def new_model(run: Run, dataset: Dataset) -> Model:
+    """The run's model with weights drawn from the run's seed, on the data set's device."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive(run.training.seed, "weights"))
+        model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+    model.attach_items(dataset.all_items())
+    return model
+
+
+def metric_length(metric: str) -> int:
+    """The k of a metric such as "ndcg@10".
+
+    Raises:
+        InputError: if it has none.
+    """
+    _, at, k = metric.partition("@")
+    if not at or not k.isdecimal() or int(k) < 1:
+        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+    return int(k)

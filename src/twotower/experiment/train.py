@@ -1,0 +1,213 @@
+"""A whole run: split, train or fit, judge on the test, index, check the item vectors, write the bundle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.files import replacing_file
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.pairs import PairSplit
+from twotower.data.split import Split
+from twotower.data.splitters import split_log
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
+from twotower.evaluation.run import evaluate
+from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
+from twotower.experiment.learn import learn, learnt_log
+from twotower.experiment.run import Run
+from twotower.index.registry import index_class
+from twotower.models.base import ClosedForm, Model
+from twotower.models.encode import encode_items, inference
+from twotower.models.registry import all_settings
+from twotower.serving.bundle import check_target, write_bundle
+from twotower.training.callbacks import Callback, Record, Silent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves in memory."""
+
+    run: Run
+    model: Model
+    dataset: Dataset
+    split: Split | PairSplit
+    test: Result
+    records: list[Record]
+    """One for each epoch; empty for closed forms."""
+    diagnosis: dict[str, Any] | None
+    """The check of the item vectors; None for models without item vectors."""
+
+
+def train(
+    run: Run,
+    *,
+    to: Path | None = None,
+    dataset: Dataset | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Trained:
+    """Do the whole run and write its bundle.
+
+    The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
+    all the same, and trains the same model again.
+
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
+    the bundle is there, the checkpoint.
+
+    Args:
+        run: what to do.
+        to: folder of the bundle; None writes nothing.
+        dataset: instead of ``run.data.path``, when it is in memory already.
+        resume: go on from the checkpoint in ``<to>.run``.
+        callbacks: told of epochs, beside the log.
+
+    Raises:
+        InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
+            bundle.
+    """
+    run = spelled_out(run)
+    device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
+    if to is not None:
+        check_target(to)
+    dataset = (dataset or Dataset.load(run.data.path)).to(device)
+    split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
+    folder = None if to is None else to.with_name(to.name + ".run")
+    if folder is not None and resume:
+        check_resumable(folder, run)
+    claim = Claim(None if resume else folder, run)
+    callbacks = [claim, *callbacks]
+    if isinstance(split, PairSplit):
+        model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        learnt = split.learnt()
+        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
+    else:
+        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        learnt = learnt_log(run, split)
+        protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
+        test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    claim.made()  # closed forms have no training that would begin
+    diagnosis = check_items(model, dataset, learnt)
+    if to is not None and folder is not None:
+        index = None
+        if model.is_inner_product:
+            index = index_kind()
+            ids, states = known_states(model, dataset)
+            index.build(states, ids)
+        write_bundle(
+            to,
+            model=model,
+            model_name=run.model.name,
+            model_parameters=run.model.settings,
+            dataset=dataset,
+            run_toml=run.to_toml(),
+            metrics=test.metrics,
+            histories=dataset.log,
+            diagnosis=diagnosis,
+            index=index,
+        )
+        for checkpoint in folder.glob("*.safetensors"):
+            checkpoint.unlink()
+    return Trained(run, model, dataset, split, test, records, diagnosis)
+
+
+def spelled_out(run: Run) -> Run:
+    """The run with the defaults of its model written down."""
+    return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run; "auto" takes CUDA where there is some.
+
+    Raises:
+        InputError: if the name is no device, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
+    return device
+
+
+def split_of(run: Run, dataset: Dataset) -> Split:
+    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
+    if run.data.split:
+        return split_log(dataset.log, run.data.split, **run.data.split_options)
+    stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
+    return split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+
+
+def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
+    """Ids of all known items and their states."""
+    ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
+    with inference(model):
+        return ids, encode_items(model, dataset, ids, tile)
+
+
+def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
+    """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
+    ids, states = known_states(model, dataset)
+    if not model.is_inner_product or states.shape[1] < 2 or isinstance(model, ClosedForm):
+        return None
+    from twotower.diagnosis import diagnose
+
+    popularity = learnt.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
+
+
+def check_resumable(folder: Path, run: Run) -> None:
+    """A resumed run must be the one that is noted in its folder.
+
+    Raises:
+        InputError: if there is nothing to resume, or the run differs.
+    """
+    note = folder / "run.toml"
+    if not (folder / "train.safetensors").is_file():
+        raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
+    stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
+    if stopped != asked:
+        was, now = (one.to_toml().splitlines() for one in (stopped, asked))
+        other = next((line for line in was if line not in now), "other settings")
+        raise InputError(
+            f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
+        )
+
+
+class Claim(Silent):
+    """Notes the run in its folder once training begins; a run that is refused before that costs no checkpoint.
+
+    Args:
+        folder: of the run; None: there is nothing to note.
+        run: what is trained.
+    """
+
+    def __init__(self, folder: Path | None, run: Run) -> None:
+        self.folder, self.run = folder, run
+
+    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
+        """Training begins: the first one, where a last fit follows."""
+        self.made()
+
+    def made(self) -> None:
+        """Note the run, unless that is done; what an earlier training left there goes."""
+        folder, self.folder = self.folder, None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for checkpoint in folder.glob("*.safetensors"):
+            log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
+            checkpoint.unlink()
+        with replacing_file(folder / "run.toml") as partial:
+            partial.write_text(self.run.to_toml(), encoding="utf-8")

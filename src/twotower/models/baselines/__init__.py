@@ -1,0 +1,1 @@
+"""Baselines: popularity, random, and closed forms on item co-occurrence."""

@@ -1,0 +1,1 @@
+"""Pre-rankers: models that score a list of candidates."""

@@ -1,0 +1,157 @@
+"""IntTower: heads of every user layer meet heads of the item's last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from twotower.core.records import Batch, Encoded, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.prerank.base import PreRanker
+from twotower.scorers.heads import HeadScorer
+from twotower.scorers.sum_max import SumMax
+from twotower.towers.fc_stack import FCStack
+from twotower.towers.heads import Heads, checked_head_dim
+from twotower.towers.light_se import LightSE
+
+
+class IntTower(PreRanker):
+    """Light-SE over the fields, sum-max over layers and heads (FE-Block), and a contrastive loss (CIR).
+
+    Each user layer's output is mapped to ``user_heads`` heads, the item's last one to ``item_heads``; a score is the
+    sum, over all user heads of all layers, of the best similarity with an item head.
+
+    Source: Li et al., CIKM 2022, sections 3.2 to 3.4. Differences: heads may be normalised; the contrastive loss
+    compares the towers' last outputs among the batch's items, for rows with label 1, and enters the training loss.
+
+    Args:
+        dim: numbers stored an item: ``item_heads`` of dim / item_heads.
+        field_dim: width of one field's embedding.
+        hidden: widths of the layers of each tower.
+        user_heads: heads of one user layer, as wide as the item's.
+        item_heads: heads of the item.
+        contrastive_weight: of the contrastive loss.
+        contrastive_temperature: of its cosines.
+        normalise_heads: whether heads have length 1, so that their similarities are cosines.
+        temperature: scores are divided by it.
+        learn_temperature: whether training moves it.
+        user_id: whether the user's id is a field.
+        history_length: latest items of the history that are read.
+        batch_norm: whether each layer is normalised over the batch.
+        dropout: share of hidden numbers set to 0 in training.
+
+    Raises:
+        InputError: if ``item_heads`` does not divide ``dim``.
+    """
+
+    is_inner_product = False
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 1024,
+        field_dim: int = 16,
+        hidden: Sequence[int] = (300, 300, 128),
+        user_heads: int = 16,
+        item_heads: int = 16,
+        contrastive_weight: float = 0.1,
+        contrastive_temperature: float = 0.1,
+        normalise_heads: bool = True,
+        temperature: float = 1.0,
+        learn_temperature: bool = True,
+        user_id: bool = False,
+        history_length: int = 50,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            schema,
+            field_dim=field_dim,
+            user_id=user_id,
+            history_length=history_length,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+        )
+        head_dim = checked_head_dim(dim, user_heads, item_heads)
+        if contrastive_weight < 0 or contrastive_temperature <= 0:
+            raise ValueError(
+                "the contrastive loss needs a weight of at least 0 and a positive temperature, "
+                f"got {contrastive_weight} and {contrastive_temperature}"
+            )
+        self.contrastive_weight = contrastive_weight
+        self.contrastive_temperature = contrastive_temperature
+        self.user_se = LightSE(self.num_user_fields)
+        self.item_se = LightSE(self.item_fields.count)
+        self.user_stack = FCStack(self.num_user_fields * field_dim, hidden, batch_norm=batch_norm, dropout=dropout)
+        self.item_stack = FCStack(self.item_fields.width, hidden, batch_norm=batch_norm, dropout=dropout)
+        self.user_heads = nn.ModuleList(
+            Heads(width, heads=user_heads, dim=head_dim, normalise=normalise_heads) for width in hidden
+        )
+        self.item_heads = Heads(hidden[-1], heads=item_heads, dim=head_dim, normalise=normalise_heads)
+        self.scorer = HeadScorer(SumMax())
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows heads dim"]:
+        """The heads of all layers, first layer first."""
+        return self._all_heads(self._user_layers(users))
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows heads dim"]:
+        """The heads of the last layer."""
+        return self.item_heads(self._item_output(items))
+
+    def score(
+        self, users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
+    ) -> Float[Tensor, "users items"]:
+        """Sum-max of every user with every item."""
+        return self.scorer(users, items)
+
+    def score_rows(
+        self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
+    ) -> Float[Tensor, "rows *n"]:
+        """Sum-max of row i with row i, or with each of its n items."""
+        return self.scorer.pairs(users, items)
+
+    def forward(self, batch: Batch) -> Encoded:
+        """Both encoders; in training also the contrastive loss."""
+        layers, output = self._user_layers(batch.users), self._item_output(batch.items)
+        losses: dict[str, Tensor] = {}
+        if self.training and self.contrastive_weight:
+            loss = contrastive_loss(layers[-1], output, batch.items.ids, batch.labels, self.contrastive_temperature)
+            losses["contrastive"] = self.contrastive_weight * loss
+        return Encoded(self._all_heads(layers), self.item_heads(output), batch.items.ids, losses)
+
+    def _user_layers(self, users: Users) -> list[Tensor]:
+        return self.user_stack.outputs(self.user_se(self.embed_users(users)).flatten(1))
+
+    def _item_output(self, items: Items) -> Tensor:
+        return self.item_stack(self.item_se(self.embed_items(items)).flatten(1))
+
+    def _all_heads(self, layers: list[Tensor]) -> Tensor:
+        return torch.cat([heads(layer) for heads, layer in zip(self.user_heads, layers, strict=True)], dim=1)
+
+
+def contrastive_loss(
+    users: Float[Tensor, "rows dim"],
+    items: Float[Tensor, "rows dim"],
+    item_ids: Int[Tensor, " rows"],
+    labels: Float[Tensor, " rows"] | None,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Mean over positive rows of −log softmax(cos(user, items of the batch) / temperature) at the row's own item.
+
+    Other rows that hold the same item are no negatives; a user's further positives in the batch are. 0 without
+    positives.
+
+    Source: IntTower (Li et al., CIKM 2022), section 3.4 (CIR).
+    """
+    cosines = F.normalize(users, dim=1) @ F.normalize(items, dim=1).T / temperature
+    same = item_ids[:, None] == item_ids[None]
+    same.fill_diagonal_(False)
+    own = cosines.diagonal() - cosines.masked_fill(same, -torch.inf).logsumexp(dim=1)
+    if labels is None:
+        return -own.mean()
+    return -(own * labels).sum() / labels.sum().clamp(min=1.0)

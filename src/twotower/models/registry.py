@@ -1,0 +1,95 @@
+"""Names become models: add one by writing its file and one line here."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+
+MODELS = {
+    "two_tower": "twotower.models.two_tower:TwoTower",
+    "sasrec": "twotower.models.sequential:SASRec",
+    "popularity": "twotower.models.baselines.popularity:Popularity",
+    "random": "twotower.models.baselines.random:Random",
+    "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
+    "ease": "twotower.models.baselines.ease:EASE",
+    "dat": "twotower.models.prerank.dat:DAT",
+    "cold": "twotower.models.prerank.cold:COLD",
+    "int_tower": "twotower.models.prerank.int_tower:IntTower",
+    "rank_tower": "twotower.models.prerank.rank_tower:RankTower",
+    "fit": "twotower.models.fit.model:FIT",
+    "semantic": "twotower.models.semantic:Semantic",
+}
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a model's name.
+
+    Raises:
+        InputError: if no model has that name; names the closest.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    module, attribute = MODELS[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def model_parameters(name: str) -> dict[str, Any]:
+    """The settings that a model takes and their defaults."""
+    parameters = inspect.signature(model_class(name).__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def all_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the defaults of what they leave out, as TOML reads them back: lists instead of tuples."""
+    whole = model_parameters(name) | settings
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
+
+
+def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = None) -> Model:
+    """A new model: ``Class(schema, **parameters)``.
+
+    Raises:
+        InputError: if a parameter is unknown to the model (names the closest) or out of range.
+    """
+    cls, known = model_class(name), model_parameters(name)
+    for key in parameters or {}:
+        if key not in known:
+            raise unknown_name(f"setting of model '{name}'", f"model.{key}", [f"model.{k}" for k in known])
+        _check_kind(f"model.{key}", (parameters or {})[key], known[key])
+    try:
+        return cls(schema, **(parameters or {}))
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model '{name}': {error}") from error
+    except (RuntimeError, ArithmeticError, IndexError) as error:
+        given = ", ".join(f"{key} = {value!r}" for key, value in (parameters or {}).items())
+        raise InputError(f"model '{name}' cannot be built with {given}: {str(error).splitlines()[0]}") from error
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse a value that is of another kind than the setting's default; what has none is left to the model."""
+    is_number, is_whole = isinstance(value, int | float), isinstance(value, int)
+    if isinstance(value, bool) != isinstance(default, bool) and isinstance(default, bool | int | float):
+        wanted = "true or false" if isinstance(default, bool) else "a number"
+    elif isinstance(default, int) and not (is_whole and value >= 0):
+        wanted = "a whole number of at least 0"
+    elif isinstance(default, float) and not is_number:
+        wanted = "a number"
+    elif isinstance(default, str) and not isinstance(value, str):
+        wanted = "text"
+    elif isinstance(default, tuple) and not _like(value, default):
+        wanted = f"a list such as {list(default)}"
+    else:
+        return
+    raise InputError(f"{key} = {value!r}: {wanted} is wanted")
+
+
+def _like(value: object, default: tuple[object, ...]) -> bool:
+    kinds = {type(part) for part in default}
+    return isinstance(value, list | tuple) and (not kinds or all(type(part) in kinds for part in value))

@@ -1,0 +1,120 @@
+"""SASRec: the user vector is read from a causal transformer over the history; the item vector is its embedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.towers.embedding import embedding_table
+from twotower.towers.sequence.causal import CausalTransformer
+
+CPU_GROUP = 16
+"""Rows of like length that a CPU encodes together."""
+
+
+class SASRec(Model):
+    """Causal self-attention over item embeddings, scored by the dot product with the same embeddings.
+
+    Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
+    history gives the zero vector, so that every item scores 0.
+
+    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, and the loss is chosen by the run (the paper's is
+    BCE with one negative; full softmax is better, see Petrov and Macdonald, RecSys 2023, and our docs).
+
+    Args:
+        dim: width of vectors and of all layers.
+        layers: attention blocks.
+        heads: attention heads; must divide ``dim``.
+        dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
+        attention_dropout: share of attention weights set to 0 in training.
+        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        history_length: positions of a window.
+    """
+
+    batches = "sequences"
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+        feed_forward: int = 1,
+        history_length: int = 50,
+    ) -> None:
+        super().__init__()
+        if min(dim, layers, heads, feed_forward, history_length) < 1:
+            raise ValueError(
+                "dim, layers, heads, feed_forward and history_length must be at least 1, "
+                f"got {dim}, {layers}, {heads}, {feed_forward} and {history_length}"
+            )
+        if not (0.0 <= dropout < 1.0 and 0.0 <= attention_dropout < 1.0):
+            raise ValueError(f"dropouts must be in [0, 1), got {dropout} and {attention_dropout}")
+        self.schema = schema
+        self.history_length = history_length
+        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
+        self.tower = CausalTransformer(
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            length=history_length,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            feed_forward=feed_forward,
+        )
+
+    def positions(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
+        """The state after each item of the history; meaningless where it is padded."""
+        return self.tower(self._embedded(history))
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """The state after the latest item: one vector a user."""
+        history = users.history[:, : self.history_length]
+        lengths = (history != PADDING).sum(dim=1)
+        longest = max(1, int(lengths.max())) if len(lengths) else 1
+        return self.tower.at_end(self._embedded(history[:, :longest]), lengths) * (lengths > 0)[:, None]
+
+    def _embedded(self, history: Tensor) -> Tensor:
+        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """The item's embedding."""
+        return self.item_table(items.ids)
+
+    def forward(self, batch: Batch) -> Encoded:
+        """One row a position that has a next item: its state, and that item; positions of a user stand together."""
+        on_cpu = batch.items.ids.device.type == "cpu"
+        states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
+        items = None if batch.items.features is None else self.item_table(item_ids)
+        return Encoded(states, items, item_ids, {}, user_rows)
+
+    def _in_groups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of like length together, so that little work goes into padding."""
+        real = batch.items.ids != PADDING
+        lengths = real.sum(dim=1)
+        groups = lengths.argsort(stable=True).split(CPU_GROUP)
+        longest = [int(lengths[rows].max()) for rows in groups]
+        states = torch.cat(
+            [
+                self.positions(batch.users.history[rows, :length])[real[rows, :length]]
+                for rows, length in zip(groups, longest, strict=True)
+            ]
+        )
+        order = torch.cat(groups)
+        return states, batch.items.ids[order][real[order]], order.repeat_interleave(lengths[order])
+
+    def _at_once(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions, and then those that count: few launches, and nothing that waits for the device."""
+        targets, pairs = batch.items.ids, batch.pairs
+        if pairs is None:
+            pairs = (targets.flatten() != PADDING).nonzero()[:, 0]
+        states = self.positions(batch.users.history).flatten(0, 1).index_select(0, pairs)
+        return states, targets.flatten()[pairs], pairs // targets.shape[1]

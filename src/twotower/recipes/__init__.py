@@ -1,1 +1,0 @@
-"""Whole runs: names become classes in build.py, one recipe a file."""

@@ -1,0 +1,266 @@
+"""A table's cells: each variant, tuned on one seed's validation data, then run on every seed; done work stays done."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from multiprocessing import active_children, get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.data.dataset import Dataset
+from twotower.experiment.run import Run
+from twotower.experiment.train import pick_device
+
+TUNING_SEED = 0
+"""The seed whose validation data picks among a variant's choices; the table's own seeds start at 1."""
+
+
+class Measured(NamedTuple):
+    """What one training gave: a row of raw results."""
+
+    validation: float
+    """What choices are picked by; more is better."""
+    metrics: dict[str, float]
+    """On the test, and costs such as "seconds_per_epoch"."""
+    curves: list[dict[str, Any]]
+    """One record an epoch."""
+    per_user: dict[str, Tensor]
+    """Test metrics user by user, in the same order for every variant; empty where there are none."""
+    drawn: Mapping[str, Tensor] = {}
+    """What a picture of this training is drawn from; mostly nothing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a paper.
+
+    ``variants`` gives, for a data set's name, the rows of the table: under each name the runs to choose from (one:
+    there is nothing to tune). ``measure`` trains and judges one run; it must be a function of a module, since other
+    processes call it too.
+    """
+
+    name: str
+    title: str
+    data: tuple[str, ...]
+    """Data sets that it is made for, by the names that `twotower.data.sources` knows; a category after a space."""
+    variants: Callable[[str], Mapping[str, Sequence[Run]]]
+    measure: Callable[[Run, Dataset], Measured]
+    reference: str
+    """The variant that others are tested against."""
+    columns: tuple[str, ...]
+    """Metrics shown, the first one first."""
+    seeds: int = 5
+    """Trainings of each variant, where the caller asks for no other number."""
+    fewer: Mapping[str, int] = field(default_factory=dict)
+    """Variants that are trained on so many seeds at most."""
+    beside: Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]] = lambda own, reference: {}
+    """Further metrics, from a training's own and those of the reference under the same seed."""
+    extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
+    """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
+
+    def seeds_of(self, variant: str, wanted: int | None = None) -> range:
+        """The seeds of a variant when ``wanted`` are asked for; None: the table's number."""
+        count = self.seeds if wanted is None else wanted
+        return range(1, min(count, self.fewer.get(variant, count)) + 1)
+
+
+class Cell(NamedTuple):
+    """One training of a table."""
+
+    table: str
+    data: str
+    prepared: Path
+    variant: str
+    run: Run
+
+    def path(self, folder: Path) -> Path:
+        """Where its result lies; the name changes with the settings, so that no stale result is taken for a new one."""
+        run = replace(
+            self.run, data=replace(self.run.data, path=""), training=replace(self.run.training, device="auto")
+        )
+        digest = hashlib.sha256(run.to_toml().encode()).hexdigest()[:10]
+        return folder / self.data / self.variant / f"seed-{self.run.training.seed}-{digest}.json"
+
+    def drawn(self, folder: Path) -> Path:
+        """Where the tensors lie that its picture is drawn from."""
+        return self.path(folder).with_suffix(".drawn.safetensors")
+
+
+def seeded(run: Run, seed: int) -> Run:
+    """The run under another seed."""
+    return replace(run, training=replace(run.training, seed=seed))
+
+
+def run_table(
+    table: Table,
+    data: Mapping[str, Path],
+    folder: Path,
+    *,
+    seeds: int | None = None,
+    jobs: int = 1,
+    only: Sequence[str] = (),
+    notice: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, Run]]:
+    """Train what is missing and return the chosen run of every variant by data set.
+
+    Args:
+        table: what to run.
+        data: prepared folders by the data set's name.
+        folder: takes one file a cell; a stopped table goes on with what is missing.
+        seeds: runs of each variant; None: the table's number.
+        jobs: trainings at a time, each in a process of its own; the processes share out the GPUs.
+        only: variants to run; empty: all.
+        notice: told of each finished cell.
+
+    Raises:
+        InputError: if a variant is unknown or ``seeds`` or ``jobs`` is below 1.
+    """
+    count = table.seeds if seeds is None else seeds
+    if count < 1 or jobs < 1:
+        raise InputError(f"reproduce {table.name}: seeds and jobs must be at least 1, got {count} and {jobs}")
+    rows = {name: _rows(table, name, only) for name in data}
+    tuning = [
+        Cell(table.name, name, data[name], variant, seeded(run, TUNING_SEED))
+        for name, variants in rows.items()
+        for variant, choices in variants.items()
+        if len(choices) > 1
+        for run in choices
+    ]
+    _train(tuning, folder, jobs, notice)
+    chosen = {
+        name: {variant: choose(table, name, data[name], variant, choices, folder) for variant, choices in part.items()}
+        for name, part in rows.items()
+    }
+    cells = [
+        cell
+        for name, part in chosen.items()
+        for variant, run in part.items()
+        for cell in cells_of(table, name, data[name], variant, run, count)
+    ]
+    _train(sorted(cells, key=lambda cell: cell.run.training.seed), folder, jobs, notice)
+    return chosen
+
+
+def cells_of(table: Table, name: str, prepared: Path, variant: str, run: Run, seeds: int) -> list[Cell]:
+    """The trainings of a chosen run, one a seed."""
+    return [Cell(table.name, name, prepared, variant, seeded(run, seed)) for seed in table.seeds_of(variant, seeds)]
+
+
+def choose(table: Table, name: str, prepared: Path, variant: str, choices: Sequence[Run], folder: Path) -> Run:
+    """The choice whose tuning run was best on validation data."""
+    if len(choices) == 1:
+        return choices[0]
+    cells = [Cell(table.name, name, prepared, variant, seeded(run, TUNING_SEED)) for run in choices]
+    found = [read_json(cell.path(folder))["validation"] for cell in cells]
+    return choices[max(range(len(choices)), key=found.__getitem__)]
+
+
+def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Run]]:
+    variants = dict(table.variants(name))
+    if unknown := set(only) - set(variants):
+        raise InputError(f"reproduce {table.name}: no variant {sorted(unknown)[0]!r}; there are {', '.join(variants)}")
+    return {variant: runs for variant, runs in variants.items() if not only or variant in only}
+
+
+def _train(cells: Sequence[Cell], folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
+    missing = [cell for cell in cells if not cell.path(folder).is_file()]
+    for done, (cell, measured) in enumerate(_measured(missing, jobs), start=1):
+        _keep(cell, measured, folder)
+        notice(
+            f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
+        )
+
+
+def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured]]:
+    if jobs == 1 or len(cells) < 2:
+        for cell in cells:
+            yield cell, measure_cell(cell)
+        return
+    context = get_context("spawn")
+    gpus: Queue[str] = context.Queue()
+    jobs = min(jobs, len(cells))
+    for gpu in gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
+        gpus.put(gpu)
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
+        try:
+            with _ctrl_c_held_back():
+                running = {pool.submit(measure_cell, cell): cell for cell in cells}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
+            for worker in set(active_children()) - others:
+                worker.kill()  # it writes nothing; after a milder signal it would begin what is queued
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; processes that are started within it never hear of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
+    """What each process is to see as ``CUDA_VISIBLE_DEVICES``: the GPUs that are there in turn; "" where none is.
+
+    Examples:
+        >>> gpu_of_jobs(3, 2, None)
+        ['0', '1', '0']
+    """
+    names = visible.split(",")[:gpus] if visible else [str(gpu) for gpu in range(gpus)]
+    return [names[job % gpus] if gpus else "" for job in range(jobs)]
+
+
+def _see_one_gpu(gpus: Queue[str]) -> None:
+    """Begin a process: what it calls "cuda" is the next GPU of the queue."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
+
+
+def measure_cell(cell: Cell) -> Measured:
+    """Train and judge one cell, in whatever process."""
+    from twotower.reproduce.tables import TABLES
+
+    dataset = Dataset.load(cell.prepared).to(pick_device(cell.run.training.device))
+    return TABLES[cell.table].measure(cell.run, dataset)
+
+
+def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
+    """Values of users first, then the record that makes the cell count as done."""
+    path = cell.path(folder)
+    if measured.per_user:
+        with replacing_file(path.with_suffix(".safetensors")) as partial:
+            save_file({name: value.float().contiguous() for name, value in measured.per_user.items()}, partial)
+    if measured.drawn:
+        with replacing_file(cell.drawn(folder)) as partial:
+            save_file({name: value.cpu().contiguous() for name, value in measured.drawn.items()}, partial)
+    write_json(
+        path,
+        {
+            "table": cell.table,
+            "data": cell.data,
+            "variant": cell.variant,
+            "seed": cell.run.training.seed,
+            "validation": measured.validation,
+            "metrics": measured.metrics,
+            "curves": measured.curves,
+            "run": cell.run.to_toml(),
+        },
+    )

@@ -1,0 +1,201 @@
+"""Raw cells to a table: means with intervals over seeds, and paired tests against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.experiment.run import Run
+from twotower.metrics.intervals import paired_permutation
+from twotower.reproduce.study import Cell, Table, cells_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one variant over seeds.
+
+    ``low`` and ``high`` bound the mean by Student's t over seeds (None with one seed). ``p_seeds`` is a paired t-test
+    over seeds against the reference, ``p_users`` a paired permutation test over users of the mean over seeds; both
+    two-sided, not corrected for the number of comparisons. They and ``difference`` are None where they cannot be had:
+    some metrics are of some models alone.
+    """
+
+    variant: str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    difference: float | None
+    p_seeds: float | None
+    p_users: float | None
+    values: tuple[float, ...]
+
+
+def summarise(
+    table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], seeds: int, folder: Path
+) -> dict[str, list[Figure]]:
+    """Figures of every data set, variant by variant, and write them: ``NAME.json`` and ``NAME.md`` in ``folder``."""
+    figures: dict[str, list[Figure]] = {}
+    for name, variants in chosen.items():
+        cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
+        records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
+        users = {variant: _per_user(part, folder) for variant, part in cells.items()}
+        base = records[reference_among(records, table.reference)]
+        for part in records.values():
+            for own, other in zip(part, base, strict=False):
+                own["metrics"] |= table.beside(own["metrics"], other["metrics"])
+        figures[name] = _figures(records, users, table.reference)
+    write_json(
+        folder / f"{table.name}.json",
+        {
+            "table": table.name,
+            "seeds": seeds,
+            "figures": {name: [asdict(figure) for figure in part] for name, part in figures.items()},
+            "chosen": {
+                name: {variant: run.to_toml() for variant, run in part.items()} for name, part in chosen.items()
+            },
+        },
+    )
+    with replacing_file(folder / f"{table.name}.md") as partial:
+        partial.write_text(as_markdown(table, figures, seeds), encoding="utf-8")
+    return figures
+
+
+def reference_among(variants: Iterable[str], reference: str) -> str:
+    """Whom others are tested against: the table's reference, or the first of the variants if it was not run.
+
+    Examples:
+        >>> reference_among(["cold", "fit"], "two_tower")
+        'cold'
+    """
+    there = list(variants)
+    return reference if reference in there else there[0]
+
+
+def _per_user(cells: Sequence[Cell], folder: Path) -> dict[str, Tensor]:
+    """Mean over seeds of each user's values."""
+    loaded = []
+    for cell in cells:
+        path = cell.path(folder).with_suffix(".safetensors")
+        if not path.is_file():
+            return {}
+        loaded.append(load_file(path))
+    return {name: torch.stack([part[name].double() for part in loaded]).mean(dim=0) for name in loaded[0]}
+
+
+def _figures(
+    records: Mapping[str, Sequence[dict[str, Any]]], users: Mapping[str, dict[str, Tensor]], reference: str
+) -> list[Figure]:
+    figures = []
+    base = reference_among(records, reference)
+    for variant, part in records.items():
+        for metric in shared_metrics(part):
+            values = np.array([record["metrics"][metric] for record in part])
+            # Both lists begin with seed 1, so a variant of fewer seeds is paired with the first of the reference.
+            others = np.array([record["metrics"].get(metric, np.nan) for record in records[base]])
+            difference = float(values.mean() - others.mean())
+            pairs = min(len(values), len(others))
+            low, high = t_interval(values)
+            figures.append(
+                Figure(
+                    variant,
+                    metric,
+                    float(values.mean()),
+                    low,
+                    high,
+                    difference if np.isfinite(difference) else None,
+                    None if variant == base else paired_t(values[:pairs], others[:pairs]),
+                    None if variant == base else _users_test(users[variant], users[base], metric),
+                    tuple(values.tolist()),
+                )
+            )
+    return figures
+
+
+def shared_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that every training of a variant has, in order.
+
+    Examples:
+        >>> shared_metrics([{"metrics": {"auc": 0.9, "new": 1.0}}, {"metrics": {"auc": 0.8}}])
+        ['auc']
+    """
+    return [name for name in records[0]["metrics"] if all(name in record["metrics"] for record in records)]
+
+
+def _users_test(first: dict[str, Tensor], second: dict[str, Tensor], metric: str) -> float | None:
+    if metric not in first or metric not in second:
+        return None
+    return paired_permutation(first[metric], second[metric]).p_value
+
+
+def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | None, float | None]:
+    """Bounds of the mean by Student's t; (None, None) with fewer than two values.
+
+    Examples:
+        >>> [round(bound, 3) for bound in t_interval(np.array([1.0, 2.0, 3.0]))]
+        [-0.484, 4.484]
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None, None
+    margin = t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - margin), float(values.mean() + margin)
+
+
+def paired_t(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Two-sided p of a paired t-test; None with fewer than two pairs or differences that are all the same."""
+    from scipy.stats import t
+
+    difference = first - second
+    if len(difference) < 2 or not np.isfinite(difference).all() or difference.std(ddof=1) == 0.0:
+        return None
+    statistic = difference.mean() / (difference.std(ddof=1) / len(difference) ** 0.5)
+    return float(2.0 * t.sf(abs(statistic), len(difference) - 1))
+
+
+def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: int) -> str:
+    """The table for people: one part a data set, one row a variant, mean ± half of the interval in the columns."""
+    lines = [f"# {table.title}", ""]
+    for name, part in figures.items():
+        found = {(figure.variant, figure.metric): figure for figure in part}
+        columns = [metric for metric in table.columns if any(key[1] == metric for key in found)]
+        lines += [f"## {name}", "", f"| variant | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        for variant in dict.fromkeys(figure.variant for figure in part):
+            cells = [_cell(found.get((variant, metric))) for metric in columns]
+            lines.append(f"| {variant} | {' | '.join(cells)} |")
+        lines.append("")
+    bases = {reference_among([figure.variant for figure in part], table.reference): None for part in figures.values()}
+    over_seeds = f"Mean ± half of the 95 % interval over {_counts(table, seeds)} seeds (Student's t)."
+    base = " or ".join(bases)
+    shown = {figure.metric for part in figures.values() for figure in part} & set(table.columns)
+    lines += [
+        f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {base} with p < 0.05: "
+        "* over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are not "
+        f"corrected for the number of comparisons.{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _counts(table: Table, seeds: int) -> str:
+    fewer = [
+        f"{variant}: {len(table.seeds_of(variant, seeds))}" for variant, most in table.fewer.items() if most < seeds
+    ]
+    return f"{seeds} ({', '.join(fewer)})" if fewer else str(seeds)
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    margin = "" if figure.low is None or figure.high is None else f" ± {(figure.high - figure.low) / 2:.4f}"
+    marks = "".join(mark for mark, p in (("*", figure.p_seeds), ("†", figure.p_users)) if p is not None and p < 0.05)
+    return f"{figure.mean:.4f}{margin}{marks}"

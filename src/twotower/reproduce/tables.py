@@ -1,0 +1,21 @@
+"""The tables by name. Add one: its file holds the `Table`; list it here."""
+
+from __future__ import annotations
+
+from twotower.core.errors import unknown_name
+from twotower.reproduce import fit, negatives
+from twotower.reproduce.study import Table
+
+LISTED: tuple[Table, ...] = (*fit.TABLES, *negatives.TABLES)
+TABLES = {table.name: table for table in LISTED}
+
+
+def table_of(name: str) -> Table:
+    """The table of that name.
+
+    Raises:
+        InputError: if there is none; names the closest.
+    """
+    if name not in TABLES:
+        raise unknown_name("table", name, TABLES)
+    return TABLES[name]

@@ -1,0 +1,1 @@
+"""Units that let a query meet the events of a history: attention and recurrent forms."""

@@ -1,0 +1,1 @@
+"""Sequence encoders of the user tower, one file a paper."""
