@@ -304,7 +304,7 @@ class Tied(Model):
 def test_tied_weights_buffers_and_states_of_several_parts(
     write: Write, titled_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build.MODELS, "tied", f"{__name__}:Tied")
+    monkeypatch.setitem(build.MODELS.parts, "tied", Tied)
     model = write(tmp_path / "bundle", titled_dataset, "tied", parameters={"dim": 4})
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.model.item_table.weight is bundle.model.history_table.weight

@@ -137,7 +137,7 @@ class Distance(Model):
 def test_a_model_without_inner_product_scores_the_whole_catalogue(
     write: Write, titled_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build.MODELS, "distance", f"{__name__}:Distance")
+    monkeypatch.setitem(build.MODELS.parts, "distance", Distance)
     model = write(tmp_path / "bundle", titled_dataset, "distance")
     retriever = twotower.load(tmp_path / "bundle")
     scores = scores_of(model, titled_dataset, 6, SEEN[6])

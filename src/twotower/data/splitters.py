@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.core.registry import Registry
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
@@ -28,7 +29,7 @@ def split_log(log: Log, kind: str, **options: Any) -> Split:
         ([2, 2], [3], [4])
     """
     check_split(kind, **options)
-    return SPLITS[_dashed(kind)](log, **options)
+    return SPLITTERS.get(_dashed(kind))(log, **options)
 
 
 def check_split(kind: str = "", **options: Any) -> None:
@@ -37,9 +38,9 @@ def check_split(kind: str = "", **options: Any) -> None:
     Raises:
         InputError: names the closest known one.
     """
-    if _dashed(kind) not in SPLITS:
-        raise unknown_name("kind", kind, SPLITS, "split")
-    known = [name for name in inspect.signature(SPLITS[_dashed(kind)]).parameters if name != "log"]
+    if _dashed(kind) not in SPLITTERS:
+        raise unknown_name("kind", kind, SPLITTERS, "split")
+    known = [name for name in inspect.signature(SPLITTERS.get(_dashed(kind))).parameters if name != "log"]
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known, f"split '{_dashed(kind)}'")
@@ -205,13 +206,19 @@ def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: in
     )
 
 
-SPLITS: dict[str, Callable[..., Split]] = {
-    "leave-one-out": leave_one_out,
-    "last-n": last_n,
-    "global-time": global_time,
-    "by-user": by_user,
-    "random-ratio": random_ratio,
-}
+SPLITTERS: Registry[Callable[..., Split]] = Registry(
+    "split",
+    "twotower.SPLITTERS",
+    {
+        "leave-one-out": leave_one_out,
+        "last-n": last_n,
+        "global-time": global_time,
+        "by-user": by_user,
+        "random-ratio": random_ratio,
+    },
+    group="twotower.splitters",
+)
+"""Functions of a log and of options by keyword. Add one of ours by its function and one line here."""
 
 
 def _dashed(kind: str) -> str:

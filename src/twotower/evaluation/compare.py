@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.evaluation.result import Result
-from twotower.metrics.intervals import paired_permutation
+from twotower.metrics.intervals import holm, paired_permutation
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one metric. ``p_value`` is that of the difference to the reference; None for the reference."""
+    """One model under one metric.
+
+    ``p_value`` is that of the difference to the reference, ``corrected`` the same after Holm's correction for all
+    models under this metric; both None for the reference.
+    """
 
     model: str
     metric: str
@@ -24,6 +28,7 @@ class Row:
     high: float
     difference: float
     p_value: float | None
+    corrected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def compare(
 ) -> Comparison:
     """Put models beside ``reference`` (None: the first), with bootstrap intervals and paired permutation tests.
 
-    p-values are not corrected for the number of comparisons, and know nothing of how training varies with its seed.
+    p-values are given plain and corrected for the number of models (Holm), metric by metric. They know nothing of how
+    training varies with its seed.
 
     Raises:
         InputError: if there are no results, they are of different users, or a name is unknown.
@@ -69,12 +75,13 @@ def compare(
         for metric in metrics:
             if metric not in result.per_user:
                 raise unknown_name(f"metric of '{name}'", metric, result.per_user)
-    rows = []
+    rows: list[Row] = []
     bounds = {
         name: result.intervals(confidence=confidence, resamples=resamples, seed=seed)
         for name, result in results.items()
     }
     for metric in metrics:
+        under: list[Row] = []
         for name, result in results.items():
             test = None
             if name != reference:
@@ -82,5 +89,7 @@ def compare(
                     result.per_user[metric], base.per_user[metric], permutations=permutations, seed=seed
                 )
             difference, p_value = (0.0, None) if test is None else test
-            rows.append(Row(name, metric, result.metrics[metric], *bounds[name][metric], difference, p_value))
+            under.append(Row(name, metric, result.metrics[metric], *bounds[name][metric], difference, p_value))
+        corrected = iter(holm([row.p_value for row in under if row.p_value is not None]))
+        rows += [row if row.p_value is None else replace(row, corrected=next(corrected)) for row in under]
     return Comparison(reference, confidence, len(base.users), tuple(rows))

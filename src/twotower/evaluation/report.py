@@ -53,7 +53,7 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
         title=title or None,
         caption=(
             f"{comparison.users:,} users; \\[{comparison.confidence:.0%} interval over users]; "
-            f"p: paired permutation test against {comparison.reference}"
+            f"p: paired permutation test against {comparison.reference}, corrected for the number of models (Holm)"
         ),
         title_justify="left",
         caption_justify="left",
@@ -64,7 +64,7 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
         table.add_column("p", justify="right")
     cells: dict[str, list[str]] = {}
     for row in comparison.rows:
-        p_value = "" if row.p_value is None else f"{row.p_value:.4f}"
+        p_value = "" if row.corrected is None else f"{row.corrected:.4f}"
         cells.setdefault(row.model, []).extend([f"{row.mean:.4f} {_interval(row.low, row.high)}", p_value])
     for model, values in cells.items():
         table.add_row(model, *values)

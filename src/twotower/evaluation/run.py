@@ -18,7 +18,8 @@ from twotower.evaluation.ranks import ranks_by_counting, ranks_in_lists
 from twotower.evaluation.result import Result
 from twotower.evaluation.slices import slices
 from twotower.metrics.beyond_accuracy import beyond_accuracy
-from twotower.metrics.ranking import MISSED, ranking_metrics
+from twotower.metrics.ranking import MISSED
+from twotower.metrics.registry import metrics_per_query
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, users_with_history
 from twotower.ops.ragged import expand
@@ -104,7 +105,7 @@ def evaluate(
 
     ranks, users, items_of_truth = ranks.cpu(), queries.cpu(), truth.items.cpu()
     rows = torch.arange(len(users)).repeat_interleave(truth.lengths[queries].cpu())
-    per_user = ranking_metrics(ranks, rows, len(users), protocol.ks)
+    per_user = metrics_per_query(ranks, rows, len(users), protocol.ks)
     metrics = {name: values.mean().item() for name, values in per_user.items()}
     if train is not None:
         popularity = train.positives().items.to(device).bincount(minlength=dataset.schema.num_items)[candidates]

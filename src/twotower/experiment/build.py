@@ -1,4 +1,4 @@
-"""Names in a run become parts: add a sampler or a loss by writing its file and one line here."""
+"""The objective, negatives and batches of a run: its names become parts, and parts of one's own take their place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
+from twotower.core.registry import Registry
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.examples import Rows
@@ -19,9 +20,7 @@ from twotower.experiment.mining import miner
 from twotower.experiment.run import Run
 from twotower.index.registry import index_class
 from twotower.losses.base import Loss
-from twotower.losses.pairwise import BPR, Triplet
-from twotower.losses.pointwise import SampledBCE
-from twotower.losses.sampled_softmax import SampledSoftmax
+from twotower.losses.registry import LOSSES, build_loss
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.sampling.base import Frequency, Sampler
@@ -49,8 +48,8 @@ CELLS_OF_ITEM, MOST_CELLS = 4, 1 << 22
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What samplers, losses and batches are built on."""
+class BuildContext:
+    """The run, data, training log and model that factories of samplers, losses and batches read."""
 
     run: Run
     dataset: Dataset
@@ -94,60 +93,60 @@ class Ground:
             raise InputError(f"{what} needs one vector a user and an item, but model '{self.run.model.name}' has none")
 
 
-def _in_batch(ground: Ground) -> InBatch:
-    sampling = ground.sampling
-    return InBatch(ground.frequency if sampling.correct else None, count=sampling.in_batch_number or None)
+def _in_batch(context: BuildContext) -> InBatch:
+    sampling = context.sampling
+    return InBatch(context.frequency if sampling.correct else None, count=sampling.in_batch_number or None)
 
 
-def _uniform(ground: Ground) -> Uniform:
-    return Uniform(ground.num_items, ground.sampling.number, ground.generator("uniform"))
+def _uniform(context: BuildContext) -> Uniform:
+    return Uniform(context.num_items, context.sampling.number, context.generator("uniform"))
 
 
-def _popularity(ground: Ground) -> Popularity:
-    return Popularity(ground.counts.counts, ground.sampling.number, ground.generator("popularity"))
+def _popularity(context: BuildContext) -> Popularity:
+    return Popularity(context.counts.counts, context.sampling.number, context.generator("popularity"))
 
 
-def _mixed(ground: Ground) -> Mixed:
-    return Mixed([InBatch(ground.frequency, count=ground.sampling.in_batch_number or None), _uniform(ground)])
+def _mixed(context: BuildContext) -> Mixed:
+    return Mixed([InBatch(context.frequency, count=context.sampling.in_batch_number or None), _uniform(context)])
 
 
-def _memory_bank(ground: Ground) -> MemoryBank:
-    sampling = ground.sampling
+def _memory_bank(context: BuildContext) -> MemoryBank:
+    sampling = context.sampling
     return MemoryBank(
         sampling.number,
-        ground.run.training.batch_size,
-        ground.frequency,
+        context.run.training.batch_size,
+        context.frequency,
         count=sampling.in_batch_number or None,
-        start=_drift(ground) if sampling.bank_drift else sampling.bank_start,
-        state_kind=ground.model.state_kind,
+        start=_drift(context) if sampling.bank_drift else sampling.bank_start,
+        state_kind=context.model.state_kind,
     )
 
 
-def _drift(ground: Ground) -> Drift:
-    ground.need_vectors("sampling.bank_drift")
-    model, dataset = ground.model, ground.dataset
-    seen = (ground.counts.counts > 0).nonzero()[:, 0]
-    order = torch.randperm(len(seen), generator=ground.generator("drift"), device=seen.device)
+def _drift(context: BuildContext) -> Drift:
+    context.need_vectors("sampling.bank_drift")
+    model, dataset = context.model, context.dataset
+    seen = (context.counts.counts > 0).nonzero()[:, 0]
+    order = torch.randperm(len(seen), generator=context.generator("drift"), device=seen.device)
 
     def encode(ids: Tensor) -> Tensor:
         with inference(model):
             vectors: Tensor = model.encode_items(dataset.items(ids))
             return vectors
 
-    return Drift(encode, seen[order[:DRIFT_SAMPLE]], every=DRIFT_EVERY, threshold=ground.sampling.bank_drift)
+    return Drift(encode, seen[order[:DRIFT_SAMPLE]], every=DRIFT_EVERY, threshold=context.sampling.bank_drift)
 
 
-def _index_mined(ground: Ground) -> IndexMined:
-    ground.need_vectors("sampling.sources: index_mined")
-    sampling, known = ground.sampling, ground.num_items - FIRST_KNOWN
+def _index_mined(context: BuildContext) -> IndexMined:
+    context.need_vectors("sampling.sources: index_mined")
+    sampling, known = context.sampling, context.num_items - FIRST_KNOWN
     first, last = sampling.mine_ranks
     if last >= known:
         raise InputError(f"sampling.mine_ranks: rank {last} of {known} items; lower the last rank")
     return IndexMined(
-        miner(ground.model, ground.dataset, ground.train, index_class(ground.run.index.kind)),
-        ground.dataset.schema.num_users,
+        miner(context.model, context.dataset, context.train, index_class(context.run.index.kind)),
+        context.dataset.schema.num_users,
         sampling.mine_number,
-        ground.generator("index mined"),
+        context.generator("index mined"),
         first=first,
         last=last,
         refresh=sampling.mine_every,
@@ -155,22 +154,20 @@ def _index_mined(ground: Ground) -> IndexMined:
     )
 
 
-SAMPLERS: dict[str, Callable[[Ground], Sampler]] = {
-    "in_batch": _in_batch,
-    "uniform": _uniform,
-    "popularity": _popularity,
-    "mixed": _mixed,
-    "memory_bank": _memory_bank,
-    "index_mined": _index_mined,
-}
-
-LOSSES: dict[str, Callable[[Ground], Loss]] = {
-    "sampled_softmax": lambda ground: SampledSoftmax(),
-    "bce": lambda ground: SampledBCE(),
-    "gbce": lambda ground: SampledBCE(num_items=ground.num_items - 2, calibration=0.75),
-    "bpr": lambda ground: BPR(),
-    "triplet": lambda ground: Triplet(),
-}
+SAMPLERS: Registry[Callable[[BuildContext], Sampler]] = Registry(
+    "source of negatives",
+    "twotower.SAMPLERS",
+    {
+        "in_batch": _in_batch,
+        "uniform": _uniform,
+        "popularity": _popularity,
+        "mixed": _mixed,
+        "memory_bank": _memory_bank,
+        "index_mined": _index_mined,
+    },
+    group="twotower.samplers",
+)
+"""Functions or classes, called with the `BuildContext`. Add one of ours by its file and one function here."""
 
 FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
     "none": lambda sampling: None,
@@ -181,25 +178,27 @@ FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
 }
 
 
-def build_sampler(ground: Ground) -> Sampler:
+def build_sampler(context: BuildContext) -> Sampler:
     """The run's sources, joined when there are several.
 
     Raises:
         InputError: if a source is unknown (the closest is named), asks for more negatives than there are items, or
             cannot work with the model or with the other sources.
     """
-    sampling, sources = ground.sampling, []
+    sampling, sources = context.sampling, []
     for name in sampling.sources:
-        if name not in SAMPLERS:
-            raise unknown_name("source of negatives", name, SAMPLERS, "sampling.sources")
-        sources.append(SAMPLERS[name](ground))
+        try:
+            source = SAMPLERS.get(name)
+        except InputError as error:
+            raise InputError(f"sampling.sources: {error}") from None
+        sources.append(source(context))
     if sampling.sources == ("memory_bank",):
         raise InputError("sampling.sources: a memory bank starts empty, so join it: ['in_batch', 'memory_bank']")
     if sampling.frequency == "streaming" and not _reads_batch(sampling):
         raise InputError("sampling.frequency: 'streaming' learns from in_batch or mixed; name one in sampling.sources")
-    if sampling.in_batch_number > ground.run.training.batch_size:
+    if sampling.in_batch_number > context.run.training.batch_size:
         raise InputError(
-            f"sampling.in_batch_number: {sampling.in_batch_number} of the {ground.run.training.batch_size} rows of a "
+            f"sampling.in_batch_number: {sampling.in_batch_number} of the {context.run.training.batch_size} rows of a "
             "batch; lower it, or raise training.batch_size"
         )
     return sources[0] if len(sources) == 1 else Sum(sources)
@@ -209,13 +208,22 @@ def _reads_batch(sampling: Sampling) -> bool:
     return bool({"in_batch", "mixed"} & set(sampling.sources))
 
 
-def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Objective:
-    """What a training step minimises.
+@dataclass(frozen=True)
+class Parts:
+    """Parts of one's own that a caller hands over as objects, in place of those that the run names."""
+
+    loss: Loss | None = None
+    sampler: Sampler | None = None
+
+
+def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts: Parts | None = None) -> Objective:
+    """Build what a training step minimises; ``parts`` take the place of what the run names.
 
     Raises:
         InputError: if loss, sources and filter do not suit each other, the model or the log.
     """
-    loss, sampling = run.objective.loss, run.sampling
+    loss, sampling, parts = run.objective.loss, run.sampling, parts or Parts()
+    LOSSES.get(loss)
     if run.objective.regularise and not model.is_inner_product:
         raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
     regulariser = Regulariser(run.objective.regularise)
@@ -231,9 +239,9 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Obj
         return AgainstAll(dataset, regulariser)
     if labelled:
         return AgainstLabels(regulariser)
-    ground = Ground(run, dataset, train, model)
+    context = BuildContext(run, dataset, train, model)
     if sampling.hard == "radius":
-        ground.need_vectors("sampling.hard = 'radius'")
+        context.need_vectors("sampling.hard = 'radius'")
     if sampling.correct_positive and (
         loss != "sampled_softmax" or not _reads_batch(sampling) or sampling.in_batch_number
     ):
@@ -243,8 +251,8 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model) -> Obj
     positives = train.positives()
     return AgainstSamples(
         dataset,
-        build_sampler(ground),
-        LOSSES[loss](ground),
+        parts.sampler or build_sampler(context),
+        parts.loss or build_loss(loss, context.num_items - FIRST_KNOWN),
         Positives(positives.offsets, positives.items, dataset.schema.num_items),
         regulariser,
         hard=FILTERS[sampling.hard](sampling),
@@ -262,7 +270,7 @@ def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Mo
     training = run.training
     if run.sampling.batches == "random":
         return RandomBatches(len(rows), training.batch_size, seed=training.seed)
-    Ground(run, dataset, train, model).need_vectors("sampling.batches = 'clustered'")
+    BuildContext(run, dataset, train, model).need_vectors("sampling.batches = 'clustered'")
     if run.objective.loss == "full_softmax" or not _reads_batch(run.sampling):
         raise InputError(
             "sampling.batches = 'clustered' makes the items of a batch hard negatives: "

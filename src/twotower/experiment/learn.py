@@ -16,7 +16,7 @@ from twotower.data.log import Log
 from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.experiment.build import build_batching, build_objective
+from twotower.experiment.build import Parts, build_batching, build_objective
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
 from twotower.models.encode import training_length
@@ -35,6 +35,7 @@ def learn(
     folder: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    parts: Parts | None = None,
 ) -> tuple[Model, list[Record]]:
     """A model that has learnt from the split, and one record for each epoch (none for closed forms).
 
@@ -45,6 +46,7 @@ def learn(
         folder: for logs and checkpoints; None keeps none.
         resume: go on from the checkpoints in ``folder``.
         callbacks: told of every epoch.
+        parts: loss and sampler handed over as objects.
     """
     model = new_model(run, dataset)
     if isinstance(model, ClosedForm):
@@ -58,7 +60,7 @@ def learn(
         return evaluate(current, dataset, split.validation, protocol).metrics
 
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        objective = build_objective(run, dataset, log, model)
+        objective = build_objective(run, dataset, log, model, parts)
         if not isinstance(objective, AgainstLabels):
             log = log.positives()
         rows = ROWS[model.batches](

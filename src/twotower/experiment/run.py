@@ -23,8 +23,8 @@ class Data:
     path: str = ""
     """A prepared folder."""
     split: str = ""
-    """Name from `twotower.data.splitters.SPLITS`, or "pre-ranking" for labelled pairs; empty: what the data set's spec
-    says, else leave_one_out."""
+    """Name from `twotower.SPLITTERS`, or "pre-ranking" for labelled pairs; empty: what the data set's spec says, else
+    leave_one_out."""
     split_options: dict[str, Any] = field(default_factory=dict)
     """Options of the split by name."""
 
@@ -34,7 +34,7 @@ class ModelSection:
     """Which model, and its settings: ``name`` and any keyword of its class."""
 
     name: str = "two_tower"
-    """Name from `twotower.models.registry.MODELS`."""
+    """Name from `twotower.MODELS`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Keywords of the model; in TOML they stand beside ``name``."""
 
@@ -58,7 +58,7 @@ class IndexSection:
     """How the bundle answers."""
 
     kind: str = "exact"
-    """Name from `twotower.index.registry.INDEXES`."""
+    """Name from `twotower.INDEXES`."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.experiment.build import Parts
 from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
@@ -55,6 +56,7 @@ def train(
     dataset: Dataset | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    parts: Parts | None = None,
 ) -> Trained:
     """Do the whole run and write its bundle.
 
@@ -70,6 +72,7 @@ def train(
         dataset: instead of ``run.data.path``, when it is in memory already.
         resume: go on from the checkpoint in ``<to>.run``.
         callbacks: told of epochs, beside the log.
+        parts: loss and sampler handed over as objects, in place of those that the run names.
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
@@ -91,7 +94,7 @@ def train(
         learnt = split.learnt()
         test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
     else:
-        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)

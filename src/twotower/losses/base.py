@@ -8,7 +8,6 @@ from torch import Tensor
 
 
 @runtime_checkable
-@runtime_checkable
 class Loss(Protocol):
     """Scores, log q and a mask in; a scalar out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,25 @@ class PermutationTest(NamedTuple):
 
     difference: float
     p_value: float
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number, so that the chance of any false alarm among them stays below the level.
+
+    The i-th smallest of m is multiplied by m - i + 1; none falls below a smaller one's, and none exceeds 1.
+
+    Source: Holm, Scandinavian Journal of Statistics 1979.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def bootstrap_intervals(

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from twotower.core.errors import unknown_name
 from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
-from twotower.scorers.cosine import Cosine
-from twotower.scorers.dot import Dot
-from twotower.scorers.mlp_scorer import MLPScorer
+from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
 from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
-from twotower.towers.fc_stack import FCStack
-from twotower.towers.mlp import mlp
-
-SCORERS: dict[str, Callable[[int], Any]] = {
-    "cosine": lambda dim: Cosine(),
-    "dot": lambda dim: Dot(),
-    "mlp": lambda dim: MLPScorer(dim=dim),
-}
+from twotower.towers.registry import build_tower
 
 
 class TwoTower(Model):
@@ -41,7 +30,9 @@ class TwoTower(Model):
         dim: width of user and item vectors.
         field_dim: width of one field's embedding.
         hidden: widths of the hidden layers of each tower; empty for one linear map.
-        score: "cosine", "dot", or "mlp": a network over both vectors, which no vector index can search.
+        score: "cosine", "dot", "mlp" (a network over both vectors, which no vector index can search), or the name of
+            a registered scorer: see `twotower.SCORERS`.
+        tower: "mlp", or the name of a registered network from a side's fields to its vector: see `twotower.TOWERS`.
         temperature: scores are divided by it; see `Temperature`.
         learn_temperature: whether training moves it.
         user_id: whether the user tower has an embedding of the user's id. Off by default: the history says the same,
@@ -63,6 +54,7 @@ class TwoTower(Model):
         field_dim: int = 64,
         hidden: Sequence[int] = (128,),
         score: str = "cosine",
+        tower: str = "mlp",
         temperature: float = 0.1,
         learn_temperature: bool = True,
         user_id: bool = False,
@@ -74,8 +66,6 @@ class TwoTower(Model):
         id_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if score not in SCORERS:
-            raise unknown_name("score", score, SCORERS)
         if not (0.0 <= feature_dropout < 1.0 and 0.0 <= id_dropout < 1.0):
             raise ValueError(f"dropouts must be in [0, 1), got feature {feature_dropout}, id {id_dropout}")
         if not item_id and not schema.item_features:
@@ -86,7 +76,7 @@ class TwoTower(Model):
         self.history_length = history_length
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
-        self.scorer = SCORERS[score](dim)
+        self.scorer = build_scorer(score, dim)
         self.is_inner_product = self.scorer.is_inner_product
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.item_table = embedding_table(schema.num_items, field_dim)
@@ -98,9 +88,7 @@ class TwoTower(Model):
         item_width = field_dim * item_id + self.item_fields.width
 
         def network(width: int) -> nn.Module:
-            if batch_norm:
-                return FCStack(width, [*hidden, dim], dropout=dropout, last_activation=False)
-            return mlp([width, *hidden, dim], dropout=dropout)
+            return build_tower(tower, width, dim, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
 
         self.user_mlp = network(user_width)
         self.item_mlp = network(item_width)

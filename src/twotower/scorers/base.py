@@ -18,6 +18,10 @@ class Scorer(Protocol):
         """True when score = <user vector, item vector>, so that a vector index can serve it."""
         ...
 
+    def prepare(self, vectors: Tensor) -> State:
+        """Turn a tower's output into the state that is stored and scored: itself, or at length 1."""
+        ...
+
     def __call__(self, users: State, items: State) -> Tensor:
         """Every user with every item: [users, items]."""
         ...

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.losses.registry import LOSSES
 
-LOSSES = ("full_softmax", "sampled_softmax", "bce", "gbce", "bpr", "triplet")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
@@ -38,7 +38,8 @@ class Objective:
     """Weights of terms that keep the vectors of a batch apart: uniformity, decorrelation, centring; none by default."""
 
     def __post_init__(self) -> None:
-        _choice("objective.loss", self.loss, LOSSES)
+        if self.loss not in LOSSES:
+            raise unknown_name("objective.loss", self.loss, LOSSES)
         for name, weight in self.regularise.items():
             _choice("objective.regularise", name, REGULARISERS)
             if isinstance(weight, bool) or not isinstance(weight, int | float):
@@ -51,7 +52,7 @@ class Sampling:
     """Where negatives come from; read by every loss but full_softmax."""
 
     sources: tuple[str, ...] = ("in_batch",)
-    """Names from `twotower.experiment.build.SAMPLERS`; several are joined under one softmax."""
+    """Names from `twotower.SAMPLERS`; several are joined under one softmax."""
     number: int = 256
     """Negatives that each source beside in_batch gives a batch: draws, or places of the memory bank."""
     in_batch_number: int = 0

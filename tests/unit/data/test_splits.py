@@ -8,7 +8,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.data.log import Log
-from twotower.data.splitters import SPLITS, split_log
+from twotower.data.splitters import SPLITTERS, split_log
 
 
 def make_log(seed=0, *, labels=True, users=23):
@@ -149,7 +149,7 @@ def test_random_ratio_gives_each_event_to_one_part():
     assert torch.equal(split.test.history.lengths, torch.where(asked, known, 0))
 
 
-@pytest.mark.parametrize("kind", sorted(SPLITS))
+@pytest.mark.parametrize("kind", sorted(SPLITTERS))
 def test_each_split_says_what_leaks_and_repeats_with_its_seed(kind):
     log = make_log(10, users=200)
     split = split_log(log, kind)

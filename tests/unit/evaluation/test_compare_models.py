@@ -74,7 +74,7 @@ def test_what_cannot_be_compared_is_refused(results):
 
 def test_tables_say_it_all(results):
     shown = text(comparison_table(compare(results, ["ndcg@10"], permutations=999), title="three models"))
-    for word in ("three models", "better", "0.0010", "40 users", "95% interval", "against base"):
+    for word in ("three models", "better", "0.0020", "Holm", "40 users", "95% interval", "against base"):
         assert word in shown
     shown = text(result_table(results["base"]))
     for word in ("top 10", "coverage", "0.5000", "50 items ranked", "3 of them seen before"):
