@@ -1,15 +1,81 @@
 """Retrieval and pre-ranking with two-tower models, from a raw log to a served, inspected, reproducible recommender."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from twotower.core.version import __version__
+
+if TYPE_CHECKING:
+    from twotower.core.errors import InputError
+    from twotower.data.dataset import Dataset
+    from twotower.data.splitters import SPLITTERS
+    from twotower.diagnosis import Diagnosis, diagnose
+    from twotower.evaluation.compare import Comparison
+    from twotower.evaluation.result import Result
+    from twotower.experiment.build import SAMPLERS
+    from twotower.experiment.front import compare, evaluate, train
+    from twotower.experiment.run import Run
+    from twotower.experiment.train import Trained
+    from twotower.index.registry import INDEXES
+    from twotower.losses.registry import LOSSES
+    from twotower.metrics.registry import METRICS
+    from twotower.models.base import Model
+    from twotower.models.registry import MODELS
+    from twotower.scorers.registry import SCORERS
+    from twotower.serving.retriever import Retriever, load
+    from twotower.towers.registry import TOWERS
+
+__all__ = [
+    "INDEXES",
+    "LOSSES",
+    "METRICS",
+    "MODELS",
+    "SAMPLERS",
+    "SCORERS",
+    "SPLITTERS",
+    "TOWERS",
+    "Comparison",
+    "Dataset",
+    "Diagnosis",
+    "InputError",
+    "Model",
+    "Result",
+    "Retriever",
+    "Run",
+    "Trained",
+    "__version__",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "load",
+    "train",
+]
 
 _ON_DEMAND = {
+    "INDEXES": "twotower.index.registry",
+    "LOSSES": "twotower.losses.registry",
+    "METRICS": "twotower.metrics.registry",
+    "MODELS": "twotower.models.registry",
+    "SAMPLERS": "twotower.experiment.build",
+    "SCORERS": "twotower.scorers.registry",
+    "SPLITTERS": "twotower.data.splitters",
+    "TOWERS": "twotower.towers.registry",
+    "Comparison": "twotower.evaluation.compare",
+    "Dataset": "twotower.data.dataset",
+    "Diagnosis": "twotower.diagnosis",
+    "InputError": "twotower.core.errors",
+    "Model": "twotower.models.base",
+    "Result": "twotower.evaluation.result",
+    "Retriever": "twotower.serving.retriever",
+    "Run": "twotower.experiment.run",
+    "Trained": "twotower.experiment.train",
+    "compare": "twotower.experiment.front",
     "diagnose": "twotower.diagnosis",
+    "evaluate": "twotower.experiment.front",
     "load": "twotower.serving.retriever",
+    "train": "twotower.experiment.front",
 }
-"""Functions of the package itself, by the module that is imported when they are first asked for."""
+"""Each name by the module that is imported when it is first asked for: ``import twotower`` itself stays light."""
 
 
 def __getattr__(name: str) -> Any:

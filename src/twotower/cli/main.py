@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from twotower import __version__
 from twotower.core.errors import InputError, closest
+from twotower.core.version import __version__
 
 VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""

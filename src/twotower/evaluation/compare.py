@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Row:
     corrected: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Rows in the order of the models given, metric by metric."""
 
@@ -40,8 +41,28 @@ class Comparison:
     users: int
     rows: tuple[Row, ...]
 
+    def __repr__(self) -> str:
+        width = max(len(row.model) for row in self.rows)
+        lines = [f"Comparison of {len({row.model for row in self.rows})} models on {self.users:,} users"]
+        for row in self.rows:
+            test = "reference" if row.corrected is None else f"p = {row.corrected:.4f} (Holm)"
+            lines.append(f"  {row.model:<{width}}  {row.metric} {row.mean:.4f} [{row.low:.3f}, {row.high:.3f}]  {test}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show the rows as a table in a notebook."""
+        rows = (
+            f"<tr><td>{escape(row.model)}</td><td>{escape(row.metric)}</td><td>{row.mean:.4f}</td>"
+            f"<td>{row.low:.4f} to {row.high:.4f}</td>"
+            f"<td>{'reference' if row.corrected is None else f'{row.corrected:.4f}'}</td></tr>"
+            for row in self.rows
+        )
+        head = "<tr><th>model</th><th>metric</th><th>mean</th><th>interval</th><th>p (Holm)</th></tr>"
+        caption = f"<caption>{self.users:,} users, against {escape(self.reference)}</caption>"
+        return f"<table>{caption}{head}{''.join(rows)}</table>"
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 

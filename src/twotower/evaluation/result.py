@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from twotower.evaluation.slices import Slice
 from twotower.metrics.intervals import bootstrap_intervals
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Row i of every tensor in ``per_user`` (float64, on the CPU) is user ``users[i]``; users ascend.
 
@@ -33,6 +34,21 @@ class Result:
     unreachable_truths: int
     """Of these, no candidates (unknown items, or outside the protocol's): misses."""
     slices: dict[str, Slice] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = [name for name in ("ndcg@10", "recall@10") if name in self.per_user] or list(self.per_user)[:2]
+        bounds = self.intervals()
+        values = (f"{name} {self.metrics[name]:.4f} [{bounds[name][0]:.3f}, {bounds[name][1]:.3f}]" for name in shown)
+        return f"Result({self.split}, {len(self.users):,} users: {', '.join(values)})"
+
+    def _repr_html_(self) -> str:
+        """Show every metric that has values per user as a table in a notebook."""
+        rows = (
+            f"<tr><td>{escape(name)}</td><td>{self.metrics[name]:.4f}</td><td>{low:.4f} to {high:.4f}</td></tr>"
+            for name, (low, high) in self.intervals().items()
+        )
+        head = f"<caption>{escape(self.split)}: {len(self.users):,} users, {self.num_items:,} items</caption>"
+        return f"<table>{head}<tr><th>metric</th><th>mean</th><th>95 % interval</th></tr>{''.join(rows)}</table>"
 
     def intervals(
         self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0

@@ -99,4 +99,7 @@ def default_run(model: str) -> Run:
         return RECIPES[model]()
     if model in PRE_RANKERS:
         return pre_ranker(model)
-    return replace(Run(), model=ModelSection(model))
+    run = replace(Run(), model=ModelSection(model))
+    if not model_class(model).is_inner_product:
+        run = replace(run, objective=Objective("sampled_softmax"))
+    return run

@@ -75,10 +75,14 @@ class Run:
     index: IndexSection = field(default_factory=IndexSection)
 
     def to_toml(self) -> str:
-        """The run as TOML."""
+        """Return the run as TOML."""
+        return tomli_w.dumps(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as plain values, one table a section; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
         values["model"] = {"name": self.model.name, **self.model.settings}
-        return tomli_w.dumps(values)
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any], where: str = "run") -> Run:

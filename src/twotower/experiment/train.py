@@ -34,7 +34,7 @@ from twotower.training.callbacks import Callback, Record, Silent
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """What a run leaves in memory."""
 
@@ -47,6 +47,9 @@ class Trained:
     """One for each epoch; empty for closed forms."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
+
+    def __repr__(self) -> str:
+        return f"Trained({self.run.model.name} on {self.dataset.name}: {self.test!r})"
 
 
 def train(

@@ -26,11 +26,11 @@ from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import Index
-from twotower.index.registry import index_kind, load_index
+from twotower.index.registry import INDEXES, index_kind, load_index
 from twotower.index.scan import Scan
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, users_with_history
-from twotower.models.registry import build_model
+from twotower.models.registry import MODELS, build_model
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
@@ -66,6 +66,7 @@ class Bundle:
             verify_files(folder, manifest)
         note_versions(folder, manifest["versions"])
         schema = Schema.load(folder / "schema.json")
+        check_registered(folder, manifest)
         model = build_model(manifest["model"]["name"], schema, manifest["model"]["parameters"])
         try:
             load_model(model, folder / "weights.safetensors")
@@ -172,6 +173,22 @@ class Bundle:
         return {f.name: self._array(f"{side}s/features/{f.name}") for f in self.schema.features(side)}
 
 
+def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a bundle whose model or index nothing in this process has registered; no file makes us import code.
+
+    Raises:
+        InputError: says which import is missing.
+    """
+    model, index = manifest["model"], manifest.get("index")
+    for what, name, known, module in (
+        ("model", model["name"], MODELS, model.get("module")),
+        ("index", index, INDEXES, manifest.get("index_module")),
+    ):
+        if name is not None and name not in known:
+            where = f"import {module}" if module else f"import the package that registers '{name}'"
+            raise InputError(f"{folder}: its {what} '{name}' is not registered here; {where} before you load it")
+
+
 def check_target(folder: Path) -> None:
     """Refuse a folder that no bundle can be written to; a training asks before it starts.
 
@@ -236,8 +253,9 @@ def write_bundle(
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": dataset.name,
-            "model": {"name": model_name, "parameters": model_parameters},
+            "model": {"name": model_name, "parameters": model_parameters, "module": type(model).__module__},
             "index": None if index is None else index_kind(index),
+            "index_module": None if index is None else type(index).__module__,
             "metrics": {name: _finite(value) for name, value in metrics.items()},
             "versions": versions(),
         }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import twotower
 from twotower.core.errors import InputError
 from twotower.core.files import hash_folder, read_json, replacing_file
+from twotower.core.version import __version__
 
 FORMAT = 1
 
@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "twotower": twotower.__version__,
+        "twotower": __version__,
     }
 
 

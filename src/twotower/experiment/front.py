@@ -1,0 +1,183 @@
+"""The functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.data.dataset import Dataset
+from twotower.evaluation import compare as comparison
+from twotower.evaluation.compare import Comparison
+from twotower.evaluation.result import Result
+from twotower.experiment import train as whole
+from twotower.experiment.build import SAMPLERS, Parts
+from twotower.experiment.evaluate import judge_bundle
+from twotower.experiment.recipes import RECIPES, default_run, recipe
+from twotower.experiment.run import Run
+from twotower.experiment.train import Trained
+from twotower.losses.base import Loss
+from twotower.losses.registry import LOSSES
+from twotower.models.base import Model
+from twotower.models.registry import MODELS, model_class, model_parameters
+from twotower.sampling.base import Sampler
+from twotower.training.callbacks import Callback
+
+
+def train(
+    model: str | type[Model] | Run,
+    data: Dataset | Path | str | None = None,
+    *,
+    to: Path | str | None = None,
+    loss: str | type[Any] | Loss | None = None,
+    sampler: str | Callable[..., Sampler] | Sampler | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> Trained:
+    """Train a model, judge it on its test split and, with ``to``, write its bundle.
+
+    Args:
+        model: the name of a model or recipe, such as "sasrec", with its default run; the class of a registered model;
+            or a whole run.
+        data: a data set, or the path of a prepared one; None: the run names it.
+        to: folder of the bundle; None writes nothing.
+        loss: name, class or object; None: what the run names. An object takes part in this training alone: the run
+            that is noted holds its registered name, so a resumed training wants the object again.
+        sampler: where negatives come from: likewise.
+        resume: go on from the checkpoint in ``<to>.run``.
+        callbacks: told of epochs.
+        **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
+            sections have a key of one name, give the section too: ``**{"training.seed": 3}``.
+
+    Raises:
+        InputError: if a name, a key or a value is unknown or does not suit the model or the data.
+    """
+    run = _described(model, data)
+    run, own_loss = _with_loss(run, loss)
+    run, own_sampler = _with_sampler(run, sampler)
+    for key, value in settings.items():
+        run = _with_setting(run, key, value)
+    dataset = data if isinstance(data, Dataset) else None
+    if dataset is None and not run.data.path:
+        raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
+    return whole.train(
+        run,
+        to=None if to is None else Path(to),
+        dataset=dataset,
+        resume=resume,
+        callbacks=callbacks,
+        parts=Parts(own_loss, own_sampler),
+    )
+
+
+def evaluate(
+    bundle: Path | str, data: Dataset | Path | str | None = None, *, split: str = "test", ks: Sequence[int] = ()
+) -> Result:
+    """Rank the whole catalogue for every user of a bundle's split.
+
+    Args:
+        bundle: folder that `train` wrote.
+        data: the data that the bundle was trained from, as a folder or a data set with one; None: the events that the
+            bundle keeps.
+        split: "test" or "validation".
+        ks: list lengths; empty: those of the run.
+
+    Raises:
+        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+    """
+    if isinstance(data, Dataset):
+        if data.folder is None:
+            raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
+        data = data.folder
+    return judge_bundle(Path(bundle), data=None if data is None else Path(data), split=split, ks=tuple(ks))[0]
+
+
+def compare(
+    results: Mapping[str, Trained | Result | Path | str],
+    metrics: Sequence[str] = ("ndcg@10", "recall@10"),
+    *,
+    reference: str | None = None,
+) -> Comparison:
+    """Put models beside each other: means with 95 % intervals, paired permutation tests, Holm's correction.
+
+    Args:
+        results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.
+        metrics: names such as "ndcg@10".
+        reference: the model that the others are tested against; None: the best under the first metric.
+
+    Raises:
+        InputError: if they were judged on different users, or a name is unknown.
+    """
+    found = {name: _result(value) for name, value in results.items()}
+    if found and reference is None:
+        for name, result in found.items():
+            if metrics and metrics[0] not in result.per_user:
+                raise unknown_name(f"metric of '{name}'", metrics[0], result.per_user)
+        reference = max(found, key=lambda name: found[name].metrics[metrics[0]]) if metrics else None
+    return comparison.compare(found, metrics, reference=reference)
+
+
+def _result(value: Trained | Result | Path | str) -> Result:
+    if isinstance(value, Trained):
+        return value.test
+    return value if isinstance(value, Result) else evaluate(value)
+
+
+def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None) -> Run:
+    if isinstance(model, Run):
+        run = model
+    elif isinstance(model, str):
+        if model not in MODELS and model not in RECIPES:
+            raise unknown_name("model or recipe", model, {*MODELS, *RECIPES})
+        run = default_run(model) if model in MODELS else recipe(model)
+    else:
+        run = default_run(MODELS.name_of(model_class(model)))
+    if isinstance(data, Dataset):
+        path = "" if data.folder is None else str(data.folder)
+    elif isinstance(data, Path | str):
+        path = str(data)
+    elif data is None:
+        return run
+    else:
+        raise InputError(
+            f"data is a {type(data).__name__}; make it a Dataset first: twotower.Dataset.from_frames(events)"
+        )
+    return replace(run, data=replace(run.data, path=path))
+
+
+def _with_loss(run: Run, loss: Any) -> tuple[Run, Loss | None]:
+    if loss is None:
+        return run, None
+    named = isinstance(loss, str | type)
+    name = LOSSES.name_of(loss if named else type(loss))
+    return replace(run, objective=replace(run.objective, loss=name)), None if named else loss
+
+
+def _with_sampler(run: Run, sampler: Any) -> tuple[Run, Sampler | None]:
+    if sampler is None:
+        return run, None
+    is_object = hasattr(sampler, "sample") and not isinstance(sampler, type)
+    name = SAMPLERS.name_of(type(sampler) if is_object else sampler)
+    return replace(run, sampling=replace(run.sampling, sources=(name,))), sampler if is_object else None
+
+
+def _with_setting(run: Run, key: str, value: Any) -> Run:
+    """The run with one key changed, found by its name among the sections and the model's own settings."""
+    sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
+    sections["model"] = set(model_parameters(run.model.name))
+    section, dot, name = key.partition(".")
+    places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
+    if not places:
+        raise unknown_name("setting", key, {name for names in sections.values() for name in names})
+    if len(places) > 1:
+        shown = " and ".join(f"{part}.{key}" for part, _ in places)
+        raise InputError(f"'{key}' is a key of {shown}; say which: **{{'{places[0][0]}.{key}': {value!r}}}")
+    section, name = places[0]
+    if section not in sections:
+        raise unknown_name("section", section, sections)
+    values = run.to_dict()
+    values[section][name] = list(value) if isinstance(value, tuple) else value
+    return Run.from_dict(values, "train")
