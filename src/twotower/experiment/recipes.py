@@ -91,12 +91,14 @@ def recipe(name: str) -> Run:
 def default_run(model: str) -> Run:
     """The run of a model's name: its recipe where there is one, else the defaults of every section.
 
+    A sequential model without a recipe takes SASRec's; its settings were chosen for that one.
+
     Raises:
         InputError: if no model has that name; names the closest.
     """
-    model_class(model)
+    sequences = model_class(model).batches == "sequences"
     if model in RECIPES:
         return RECIPES[model]()
     if model in PRE_RANKERS:
         return pre_ranker(model)
-    return replace(Run(), model=ModelSection(model))
+    return replace(sasrec() if sequences else Run(), model=ModelSection(model))

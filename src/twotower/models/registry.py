@@ -1,4 +1,4 @@
-"""Names become models: add one by writing its file and one line here."""
+"""Names become models: add one by writing its file and one line here (a sequence encoder's line makes it a model)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.models.sequential import sequential_model
+from twotower.towers.sequence.base import SequenceEncoder
 
 MODELS = {
     "two_tower": "twotower.models.two_tower:TwoTower",
     "sasrec": "twotower.models.sequential:SASRec",
+    "gru4rec": "twotower.towers.sequence.gru4rec:GRU4Rec",
+    "lrurec": "twotower.towers.sequence.lrurec:LRURec",
+    "hstu": "twotower.towers.sequence.hstu:HSTU",
+    "ligr": "twotower.towers.sequence.ligr:LiGR",
+    "caser": "twotower.towers.sequence.caser:Caser",
+    "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
     "popularity": "twotower.models.baselines.popularity:Popularity",
     "random": "twotower.models.baselines.random:Random",
     "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
@@ -35,7 +43,8 @@ def model_class(name: str) -> type[Model]:
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
     module, attribute = MODELS[name].split(":")
-    return getattr(import_module(module), attribute)
+    found = getattr(import_module(module), attribute)
+    return sequential_model(found) if issubclass(found, SequenceEncoder) else found
 
 
 def model_parameters(name: str) -> dict[str, Any]:
