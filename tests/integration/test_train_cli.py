@@ -24,6 +24,8 @@ from twotower.experiment.train import train
 from twotower.serving.retriever import load
 
 SMALL = ["--set", "model.dim=8", "--set", "training.epochs=2", "--set", "training.patience=0"]
+LEARNT = ("two_tower", "sasrec", "gru4rec", "lrurec", "hstu", "ligr", "caser", "mamba4rec")
+CLOSED = ("popularity", "random", "item_cosine", "ease")
 
 
 class Done(NamedTuple):
@@ -100,9 +102,9 @@ def test_a_stopped_training_says_what_goes_on(kept, said, data, tmp_path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["two_tower", "sasrec", "popularity", "random", "item_cosine", "ease"])
+@pytest.mark.parametrize("model", [*LEARNT, *CLOSED])
 def test_every_model_trains_evaluates_and_answers(model, data, tmp_path):
-    settings = SMALL if model in ("two_tower", "sasrec") else []
+    settings = SMALL if model in LEARNT else []
     trained = twotower("train", "--data", data, "--model", model, "--to", tmp_path / "b", *settings, "--json")
     assert trained.returncode == 0, trained.stderr
     written = json.loads(trained.stdout)

@@ -134,7 +134,8 @@ def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None
             raise unknown_name("model or recipe", model, {*MODELS, *RECIPES})
         run = default_run(model) if model in MODELS else recipe(model)
     else:
-        run = default_run(MODELS.name_of(model_class(model)))
+        model_class(model)
+        run = default_run(MODELS.name_of(model))
     if isinstance(data, Dataset):
         path = "" if data.folder is None else str(data.folder)
     elif isinstance(data, Path | str):

@@ -91,15 +91,17 @@ def recipe(name: str) -> Run:
 def default_run(model: str) -> Run:
     """The run of a model's name: its recipe where there is one, else the defaults of every section.
 
+    A sequential model without a recipe takes SASRec's; its settings were chosen for that one.
+
     Raises:
         InputError: if no model has that name; names the closest.
     """
-    model_class(model)
     if model in RECIPES:
         return RECIPES[model]()
     if model in PRE_RANKERS:
         return pre_ranker(model)
-    run = replace(Run(), model=ModelSection(model))
-    if not model_class(model).is_inner_product:
+    cls = model_class(model)
+    run = replace(sasrec() if cls.batches == "sequences" else Run(), model=ModelSection(model))
+    if not cls.is_inner_product:
         run = replace(run, objective=Objective("sampled_softmax"))
     return run

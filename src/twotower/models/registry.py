@@ -1,4 +1,7 @@
-"""Names become models. Add one of ours by its file and one line here; one of your own by `MODELS.register`."""
+"""Names become models. Add one of ours by its file and one line here; one of your own by `MODELS.register`.
+
+A sequence encoder's line, or its registration, makes it a model: see `twotower.models.sequential`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.models.sequential import sequential_model
+from twotower.towers.sequence.base import SequenceEncoder
 
 MODELS: Registry[type[Model]] = Registry(
     "model",
@@ -16,6 +21,12 @@ MODELS: Registry[type[Model]] = Registry(
     {
         "two_tower": "twotower.models.two_tower:TwoTower",
         "sasrec": "twotower.models.sequential:SASRec",
+        "gru4rec": "twotower.towers.sequence.gru4rec:GRU4Rec",
+        "lrurec": "twotower.towers.sequence.lrurec:LRURec",
+        "hstu": "twotower.towers.sequence.hstu:HSTU",
+        "ligr": "twotower.towers.sequence.ligr:LiGR",
+        "caser": "twotower.towers.sequence.caser:Caser",
+        "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
         "popularity": "twotower.models.baselines.popularity:Popularity",
         "random": "twotower.models.baselines.random:Random",
         "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
@@ -37,7 +48,9 @@ def model_class(model: str | type[Model]) -> type[Model]:
     Raises:
         InputError: if no model has that name (the closest is named), or what has it is no model.
     """
-    found = MODELS.get(model)
+    found: Any = MODELS.get(model)
+    if isinstance(found, type) and issubclass(found, SequenceEncoder):
+        return sequential_model(found)
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise InputError(f"model {model!r} is no class that inherits twotower.Model")
     return found

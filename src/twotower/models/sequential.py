@@ -1,6 +1,10 @@
-"""SASRec: the user vector is read from a causal transformer over the history; the item vector is its embedding."""
+"""Sequential models: a user is the state of a sequence encoder after the latest item, an item is its embedding."""
 
 from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,29 +15,25 @@ from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.towers.embedding import embedding_table
+from twotower.towers.sequence.base import SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
 
 
-class SASRec(Model):
-    """Causal self-attention over item embeddings, scored by the dot product with the same embeddings.
+class Sequential(Model):
+    """Any causal sequence encoder over item embeddings, scored by the dot product with the same embeddings.
 
     Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
     history gives the zero vector, so that every item scores 0.
 
-    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, and the loss is chosen by the run (the paper's is
-    BCE with one negative; full softmax is better, see Petrov and Macdonald, RecSys 2023, and our docs).
-
     Args:
-        dim: width of vectors and of all layers.
-        layers: attention blocks.
-        heads: attention heads; must divide ``dim``.
-        dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
-        attention_dropout: share of attention weights set to 0 in training.
-        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        schema: of the data.
+        encoder: from `twotower.towers.sequence`; `sequential_model` makes a named model of it.
+        dim: width of vectors and of states.
         history_length: positions of a window.
+        settings: the encoder's own.
     """
 
     batches = "sequences"
@@ -41,46 +41,35 @@ class SASRec(Model):
     def __init__(
         self,
         schema: Schema,
+        encoder: type[SequenceEncoder],
         *,
         dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
-        attention_dropout: float = 0.0,
-        feed_forward: int = 1,
         history_length: int = 50,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        if min(dim, layers, heads, feed_forward, history_length) < 1:
-            raise ValueError(
-                "dim, layers, heads, feed_forward and history_length must be at least 1, "
-                f"got {dim}, {layers}, {heads}, {feed_forward} and {history_length}"
-            )
-        if not (0.0 <= dropout < 1.0 and 0.0 <= attention_dropout < 1.0):
-            raise ValueError(f"dropouts must be in [0, 1), got {dropout} and {attention_dropout}")
+        if not encoder.causal:
+            raise ValueError(f"{encoder.__name__} is not causal: trained at all positions it would read the answers")
+        check_settings(dim=dim, history_length=history_length)
+        if "length" in inspect.signature(encoder).parameters:
+            settings["length"] = history_length
         self.schema = schema
         self.history_length = history_length
         self.item_table = embedding_table(schema.num_items, dim, std=0.02)
-        self.tower = CausalTransformer(
-            dim=dim,
-            layers=layers,
-            heads=heads,
-            length=history_length,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            feed_forward=feed_forward,
-        )
+        self.tower = encoder(dim=dim, **settings)
 
-    def positions(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
+    def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
         """The state after each item of the history; meaningless where it is padded."""
-        return self.tower(self._embedded(history))
+        return self.tower(self._embedded(history), history != PADDING, times)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """The state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1
-        return self.tower.at_end(self._embedded(history[:, :longest]), lengths) * (lengths > 0)[:, None]
+        times = None if users.history_times is None else users.history_times[:, :longest]
+        states = self.tower.at_end(self._embedded(history[:, :longest]), lengths, times)
+        return states * (lengths > 0)[:, None]
 
     def _embedded(self, history: Tensor) -> Tensor:
         return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
@@ -102,9 +91,12 @@ class SASRec(Model):
         lengths = real.sum(dim=1)
         groups = lengths.argsort(stable=True).split(CPU_GROUP)
         longest = [int(lengths[rows].max()) for rows in groups]
+        times = batch.users.history_times
         states = torch.cat(
             [
-                self.positions(batch.users.history[rows, :length])[real[rows, :length]]
+                self.positions(batch.users.history[rows, :length], None if times is None else times[rows, :length])[
+                    real[rows, :length]
+                ]
                 for rows, length in zip(groups, longest, strict=True)
             ]
         )
@@ -116,5 +108,70 @@ class SASRec(Model):
         targets, pairs = batch.items.ids, batch.pairs
         if pairs is None:
             pairs = (targets.flatten() != PADDING).nonzero()[:, 0]
-        states = self.positions(batch.users.history).flatten(0, 1).index_select(0, pairs)
+        states = self.positions(batch.users.history, batch.users.history_times).flatten(0, 1).index_select(0, pairs)
         return states, targets.flatten()[pairs], pairs // targets.shape[1]
+
+
+class SASRec(Sequential):
+    """Causal self-attention over item embeddings.
+
+    Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, and the loss is chosen by the run (the paper's is
+    BCE with one negative; full softmax is better, see Petrov and Macdonald, RecSys 2023, and our docs).
+
+    Args:
+        dim: width of vectors and of all layers.
+        layers: attention blocks.
+        heads: attention heads; must divide ``dim``.
+        dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
+        attention_dropout: share of attention weights set to 0 in training.
+        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        history_length: positions of a window.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+        feed_forward: int = 1,
+        history_length: int = 50,
+    ) -> None:
+        if min(dim, layers, heads, feed_forward, history_length) < 1:
+            raise ValueError(
+                "dim, layers, heads, feed_forward and history_length must be at least 1, "
+                f"got {dim}, {layers}, {heads}, {feed_forward} and {history_length}"
+            )
+        if not (0.0 <= dropout < 1.0 and 0.0 <= attention_dropout < 1.0):
+            raise ValueError(f"dropouts must be in [0, 1), got {dropout} and {attention_dropout}")
+        super().__init__(
+            schema,
+            CausalTransformer,
+            dim=dim,
+            history_length=history_length,
+            layers=layers,
+            heads=heads,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            feed_forward=feed_forward,
+        )
+
+
+@functools.cache
+def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
+    """Make a model of an encoder: its keywords, beside ``dim`` and ``history_length``, are the model's settings."""
+
+    def build(self: Sequential, schema: Schema, **settings: Any) -> None:
+        Sequential.__init__(self, schema, encoder, **settings)
+
+    shared = inspect.signature(Sequential.__init__).parameters
+    own = inspect.signature(encoder.__init__).parameters.values()
+    settings = [part for part in own if part.kind is part.KEYWORD_ONLY and part.name not in ("dim", "length")]
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [shared["self"], shared["schema"], shared["dim"], *settings, shared["history_length"]]
+    )
+    names = {"__init__": build, "__doc__": encoder.__doc__, "__module__": encoder.__module__}
+    return type(encoder.__name__, (Sequential,), names)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
+from twotower.towers.sequence.base import SequenceEncoder
 
 
 class CausalBlock(nn.Module):
@@ -66,7 +67,7 @@ class CausalBlock(nn.Module):
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
 
 
-class CausalTransformer(nn.Module):
+class CausalTransformer(SequenceEncoder):
     """Item vectors plus a learned position vector, through causal blocks and a last layer norm.
 
     Position 0 is the oldest item of the window, in training as in serving.
@@ -98,21 +99,29 @@ class CausalTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, items: Float[Tensor, "rows length dim"]) -> Float[Tensor, "rows length dim"]:
+    def forward(
+        self,
+        events: Float[Tensor, "rows length dim"],
+        mask: Bool[Tensor, "rows length"] | None = None,
+        times: Int[Tensor, "rows length"] | None = None,
+    ) -> Float[Tensor, "rows length dim"]:
         """One state a position; row i's state is at its last unpadded place."""
-        x = self._placed(items)
+        x = self._placed(events)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def at_end(
-        self, items: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
+        self,
+        events: Float[Tensor, "rows length dim"],
+        lengths: Int[Tensor, " rows"],
+        times: Int[Tensor, "rows length"] | None = None,
     ) -> Float[Tensor, "rows dim"]:
         """The state at each row's last unpadded place; the last block works for that place alone."""
-        x = self._placed(items)
+        x = self._placed(events)
         for block in list(self.blocks)[:-1]:
             x = block(x)
         return self.norm(self.blocks[-1].at_end(x, lengths))  # type: ignore[operator]
 
-    def _placed(self, items: Tensor) -> Tensor:
-        return dropout(items + self.positions[: items.shape[1]], self.dropout, self.training)
+    def _placed(self, events: Tensor) -> Tensor:
+        return dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)

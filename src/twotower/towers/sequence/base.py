@@ -1,0 +1,106 @@
+"""What every sequence encoder offers: events of a history become states, one a place.
+
+A new encoder is one file and one line. The file, in this folder, holds a subclass of `SequenceEncoder`:
+
+    class Mean(SequenceEncoder):
+        # The mean of the events so far, through a linear map.
+
+        def __init__(self, *, dim: int, dropout: float = 0.0) -> None:
+            super().__init__()
+            self.project = nn.Linear(dim, dim)
+
+        def forward(self, events: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+            count = torch.arange(1, events.shape[1] + 1, device=events.device)
+            return self.project(events.cumsum(1) / count[:, None])
+
+The line, in ``MODELS`` of `twotower.models.registry`, gives it a model's name:
+
+    "mean": "twotower.towers.sequence.mean:Mean",
+
+It is then a model like all others: `twotower.models.sequential.Sequential` owns the item table, cuts the batch into
+windows, trains at every place and serves the last one; the encoder's keywords are settings of a run
+(``--set model.dropout=0.1``). The contract tests in ``tests/contracts/test_sequence_encoders.py`` take it up from the
+registry by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from twotower.core.records import State
+
+
+class SequenceEncoder(nn.Module):
+    """Reads the events of each user, oldest first and padded at the end, and gives one state a place.
+
+    It is built with keywords alone. ``dim`` is the width of events and of states; one that must know how many places a
+    window has at most also takes ``length``; all others are its own, and have defaults.
+
+    A subclass gives `forward`, and `at_end` where the last state alone is cheaper. Whatever the padded places hold, and
+    however many there are, the states of real places must not depend on it.
+
+    Attributes:
+        causal: whether a state depends on its own and earlier events alone, so that all places can be trained at once.
+    """
+
+    causal: ClassVar[bool] = True
+
+    def forward(
+        self,
+        events: Float[Tensor, "users length dim"],
+        mask: Bool[Tensor, "users length"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users length dim"]:
+        """One state a place; meaningless where it is padded.
+
+        Args:
+            events: vectors of the items.
+            mask: True where there is an event.
+            times: Unix seconds of the events, 0 where padded; None: the log has no clock.
+        """
+        raise TypeError(f"{type(self).__name__} does not read a sequence")
+
+    def at_end(
+        self,
+        events: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users dim"]:
+        """What `forward` gives at each user's last real place; meaningless where there is none."""
+        places = torch.arange(events.shape[1], device=events.device)
+        states = self(events, places < lengths[:, None], times)
+        return states[torch.arange(len(events), device=events.device), (lengths - 1).clamp(min=0)]
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """An encoder that can take one event after the other, at a cost that does not grow with the history."""
+
+    def step(
+        self, event: Float[Tensor, "users dim"], state: State | None = None
+    ) -> tuple[Float[Tensor, "users dim"], State]:
+        """The states after one more event, and what the next step needs.
+
+        Args:
+            event: one event of each user.
+            state: what the step before gave; None: there was none.
+        """
+        ...
+
+
+def check_settings(*, share: float = 0.0, **counts: int) -> None:
+    """Refuse counts below 1 and a share (of dropout) that is not in [0, 1).
+
+    Raises:
+        ValueError: naming them.
+    """
+    wrong = {name: value for name, value in counts.items() if value < 1}
+    if wrong:
+        given = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+        raise ValueError(f"{' and '.join(wrong)} must be at least 1, got {given}")
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"dropout must be in [0, 1), got {share}")

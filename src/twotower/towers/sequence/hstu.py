@@ -1,0 +1,92 @@
+"""HSTU: attention without a softmax, gated, with biases of place and time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from twotower.ops.dropout import dropout
+from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.relative_bias import RelativeBias
+
+
+class HSTUBlock(nn.Module):
+    """Pointwise projection, spatial aggregation and pointwise transformation, with a residual around all three."""
+
+    def __init__(self, *, dim: int, heads: int, length: int, buckets: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.length = length
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.project_in = nn.Linear(dim, 4 * dim)
+        self.bias = RelativeBias(length=length, buckets=buckets)
+        self.mixed_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.project_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "users length dim"], times: Int[Tensor, "users length"] | None
+    ) -> Float[Tensor, "users length dim"]:
+        """The block applied to every place."""
+        users, length, dim = x.shape
+        gate, rest = F.silu(self.project_in(self.norm(x))).split([dim, 3 * dim], dim=-1)
+        value, query, key = rest.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = F.silu(query @ key.mT + self.bias(length, times)) / self.length
+        mixed = (weights.tril() @ value).transpose(1, 2).reshape(users, length, dim)
+        return x + self.project_out(dropout(gate * self.mixed_norm(mixed), self.dropout, self.training))
+
+
+class HSTU(SequenceEncoder):
+    """Hierarchical sequential transduction units: pointwise aggregated attention, so that its strength is kept.
+
+    U, V, Q, K = SiLU(f1(norm X)); A V = SiLU(Q Kᵀ + rab) V / n; Y = X + f2(norm(A V) ⊙ U). The weights of a place do
+    not add up to 1. Where no times are given, the bias is that of places alone.
+
+    Source: Zhai et al., "Actions speak louder than words", ICML 2024, section 3.2, equations 1 to 3. Differences: items
+    alone without action tokens and without stochastic length; learnt positions are added to the events, and n is the
+    window's length (both as in its public code); a layer norm in the end instead of length 1; see `RelativeBias` for
+    the time. The loss is chosen by the run (the paper's is sampled softmax).
+
+    Args:
+        dim: width of events and states.
+        length: places of a window.
+        layers: blocks.
+        heads: of the attention; must divide ``dim``.
+        time_buckets: of the time between two events; 0: places alone.
+        dropout: share of numbers set to 0 in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        length: int,
+        layers: int = 2,
+        heads: int = 2,
+        time_buckets: int = 64,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        check_settings(share=dropout, dim=dim, layers=layers, heads=heads)
+        if dim % heads:
+            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        self.dropout = dropout
+        self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
+        self.blocks = nn.ModuleList(
+            HSTUBlock(dim=dim, heads=heads, length=length, buckets=time_buckets, dropout=dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        events: Float[Tensor, "users length dim"],
+        mask: Bool[Tensor, "users length"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users length dim"]:
+        """One state a place."""
+        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, times)
+        return self.norm(x)

@@ -1,0 +1,185 @@
+"""Mamba4Rec: a selective state space over the history, in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from twotower.ops.dropout import dropout
+from twotower.ops.scan import linear_scan
+from twotower.towers.sequence.base import SequenceEncoder, check_settings
+
+FASTEST, SLOWEST = 0.1, 0.001
+"""Between these the step sizes start."""
+
+
+class MambaState(NamedTuple):
+    """What a block remembers: its last inputs to the convolution, and the state space."""
+
+    recent: Tensor
+    space: Tensor
+
+
+class SelectiveStateSpace(nn.Module):
+    """h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t and y_t = C_t h_t + D x_t, gated; Δ, B and C are read from x itself.
+
+    A is diagonal and negative, so that no factor is larger than 1; x has passed a short causal convolution.
+    """
+
+    def __init__(self, *, dim: int, states: int, convolution: int, expand: int) -> None:
+        super().__init__()
+        inner = expand * dim
+        self.states = states
+        self.rank = math.ceil(dim / 16)
+        self.project_in = nn.Linear(dim, 2 * inner, bias=False)
+        self.convolution = nn.Conv1d(inner, inner, convolution, groups=inner)
+        self.select = nn.Linear(inner, self.rank + 2 * states, bias=False)
+        self.step_size = nn.Linear(self.rank, inner)
+        self.log_decay = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.project_out = nn.Linear(inner, dim, bias=False)
+        with torch.no_grad():
+            sizes = torch.exp(torch.empty(inner).uniform_(math.log(SLOWEST), math.log(FASTEST)))
+            self.step_size.bias.copy_(sizes.expm1().log())  # so that softplus of the bias is the size
+            self.step_size.weight.uniform_(-(self.rank**-0.5), self.rank**-0.5)
+
+    def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
+        """All places at once."""
+        x, gate = self.project_in(x).chunk(2, dim=-1)
+        x = F.silu(self.convolution(F.pad(x.mT, (self.convolution.kernel_size[0] - 1, 0)))).mT
+        decay, driven, read = self._selected(x)
+        space = linear_scan(decay, driven)
+        return self._out(x, (space @ read[..., None])[..., 0], gate)
+
+    def step(
+        self, x: Float[Tensor, "users dim"], state: MambaState | None
+    ) -> tuple[Float[Tensor, "users dim"], MambaState]:
+        """One more place."""
+        x, gate = self.project_in(x).chunk(2, dim=-1)
+        width = self.convolution.kernel_size[0]
+        before = x.new_zeros(*x.shape, width - 1) if state is None else state.recent
+        recent = torch.cat([before, x[..., None]], dim=-1)
+        x = F.silu(self.convolution(recent)[..., 0])
+        decay, space, read = self._selected(x)
+        if state is not None:
+            space = space + decay * state.space
+        return self._out(x, (space @ read[..., None])[..., 0], gate), MambaState(recent[..., 1:], space)
+
+    def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The factor of the state, what is added to it, and how it is read; at least float32."""
+        parts = self.select(x).split([self.rank, self.states, self.states], dim=-1)
+        size = self.step_size(parts[0])
+        wide = torch.promote_types(size.dtype, torch.float32)
+        size, write, read = F.softplus(size.to(wide)), parts[1].to(wide), parts[2].to(wide)
+        decay = torch.exp(size[..., None] * -self.log_decay.exp())
+        return decay, (size * x)[..., None] * write[..., None, :], read
+
+    def _out(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        return self.project_out((y + self.skip * x) * F.silu(gate))
+
+
+class MambaBlock(nn.Module):
+    """A selective state space and a feed-forward network, each with a residual and a layer norm after it."""
+
+    def __init__(
+        self, *, dim: int, states: int, convolution: int, expand: int, feed_forward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.space = SelectiveStateSpace(dim=dim, states=states, convolution=convolution, expand=expand)
+        self.space_norm = nn.LayerNorm(dim)
+        self.wide = nn.Linear(dim, feed_forward * dim)
+        self.narrow = nn.Linear(feed_forward * dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
+        """All places at once."""
+        return self._rest(x, self.space(x))
+
+    def step(
+        self, x: Float[Tensor, "users dim"], state: MambaState | None
+    ) -> tuple[Float[Tensor, "users dim"], MambaState]:
+        """One more place."""
+        mixed, after = self.space.step(x, state)
+        return self._rest(x, mixed), after
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = self.space_norm(x + dropout(mixed, self.dropout, self.training))
+        wide = dropout(F.gelu(self.wide(x)), self.dropout, self.training)
+        return self.feed_forward_norm(x + dropout(self.narrow(wide), self.dropout, self.training))
+
+
+class Mamba4Rec(SequenceEncoder):
+    """Selective state spaces: what to keep and what to forget is decided event by event, at linear cost.
+
+    It has a step form: a new event costs the same however long the history is. No positions are needed.
+
+    Source: Liu et al., "Mamba4Rec", 2024, section 3; the state space is that of Gu and Dao, "Mamba", 2023, section 3
+    and algorithm 2. Differences: a scan in chunks of plain PyTorch instead of the fused kernel (it holds several times
+    users × length × expand · dim × states numbers), and one layer has its residual too.
+
+    Args:
+        dim: width of events and states.
+        layers: blocks.
+        states: numbers of state a channel.
+        convolution: events that the short convolution sees.
+        expand: channels, in multiples of ``dim``.
+        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        dropout: share of numbers set to 0 in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        layers: int = 1,
+        states: int = 32,
+        convolution: int = 4,
+        expand: int = 2,
+        feed_forward: int = 4,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        counts = {"dim": dim, "layers": layers, "states": states, "convolution": convolution, "expand": expand}
+        check_settings(share=dropout, feed_forward=feed_forward, **counts)
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            MambaBlock(
+                dim=dim,
+                states=states,
+                convolution=convolution,
+                expand=expand,
+                feed_forward=feed_forward,
+                dropout=dropout,
+            )
+            for _ in range(layers)
+        )
+
+    def forward(
+        self,
+        events: Float[Tensor, "users length dim"],
+        mask: Bool[Tensor, "users length"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users length dim"]:
+        """One state a place."""
+        x = self.norm(dropout(events, self.dropout, self.training))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def step(
+        self, event: Float[Tensor, "users dim"], state: list[MambaState] | None = None
+    ) -> tuple[Float[Tensor, "users dim"], list[MambaState]]:
+        """The state after one more event, and what the blocks remember."""
+        x, after = self.norm(dropout(event, self.dropout, self.training)), []
+        for place, block in enumerate(self.blocks):
+            assert isinstance(block, MambaBlock)
+            x, kept = block.step(x, None if state is None else state[place])
+            after.append(kept)
+        return x, after

@@ -1,0 +1,50 @@
+"""How far apart two events are, in places and in time, as a number that is added to their attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+STEP = 0.301
+"""A bucket of time is exp(0.301) = 1.35 times as long as the one before."""
+
+
+class RelativeBias(nn.Module):
+    """A learnt number for each distance in places, plus one for each bucket of the time between two events.
+
+    Bucket k holds lags of e^(0.301 k) to e^(0.301 (k+1)) seconds; the first also holds lags of no time, the last all
+    longer ones (with 64 buckets: five years). A lag counts the same in both directions, so that a clock that goes back
+    does no harm. Where no times are given the numbers of time are left out. All numbers start at 0.
+
+    Source: Zhai et al., "Actions speak louder than words", ICML 2024, section 3.2, rab^{p,t}; the buckets are those of
+    its public configuration. Difference: there the time of the *next* event stands for the query's, here its own, so
+    that a state depends on nothing later.
+
+    Args:
+        length: places of a window; larger distances are refused by indexing.
+        buckets: of time; 0: places alone.
+    """
+
+    edges: Tensor
+
+    def __init__(self, *, length: int, buckets: int = 64) -> None:
+        super().__init__()
+        self.by_distance = nn.Parameter(torch.zeros(length))
+        self.by_lag = nn.Parameter(torch.zeros(buckets)) if buckets else None
+        # Whole numbers, so that a lag falls into the same bucket on every device.
+        edges = [math.ceil(math.exp(STEP * bucket)) for bucket in range(1, buckets)]
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.int64), persistent=False)
+
+    def forward(
+        self, length: int, times: Int[Tensor, "users length"] | None
+    ) -> Float[Tensor, "users 1 length length"] | Float[Tensor, "1 1 length length"]:
+        """What is added for the event of each row (asking) and column (asked), alike for all heads."""
+        places = torch.arange(length, device=self.by_distance.device)
+        bias = self.by_distance[(places[:, None] - places).clamp(min=0)][None, None]
+        if times is None or self.by_lag is None:
+            return bias
+        lags = (times[:, :, None] - times[:, None]).abs()
+        return bias + self.by_lag[torch.bucketize(lags, self.edges, right=True)][:, None]

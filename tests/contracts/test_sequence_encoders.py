@@ -1,0 +1,243 @@
+"""What every sequence encoder keeps, and the model that is made of each; a new line of the registry is taken up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch, Items, Users
+from twotower.core.schema import Schema
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.data.splitters import leave_one_out
+from twotower.experiment.learn import learn
+from twotower.experiment.recipes import default_run
+from twotower.experiment.run import ModelSection
+from twotower.models import registry
+from twotower.models.encode import inference, users_with_history
+from twotower.models.registry import MODELS, build_model, model_class, model_parameters
+from twotower.models.sequential import Sequential
+from twotower.serving.bundle import Bundle, write_bundle
+from twotower.towers.sequence.base import SequenceEncoder, Stepwise
+
+NAMES = [name for name in MODELS if issubclass(model_class(name), Sequential)]
+VARIANTS = [*((name, {}) for name in NAMES), ("ligr", {"relative": True}), ("hstu", {"time_buckets": 0})]
+USERS, LENGTH, DIM = 3, 9, 8
+STEPWISE = {"gru4rec", "lrurec", "mamba4rec"}
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: "-".join([variant[0], *variant[1]]))
+def variant(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    return request.param
+
+
+@pytest.fixture
+def encoder(variant: tuple[str, dict[str, object]]) -> SequenceEncoder:
+    """In float64, in evaluation mode, with no weight at a value where it would do nothing."""
+    name, settings = variant
+    model = build_model(name, Schema(4, 12), {"dim": DIM, "history_length": LENGTH, **settings})
+    tower = model.get_submodule("tower").double().eval()
+    assert isinstance(tower, SequenceEncoder)
+    with torch.no_grad():
+        for weight in tower.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    return tower
+
+
+@pytest.fixture
+def events() -> Tensor:
+    return torch.randn(USERS, LENGTH, DIM, dtype=torch.float64)
+
+
+@pytest.fixture
+def times() -> Tensor:
+    return 1_000_000_000 + torch.randint(0, 90_000, (USERS, LENGTH)).cumsum(1)
+
+
+@pytest.fixture
+def everywhere() -> Tensor:
+    return torch.ones(USERS, LENGTH, dtype=torch.bool)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class TestSequenceEncoder:
+    """One class for all."""
+
+    def test_a_changed_later_event_changes_no_earlier_state(self, encoder, events, times, everywhere):
+        assert encoder.causal
+        before = encoder(events, everywhere, times)
+        for place in range(1, LENGTH):
+            other, later = events.clone(), times.clone()
+            other[:, place:] = torch.randn_like(other[:, place:])
+            later[:, place:] += 500_000
+            after = encoder(other, everywhere, later)
+            close(after[:, :place], before[:, :place])
+            assert not torch.isclose(after[:, place], before[:, place]).all(dim=1).any()
+
+    def test_states_have_the_shape_of_events_and_know_what_came_before(self, encoder, events, times, everywhere):
+        states = encoder(events, everywhere, times)
+        assert states.shape == events.shape
+        earlier = events.clone()
+        earlier[:, LENGTH - 2] = torch.randn_like(earlier[:, 0])
+        assert not torch.isclose(encoder(earlier, everywhere, times)[:, -1], states[:, -1]).all(dim=1).any()
+
+    def test_a_batch_is_what_its_rows_are_alone(self, encoder, events, times, everywhere):
+        together = encoder(events, everywhere, times)
+        for user in range(USERS):
+            row = slice(user, user + 1)
+            close(encoder(events[row], everywhere[row], times[row]), together[row])
+
+    @pytest.mark.parametrize("length", [1, 4, 8])
+    def test_padding_has_no_effect_whatever_it_holds(self, encoder, events, times, everywhere, length):
+        alone = encoder(events[:, :length], everywhere[:, :length], times[:, :length])
+        mask = torch.arange(LENGTH).expand(USERS, LENGTH) < length
+        padded = encoder(events, mask, times.masked_fill(~mask, 0))
+        close(padded[:, :length], alone)
+
+    def test_the_state_at_the_end_is_that_of_the_last_real_place(self, encoder, events, times, everywhere):
+        lengths = torch.tensor([9, 1, 5])
+        states = encoder(events, everywhere, times)
+        close(encoder.at_end(events, lengths, times), states[torch.arange(USERS), lengths - 1])
+
+    def test_the_gradient_reaches_all_weights_and_is_finite(self, encoder, events, times, everywhere):
+        encoder.train()
+        given = events.requires_grad_()
+        (encoder(given, everywhere, times) * torch.randn_like(events)).sum().backward()
+        for name, weight in encoder.named_parameters():
+            assert weight.grad is not None, name
+            assert weight.grad.isfinite().all(), name
+            assert weight.grad.any(), name
+        assert given.grad is not None
+        assert given.grad[:, 0].any()
+
+    def test_one_event_after_the_other_gives_the_states_of_the_whole_where_there_is_a_step_form(
+        self, variant, encoder, events, times, everywhere
+    ):
+        assert isinstance(encoder, Stepwise) or variant[0] not in STEPWISE
+        if isinstance(encoder, Stepwise):
+            whole, state = encoder(events, everywhere, times), None
+            for place in range(LENGTH):
+                found, state = encoder.step(events[:, place], state)
+                close(found, whole[:, place])
+
+    def test_a_log_without_a_clock_is_read(self, encoder, events, everywhere):
+        assert encoder(events, everywhere).isfinite().all()
+
+    def test_bfloat16_is_near(self, encoder, events, times, everywhere):
+        encoder.float()
+        exact = encoder(events.float(), everywhere, times)
+        with torch.autocast("cpu", torch.bfloat16):
+            near = encoder(events.float(), everywhere, times)
+        torch.testing.assert_close(near.float(), exact, rtol=0.1, atol=0.1 * float(exact.detach().abs().max()))
+
+    def test_settings_of_no_use_are_refused_in_one_line(self, variant):
+        for wrong in ({"dim": 0}, {"history_length": 0}, {"dropout": 1.0}):
+            with pytest.raises(InputError, match="must be") as refused:
+                build_model(variant[0], Schema(4, 12), wrong)
+            assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr"])
+def test_heads_must_divide_the_width(name):
+    with pytest.raises(InputError, match="heads must divide dim"):
+        build_model(name, Schema(4, 12), {"heads": 3})
+
+
+@pytest.fixture
+def small(tmp_path) -> tuple[Dataset, Split]:
+    """Twelve users who walk round nine items, each from another start; the last steps are to be foretold."""
+    walks = [[2 + (start + step) % 9 for step in range(7)] for start in range(12)]
+    lengths = torch.tensor([0, 0] + [7] * 12)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    log = Log(offsets, torch.tensor(walks).flatten(), 1_000_000_000 + 3_600 * torch.arange(7 * 12))
+    dataset = Dataset(Schema(14, 11), log, {}, {}, {"name": "walks"}, tmp_path)
+    return dataset, leave_one_out(log)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sasrec"])
+def test_two_epochs_teach_something_and_the_bundle_answers_alike(name, small, tmp_path):
+    dataset, split = small
+    run = default_run(name)
+    assert run.objective.loss == "full_softmax"
+    assert run.training == default_run("sasrec").training
+    run = replace(
+        run,
+        model=ModelSection(name, {"dim": 8, "history_length": 6}),
+        training=replace(run.training, epochs=2, batch_size=4, learning_rate=0.01),
+    )
+    model, records = learn(run, dataset, split)
+    losses = [record["loss"] for record in records]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    settings = registry.all_settings(name, run.model.settings)
+    write_bundle(tmp_path / "bundle", model=model, model_name=name, model_parameters=settings, dataset=dataset,
+                 run_toml=run.to_toml(), metrics={}, histories=split.known)  # fmt: skip
+    bundle = Bundle.load(tmp_path / "bundle")
+    ids = torch.arange(2, 14)
+    with inference(model), torch.inference_mode():
+        asked = users_with_history(dataset, split.known, ids, model.history_length)
+        expected = model.score(model.encode_users(asked), model.encode_items(dataset.items(torch.arange(2, 11))))
+        found = bundle.model.score(bundle.model.encode_users(bundle.users(ids)), bundle.item_states)
+    assert found.equal(expected)
+    assert found.std(dim=0).min() > 0
+
+
+class Mean(SequenceEncoder):
+    """The newcomer of the docstring of `twotower.towers.sequence.base`."""
+
+    def __init__(self, *, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, dim)
+
+    def forward(self, events: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        count = torch.arange(1, events.shape[1] + 1, device=events.device)
+        return self.project(events.cumsum(1) / count[:, None])
+
+
+class Everywhere(Mean):
+    """One that sees what comes."""
+
+    causal = False
+
+
+def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
+    monkeypatch.setitem(MODELS, "mean", f"{__name__}:Mean")
+    assert model_parameters("mean") == {"dim": 64, "dropout": 0.0, "history_length": 50}
+    model = build_model("mean", Schema(4, 12), {"dim": 4})
+    users = Users(torch.tensor([2]), {}, torch.tensor([[3, 5, 0]]))
+    both = model.encode_items(Items(torch.tensor([3, 5]))) * 2
+    expected = both.mean(dim=0) @ model.get_submodule("tower.project").weight.T
+    torch.testing.assert_close(model.encode_users(users)[0], expected + model.get_submodule("tower.project").bias)
+
+
+def test_an_encoder_that_sees_the_answer_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS, "everywhere", f"{__name__}:Everywhere")
+    with pytest.raises(InputError, match="Everywhere is not causal"):
+        build_model("everywhere", Schema(4, 12))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_ways_through_a_training_batch_give_the_same(name):
+    model = build_model(name, Schema(4, 12), {"dim": 8, "history_length": 3}).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    history = torch.tensor([[3, 4, 0], [6, 0, 0], [2, 5, 7]])
+    times = torch.tensor([[10, 900, 0], [50, 0, 0], [7, 7, 80_000]])
+    targets = torch.tensor([[4, 5, 0], [7, 0, 0], [5, 7, 8]])
+    batch = Batch(Users(torch.tensor([2, 3, 2]), {}, history, times), Items(targets))
+    grouped, ids, rows = model._in_groups(batch)
+    together, other_ids, other_rows = model._at_once(batch)
+    order, other = (part.argsort(stable=True) for part in (rows, other_rows))
+    assert ids[order].equal(other_ids[other])
+    close(grouped[order], together[other])
+    last = torch.tensor([1, 2, 5])
+    close(model.encode_users(batch.users), together[last])

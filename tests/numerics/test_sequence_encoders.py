@@ -1,0 +1,315 @@
+"""Every sequence encoder against its paper's formula, place by place and number by number, in float64."""
+
+from __future__ import annotations
+
+import cmath
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from twotower.towers.sequence.base import SequenceEncoder
+from twotower.towers.sequence.caser import Caser
+from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.sequence.gru4rec import GRU4Rec
+from twotower.towers.sequence.hstu import HSTU
+from twotower.towers.sequence.ligr import LiGR
+from twotower.towers.sequence.lrurec import LRURec
+from twotower.towers.sequence.mamba4rec import Mamba4Rec
+
+LENGTH, DIM = 6, 4
+Vector = list[float]
+
+
+class Weights:
+    """An encoder's weights as nested lists, by name."""
+
+    def __init__(self, encoder: SequenceEncoder) -> None:
+        self.all = {name: weight.tolist() for name, weight in encoder.named_parameters()}
+
+    def __getitem__(self, name: str) -> list:
+        return self.all[name]
+
+    def linear(self, name: str, x: Vector) -> Vector:
+        """W x + b, b only where there is one."""
+        rows = self.all[f"{name}.weight"]
+        bias = self.all.get(f"{name}.bias", [0.0] * len(rows))
+        return [sum(w * n for w, n in zip(row, x, strict=True)) + b for row, b in zip(rows, bias, strict=True)]
+
+    def norm(self, name: str, x: Vector, eps: float = 1e-5) -> Vector:
+        """A layer norm."""
+        mean = sum(x) / len(x)
+        deviation = math.sqrt(sum((n - mean) ** 2 for n in x) / len(x) + eps)
+        scale, shift = self.all[f"{name}.weight"], self.all[f"{name}.bias"]
+        return [(n - mean) / deviation * a + b for n, a, b in zip(x, scale, shift, strict=True)]
+
+
+def sigmoid(n: float) -> float:
+    return 1 / (1 + math.exp(-n))
+
+
+def silu(n: float) -> float:
+    return n * sigmoid(n)
+
+
+def gelu(n: float) -> float:
+    return n * (1 + math.erf(n / math.sqrt(2))) / 2
+
+
+def add(*vectors: Vector) -> Vector:
+    return [sum(parts) for parts in zip(*vectors, strict=True)]
+
+
+def times_each(a: Vector, b: Vector) -> Vector:
+    return [m * n for m, n in zip(a, b, strict=True)]
+
+
+def dot(a: Vector, b: Vector) -> float:
+    return sum(times_each(a, b))
+
+
+def ready(encoder: SequenceEncoder) -> tuple[SequenceEncoder, Weights]:
+    encoder = encoder.double().eval()
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    return encoder, Weights(encoder)
+
+
+def agree(encoder: SequenceEncoder, events: Tensor, expected: list[Vector], times: Tensor | None = None) -> None:
+    found = encoder(events[None], torch.ones(1, LENGTH, dtype=torch.bool), None if times is None else times[None])
+    torch.testing.assert_close(found[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-10)
+
+
+@pytest.fixture
+def events() -> Tensor:
+    return torch.randn(LENGTH, DIM, dtype=torch.float64)
+
+
+@pytest.fixture
+def times() -> Tensor:
+    """Same second, seconds, minutes, a day, twenty years; the last one goes back."""
+    return 1_000_000_000 + torch.tensor([0, 0, 3, 200, 86_400, 630_000_000])[torch.tensor([0, 1, 2, 3, 5, 4])]
+
+
+def attention(queries: list[Vector], keys: list[Vector], values: list[Vector], heads: int, bias) -> list[Vector]:
+    """Softmax attention of each place over itself and earlier ones; bias(i, j) is added before the softmax."""
+    width = DIM // heads
+    out = []
+    for i in range(LENGTH):
+        row: Vector = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            logits = [dot(queries[i][part], keys[j][part]) / math.sqrt(width) + bias(i, j) for j in range(i + 1)]
+            total = sum(math.exp(n) for n in logits)
+            for d in range(part.start, part.stop):
+                row.append(sum(math.exp(n) / total * values[j][d] for j, n in enumerate(logits)))
+        out.append(row)
+    return out
+
+
+def thirds(rows: list[Vector]) -> list[list[Vector]]:
+    return [[row[k * DIM : (k + 1) * DIM] for row in rows] for k in range(3)]
+
+
+def test_sasrec(events):
+    encoder, w = ready(CausalTransformer(dim=DIM, layers=2, heads=2, length=LENGTH + 2, dropout=0.1, feed_forward=3))
+    x = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = thirds([w.linear(f"{block}.project_in", w.norm(f"{block}.attention_norm", row)) for row in x])
+        mixed = attention(q, k, v, 2, lambda i, j: 0.0)
+        x = [add(row, w.linear(f"{block}.project_out", new)) for row, new in zip(x, mixed, strict=True)]
+        for place, row in enumerate(x):
+            hidden = w.linear(f"{block}.feed_forward.0", w.norm(f"{block}.feed_forward_norm", row))
+            x[place] = add(row, w.linear(f"{block}.feed_forward.2", [gelu(n) for n in hidden]))
+    agree(encoder, events, [w.norm("norm", row) for row in x])
+
+
+def test_gru4rec(events):
+    encoder, w = ready(GRU4Rec(dim=DIM, layers=2, hidden=5, dropout=0.1))
+    states = [[0.0] * 5, [0.0] * 5]
+    expected = []
+    for event in events.tolist():
+        x = event
+        for layer in range(2):
+            name = f"layers.{layer}"
+            gates = []
+            for source, given in (("ih", x), ("hh", states[layer])):
+                rows, bias = w[f"{name}.weight_{source}_l0"], w[f"{name}.bias_{source}_l0"]
+                gates.append([dot(row, given) + b for row, b in zip(rows, bias, strict=True)])
+            after = []
+            for d in range(5):
+                reset = sigmoid(gates[0][d] + gates[1][d])
+                update = sigmoid(gates[0][5 + d] + gates[1][5 + d])
+                new = math.tanh(gates[0][10 + d] + reset * gates[1][10 + d])
+                after.append((1 - update) * new + update * states[layer][d])
+            x = states[layer] = after
+        expected.append(w.linear("project", x))
+    agree(encoder, events, expected)
+
+
+def post_norm_rest(w: Weights, block: str, first: str, x: Vector, mixed: Vector) -> Vector:
+    """Residual and norm around the mixer, then around a feed-forward network."""
+    x = w.norm(f"{block}.{first}_norm", add(x, mixed))
+    hidden = [gelu(n) for n in w.linear(f"{block}.wide", x)]
+    return w.norm(f"{block}.feed_forward_norm", add(x, w.linear(f"{block}.narrow", hidden)))
+
+
+def test_lrurec(events):
+    encoder, w = ready(LRURec(dim=DIM, layers=2, states=3, feed_forward=2, dropout=0.1))
+    x = [w.norm("norm", event) for event in events.tolist()]
+    for block in ("blocks.0", "blocks.1"):
+        unit = f"{block}.unit"
+        eigenvalues = [
+            cmath.exp(complex(-math.exp(nu), math.exp(theta)))
+            for nu, theta in zip(w[f"{unit}.nu"], w[f"{unit}.theta"], strict=True)
+        ]
+        assert all(abs(value) < 1 for value in eigenvalues)
+        state = [0j] * 3
+        for place, row in enumerate(x):
+            given = w.linear(f"{unit}.project_in", row)
+            for n in range(3):
+                driven = math.exp(w[f"{unit}.log_gamma"][n]) * complex(given[n], given[3 + n])
+                state[n] = eigenvalues[n] * state[n] + driven
+            read = []
+            for weights, bias in zip(w[f"{unit}.project_out.weight"], w[f"{unit}.project_out.bias"], strict=True):
+                read.append(sum((complex(weights[n], weights[3 + n]) * state[n]).real for n in range(3)) + bias)
+            x[place] = post_norm_rest(w, block, "unit", row, read)
+    agree(encoder, events, x)
+
+
+def relative(w: Weights, name: str, times: list[int] | None):
+    """A number by distance, and one by the bucket of the lag: floor(log(lag) / 0.301)."""
+
+    def bias(i: int, j: int) -> float:
+        number = w[f"{name}.by_distance"][i - j]
+        if times is not None and f"{name}.by_lag" in w.all:
+            table = w[f"{name}.by_lag"]
+            bucket = math.floor(math.log(max(1, abs(times[i] - times[j]))) / 0.301)
+            number += table[min(bucket, len(table) - 1)]
+        return number
+
+    return bias
+
+
+@pytest.mark.parametrize(("clock", "buckets"), [(True, 64), (True, 5), (True, 0), (False, 64)])
+def test_hstu(events, times, clock, buckets):
+    encoder, w = ready(HSTU(dim=DIM, length=LENGTH + 2, layers=2, heads=2, time_buckets=buckets, dropout=0.1))
+    seconds = times.tolist() if clock else None
+    x = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
+    for block in ("blocks.0", "blocks.1"):
+        bias = relative(w, f"{block}.bias", seconds)
+        projected = [
+            [silu(n) for n in w.linear(f"{block}.project_in", w.norm(f"{block}.norm", row, 1e-6))] for row in x
+        ]
+        u, v, q, k = [[row[part * DIM : (part + 1) * DIM] for row in projected] for part in range(4)]
+        for i in range(LENGTH):
+            mixed: Vector = []
+            for head in (slice(0, 2), slice(2, 4)):
+                weights = [silu(dot(q[i][head], k[j][head]) + bias(i, j)) / (LENGTH + 2) for j in range(i + 1)]
+                mixed += [sum(n * v[j][d] for j, n in enumerate(weights)) for d in range(head.start, head.stop)]
+            gated = times_each(u[i], w.norm(f"{block}.mixed_norm", mixed, 1e-6))
+            x[i] = add(x[i], w.linear(f"{block}.project_out", gated))
+    agree(encoder, events, [w.norm("norm", row) for row in x], times if clock else None)
+
+
+@pytest.mark.parametrize(("clock", "with_bias"), [(True, True), (False, True), (True, False)])
+def test_ligr(events, times, clock, with_bias):
+    encoder, w = ready(
+        LiGR(dim=DIM, length=LENGTH + 2, layers=2, heads=2, feed_forward=3, relative=with_bias, dropout=0.1)
+    )
+    seconds = times.tolist() if clock else None
+    x = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
+    for block in ("blocks.0", "blocks.1"):
+        bias = relative(w, f"{block}.relative", seconds) if with_bias else lambda i, j: 0.0
+        q, k, v = thirds([w.linear(f"{block}.project_in", w.norm(f"{block}.attention_norm", row)) for row in x])
+        mixed = attention(q, k, v, 2, bias)
+        for place, row in enumerate(x):
+            gate = [sigmoid(n) for n in w.linear(f"{block}.attention_gate", row)]
+            row = add(row, times_each(gate, w.linear(f"{block}.project_out", mixed[place])))
+            wide = w.linear(f"{block}.wide", w.norm(f"{block}.feed_forward_norm", row))
+            hidden = [silu(wide[n]) * wide[3 * DIM + n] for n in range(3 * DIM)]
+            gate = [sigmoid(n) for n in w.linear(f"{block}.feed_forward_gate", row)]
+            x[place] = add(row, times_each(gate, w.linear(f"{block}.narrow", hidden)))
+    agree(encoder, events, [w.norm("norm", row) for row in x], times if clock else None)
+
+
+def test_caser(events):
+    window, filters, sums = 3, 2, 2
+    encoder, w = ready(Caser(dim=DIM, window=window, horizontal=filters, vertical=sums, dropout=0.1))
+    padded = [[0.0] * DIM] * (window - 1) + events.tolist()
+    expected = []
+    for place in range(LENGTH):
+        picture = padded[place : place + window]
+        found = []
+        for height in range(1, window + 1):
+            kernel, bias = w[f"horizontal.{height - 1}.weight"], w[f"horizontal.{height - 1}.bias"]
+            for f in range(filters):
+                answers = []
+                for top in range(window - height + 1):
+                    answer = bias[f]
+                    for row in range(height):
+                        answer += sum(kernel[f][d][row] * picture[top + row][d] for d in range(DIM))
+                    answers.append(max(0.0, answer))
+                found.append(max(answers))
+        for d in range(DIM):
+            for f in range(sums):
+                found.append(sum(w["vertical.weight"][f][0][row] * picture[row][d] for row in range(window)))
+        expected.append([max(0.0, n) for n in w.linear("project", found)])
+    agree(encoder, events, expected)
+
+
+def test_mamba4rec(events):
+    states, kernel, inner = 3, 3, 2 * DIM
+    encoder, w = ready(Mamba4Rec(dim=DIM, layers=2, states=states, convolution=kernel, feed_forward=2, dropout=0.1))
+    x = [w.norm("norm", event) for event in events.tolist()]
+    for block in ("blocks.0", "blocks.1"):
+        name = f"{block}.space"
+        projected = [w.linear(f"{name}.project_in", row) for row in x]
+        state = [[0.0] * states for _ in range(inner)]
+        for place, row in enumerate(x):
+            given = []
+            for channel in range(inner):
+                number = w[f"{name}.convolution.bias"][channel]
+                for back in range(min(kernel, place + 1)):
+                    weight = w[f"{name}.convolution.weight"][channel][0][kernel - 1 - back]
+                    number += weight * projected[place - back][channel]
+                given.append(silu(number))
+            selected = w.linear(f"{name}.select", given)
+            sizes = [math.log1p(math.exp(n)) for n in w.linear(f"{name}.step_size", selected[:1])]
+            write, read = selected[1 : 1 + states], selected[1 + states :]
+            out = []
+            for channel in range(inner):
+                for n in range(states):
+                    decay = math.exp(-sizes[channel] * math.exp(w[f"{name}.log_decay"][channel][n]))
+                    added = sizes[channel] * write[n] * given[channel]
+                    state[channel][n] = decay * state[channel][n] + added
+                y = dot(read, state[channel]) + w[f"{name}.skip"][channel] * given[channel]
+                out.append(y * silu(projected[place][inner + channel]))
+            x[place] = post_norm_rest(w, block, "space", row, w.linear(f"{name}.project_out", out))
+    agree(encoder, events, x)
+
+
+def test_a_long_history_of_large_events_stays_finite():
+    for made in (LRURec(dim=DIM), Mamba4Rec(dim=DIM)):
+        events = 100 * torch.randn(2, 2000, DIM, requires_grad=True)
+        states = made(events, torch.ones(2, 2000, dtype=torch.bool))
+        states.square().sum().backward()
+        assert states.isfinite().all()
+        assert all(weight.grad.isfinite().all() for weight in made.parameters())
+
+
+def test_the_eigenvalues_of_lrurec_start_in_their_ring_with_states_of_unit_size():
+    unit = LRURec(dim=64, layers=1).get_submodule("blocks.0.unit")
+    sizes = unit.eigenvalues.abs()
+    assert sizes.min() > 0.79
+    assert sizes.max() < 0.991
+    torch.testing.assert_close(unit.log_gamma.exp() ** 2 + sizes**2, torch.ones_like(sizes))
+
+
+def test_the_step_sizes_of_mamba4rec_start_between_their_bounds():
+    sizes = torch.nn.functional.softplus(Mamba4Rec(dim=64).get_submodule("blocks.0.space.step_size").bias)
+    assert sizes.min() > 0.00099
+    assert sizes.max() < 0.101
+    assert sizes.log().std() > 1
