@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import hash_folder, read_json, write_json
-from twotower.core.records import Features, Items, Users
+from twotower.core.records import FIRST_KNOWN, Features, Items, Users
 from twotower.core.schema import Schema, Side
 from twotower.data.log import Log
+
+if TYPE_CHECKING:
+    from twotower.data.prepare.spec import Spec
 
 FORMAT = 1
 
@@ -33,6 +38,27 @@ class Dataset:
     item_features: Features
     manifest: dict[str, Any]
     folder: Path | None = None
+    keeper: object | None = field(default=None, compare=False)
+    """Holds a temporary ``folder``, which is removed with the last data set that has it; None for a lasting one."""
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name}: {', '.join(f'{count:,} {what}' for what, count in self._counts().items())})"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks: counts, and the features of both sides."""
+        rows = {what: f"{count:,}" for what, count in self._counts().items()}
+        for side in ("user", "item"):
+            features = self.schema.user_features if side == "user" else self.schema.item_features
+            rows[f"{side} features"] = ", ".join(f"{item.name} ({item.kind})" for item in features) or "none"
+        cells = "".join(f"<tr><th>{what}</th><td>{escape(text)}</td></tr>" for what, text in rows.items())
+        return f"<table><caption>{escape(self.name)}</caption>{cells}</table>"
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "users": self.schema.num_users - FIRST_KNOWN,
+            "items": self.schema.num_items - FIRST_KNOWN,
+            "events": len(self.log.items),
+        }
 
     @property
     def name(self) -> str:
@@ -119,6 +145,116 @@ class Dataset:
             optional("labels", torch.float32),
         )
         return Dataset(schema, log, features("user"), features("item"), manifest, folder)
+
+    @staticmethod
+    def prepare(
+        spec: Spec | Mapping[str, Any] | Path | str,
+        to: Path | str | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        memory_limit: str = "1GB",
+        progress: Callable[[str], None] | None = None,
+    ) -> Dataset:
+        """Prepare raw files and load the result.
+
+        Args:
+            spec: a `Spec`, the same as a dict (paths relative to the working directory), or the path of its TOML.
+            to: the folder to write. None: a temporary one, which is removed when the last data set made from this one
+                is no longer used, or when Python ends.
+            device: where the tensors are put.
+            memory_limit: of DuckDB, as 500MB or 2GB; beyond it, work spills to disk.
+            progress: is told in a few words what is being done.
+
+        Raises:
+            InputError: if the spec or the data cannot be used; says what, where and what to do.
+        """
+        from twotower.data.temporary import prepare_dataset
+
+        return prepare_dataset(spec, to, device=device, memory_limit=memory_limit, progress=progress)
+
+    @staticmethod
+    def from_frames(
+        events: Any,
+        *,
+        items: Any = None,
+        users: Any = None,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        unit: str | None = None,
+        value: str | None = None,
+        label: str | Mapping[str, Any] | None = None,
+        features: Mapping[str, Any] | Sequence[str] | None = None,
+        title: str | None = None,
+        name: str = "frame",
+        to: Path | str | None = None,
+        split: str | Mapping[str, Any] = "leave-one-out",
+        duplicates: str = "keep",
+        min_user_events: int = 1,
+        min_item_events: int = 1,
+        max_bad_share: float = 0.01,
+        device: torch.device | str = "cpu",
+        memory_limit: str = "1GB",
+    ) -> Dataset:
+        """Prepare data frames: pandas, Polars, pyarrow, DuckDB relations, or dicts of columns.
+
+        The frames are prepared as files are, with a spec made from the arguments. What was guessed is logged by
+        ``twotower.data.frames`` and listed in ``manifest["treatments"]``.
+
+        Args:
+            events: the log, one row an event.
+            items: one row an item: id, title, features. Items without an event are kept as cold items.
+            users: one row a user: id, features.
+            user: column of the user's id in ``events``; None: the only column with a usual name (user, user_id, uid…).
+            item: column of the item's id; None: likewise (item, item_id, movie_id…).
+            time: column that orders a user's events; None: likewise (time, timestamp, date…), or none: frame order.
+            unit: of numbers in ``time``: s, ms, us, ns, iso (dates as text), order (a place in an order, no clock);
+                None: guessed by their size. Datetimes need none; those without a zone are taken as UTC.
+            value: column of a rating.
+            label: column of 0 and 1, both kept; or a rule as in [label] of a spec, as ``{"at_least": 4}`` on ``value``.
+            features: None: kinds of all columns of ``items`` and ``users`` are guessed; a dict: kinds by column, None
+                to leave one out, others guessed; a list: only these columns.
+            title: column of ``items`` shown with recommendations; None: the only one called title or name.
+            name: of the data set.
+            to: the folder to write. None: a temporary one, which is removed when the last data set made from this one
+                is no longer used, or when Python ends.
+            split: kind of split, or a dict of kind and options: see `twotower.data.splitters`.
+            duplicates: keep, first or last of events that repeat a user's earlier item.
+            min_user_events: users with fewer are dropped.
+            min_item_events: items with fewer are dropped.
+            max_bad_share: share of rows without id or time beyond which the frame is refused; up to it, they are left
+                out with a notice.
+            device: where the tensors are put.
+            memory_limit: of DuckDB, as 500MB or 2GB; beyond it, work spills to disk.
+
+        Raises:
+            InputError: if the frames cannot be used; says what, where and what to do.
+        """
+        from twotower.data.frames import from_frames
+
+        return from_frames(
+            events,
+            items=items,
+            users=users,
+            columns={
+                role: None if column is None else str(column)  # a header of pandas may be a number
+                for role, column in (("user", user), ("item", item), ("time", time), ("value", value), ("title", title))
+            },
+            unit=unit,
+            label=label,
+            features=features,
+            name=name,
+            to=to,
+            split=split,
+            treatment={
+                "duplicates": duplicates,
+                "min_user_events": min_user_events,
+                "min_item_events": min_item_events,
+                "max_bad_share": max_bad_share,
+            },
+            device=device,
+            memory_limit=memory_limit,
+        )
 
 
 _NUMPY = {torch.int64: np.int64, torch.float32: np.float32}

@@ -1,0 +1,72 @@
+"""Columns of Python objects as arrays of one type."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.core.errors import InputError
+
+
+def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
+    """Objects as an array of one type, None where a value is missing; lists of any sort become lists.
+
+    Raises:
+        InputError: if ``strict`` and they are of several types; says how many of each.
+    """
+    values = [None if _is_missing(value) else value for value in values]
+    families: Counter[str] = Counter()
+    for kind, count in Counter(map(type, values)).items():
+        families[_family(kind)] += count
+    families.pop("missing", None)
+    if len(families) > 1 and not families.keys() <= {"whole numbers", "numbers"}:
+        said = ", ".join(f"{count:,} {family}" for family, count in families.most_common())
+        if strict:
+            raise InputError(f"{where} holds values of several types: {said}; convert it to one of them")
+        families = Counter({"mixed": 1})
+    family = next(iter(families), "missing")
+    if family in ("lists", "UUIDs", "other objects", "mixed"):
+        change = _listed if family == "lists" else str
+        values = [None if value is None else change(value) for value in values]
+    array = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):  # a slice would take lists of one length for a second axis
+        array[place] = value
+    return array
+
+
+def _family(kind: type[Any]) -> str:
+    names = {base.__name__ for base in kind.__mro__}
+    for family, words in (
+        ("missing", {"NoneType"}),
+        ("truth values", {"bool", "bool_"}),
+        ("whole numbers", {"int", "integer"}),
+        ("numbers", {"float", "floating", "Decimal"}),
+        ("texts", {"str"}),
+        ("UUIDs", {"UUID"}),
+        ("datetimes", {"datetime", "datetime64"}),
+        ("dates", {"date"}),
+        ("bytes", {"bytes"}),
+        ("lists", {"list", "tuple", "set", "frozenset", "ndarray"}),
+    ):
+        if names & words:
+            return family
+    return "other objects"
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return list(value.tolist())
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, float | np.floating):
+        return bool(value != value)
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return type(value).__name__ in ("NAType", "NaTType")
