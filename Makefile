@@ -1,9 +1,10 @@
 # make setup   everything that developing needs, in .venv
 # make demo    the main job from nothing: data, train, evaluate, check, index, recommend
+# make mutants plants faults one at a time and says which of them the tests see (a quarter of an hour)
 # make test    all checks;  make fast: format, lint and the core tests;  make docs: the documentation in site/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint tests shapes docs clean
+.PHONY: help setup demo test fast lint tests shapes mutants docs clean
 .DELETE_ON_ERROR:
 
 # Tests run in two processes and torch would start a thread a core in each.
@@ -47,6 +48,10 @@ tests: $(FOR_DEVELOPING)
 # The same tests again with every annotated shape checked at run time.
 shapes: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser" --jaxtyping-packages=twotower,beartype.beartype
+
+# Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
+mutants: $(FOR_DEVELOPING)
+	$(BIN)/python benchmarks/mutants.py
 
 docs: $(FOR_DEVELOPING)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

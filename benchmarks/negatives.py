@@ -75,7 +75,7 @@ def run_of(variant: str, batch: int) -> Run:
             number=batch - taken,
             in_batch_number=taken if has_more else 0,
             batches="clustered" if has_clusters else "random",
-            hard="radius" if has_clusters else "none",
+            hard="batch_radius" if has_clusters else "none",
         ),
         clusters=ClusterSchedule(start_size=CLUSTER, refresh_every=2, min_clusters=2),
         training=Training(batch_size=batch, optimizer="adagrad", learning_rate=0.01),

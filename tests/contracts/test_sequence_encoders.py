@@ -209,7 +209,7 @@ class Everywhere(Mean):
 
 
 def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
-    monkeypatch.setitem(MODELS, "mean", f"{__name__}:Mean")
+    monkeypatch.setitem(MODELS.parts, "mean", f"{__name__}:Mean")
     assert model_parameters("mean") == {"dim": 64, "dropout": 0.0, "history_length": 50}
     model = build_model("mean", Schema(4, 12), {"dim": 4})
     users = Users(torch.tensor([2]), {}, torch.tensor([[3, 5, 0]]))
@@ -219,7 +219,7 @@ def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
 
 
 def test_an_encoder_that_sees_the_answer_is_refused(monkeypatch):
-    monkeypatch.setitem(MODELS, "everywhere", f"{__name__}:Everywhere")
+    monkeypatch.setitem(MODELS.parts, "everywhere", f"{__name__}:Everywhere")
     with pytest.raises(InputError, match="Everywhere is not causal"):
         build_model("everywhere", Schema(4, 12))
 

@@ -19,7 +19,7 @@ from twotower.models.registry import build_model
 from twotower.reproduce import fit, fit_extras
 from twotower.reproduce.fit_costs import cost_sheet, epoch_seconds, grown
 from twotower.reproduce.fit_extras import costs_and_map
-from twotower.reproduce.fit_measure import measure, query_similarity
+from twotower.reproduce.fit_measure import best_epoch, measure, query_similarity
 from twotower.reproduce.fit_picture import query_map, query_points, write_picture
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import run_table, seeded
@@ -89,6 +89,21 @@ def test_every_variant_gives_a_row(table, dataset):
         assert ("query_similarity" in measured.metrics) == (runs[0].model.settings.get("meta_queries", 1) > 0) or (
             runs[0].model.name != "fit"
         )
+
+
+def test_the_epoch_of_a_cell_is_the_best_of_those_whose_weights_could_be_kept():
+    """Epoch 1 has the best AUC, but soft queries; epoch 4 was not validated."""
+    records = [
+        {"epoch": 1, "auc": 0.9, "selectable": False},
+        {"epoch": 2, "auc": 0.6, "selectable": True},
+        {"epoch": 3, "auc": 0.7, "selectable": True},
+        {"epoch": 4, "selectable": True},
+        {"epoch": 5, "auc": 0.5, "selectable": True},
+    ]
+    assert best_epoch(records) == 3
+    assert best_epoch([{key: record[key] for key in record if key != "selectable"} for record in records]) == 1
+    never = [record | {"selectable": False} for record in records]
+    assert best_epoch(never) == 5  # as training does: where no epoch may be chosen, the last weights stay
 
 
 def test_text_is_left_out(dataset):

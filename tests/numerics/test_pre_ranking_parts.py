@@ -152,18 +152,22 @@ def test_whole_scores(kind, by_hand, batch):
     assert model.score_rows(encoded.users, encoded.items).tolist() == pytest.approx(own, rel=1e-9)
 
 
-def test_coarse_loss_of_rank_tower_is_over_positives(batch):
+@pytest.mark.parametrize("candidates", [CANDIDATES, [6, 2, 6, 9, 5, 3]], ids=["apart", "one item two rows on"])
+def test_coarse_loss_of_rank_tower_is_over_positives(batch, candidates):
+    """A further row of the same item is no negative of the row before it, while the row itself meets it no more."""
     model = make(RankTower, coarse_weight=0.3).eval()
     move_norms(model)
+    items = Items(torch.tensor(candidates), {"brand": torch.tensor([BRANDS[item] for item in candidates])})
     hand, total = ByHand(model), 0.0
     for i, label in enumerate(LABELS):
         if label:
-            others = [CANDIDATES[(i + shift) % 6] for shift in (1, 2)]
-            met = [CANDIDATES[i], *(item for item in others if item != CANDIDATES[i])]
+            others = [candidates[(i + shift) % 6] for shift in (1, 2)]
+            met = [candidates[i], *(item for item in others if item != candidates[i])]
             logits = [hand.rank_tower(CITIES[i], HISTORIES[i], item) / 0.5 for item in met]
             total -= math.log(softmax(logits)[0])
     model.training = True  # the model's own flag alone: its norms stay as they are served
-    assert model(batch).losses["coarse"].item() == pytest.approx(0.3 * total / sum(LABELS), rel=1e-9)
+    found = model(batch._replace(items=items)).losses["coarse"].item()
+    assert found == pytest.approx(0.3 * total / sum(LABELS), rel=1e-9)
 
 
 def covariance(rows):

@@ -26,7 +26,7 @@ from twotower.models.encode import inference
 from twotower.sampling.base import Frequency, Sampler
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.drift import Drift
-from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinMargin, WithinRadius
+from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinBatchRadius, WithinMargin, WithinRadius
 from twotower.sampling.frequency import StreamingFrequency
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.index_mined import IndexMined
@@ -173,6 +173,7 @@ FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
     "none": lambda sampling: None,
     "hardest": lambda sampling: Hardest(sampling.hard_number),
     "radius": lambda sampling: WithinRadius(),
+    "batch_radius": lambda sampling: WithinBatchRadius(),
     "margin": lambda sampling: WithinMargin(sampling.hard_margin),
     "below_positive": lambda sampling: BelowPositive(sampling.hard_margin),
 }
@@ -240,8 +241,8 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
     if labelled:
         return AgainstLabels(regulariser)
     context = BuildContext(run, dataset, train, model)
-    if sampling.hard == "radius":
-        context.need_vectors("sampling.hard = 'radius'")
+    if sampling.hard in ("radius", "batch_radius"):
+        context.need_vectors(f"sampling.hard = '{sampling.hard}'")
     if sampling.correct_positive and (
         loss != "sampled_softmax" or not _reads_batch(sampling) or sampling.in_batch_number
     ):

@@ -50,7 +50,7 @@ def model_class(model: str | type[Model]) -> type[Model]:
     """
     found: Any = MODELS.get(model)
     if isinstance(found, type) and issubclass(found, SequenceEncoder):
-        return sequential_model(found)
+        return sequential_model(found)  # type: ignore[arg-type]  # a class is hashable
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise InputError(f"model {model!r} is no class that inherits twotower.Model")
     return found

@@ -99,7 +99,7 @@ def variant_run(variant: str, size: Size, temperature: float) -> Run:
             in_batch_number=size.negatives - more if has_bank or variant == "mixed" else size.negatives,
             batches="clustered" if clustered else "random",
             bank_rescale=variant.endswith("_rescaled"),
-            hard="radius" if clustered else "none",
+            hard="batch_radius" if clustered else "none",
         ),
         clusters=ClusterSchedule(
             double_every=max(1, round(0.15 * size.epochs)), refresh_every=max(1, round(0.05 * size.epochs))

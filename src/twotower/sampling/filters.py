@@ -15,7 +15,8 @@ class Scored(NamedTuple):
 
     ``positive`` is [rows]; ``candidates``, ``keep`` (False: masked already) and ``known`` (True: the row's own item or
     another known positive of its user) are [rows, candidates]. ``positive_norms`` [rows] and ``candidate_norms``
-    ([candidates] or [rows, candidates]) are squared lengths of the item vectors, None when nobody asked.
+    ([candidates] or [rows, candidates]) are squared lengths of the item vectors, None when nobody asked. ``farthest``
+    [rows] is scale · (<u, v> − ‖v‖² / 2) of the farthest of all the user's known positives v, None when nobody asked.
     """
 
     positive: Tensor
@@ -25,6 +26,7 @@ class Scored(NamedTuple):
     positive_norms: Tensor | None = None
     candidate_norms: Tensor | None = None
     scale: Tensor | float = 1.0
+    farthest: Tensor | None = None
 
 
 @runtime_checkable
@@ -33,6 +35,8 @@ class HardFilter(Protocol):
 
     needs_norms: bool
     """Whether squared lengths of item vectors must be given."""
+    needs_farthest: bool
+    """Whether the farthest of all the user's positives must be given: their items are then encoded in each step."""
 
     def __call__(self, scored: Scored) -> Tensor:
         """Which candidates still count: bool [rows, candidates]."""
@@ -53,6 +57,7 @@ class Hardest:
     """
 
     needs_norms = False
+    needs_farthest = False
 
     def __init__(self, count: int) -> None:
         if count < 1:
@@ -75,6 +80,7 @@ class BelowPositive:
     """
 
     needs_norms = False
+    needs_farthest = False
 
     def __init__(self, margin: float) -> None:
         self.margin = margin
@@ -92,6 +98,7 @@ class WithinMargin:
     """
 
     needs_norms = False
+    needs_farthest = False
 
     def __init__(self, margin: float) -> None:
         self.margin = margin
@@ -102,17 +109,43 @@ class WithinMargin:
 
 
 class WithinRadius:
-    """Candidates no farther from the user than the farthest of the user's positives: NGAME as the report words it.
+    """Candidates no farther from the user than the farthest of all the user's positives: NGAME as the report words it.
 
-    Keep j where ‖u − v_j‖² ≤ r = max over positives l of ‖u − v_l‖²; the positives are the row's own item and those
-    among the candidates. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.
-    Scores must be inner products.
+    Keep j where ‖u − v_j‖² ≤ r = max over the user's known positives l of ‖u − v_l‖², whether they are among the
+    candidates or not. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.
+    Scores must be inner products. The step encodes the items that its users know, which costs about what a step of
+    the full softmax does.
 
     Source: sections 3.4 and 3.5 of the negative-sampling report, steps 6 to 8.1. The original NGAME has no radius: see
     `Triplet`.
     """
 
     needs_norms = True
+    needs_farthest = True
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """Those within the radius.
+
+        Raises:
+            InputError: if the squared lengths or the farthest positives are not there, as for scores that are no inner
+                products.
+        """
+        near, own = _nearness(scored)
+        if scored.farthest is None:
+            raise InputError("the radius rule needs the farthest of each user's positives")
+        return scored.keep & (near >= own.minimum(scored.farthest)[:, None])
+
+
+class WithinBatchRadius:
+    """Candidates no farther from the user than the farthest of the user's positives that the step holds anyway.
+
+    As `WithinRadius`, with the row's own item and the known positives among the candidates in place of all the user's
+    positives. It costs nothing more, but where a batch holds few of a user's positives the radius is small, and most
+    candidates fall outside. Ours: the report takes all positives.
+    """
+
+    needs_norms = True
+    needs_farthest = False
 
     def __call__(self, scored: Scored) -> Tensor:
         """Those within the radius.
@@ -120,13 +153,19 @@ class WithinRadius:
         Raises:
             InputError: if the squared lengths are not there, as for scores that are no inner products.
         """
-        if scored.positive_norms is None or scored.candidate_norms is None:
-            raise InputError("the radius rule needs item vectors: choose a model that scores inner products")
-        # Half the distance with the sign turned, less what all candidates of a row share: <u, v_j> − ‖v_j‖² / 2.
-        near = scored.candidates - scored.candidate_norms * (scored.scale / 2.0)
-        farthest = scored.positive - scored.positive_norms * (scored.scale / 2.0)
+        near, farthest = _nearness(scored)
         if near.shape[1]:
             # Arithmetic in place of a masked fill, which branches; as bytes, since torch is slow to count booleans.
             others = (~scored.known).view(torch.int8).to(near.dtype)
             farthest = farthest.minimum(torch.add(near, others, alpha=torch.finfo(near.dtype).max / 2.0).amin(1))
         return scored.keep & (near >= farthest[:, None])
+
+
+def _nearness(scored: Scored) -> tuple[Tensor, Tensor]:
+    """Of candidates and of the positive: half the squared distance with the sign turned, less what a row shares."""
+    if scored.positive_norms is None or scored.candidate_norms is None:
+        raise InputError("the radius rule needs item vectors: choose a model that scores inner products")
+    return (
+        scored.candidates - scored.candidate_norms * (scored.scale / 2.0),
+        scored.positive - scored.positive_norms * (scored.scale / 2.0),
+    )

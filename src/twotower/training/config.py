@@ -14,7 +14,7 @@ REGULARISERS = ("uniformity", "decorrelation", "centring")
 GEOMETRY = ("off", "record", "warn", "stop")
 FREQUENCIES = ("counts", "streaming")
 BATCHES = ("random", "clustered")
-HARD = ("none", "hardest", "radius", "margin", "below_positive")
+HARD = ("none", "hardest", "radius", "batch_radius", "margin", "below_positive")
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -82,8 +82,9 @@ class Sampling:
     """Optimiser steps before the first search of index_mined."""
     hard: str = "none"
     """Which candidates of a row still count: none (all do), hardest (the best-scored hard_number), radius (no farther
-    than the user's farthest positive), margin (scores above the positive less hard_margin), below_positive (scores
-    of at most the positive less hard_margin)."""
+    than the farthest of all the user's positives), batch_radius (no farther than the farthest of those in the step),
+    margin (scores above the positive less hard_margin), below_positive (scores of at most the positive less
+    hard_margin)."""
     hard_number: int = 10
     """Candidates that hardest keeps for a row."""
     hard_margin: float = 0.3

@@ -15,6 +15,8 @@ from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
+from twotower.models.encode import inference
+from twotower.ops.ragged import expand
 from twotower.sampling.base import Observer, Sampler, Stateful
 from twotower.sampling.filters import HardFilter, Scored
 from twotower.sampling.known import Positives
@@ -108,7 +110,7 @@ class AgainstSamples:
         if negatives.per_row is not None:
             candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row, scale))
         own = model.score_rows(encoded.users, encoded.items) * scale
-        mask = candidates.mask if self.hard is None else self._hard(own, encoded, candidates, scale)
+        mask = candidates.mask if self.hard is None else self._hard(model, batch, own, encoded, candidates, scale)
         loss: Tensor
         if self.correct_positive:
             assert isinstance(self.loss, SampledSoftmax)
@@ -153,8 +155,7 @@ class AgainstSamples:
             scores = model.score_rows(scaled, by_row(states_, negatives.ids.shape))
         if not model.is_inner_product:
             scores = scores * scale
-        users = batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
-        known = self.positives.contains(users, negatives.ids, encoded.item_ids)
+        known = self.positives.contains(_users_of(batch, encoded), negatives.ids, encoded.item_ids)
         mask = ~known
         if negatives.keep is not None:
             mask &= negatives.keep
@@ -163,9 +164,18 @@ class AgainstSamples:
             norms = states_.detach().square().sum(1).view(negatives.ids.shape)
         return _Candidates(scores, negatives.log_q, mask, known, norms)
 
-    def _hard(self, own: Tensor, encoded: Encoded, candidates: _Candidates, scale: Tensor | float) -> Tensor:
+    def _hard(
+        self,
+        model: Model,
+        batch: Batch,
+        own: Tensor,
+        encoded: Encoded,
+        candidates: _Candidates,
+        scale: Tensor | float,
+    ) -> Tensor:
         """The filter's mask, row by row of a chunk that fits the cache."""
         assert self.hard is not None
+        farthest = self._farthest(model, batch, encoded, scale) if self.hard.needs_farthest else None
         norms = None if candidates.norms is None else encoded.items.detach().square().sum(1)  # type: ignore[union-attr]
         scores, own = candidates.scores.detach(), own.detach()
         scale = scale.detach() if isinstance(scale, Tensor) else scale
@@ -185,9 +195,34 @@ class AgainstSamples:
                 None if norms is None else norms[part],
                 others,
                 scale,
+                None if farthest is None else farthest[part],
             )
             mask[part] = self.hard(scored)
         return mask
+
+    def _farthest(self, model: Model, batch: Batch, encoded: Encoded, scale: Tensor | float) -> Tensor:
+        """scale · (<u, v> − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
+
+        The items are encoded as they are served, without dropout, so that nothing is drawn and no running mean moves.
+        """
+        users = _users_of(batch, encoded)
+        starts, ends = self.positives.offsets[users], self.positives.offsets[users + 1]
+        row, place = expand(starts, ends)
+        items = self.positives.items[place]
+        distinct = items.unique()
+        slots = torch.zeros(self.dataset.schema.num_items, dtype=torch.int64, device=items.device)
+        slots[distinct] = torch.arange(len(distinct), device=items.device)
+        found = torch.full((len(users),), torch.inf, dtype=encoded.users.dtype, device=items.device)
+        with inference(model):
+            vectors = model.encode_items(self.dataset.items(distinct))
+            half = vectors.square().sum(1) * (scale / 2.0)
+            chunk = max(1, _TABLE // max(1, len(distinct)))
+            for start in range(0, len(users), chunk):
+                part = slice(*torch.searchsorted(row, torch.tensor([start, start + chunk], device=row.device)).tolist())
+                table = model.score(encoded.users[start : start + chunk] * scale, vectors) - half
+                near = table[row[part] - start, slots[items[part]]].to(found.dtype)
+                found.scatter_reduce_(0, row[part], near, "amin")
+        return found
 
     def _states(self, model: Model, encoded: Encoded, negatives: Negatives, fresh: State | None) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
@@ -269,6 +304,15 @@ def _side_by_side(shared: _Candidates, own: _Candidates) -> _Candidates:
 
 _CACHED = 1 << 17
 """Scores of a chunk that a filter sees at a time on the CPU: half a MiB in float32."""
+
+
+_TABLE = 1 << 24
+"""Scores of users with the items that they know that are held at a time: 64 MiB in float32."""
+
+
+def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
+    """The user of each row that was encoded."""
+    return batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
 
 
 class AgainstLabels(_Stateless):

@@ -71,6 +71,7 @@ VARIANTS = {
     "index_mined_later": [*MINED, "sampling.mine_start=4"],
     "hardest": ["sampling.hard=hardest", "sampling.hard_number=3"],
     "radius": ["sampling.hard=radius"],
+    "batch_radius": ["sampling.hard=batch_radius"],
     "margin": ["sampling.hard=margin"],
     "below_positive": ["sampling.hard=below_positive", "sampling.hard_margin=0.05"],
     "ngame": [*CLUSTERS, "sampling.hard=radius"],
@@ -179,27 +180,34 @@ def test_cross_batch_ngame_masks_known_positives_in_the_batch_and_in_the_bank(da
     assert counted > from_bank > 0
 
 
-def test_the_radius_is_that_of_the_distances(dataset):
-    run = run_of(*BANK, "sampling.hard=radius", "model.score=dot")
+@pytest.mark.parametrize("rule", ["radius", "batch_radius"])
+def test_the_radius_is_that_of_the_distances(dataset, rule):
+    """To the farthest of all the user's positives, or of those that stand among the candidates."""
+    run = run_of(*BANK, f"sampling.hard={rule}", "model.score=dot")
     model = new_model(run, dataset).eval()
     rows = EventRows(dataset, dataset.log, history_length=4, item_features=True)
     objective = build_objective(run, dataset, dataset.log, model)
     objective.loss = watched = Watched(objective.loss)
-    for start in (0, 16):
-        batch = rows.cut(torch.arange(start, start + 16))
+    for drawn in torch.randperm(len(rows))[:32].split(16):
+        batch = rows.cut(drawn)
         candidates = objective.sampler.sample(batch)
         encoded: Encoded = model(batch)
         held = encoded.items if candidates.states is None else torch.cat([encoded.items, candidates.states.clone()])
         objective(model, batch)
     found = watched.masks[-1]
+    vectors, larger = model.encode_items(dataset.all_items()).detach(), 0
     for row, user in enumerate(batch.users.ids.tolist()):
         known = set(dataset.log.items[dataset.log.offsets[user] : dataset.log.offsets[user + 1]].tolist())
         distance = (held - encoded.users[row]).square().sum(1).tolist()
-        radius = max(d for d, item in zip(distance, candidates.ids.tolist(), strict=True) if item in known)
+        there = max(d for d, item in zip(distance, candidates.ids.tolist(), strict=True) if item in known)
+        everywhere = max((vectors[list(known)] - encoded.users[row].detach()).square().sum(1).tolist())
+        larger += everywhere > there + 1e-6
+        radius = everywhere if rule == "radius" else there
         for place, item in enumerate(candidates.ids.tolist()):
             if abs(distance[place] - radius) > 1e-6:
                 assert bool(found[row, place]) == (item not in known and distance[place] < radius)
     assert found.any()
+    assert larger, "the two rules could not be told apart"
 
 
 def test_the_positive_s_log_q_is_that_of_its_own_column(dataset):
@@ -355,6 +363,7 @@ def test_nan_in_states_stops_at_the_step(name, message, dataset, monkeypatch):
     [
         (["sampling.sources=['in_batch', 'index_mined']"], "index_mined needs one vector"),
         (["sampling.hard=radius"], "'radius' needs one vector"),
+        (["sampling.hard=batch_radius"], "'batch_radius' needs one vector"),
         (["sampling.batches=clustered"], "'clustered' needs one vector"),
         ([*BANK, "sampling.bank_drift=1"], "bank_drift needs one vector"),
     ],

@@ -7,7 +7,15 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items, TopK, Users
-from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, Scored, WithinMargin, WithinRadius
+from twotower.sampling.filters import (
+    BelowPositive,
+    Hardest,
+    HardFilter,
+    Scored,
+    WithinBatchRadius,
+    WithinMargin,
+    WithinRadius,
+)
 from twotower.sampling.index_mined import IndexMined
 
 
@@ -119,11 +127,11 @@ def test_below_positive_matches_the_loop():
 
 
 @pytest.mark.parametrize("own_candidates", [False, True])
-def test_within_radius_matches_distances(own_candidates):
+def test_the_radius_of_a_batch_matches_distances(own_candidates):
     users, own, others, scored = case()
     if own_candidates:
         scored = scored._replace(candidate_norms=scored.candidate_norms.expand(5, 8))
-    found = WithinRadius()(scored)
+    found = WithinBatchRadius()(scored)
     for row in range(5):
 
         def squared(vector, row=row):
@@ -138,13 +146,15 @@ def test_within_radius_matches_distances(own_candidates):
 
 def test_filters_are_filters_and_refuse_bad_settings():
     _, _, _, scored = case()
-    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinRadius()):
+    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinBatchRadius(), WithinRadius()):
         assert isinstance(member, HardFilter)
     with pytest.raises(InputError, match="at least 1"):
         Hardest(0)
     with pytest.raises(InputError, match="inner products"):
-        WithinRadius()(scored._replace(candidate_norms=None))
+        WithinBatchRadius()(scored._replace(candidate_norms=None))
+    with pytest.raises(InputError, match="farthest"):
+        WithinRadius()(scored)
     empty = Scored(torch.zeros(2), *(torch.zeros(2, 0, dtype=kind) for kind in (torch.float32, torch.bool, torch.bool)))
-    empty = empty._replace(positive_norms=torch.ones(2), candidate_norms=torch.ones(0))
-    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinRadius()):
+    empty = empty._replace(positive_norms=torch.ones(2), candidate_norms=torch.ones(0), farthest=torch.ones(2))
+    for member in (Hardest(1), BelowPositive(0.0), WithinMargin(0.0), WithinBatchRadius(), WithinRadius()):
         assert member(empty).shape == (2, 0)

@@ -51,6 +51,33 @@ def test_order_after_wrap_around_is_that_of_a_deque(sizes):
         assert negatives.log_q.tolist() == pytest.approx(expected, rel=1e-5)
 
 
+class Moving:
+    """A frequency under which each item is as likely as ``probability`` says now."""
+
+    probability = 0.5
+
+    def observe(self, ids):
+        """It is moved by hand."""
+
+    def log_q(self, ids):
+        """The same for all."""
+        return torch.full(ids.shape, math.log(self.probability))
+
+
+def test_log_q_is_that_of_the_step_in_which_an_item_came_in():
+    frequency = Moving()
+    bank = MemoryBank(5, 2, frequency)
+    for probability in (0.5, 0.25, 0.125):
+        frequency.probability = probability
+        bank.observe(encoded([3, 4]))
+    frequency.probability = 1.0
+    expected = [0.125 * 5, 0.5 * 5, 0.25 * 5, 0.25 * 5, 0.125 * 5]  # the last pair wraps: its second lies at place 0
+    assert bank.sample(batch_of()).log_q.exp().tolist() == pytest.approx(expected)
+    resumed = MemoryBank(5, 2, frequency)
+    resumed.load_state_dict(bank.state_dict())
+    assert resumed.sample(batch_of()).log_q.exp().tolist() == pytest.approx(expected)
+
+
 def test_states_of_several_tensors_are_kept_and_stored():
     bank = MemoryBank(5, 3, COUNTS, state_kind=Pair)
     ids = torch.tensor([4, 5, 6])
