@@ -185,7 +185,7 @@ class TestThePoisonIsSeen:
 
     def test_log_q_that_counts_held_out_events(self, monkeypatch):
         counts = property(lambda self: ItemCounts(self.dataset.log.positives().items, self.num_items))
-        monkeypatch.setattr(build.Ground, "counts", counts)
+        monkeypatch.setattr(build.BuildContext, "counts", counts)
         assert differing(two_tower())
         assert differing(two_tower(sources=("popularity",)))
 
