@@ -16,7 +16,7 @@ from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import literal, one
 from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.spec import Label, Spec
-from twotower.data.prepare.values import number_of, seconds_of, text_of
+from twotower.data.prepare.values import canonical, form_of_text, number_of, seconds_of, text_of
 
 Progress = Callable[[str], None]
 """Is told what is being done, in a few words."""
@@ -110,9 +110,13 @@ def _fault(value: str, column: str, relation: Relation, expected: str) -> str:
 
 def _equals(column: str, kind: str, label: Label) -> str:
     if isinstance(label.equals, str):
-        return f"({text_of(column, kind)}) = {literal(label.equals)}"
+        text = f"({text_of(column, kind)})"
+        form = form_of_text(label.equals)
+        if form == "booleans":
+            return f"lower({text}) = {literal(label.equals.lower())}"
+        return f"{canonical(text, form)} = {canonical(literal(label.equals), form)}"
     other = f"CASE WHEN ({text_of(column, kind)}) IS NOT NULL THEN false END"
-    return f"coalesce({number_of(column, kind)} = {label.equals!r}, {other})"
+    return f"coalesce({number_of(column, kind)} = {float(label.equals or 0)!r}, {other})"
 
 
 def select_events(connection: Any, spec: Spec, report: LogReport, progress: Progress) -> None:

@@ -23,7 +23,8 @@ from twotower.data.prepare.log import (
     write_log,
 )
 from twotower.data.prepare.spec import Spec
-from twotower.data.prepare.tables import TableReport, read_table, write_table
+from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
+from twotower.data.prepare.values import unify
 from twotower.data.prepare.vocabulary import write_columns
 
 
@@ -74,6 +75,12 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
             share = spec.interactions.max_bad_share
             types[side], reports[side] = read_table(connection, side, table, spec.folder, work, share)
     log = read_log(connection, spec, work, progress)
+    forms: dict[Side, dict[str, str]] = {"user": {}, "item": {}}
+    for side in sides:
+        listed = [(f"{side}_table", "__id")] if tables[side] is not None else []
+        forms[side][""] = unify(connection, [("raw_events", f'"{side}"'), *listed])
+        if listed:
+            drop_repeats(connection, side, reports[side])
     select_events(connection, spec, log, progress)
     num = {"user": number_users(connection), "item": number_items(connection, spec.items is not None)}
     for side in sides:
@@ -92,10 +99,12 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
     write_log(connection, spec, folder / "log", num["user"], progress)
     (folder / "vocabulary").mkdir()
     features = {
-        side: write_table(connection, side, tables[side], types[side], folder, num[side], reports[side], progress)
+        side: write_table(
+            connection, side, tables[side], types[side], folder, num[side], reports[side], progress, forms[side]
+        )
         for side in sides
     }
-    write_columns(connection, {side: tables[side] for side in sides}, folder / "vocabulary")
+    write_columns(connection, {side: tables[side] for side in sides}, forms, folder / "vocabulary")
     clock = bool(spec.interactions.time) and spec.interactions.unit != "order"
     schema = Schema(num["user"], num["item"], features["user"], features["item"], has_times=clock)
     progress("hashing")

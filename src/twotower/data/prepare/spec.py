@@ -87,7 +87,7 @@ class Label:
     column: str = ""
     """Empty: the value column of the log."""
     at_least: float | None = None
-    equals: str | int | float | None = None
+    equals: str | int | float | bool | None = None
     keep: str = "positive"
     """positive: the others are dropped; all: they stay as label 0."""
 
@@ -258,7 +258,7 @@ def _typed(value: Any, hint: str, where: str) -> Any:
     allowed = [kind for word, kind in _TYPES.items() if word in hint]
     if "float" in hint and isinstance(value, int) and not isinstance(value, bool):
         return value if "str" in hint else float(value)
-    if not isinstance(value, tuple(allowed)) or isinstance(value, bool):
+    if not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and "bool" not in hint):
         raise InputError(f"{where} must be {' or '.join(_WORDS[kind] for kind in allowed)}, got {value!r}")
     return value
 

@@ -15,7 +15,7 @@ from twotower.data.prepare.database import one, quoted
 from twotower.data.prepare.encode import ROWS, cells_of, encode, is_vector, missing
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import Entities, FeatureSpec
-from twotower.data.prepare.values import text_of
+from twotower.data.prepare.values import form_of, text_of
 from twotower.data.prepare.vocabulary import feature_path, write_ids, write_values
 
 WIDTHS = {"multi_categorical": 16, "text": 32}
@@ -65,6 +65,18 @@ def read_table(
     return types, report
 
 
+def drop_repeats(connection: Any, side: Side, report: TableReport) -> None:
+    """Keep the first row of each id, where ids of several spellings have become one."""
+    table = f"{side}_table"
+    again = f"SELECT count(*) - count(DISTINCT __id) FROM {table}"
+    report.repeats += one(connection, again)
+    if one(connection, again):
+        connection.execute(
+            f"CREATE TABLE fewer AS SELECT * FROM {table} QUALIFY row_number() OVER (PARTITION BY __id ORDER BY rowid) "
+            f"= 1; DROP TABLE {table}; ALTER TABLE fewer RENAME TO {table}"
+        )
+
+
 def _check_columns(entities: Entities, types: dict[str, str], path: Path) -> None:
     wanted = [entities.id, *([entities.title] if entities.title else [])]
     for spec in entities.features:
@@ -83,8 +95,11 @@ def write_table(
     num_rows: int,
     report: TableReport,
     progress: Callable[[str], None],
+    forms: dict[str, str],
 ) -> tuple[Feature, ...]:
     """Write the arrays and vocabularies of one side from ``users`` or ``items`` and its raw table.
+
+    ``forms`` is told the canonical form of each feature's texts.
 
     Returns:
         The features, in the order of the spec.
@@ -106,6 +121,10 @@ def write_table(
         progress(f"encoding {side} feature {spec.name}")
         cells = cells_of(spec, types)
         assert cells is not None, "columns were checked when the table was read"
+        if spec.kind in ("id", "categorical", "multi_categorical"):
+            forms[spec.name] = form_of(connection, f"SELECT unnest({cells}) AS value FROM {catalogue}")
+            cells = cells_of(spec, types, forms[spec.name])
+            assert cells is not None
         path = feature_path(vocabulary, side, spec.name)
         feature = _feature(connection, catalogue, spec, cells, types, path, side, report)
         blank = missing(feature, FIRST_KNOWN)

@@ -1,0 +1,102 @@
+"""Raw tables that other people's tools write: each test builds one kind of fault, small, and says what is right."""
+
+import json
+
+import duckdb
+import pytest
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+from twotower.data.prepare.encode import prepare_table
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
+
+
+def spec_of(tmp_path, path="log.csv", **more):
+    sections = {key: more.pop(key) for key in ("label", "users", "items") if key in more}
+    log = {"path": path, "user": "user", "item": "item"} | more
+    return Spec.from_dict({"name": "made", "interactions": log, **sections}, folder=tmp_path)
+
+
+def made(tmp_path, path="log.csv", **more):
+    return Dataset.load(prepare(spec_of(tmp_path, path, **more), tmp_path / "out"))
+
+
+def ids_of(data, side="item"):
+    file = data.folder / "vocabulary" / f"{side}s.parquet"
+    return [id for (id,) in duckdb.sql(f"SELECT id FROM read_parquet('{file}') ORDER BY row").fetchall()]
+
+
+def values_of(data, feature):
+    file = data.folder / "vocabulary" / f"item.{feature}.parquet"
+    return [value for (value,) in duckdb.sql(f"SELECT value FROM read_parquet('{file}') ORDER BY value").fetchall()]
+
+
+# One value, one text
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "FLOAT", "DECIMAL(38, 10)", "INTEGER", "BLOB", "csv", "jsonl"])
+def test_whole_number_ids_have_one_text_whatever_the_file(tmp_path, kind):
+    (tmp_path / "items.csv").write_text("item,colour\n1,red\n2,blue\n10,red\n")
+    items = {"path": "items.csv", "id": "item", "features": {"colour": "categorical"}}
+    pairs = [("a", 1), ("a", 2), ("b", 10), ("b", 1)]
+    if kind == "csv":
+        path = "log.csv"
+        (tmp_path / path).write_text("user,item\n" + "".join(f"{user},{item}.000\n" for user, item in pairs))
+    elif kind == "jsonl":
+        path = "log.jsonl"
+        lines = [json.dumps({"user": user, "item": float(item)}) for user, item in pairs]
+        (tmp_path / path).write_text("\n".join(lines))
+    else:
+        path = "log.parquet"
+        rows = ", ".join(f"('{user}', {item})" for user, item in pairs)
+        cast = "item::VARCHAR::BLOB" if kind == "BLOB" else f"item::{kind}"
+        duckdb.sql(f"COPY (SELECT u AS user, {cast} AS item FROM (VALUES {rows}) t(u, item)) TO '{tmp_path / path}'")
+    data = made(tmp_path, path, items=items)
+    assert ids_of(data) == ["1", "10", "2"]
+    assert data.manifest["counts"]["items_without_row"] == 0
+
+
+def test_text_that_only_looks_like_numbers_stays_as_it_is(tmp_path):
+    for odd in ("007", "1e5", "1.0.2", "1.10"):
+        (tmp_path / "log.csv").write_text(f"user,item\na,1.0\nb,{odd}\n")
+        assert ids_of(made(tmp_path)) == sorted(["1.0", odd])
+
+
+def test_ids_in_two_spellings_in_a_table_are_one_row(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\na,1\nb,2.0\n")
+    (tmp_path / "items.csv").write_text("item\n1.0\n1\n2\n")
+    data = made(tmp_path, items={"path": "items.csv", "id": "item"})
+    assert ids_of(data) == ["1", "2"]
+    assert data.manifest["rows"]["items"]["repeated"] == 1
+
+
+def test_years_and_booleans_with_gaps_are_read_later_as_in_training(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.csv").write_text("item,year,new,version\nx,1995.0,True,1.0\ny,,false,1.10\nz,1996.0,,1.1\n")
+    features = {"year": "categorical", "new": "categorical", "version": "categorical"}
+    data = made(tmp_path, items={"path": "items.csv", "id": "item", "features": features})
+    assert values_of(data, "year") == ["1995", "1996"]
+    assert values_of(data, "new") == ["false", "true"]
+    assert values_of(data, "version") == ["1.0", "1.1", "1.10"]
+    vocabulary = data.folder / "vocabulary"
+    for year, new in ((1995, True), (1995.0, "TRUE"), ("1995.0", "true")):
+        rows = [{"item": "x", "year": year, "new": new, "version": "1.0"}]
+        _, read = prepare_table(rows, data.schema, vocabulary, "item")
+        for name in features:
+            assert read[name].tolist() == data.item_features[name][2:3].tolist(), (name, year)
+    duckdb.sql(
+        "COPY (SELECT 'x' AS item, 1995::DOUBLE AS year, true AS new, '1.0' AS version) "
+        f"TO '{tmp_path / 'later.parquet'}'"
+    )
+    _, read = prepare_table(tmp_path / "later.parquet", data.schema, vocabulary, "item")
+    assert all(read[name].tolist() == data.item_features[name][2:3].tolist() for name in features)
+
+
+@pytest.mark.parametrize("equals", [1, 1.0, True, "true", "True"])
+@pytest.mark.parametrize("yes", ["True", "true", "TRUE"])
+def test_true_in_any_spelling_is_the_label_1(tmp_path, equals, yes):
+    no = {"True": "False", "true": "false", "TRUE": "FALSE"}[yes]
+    (tmp_path / "log.csv").write_text(f"user,item,liked\na,x,{yes}\nb,y,{yes}\na,y,{no}\n")
+    data = made(tmp_path, label={"column": "liked", "equals": equals, "keep": "all"})
+    assert data.log.labels.tolist() == [1, 0, 1]
