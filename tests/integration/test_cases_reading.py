@@ -1,5 +1,6 @@
 """Raw tables that other people's tools write: each test builds one kind of fault, small, and says what is right."""
 
+import gzip
 import json
 
 import duckdb
@@ -100,3 +101,81 @@ def test_true_in_any_spelling_is_the_label_1(tmp_path, equals, yes):
     (tmp_path / "log.csv").write_text(f"user,item,liked\na,x,{yes}\nb,y,{yes}\na,y,{no}\n")
     data = made(tmp_path, label={"column": "liked", "equals": equals, "keep": "all"})
     assert data.log.labels.tolist() == [1, 0, 1]
+
+
+# Files
+
+
+LOG = "user,item\na,x\na,y\nb,x\n"
+
+
+@pytest.mark.parametrize("ends", [("\r",), ("\r\n",), ("\n", "\r\n"), ("\r", "\n", "\r\n")])
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_lines_end_in_any_way_and_in_several(tmp_path, ends, format, monkeypatch):
+    monkeypatch.setattr("twotower.data.prepare.lines.BLOCK", 5)
+    rows = LOG.splitlines() if format == "csv" else ['{"user":"a","item":"x"}'] * 2 + ['{"user":"b","item":"y"}']
+    text = "".join(row + ends[place % len(ends)] for place, row in enumerate(rows))
+    (tmp_path / f"log.{format}").write_bytes(text.encode())
+    data = made(tmp_path, f"log.{format}")
+    assert (data.log.num_events, ids_of(data)) == (3, ["x", "y"])
+
+
+def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
+    (tmp_path / "log.csv").write_bytes(gzip.compress(LOG.encode()))
+    assert made(tmp_path).log.num_events == 3
+    (tmp_path / "plain.csv.gz").write_text(LOG)
+    assert made(tmp_path, "plain.csv.gz").log.num_events == 3
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(LOG.encode() * 99)[:40])
+    with pytest.raises(InputError, match=r"half\.csv\.gz: begins as a gzip file but cannot be unpacked"):
+        made(tmp_path, "half.csv.gz")
+
+
+@pytest.mark.parametrize("name", ["log[1]", "log*", "log?"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_a_file_whose_name_holds_pattern_signs_is_that_file(tmp_path, name, format):
+    copy = "(FORMAT json)" if format == "jsonl" else f"(FORMAT {format})"
+    for stem, user in (("log1", "stranger"), (name, "own")):
+        rows = f"('{user}', 'x'), ('{user}2', 'y')"
+        made_file = tmp_path / f"made.{format}"
+        duckdb.sql(f"COPY (FROM (VALUES {rows}) t(\"user\", item)) TO '{made_file}' {copy}")
+        made_file.rename(tmp_path / f"{stem}.{format}")
+    assert ids_of(made(tmp_path, f"{name}.{format}"), "user") == ["own", "own2"]
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_names_are_compared_with_their_case(tmp_path, format):
+    rows = [{"user": "a", "Item": "P", "item": "x"}, {"user": "b", "Item": "Q", "item": "y"}]
+    if format == "csv":
+        text = "user,Item,item\n" + "".join(",".join(row.values()) + "\n" for row in rows)
+    else:
+        text = "\n".join(map(json.dumps, rows))
+    (tmp_path / f"log.{format}").write_text(text)
+    assert ids_of(made(tmp_path, f"log.{format}")) == ["x", "y"]
+    assert ids_of(Dataset.load(prepare(spec_of(tmp_path, f"log.{format}", item="Item"), tmp_path / "P"))) == ["P", "Q"]
+
+
+@pytest.mark.parametrize("late_first", [False, True])
+def test_a_json_key_counts_wherever_it_comes_first(tmp_path, late_first):
+    (tmp_path / "log.csv").write_text("user,item\na,0\nb,1\n")
+    rows = [{"item": number} | ({"brand": "b"} if number >= 2500 else {}) for number in range(2600)]
+    lines = [json.dumps(row) for row in (reversed(rows) if late_first else rows)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    data = made(tmp_path, items={"path": "items.jsonl", "id": "item", "features": {"brand": "categorical"}})
+    assert len(ids_of(data)) == 2600
+    assert (data.item_features["brand"] == 2).sum() == 100
+
+
+def test_a_column_may_have_any_name(tmp_path):
+    names = ["__id", "__row", "__fault", "rowid", "place", "label", "a/b~c", 'with "quotes"', "row", "id"]
+    (tmp_path / "log.csv").write_text("__fault,rowid\na,x\nb,y\n")
+    header = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    (tmp_path / "items.csv").write_text(f"{header}\n{','.join(['x', *'pqrstuvwz'])}\n")
+    items = {"path": "items.csv", "id": "__id", "features": {"f": {"kind": "categorical", "column": "__row"}}}
+    values = {"path": "log.csv", "user": "__fault", "item": "rowid"}
+    spec = Spec.from_dict({"name": "made", "interactions": values, "items": items}, folder=tmp_path)
+    data = Dataset.load(prepare(spec, tmp_path / "out"))
+    assert ids_of(data) == ["x", "y"]
+    assert values_of(data, "f") == ["p"]
+    (tmp_path / "items.jsonl").write_text(json.dumps(dict(zip(names, ["x", *"pqrstuvwz"], strict=True))))
+    ids, features = prepare_table(tmp_path / "items.jsonl", data.schema, data.folder / "vocabulary", "item")
+    assert (ids, features["f"].tolist()) == (["x"], [2])

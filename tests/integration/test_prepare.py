@@ -312,7 +312,7 @@ HEADER = "user,item,rating,time\n"
         (HEADER + "a,b,1,2\n", {"encoding": "latin-7x"}, "encoding 'latin-7x' is not known"),
         (HEADER + "a,b,1,2\n", {"format": "parquet"}, "log.csv: cannot be read"),
         (HEADER + "a,b,1,2\n", {"format": "jsonl"}, "no JSON object"),
-        ("user,item,User,time\na,b,1,2\n", {}, "two columns are called"),
+        ("user,item,user,time\na,b,1,2\n", {}, "two columns are called"),
         (HEADER + "a,b,1,2\n", {"items": {"path": "log.csv", "id": "itm"}}, "no column 'itm'; did you mean 'item'?"),
         (
             HEADER + "a,b,x,2\nc,d,y,3\n",

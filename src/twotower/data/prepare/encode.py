@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twotower.core.errors import InputError
 from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
-from twotower.data.prepare.database import database, literal, one, quoted
+from twotower.data.prepare.database import column_sql, database, literal, one
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
 from twotower.data.prepare.text import words_sql
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def cells_of(spec: FeatureSpec, types: Types, form: str = "") -> str | None:
     """SQL for a feature's cells: a list of texts, a number or a list of floats. None when the table has no such column.
 
-    NULL, or an empty list, is a missing cell. ``form`` is what `twotower.data.prepare.values.form_of` says of the texts.
+    NULL, or an empty list, is a missing cell. ``form`` is what `values.form_of` says of the texts.
     """
     if spec.columns:
         if not all(column in types for column in spec.columns):
@@ -159,9 +159,9 @@ def _read(connection: Any, path: Path, id_column: str, form: str, work: Path) ->
         types = relation.types
         key = id_column if id_column in types or "id" not in types else "id"
         id_text = canonical(text_of(key, relation.require(key)), form)
-        columns = ", ".join(f"{quoted(column)} {kind}" for column, kind in types.items())
+        columns = ", ".join(f"{column_sql(column)} {kind}" for column, kind in types.items())
         connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
-        names = ", ".join(map(quoted, types))
+        names = ", ".join(map(column_sql, types))
         load(
             connection,
             "loaded",

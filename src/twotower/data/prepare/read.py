@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
-import gzip
-import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
-from twotower.data.prepare.database import literal, one, quoted, reading
+from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
+from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
-_LINES_FOR_KEYS = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class Relation:
     path: Path
     """As the spec names it, for messages."""
     readable: Path
-    """The same in UTF-8."""
+    """The same in UTF-8, unpacked, with lines that end in a newline."""
     format: str
     sql: str
     types: dict[str, str]
@@ -87,15 +81,20 @@ def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iter
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
         if kind == "parquet":
-            sql = f"read_parquet({literal(path)})"
-            with reading(path):
-                columns = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
-            yield Relation(path, path, kind, sql, {column[0]: column[1] for column in columns})
+            yield _parquet(connection, path)
             continue
-        readable = _in_utf8(path, source.encoding, work / f"utf8-{number}")
-        yield _json_lines(path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
+        readable = plain_lines(path, source.encoding, work / f"plain-{number}.txt")
+        yield _json_lines(connection, path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
         if readable != path:
             readable.unlink()
+
+
+def _parquet(connection: Any, path: Path) -> Relation:
+    sql = f"read_parquet({as_pattern(path)})"
+    with reading(path):
+        columns = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+    names = ", ".join(f"{quoted(name)} AS {column_sql(name)}" for name, *_ in columns)
+    return Relation(path, path, "parquet", f"(SELECT {names} FROM {sql})", {name: kind for name, kind, *_ in columns})
 
 
 def load(connection: Any, table: str, relation: Relation, select: str, fault: str, faults: Faults) -> None:
@@ -164,66 +163,44 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     separator = source.separator or ("\t" if kind == "tsv" else ",")
     columns = list(source.columns) or _header(readable, separator, source.quote)
     names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
-    lowered = [name.lower() for name in names]
     for name in names:
-        if lowered.count(name.lower()) > 1:
-            raise InputError(f"{path}: two columns are called '{name}' (letter case aside); rename one")
-    types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+        if names.count(name) > 1:
+            raise InputError(f"{path}: two columns are called '{name}'; rename one")
+    types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
-        f"read_csv({literal(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
+        f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
         f"delim={literal(separator)}, quote={literal(source.quote)}, escape={literal(source.quote)}, "
-        f"columns={{{types}}}, store_rejects=true)"
+        f"columns={{{types}}}, store_rejects=true, "
+        f"compression='none')"
     )
     return Relation(path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns)
 
 
 def _header(path: Path, separator: str, quote: str) -> list[str]:
-    with _open(path) as file:
+    with path.open("rb") as file:
         line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if quote and len(separator) == 1:
         return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
     return line.split(separator)
 
 
-def _json_lines(path: Path, readable: Path) -> Relation:
-    keys: dict[str, None] = {}
-    with _open(readable) as file:
-        for line in islice(file, _LINES_FOR_KEYS):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                keys.update(dict.fromkeys(row))
-    if not keys:
-        raise InputError(f"{path}: no JSON object on a line of its own in the first {_LINES_FOR_KEYS} lines")
-    columns = ", ".join(f"{quoted(key)}: 'JSON'" for key in keys)
-    sql = (
-        f"read_json({literal(readable)}, format='newline_delimited', ignore_errors=true, columns={{{columns}}}, "
-        f"compression={literal('gzip' if readable.suffix == '.gz' else 'uncompressed')})"
+def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
+    objects = (
+        f"read_json_objects({as_pattern(readable)}, format='newline_delimited', ignore_errors=true, "
+        "compression='uncompressed')"
     )
-    return Relation(path, readable, "jsonl", sql, dict.fromkeys(keys, "JSON"))
-
-
-def _in_utf8(path: Path, encoding: str, target: Path) -> Path:
-    """The file itself when it is UTF-8, else a copy that is."""
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        raise InputError(f"encoding '{encoding}' is not known; try utf-8, latin-1, cp1252 or utf-16") from None
-    if name in ("utf-8", "ascii", "utf-8-sig"):
-        return path
-    target = target.with_suffix("".join(suffix for suffix in path.suffixes if suffix != ".gz"))
-    try:
-        with _open(path) as raw, target.open("w", encoding="utf-8", newline="") as copy:
-            shutil.copyfileobj(codecs.getreader(name)(raw), copy, 1 << 20)
-    except UnicodeError as error:
-        raise InputError(f"{path}: is not {encoding}: {error}") from None
-    return target
-
-
-def _open(path: Path) -> BufferedReader | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    with reading(path):
+        found = connection.execute(
+            "SELECT key FROM (SELECT unnest(keys) AS key, place, generate_subscripts(keys, 1) AS spot FROM "
+            f"(SELECT json_keys(json) AS keys, row_number() OVER () AS place FROM {objects})) "
+            "GROUP BY key ORDER BY min(place), min(spot)"
+        ).fetchall()
+    keys = [key for (key,) in found]
+    if not keys:
+        raise InputError(f"{path}: no JSON object on a line of its own")
+    pointers = ((key, "/" + key.replace("~", "~0").replace("/", "~1")) for key in keys)
+    columns = ", ".join(f"json_extract(json, {literal(pointer)}) AS {column_sql(key)}" for key, pointer in pointers)
+    return Relation(path, readable, "jsonl", f"(SELECT {columns} FROM {objects})", dict.fromkeys(keys, "JSON"))
 
 
 def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
@@ -231,7 +208,7 @@ def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
     if not positions:
         return []
     lines, line, read = [], 1, 0
-    with _open(relation.readable) as file:
+    with relation.readable.open("rb") as file:
         for position in positions:
             while read < position:
                 block = file.read(min(1 << 20, position - read))
@@ -250,7 +227,7 @@ def _lines(relation: Relation, rows: Iterable[int], left_out: set[int]) -> list[
     quote = relation.quote.encode()
     found: list[int] = []
     row, open_since, quotes = -1 - relation.has_header, 0, 0
-    with _open(relation.readable) as file:
+    with relation.readable.open("rb") as file:
         for number, line in enumerate(file, start=1):
             open_since = open_since or number
             quotes += line.count(quote) if quote else 0

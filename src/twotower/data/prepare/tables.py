@@ -11,7 +11,7 @@ from twotower.core.errors import InputError, closest
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Feature, Side
 from twotower.data.prepare.arrays import RowWriter
-from twotower.data.prepare.database import one, quoted
+from twotower.data.prepare.database import column_sql, one
 from twotower.data.prepare.encode import ROWS, cells_of, encode, is_vector, missing
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import Entities, FeatureSpec
@@ -49,10 +49,10 @@ def read_table(
         if not types:
             types = dict(relation.types)
             _check_columns(entities, types, relation.path)
-            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
+            columns = ", ".join(f"{column_sql(name)} {kind}" for name, kind in types.items())
             connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
         id_text = text_of(entities.id, relation.require(entities.id))
-        names = ", ".join(quoted(name) for name in types if relation.require(name))
+        names = ", ".join(column_sql(name) for name in types if relation.require(name))
         fault = f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END"
         load(connection, "loaded", relation, f"{id_text}, {names}", fault, report.faults)
     report.faults.check(max_bad_share, f"table of {side}s")
@@ -108,9 +108,9 @@ def write_table(
     if entities is None:
         connection.execute(f"CREATE VIEW {catalogue} AS SELECT row AS __row, id AS __id FROM {side}s")
     else:
-        rest = "".join(f", t.{quoted(name)}" for name in types if name != entities.id)
+        rest = "".join(f", t.{column_sql(name)}" for name in types if name != entities.id)
         connection.execute(
-            f"CREATE TABLE {catalogue} AS SELECT r.row AS __row, r.id AS __id, r.id AS {quoted(entities.id)}{rest} "
+            f"CREATE TABLE {catalogue} AS SELECT r.row AS __row, r.id AS __id, r.id AS {column_sql(entities.id)}{rest} "
             f"FROM {side}s r LEFT JOIN {side}_table t ON r.id = t.__id ORDER BY r.row"
         )
         types = types | {entities.id: "VARCHAR"}
@@ -145,7 +145,7 @@ def _shown(connection: Any, catalogue: str, entities: Entities | None, types: di
     for name, kind in types.items():
         if name == entities.id:
             continue
-        sql = quoted(name)
+        sql = column_sql(name)
         if kind == "JSON":
             nested = f"json_type({sql}) IN ('ARRAY', 'OBJECT')"
             lists = one(

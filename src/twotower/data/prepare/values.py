@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from twotower.data.prepare.database import literal, one, quoted
+from twotower.data.prepare.database import column_sql, literal, one
 
 _WHOLE = r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?"
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
@@ -15,10 +15,10 @@ _NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
 def text_of(column: str, kind: str) -> str:
     """A cell as text; an empty one is NULL.
 
-    A whole number in a column of floats or decimals loses its fraction of zeros, since tables with gaps turn integer ids
-    into floats. Bytes are UTF-8.
+    A whole number in a column of floats or decimals loses its fraction of zeros, since tables with gaps turn
+    integer ids into floats. Bytes are UTF-8.
     """
-    name = quoted(column)
+    name = column_sql(column)
     if kind == "BLOB":
         return f"nullif(coalesce(TRY(decode({name})), {name}::VARCHAR), '')"
     if kind.startswith("DECIMAL") and not kind.endswith((",0)", "]")):
@@ -97,7 +97,7 @@ def plain_text(value: Any) -> str:
 
 def number_of(column: str, kind: str) -> str:
     """A cell as DOUBLE; NULL when it is missing or is not a finite number."""
-    text = f"({quoted(column)} ->> '$')" if kind == "JSON" else quoted(column)
+    text = f"({column_sql(column)} ->> '$')" if kind == "JSON" else column_sql(column)
     number = f"TRY_CAST({text + '::VARCHAR' if _is_clock(kind) else text} AS DOUBLE)"
     if kind in ("VARCHAR", "JSON"):
         number = f"coalesce({number}, CASE lower(trim({text})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
@@ -110,7 +110,7 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
     A date without an offset is UTC.
     """
     if _is_clock(kind):
-        return f"epoch_us({quoted(column)}::TIMESTAMPTZ) / 1e6"
+        return f"epoch_us({column_sql(column)}::TIMESTAMPTZ) / 1e6"
     if unit == "iso":
         return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMPTZ)) / 1e6"
     return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6'}.get(unit, '1')) }"
@@ -132,9 +132,9 @@ def floats_of(column: str, kind: str, separator: str) -> str:
 def _listed(column: str, kind: str, separator: str) -> str:
     """A cell as a list of texts: a list as it is, a text cut at the separator."""
     if kind.endswith("]"):
-        return f"{quoted(column)}::VARCHAR[]"
+        return f"{column_sql(column)}::VARCHAR[]"
     cut = f"string_split({text_of(column, kind)}, {literal(separator)})"
-    return f"coalesce(TRY_CAST({quoted(column)} AS VARCHAR[]), {cut})" if kind == "JSON" else cut
+    return f"coalesce(TRY_CAST({column_sql(column)} AS VARCHAR[]), {cut})" if kind == "JSON" else cut
 
 
 def _is_clock(kind: str) -> bool:
