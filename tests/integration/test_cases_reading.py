@@ -179,3 +179,53 @@ def test_a_column_may_have_any_name(tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps(dict(zip(names, ["x", *"pqrstuvwz"], strict=True))))
     ids, features = prepare_table(tmp_path / "items.jsonl", data.schema, data.folder / "vocabulary", "item")
     assert (ids, features["f"].tolist()) == (["x"], [2])
+
+
+# Lines and rows
+
+
+def titled(titles):
+    return "user\titem\ttitle\n" + "".join(f"u{n % 9}\ti{n % 7}\t{title}\n" for n, title in enumerate(titles))
+
+
+def lines_of(data, table="log"):
+    lines = data.manifest["rows"][table]["lines"]
+    return [lines[name] for name in ("read", "malformed", "blank", "header")]
+
+
+@pytest.mark.parametrize(("close", "lost"), [(549, 251), (None, 301)])
+def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost):
+    titles = ["plain"] * 600
+    titles[299] = '"open'
+    if close:
+        titles[close] = 'closed"'
+    (tmp_path / "log.tsv").write_text(titled(titles))
+    with pytest.raises(InputError, match=rf"log.tsv line 301: a quote .*, {lost} of 600 lines; over the 1.00%"):
+        made(tmp_path, "log.tsv")
+    data = made(tmp_path, "log.tsv", max_bad_share=0.6)
+    assert lines_of(data) == [600 - lost, lost, 0, 1]
+    assert data.log.num_events == 600 - lost
+    assert f"{lost} of 600 lines" in "\n".join(data.manifest["treatments"])
+
+
+def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path):
+    titles = ["plain"] * 20
+    titles[3] = '"two\nlines"'
+    titles[5] = '"a\n\ngap, and a ""quote"" in it"'
+    titles[7] = 'an inch (") in a plain cell'
+    (tmp_path / "log.tsv").write_text(titled(titles).replace("u8", "\nu8"))
+    data = made(tmp_path, "log.tsv")
+    assert data.log.num_events == 20
+    assert lines_of(data) == [23, 0, 2, 1]
+    assert "log: 3 lines go on in a quoted cell" in "\n".join(data.manifest["treatments"])
+
+
+def test_lines_add_up_with_every_fault_at_once(tmp_path):
+    good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
+    bad = ['u1,"i\n1",soon', "u1", "", ",i1,3", "u1,i1,3,4", 'u1,"i2"x,3', ""]
+    text = "\n".join(["user,item,time", *good[:20], *bad, *good[20:]])
+    (tmp_path / "log.csv").write_text(text)
+    data = made(tmp_path, time="time", max_bad_share=0.5)
+    read, malformed, blank, header = lines_of(data)
+    assert (read, malformed, blank, header) == (50, 6, 2, 1)
+    assert read + malformed + blank + header == len(text.split("\n"))

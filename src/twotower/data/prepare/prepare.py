@@ -130,6 +130,7 @@ def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
         "log": {
             "read": log.faults.rows,
             "malformed": log.faults.malformed,
+            "lines": log.faults.count(),
             "first_malformed": log.faults.first,
             "negative": log.negatives,
             "negative_dropped": log.negatives_dropped,
@@ -142,6 +143,7 @@ def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
             f"{side}s": {
                 "read": report.faults.rows,
                 "malformed": report.faults.malformed,
+                "lines": report.faults.count(),
                 "first_malformed": report.faults.first,
                 "repeated": report.repeats,
             }
@@ -156,6 +158,8 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     said: list[str] = []
     if log.faults.malformed:
         said.append(log.faults.describe("log") + ": left out")
+    if log.faults.within:
+        said.append(f"log: {log.faults.within:,} lines go on in a quoted cell of the line before")
     if spec.label is not None:
         rule = f"at least {spec.label.at_least:g}" if spec.label.at_least is not None else f"{spec.label.equals!r}"
         done = "dropped" if spec.label.keep == "positive" else "kept as label 0"
@@ -179,6 +183,8 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     for side, report in tables.items():
         if report.faults.malformed:
             said.append(report.faults.describe(f"table of {side}s") + ": left out")
+        if report.faults.within:
+            said.append(f"table of {side}s: {report.faults.within:,} lines go on in a quoted cell of the line before")
         if report.repeats:
             said.append(f"table of {side}s: {report.repeats:,} rows repeat an id; the first row of each counts")
         if missing := counts.get(f"{side}s_without_row"):

@@ -6,12 +6,14 @@ import csv
 import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
 from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
 from twotower.data.prepare.lines import plain_lines
+from twotower.data.prepare.rows import Row, count_lines, rows_of
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
@@ -31,6 +33,11 @@ class Relation:
     """SQL type of each column: VARCHAR for text formats, JSON for JSON lines."""
     quote: str = ""
     has_header: bool = False
+    separator: str = ""
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the file by their lines, a header among them."""
+        return rows_of(self.readable, self.separator, self.quote, len(self.types))
 
     def require(self, column: str) -> str:
         """The type of a column.
@@ -52,22 +59,35 @@ class Faults:
     malformed: int = 0
     first: list[str] = field(default_factory=list)
     not_utf8: bool = False
+    lines: int = 0
+    """Lines of those rows; a row of Parquet counts as one."""
+    malformed_lines: int = 0
+    within: int = 0
+    """Lines of good rows that go on in a quoted cell of the line before."""
+    blank: int = 0
+    header: int = 0
 
     def check(self, max_share: float, what: str) -> None:
-        """Stop when more than ``max_share`` of the rows is malformed.
+        """Stop when more than ``max_share`` of the rows, or of their lines, is malformed.
 
         Raises:
             InputError: shows the first faults.
         """
         if self.rows == 0:
             raise InputError(f"{what}: no rows; the file is empty or holds only a header")
-        if self.malformed > max_share * self.rows:
+        if self.malformed > max_share * self.rows or self.malformed_lines > max_share * self.lines:
             raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows")
 
     def describe(self, what: str) -> str:
         """One line: the count and the first few."""
         hint = "; not UTF-8: set encoding = 'latin-1' or what it is" if self.not_utf8 else ""
-        return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){hint}"
+        lines = f", {self.malformed_lines:,} of {self.lines:,} lines" if self.malformed_lines != self.malformed else ""
+        return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){lines}{hint}"
+
+    def count(self) -> dict[str, int]:
+        """Lines by what became of them; read, malformed, blank and header add up to those of the files."""
+        read = self.lines - self.malformed_lines
+        return {"read": read, "malformed": self.malformed_lines, "blank": self.blank, "header": self.header}
 
 
 def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iterator[Relation]:
@@ -111,6 +131,8 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
             "SELECT line_byte_position - 1, min(error_type)::VARCHAR FROM reject_errors GROUP BY ALL ORDER BY 1"
         ).fetchall()
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+    lines = _rejected_lines(relation, [position for position, _ in rejected])
+    _count_lines(connection, table, start, relation, lines, faults)
     bad = f"FROM {table} WHERE rowid >= {start} AND __fault IS NOT NULL"
     marked = one(connection, f"SELECT count(*) {bad}")
     faults.rows += one(connection, f"SELECT count(*) FROM {table}") - start + len(rejected)
@@ -119,7 +141,6 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     missing = SHOWN_FAULTS - len(faults.first)
     if missing > 0 and (marked or rejected):
         marks = connection.execute(f"SELECT rowid - {start}, __fault {bad} ORDER BY rowid LIMIT {missing}").fetchall()
-        lines = _rejected_lines(relation, [position for position, _ in rejected])
         found = [(line, _REJECTED.get(kind, kind.lower())) for line, (_, kind) in zip(lines, rejected, strict=True)]
         found += zip(_lines(relation, [row for row, _ in marks], set(lines)), (text for _, text in marks), strict=True)
         faults.first += [f"{relation.path.name} line {line}: {text}" for line, text in sorted(found)[:missing]]
@@ -173,7 +194,9 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
         f"columns={{{types}}}, store_rejects=true, "
         f"compression='none')"
     )
-    return Relation(path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns)
+    return Relation(
+        path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns, separator
+    )
 
 
 def _header(path: Path, separator: str, quote: str) -> list[str]:
@@ -224,21 +247,50 @@ def _lines(relation: Relation, rows: Iterable[int], left_out: set[int]) -> list[
     wanted = list(rows)
     if relation.format == "parquet" or not wanted:
         return [row + 1 for row in wanted]
-    quote = relation.quote.encode()
-    found: list[int] = []
-    row, open_since, quotes = -1 - relation.has_header, 0, 0
-    with relation.readable.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            open_since = open_since or number
-            quotes += line.count(quote) if quote else 0
-            if quotes % 2 and open_since not in left_out:
-                continue
-            if line.strip() and open_since not in left_out:
-                row += 1
-                if row == wanted[len(found)]:
-                    found.append(open_since)
-                    if len(found) == len(wanted):
-                        break
-            open_since, quotes = 0, 0
+    accepted = (
+        row.first for row in islice(relation.rows(), int(relation.has_header), None) if row.first not in left_out
+    )
+    ends = set(wanted)
+    found = [line for number, line in enumerate(islice(accepted, wanted[-1] + 1)) if number in ends]
     # Where quotes are so odd that the walk ran past the end, the row's number is the best guess.
     return found + [row + 1 + relation.has_header for row in wanted[len(found) :]]
+
+
+def _count_lines(
+    connection: Any, table: str, start: int, relation: Relation, rejected: Sequence[int], faults: Faults
+) -> None:
+    """Count the file's lines, those of malformed rows too; marks rows that a stray quote made of several lines."""
+    loaded = one(connection, f"SELECT count(*) FROM {table}") - start
+    bad = f"FROM {table} WHERE rowid >= {start} AND __fault IS NOT NULL"
+    if relation.format == "parquet":
+        faults.lines += loaded
+        faults.malformed_lines += one(connection, f"SELECT count(*) {bad}")
+        return
+    lines, blank = count_lines(relation.readable)
+    header = int(relation.has_header)
+    more = lines - blank - header - loaded - len(rejected)
+    long: dict[int, int] = {}
+    malformed = len(rejected)
+    if more > 0 and relation.quote:
+        left_out, number = set(rejected), 0
+        for row in islice(relation.rows(), header, None):
+            if row.first in left_out:
+                malformed += row.lines - 1
+            else:
+                if row.lines > 1:
+                    long[number] = row.lines
+                if row.swallowed:
+                    said = f"a quote opens here and closes {row.lines - 1:,} lines on, each of which looks like a row"
+                    connection.execute(f"UPDATE {table} SET __fault = ? WHERE rowid = ?", [said, start + number])
+                number += 1
+            blank -= row.lines - row.filled
+        if number != loaded:  # the engine parts rows elsewhere: all lines that no row owns are lost
+            long, malformed = {}, len(rejected) + more
+    marked = [row for (row,) in connection.execute(f"SELECT rowid - {start} {bad}").fetchall()]
+    within = sum(long.values()) - len(long)
+    bad_lines = malformed + sum(long.get(row, 1) for row in marked)
+    faults.lines += lines - blank - header
+    faults.malformed_lines += bad_lines
+    faults.within += within - sum(long.get(row, 1) - 1 for row in marked)
+    faults.blank += blank
+    faults.header += header
