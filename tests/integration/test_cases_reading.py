@@ -229,3 +229,66 @@ def test_lines_add_up_with_every_fault_at_once(tmp_path):
     read, malformed, blank, header = lines_of(data)
     assert (read, malformed, blank, header) == (50, 6, 2, 1)
     assert read + malformed + blank + header == len(text.split("\n"))
+
+
+# Lists, times and specs
+
+
+@pytest.mark.parametrize("separator", ["|", ","])
+def test_lists_that_went_through_text_are_lists(tmp_path, separator):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    cells = ["['Action', 'Drama']", '["Action"]', "['Drama' \"Action\"]", "[]", "[The] Drama"]
+    rows = "".join(f"{item}\t{cell}\n" for item, cell in zip("xyzvw", cells, strict=True))
+    (tmp_path / "items.tsv").write_text("item\tgenres\n" + rows)
+    genres = {"kind": "multi_categorical", "separator": separator}
+    items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
+    assert values_of(made(tmp_path, items=items), "genres") == ["Action", "Drama", "[The] Drama"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "when", "noticed"),
+    [("ms", 1_700_000_000, True), ("s", 45_000, True), ("ns", 1_700_000_000 * 10**9, False), ("s", 10**9, False)],
+)
+def test_times_that_all_lie_in_the_first_years_are_noticed(tmp_path, unit, when, noticed):
+    (tmp_path / "log.csv").write_text(f"user,item,time\na,x,{when}\nb,y,{when + 1}\n")
+    data = made(tmp_path, time="time", unit=unit)
+    assert ("is it another unit" in "\n".join(data.manifest["treatments"])) == noticed
+    if unit == "ns":
+        assert data.log.times.tolist() == [1_700_000_000] * 2
+
+
+def test_ratings_may_be_negative(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,rating\na,x,-9.5\nb,y,3\nb,x,-1\na,y,4\n")
+    data = made(tmp_path, value="rating", label={"at_least": -2, "keep": "all"})
+    assert sorted(data.log.labels.tolist()) == [0, 1, 1, 1]
+
+
+HEAD = 'name = "made"\n[interactions]\npath = "log.csv"\nuser = "user"\nitem = "item"\n'
+
+
+def test_a_spec_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "spec.toml").write_text("\ufeff" + HEAD, encoding="utf-8")
+    assert Spec.from_toml(tmp_path / "spec.toml").interactions.user == "user"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('split = "auto"\n' + HEAD, "split must be a table, got 'auto'"),
+        (HEAD + "[split]\nkind = {}\n", "kind must be a text, got {}"),
+        (HEAD + "[split]\nkind = 3\n", "kind must be a text, got 3"),
+        (HEAD + "[split]\nknd = 3\n", "did you mean 'kind'?"),
+        (HEAD + "[lable]\nequals = 1\n", "unknown key 'lable'; did you mean 'label'?"),
+        (HEAD + "max_bad_shar = {}\n", "did you mean 'max_bad_share'?"),
+        (HEAD + f'max_bad_share = "{"x" * 5000}"\n', "[interactions] max_bad_share must be a number, got 'xxx"),
+        (HEAD + "[label]\nequals = 1\ncolumn = []\n", "[label] column must be a text"),
+    ],
+)
+def test_a_wrong_value_in_a_spec_is_one_short_line(tmp_path, text, words):
+    (tmp_path / "spec.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        Spec.from_toml(tmp_path / "spec.toml")
+    said = str(error.value).removeprefix(str(tmp_path))
+    assert words in said
+    assert "\n" not in said
+    assert len(said) < 250

@@ -176,6 +176,11 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
     else:
         said.append("events with equal times keep the order of the file")
+    if log.early:
+        said.append(
+            f"every time lies in 1970 or 1971 when '{spec.interactions.time}' is read as unit "
+            f"'{spec.interactions.unit}': is it another unit ('s', 'ms', 'us', 'ns'), spreadsheet days, or 'order'?"
+        )
     if counts["cold_items"]:
         said.append(f"{counts['cold_items']:,} listed items have no event: they are in the catalogue as cold items")
     if counts.get("listed_users_without_events"):

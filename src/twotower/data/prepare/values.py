@@ -113,12 +113,23 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
         return f"epoch_us({column_sql(column)}::TIMESTAMPTZ) / 1e6"
     if unit == "iso":
         return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMPTZ)) / 1e6"
-    return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6'}.get(unit, '1')) }"
+    return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6', 'ns': '1e9'}.get(unit, '1')) }"
 
 
 def words_of(column: str, kind: str, separator: str) -> str:
-    """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing."""
-    return f"[trim(word) FOR word IN {_listed(column, kind, separator)} IF trim(word) <> '']"
+    """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
+
+    A text in square brackets whose every part is in quotes, as "['a', 'b']" or '["a"]', is a list in text.
+    """
+    listed = _listed(column, kind, separator)
+    if not kind.endswith("]"):
+        text = text_of(column, kind)
+        part = r"""('[^']*'|"[^"]*")"""
+        pattern = rf"\s*\[\s*({part}(\s*,?\s*{part})*\s*,?\s*)?\]\s*"
+        parts = f"regexp_extract_all({text}, {literal(part)})"
+        bare = f"[word[2:-2] FOR word IN {parts}]"
+        listed = f"CASE WHEN regexp_full_match({text}, {literal(pattern)}) THEN {bare} ELSE {listed} END"
+    return f"[trim(word) FOR word IN {listed} IF trim(word) <> '']"
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
