@@ -60,7 +60,7 @@ def _row(first: int, last: int, filled: int, alike: bool, columns: int) -> Row:
 
 
 def _is_open(line: bytes, is_open: bool, separator: bytes, quote: bytes) -> bool:
-    """Whether a quoted cell is open at the end of a line. Elsewhere than at the start of a cell, a quote is a letter."""
+    """Whether a quoted cell is open at the end of a line. Not at the start of a cell, a quote is a letter."""
     at = 0
     while True:
         if is_open or line.startswith(quote, at):
