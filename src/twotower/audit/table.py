@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
-from twotower.data.prepare.database import database, literal, quoted
+from twotower.data.prepare.database import column_sql, database, literal, quoted
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import Source
 from twotower.data.prepare.values import text_of
@@ -42,16 +42,16 @@ def write_filled(table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]]
             twin = next((name for name in relation.types if name != column and name.lower() == column.lower()), None)
             if twin is not None:
                 raise InputError(f"{table}: column '{twin}' must be called '{column}', as in training; rename it")
-        names = ", ".join(f"{quoted(column)} {kind}" for column, kind in relation.types.items())
+        names = ", ".join(f"{column_sql(column)} {kind}" for column, kind in relation.types.items())
         connection.execute(f"CREATE TABLE loaded ({names}, __fault VARCHAR)")
         faults = Faults()
-        load(connection, "loaded", relation, ", ".join(map(quoted, relation.types)), "NULL", faults)
+        load(connection, "loaded", relation, ", ".join(map(column_sql, relation.types)), "NULL", faults)
         faults.check(0.0, str(table))
         _load_cells(connection, work / "cells.jsonl", columns)
         parts = []
         for column in [*relation.types, *(column for column in columns if column not in relation.types)]:
             if column not in columns:
-                parts.append(f"loaded.{quoted(column)}")
+                parts.append(f"loaded.{column_sql(column)}")
                 continue
             separator = columns[column][1]
             given = f"__cell{list(columns).index(column)}"
@@ -85,11 +85,11 @@ def _kept(column: str, relation: Any, lists: bool, separator: str) -> str:
     """SQL of a cell that stays, in the type of those that are filled."""
     kind = relation.types[column]
     if relation.format == "jsonl":
-        return f"loaded.{quoted(column)}"
+        return f"loaded.{column_sql(column)}"
     if not lists:
         return text_of(column, kind)
     if kind.endswith("]"):
-        return f"{quoted(column)}::VARCHAR[]"
+        return f"{column_sql(column)}::VARCHAR[]"
     return f"string_split({text_of(column, kind)}, {literal(separator)})"
 
 

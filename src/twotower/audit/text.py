@@ -21,7 +21,7 @@ from twotower.core.files import replacing_file
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Feature
 from twotower.data.dataset import Dataset
-from twotower.data.prepare.database import database, literal
+from twotower.data.prepare.database import column_sql, database, literal, quoted
 from twotower.data.prepare.encode import cells_of, encode
 from twotower.data.prepare.read import relations
 from twotower.data.prepare.spec import FeatureSpec, Source
@@ -94,9 +94,10 @@ def enrich_table(bundle: Bundle, table: Path, readers: Readers, to: Path) -> Non
             if column in relation.types:
                 raise InputError(f"{table}: has a column '{column}' already; give the table without it")
         read = _json(made, readers.columns(), Path(name))
+        given = ", ".join(f"given.{column_sql(column)} AS {quoted(column)}" for column in relation.types)
         with replacing_file(to) as partial:
             connection.execute(
-                f"COPY (SELECT given.*, made.* FROM {relation.sql} AS given "
+                f"COPY (SELECT {given}, made.* FROM {relation.sql} AS given "
                 f"POSITIONAL JOIN {read} AS made) TO {literal(partial)} (FORMAT parquet)"
             )
 
@@ -116,7 +117,8 @@ def _numbered(keywords: list[list[str]], vocabulary: Path) -> tuple[Feature, NDA
     path = feature_path(vocabulary, "item", KEYWORDS.name)
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         read = _json({KEYWORDS.name: keywords}, {KEYWORDS.name: "VARCHAR[]"}, Path(name))
-        connection.execute(f"CREATE TABLE loaded AS SELECT * FROM {read}")
+        column = f"{quoted(KEYWORDS.name)} AS {column_sql(KEYWORDS.name)}"
+        connection.execute(f"CREATE TABLE loaded AS SELECT {column} FROM {read}")
         connection.execute("CREATE VIEW made AS SELECT rowid AS __row, * FROM loaded")
         cells = cells_of(KEYWORDS, {KEYWORDS.name: "VARCHAR[]"})
         assert cells is not None

@@ -10,6 +10,18 @@ class InputError(ValueError):
     """Bad input or wrong use. The command line prints its text as one line and exits with status 2."""
 
 
+def shown(value: object, width: int = 80) -> str:
+    """A bad value for a message: quoted, on one line without control characters, cut to ``width``.
+
+    Examples:
+        >>> shown("a\\x00b"), shown("x" * 99, 8)
+        ("'ab'", "'xxxxxx…")
+    """
+    text = str(value) if not isinstance(value, str) else f"'{value}'"
+    text = "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word, or lists them when none is close.
 
@@ -38,4 +50,4 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
         "run.toml: unknown model 'sasrek'; did you mean 'sasrec'?"
     """
     place = f"{where}: " if where else ""
-    return InputError(f"{place}unknown {what} '{name}'; {closest(name, known)}")
+    return InputError(f"{place}unknown {what} {shown(name)}; {closest(name, known)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError
+from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
 
 
@@ -61,7 +62,7 @@ class Vocabulary:
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
             raise InputError(f"ids of {self.what}s come as a list, got {ids!r}")
-        return [str(id) for id in ids]
+        return [plain_text(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those ids that are known."""

@@ -65,9 +65,19 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
+def as_pattern(path: object) -> str:
+    """A SQL string of a path that readers take for this one file, whatever pattern signs its name holds."""
+    return literal("".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path)))
+
+
 def quoted(column: str) -> str:
     """A SQL name in quotes."""
     return '"' + column.replace('"', '""') + '"'
+
+
+def column_sql(column: str) -> str:
+    """The name that a user's column has inside the database: no name of ours, and no two for names of other case."""
+    return '"c' + column.encode("utf-8", errors="surrogatepass").hex() + '"'
 
 
 def one(connection: Any, query: str) -> Any:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from twotower.core.errors import InputError
 from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
-from twotower.data.prepare.database import database, literal, one, quoted
+from twotower.data.prepare.database import column_sql, database, literal, one
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
 from twotower.data.prepare.text import words_sql
-from twotower.data.prepare.values import floats_of, number_of, text_of, words_of
+from twotower.data.prepare.values import canonical, floats_of, number_of, plain_text, text_of, words_of
 from twotower.data.prepare.vocabulary import feature_path, read_columns
 
 ROWS = 1 << 16
@@ -32,10 +32,10 @@ Types = Mapping[str, str]
 logger = logging.getLogger(__name__)
 
 
-def cells_of(spec: FeatureSpec, types: Types) -> str | None:
+def cells_of(spec: FeatureSpec, types: Types, form: str = "") -> str | None:
     """SQL for a feature's cells: a list of texts, a number or a list of floats. None when the table has no such column.
 
-    NULL, or an empty list, is a missing cell.
+    NULL, or an empty list, is a missing cell. ``form`` is what `values.form_of` says of the texts.
     """
     if spec.columns:
         if not all(column in types for column in spec.columns):
@@ -51,10 +51,11 @@ def cells_of(spec: FeatureSpec, types: Types) -> str | None:
     if spec.kind == "vector":
         return floats_of(column, kind, spec.separator or " ")
     if spec.kind == "multi_categorical":
-        return words_of(column, kind, spec.separator or "|")
+        words = words_of(column, kind, spec.separator or "|")
+        return f"[{canonical('part', form)} FOR part IN {words}]" if form else words
     if spec.kind == "text":
         return words_sql(f"({text_of(column, kind)})")
-    return f"[word FOR word IN [{text_of(column, kind)}] IF word IS NOT NULL]"
+    return f"[{canonical('word', form)} FOR word IN [{text_of(column, kind)}] IF word IS NOT NULL]"
 
 
 def is_vector(cells: str, dim: int) -> str:
@@ -131,12 +132,14 @@ def prepare_table(
         work, readers = Path(name), read_columns(connection, vocabulary, side)
         if not isinstance(table, Path | str):
             rows, table = table, work / "rows.jsonl"
-            table.write_text("".join(json.dumps(dict(row), default=str) + "\n" for row in rows), encoding="utf-8")
-        types, ids = _read(connection, Path(table), readers.id, work)
+            table.write_text(
+                "".join(json.dumps(dict(row), default=plain_text) + "\n" for row in rows), encoding="utf-8"
+            )
+        types, ids = _read(connection, Path(table), readers.id, readers.forms.get("", ""), work)
         features: Features = {}
         for feature in schema.features(side):
             spec = readers.features.get(feature.name, FeatureSpec(feature.name, feature.kind))
-            cells = cells_of(spec, types)
+            cells = cells_of(spec, types, readers.forms.get(feature.name, ""))
             if cells is None:
                 logger.warning("%s: no column for feature '%s': missing in every row", table, feature.name)
             path = feature_path(vocabulary, side, feature.name)
@@ -148,17 +151,17 @@ def prepare_table(
     return ids, features
 
 
-def _read(connection: Any, path: Path, id_column: str, work: Path) -> tuple[dict[str, str], list[str]]:
+def _read(connection: Any, path: Path, id_column: str, form: str, work: Path) -> tuple[dict[str, str], list[str]]:
     """Fill the table ``given`` with the file's rows and __row; returns column types and ids."""
     faults = Faults()
     types: dict[str, str] = {}
     for relation in relations(connection, Source((str(path),)), Path(), work):
         types = relation.types
         key = id_column if id_column in types or "id" not in types else "id"
-        id_text = text_of(key, relation.require(key))
-        columns = ", ".join(f"{quoted(column)} {kind}" for column, kind in types.items())
+        id_text = canonical(text_of(key, relation.require(key)), form)
+        columns = ", ".join(f"{column_sql(column)} {kind}" for column, kind in types.items())
         connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
-        names = ", ".join(map(quoted, types))
+        names = ", ".join(map(column_sql, types))
         load(
             connection,
             "loaded",

@@ -16,13 +16,16 @@ from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import literal, one
 from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.spec import Label, Spec
-from twotower.data.prepare.values import number_of, seconds_of, text_of
+from twotower.data.prepare.values import canonical, form_of_text, number_of, seconds_of, text_of
 
 Progress = Callable[[str], None]
 """Is told what is being done, in a few words."""
 
 CHUNK = 1 << 18
 """Events that are in memory at once while arrays are written."""
+
+_EARLY = 2 * 365 * 86400
+"""Seconds from 1970 until the end of 1971: a log whose every time lies before has its times in another unit."""
 
 _FAR_FUTURE = 1e11
 """Seconds, in the year 5138: times beyond it are in another unit."""
@@ -43,6 +46,8 @@ class LogReport:
     """Events of users and items with too few."""
     events: int = 0
     """Kept in the end."""
+    early: int = 0
+    """Events, all of the log's, that lie in 1970 or 1971: times of another unit."""
 
 
 def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> LogReport:
@@ -69,9 +74,20 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
     ):
         raise InputError(
             f"{name}: times in column '{log.time}' lie beyond the year 5000 when read as unit '{log.unit}'; "
-            "set unit to 'ms' or 'us'"
+            "set unit to 'ms', 'us' or 'ns'"
         )
+    if log.time and log.unit != "order":
+        report.early = _before(connection, _EARLY)
     return report
+
+
+def _before(connection: Any, end: float) -> int:
+    """How many events lie within ``end`` seconds of 1970, or 0 when some event does not."""
+    inside, outside = connection.execute(
+        f"SELECT count(*) FILTER (abs(time) < {end}), count(*) FILTER (abs(time) >= {end}) "
+        "FROM raw_events WHERE __fault IS NULL"
+    ).fetchall()[0]
+    return 0 if outside else int(inside)
 
 
 def _select(relation: Relation, spec: Spec) -> tuple[str, str]:
@@ -98,8 +114,7 @@ def _select(relation: Relation, spec: Spec) -> tuple[str, str]:
             faults.append(_fault(positive, column, relation, "given"))
     for column in dict.fromkeys(numbers):
         number = number_of(column, relation.require(column))
-        usable = f"CASE WHEN {number} >= 0 THEN true END"
-        faults.append(_fault(usable, column, relation, "a number of 0 or more"))
+        faults.append(_fault(number, column, relation, "a number"))
     return f"{user}, {item}, {time}, {positive}", f"CASE {' '.join(faults)} END"
 
 
@@ -110,9 +125,13 @@ def _fault(value: str, column: str, relation: Relation, expected: str) -> str:
 
 def _equals(column: str, kind: str, label: Label) -> str:
     if isinstance(label.equals, str):
-        return f"({text_of(column, kind)}) = {literal(label.equals)}"
+        text = f"({text_of(column, kind)})"
+        form = form_of_text(label.equals)
+        if form == "booleans":
+            return f"lower({text}) = {literal(label.equals.lower())}"
+        return f"{canonical(text, form)} = {canonical(literal(label.equals), form)}"
     other = f"CASE WHEN ({text_of(column, kind)}) IS NOT NULL THEN false END"
-    return f"coalesce({number_of(column, kind)} = {label.equals!r}, {other})"
+    return f"coalesce({number_of(column, kind)} = {float(label.equals or 0)!r}, {other})"
 
 
 def select_events(connection: Any, spec: Spec, report: LogReport, progress: Progress) -> None:

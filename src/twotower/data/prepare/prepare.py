@@ -23,7 +23,8 @@ from twotower.data.prepare.log import (
     write_log,
 )
 from twotower.data.prepare.spec import Spec
-from twotower.data.prepare.tables import TableReport, read_table, write_table
+from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
+from twotower.data.prepare.values import unify
 from twotower.data.prepare.vocabulary import write_columns
 
 
@@ -74,6 +75,12 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
             share = spec.interactions.max_bad_share
             types[side], reports[side] = read_table(connection, side, table, spec.folder, work, share)
     log = read_log(connection, spec, work, progress)
+    forms: dict[Side, dict[str, str]] = {"user": {}, "item": {}}
+    for side in sides:
+        listed = [(f"{side}_table", "__id")] if tables[side] is not None else []
+        forms[side][""] = unify(connection, [("raw_events", f'"{side}"'), *listed])
+        if listed:
+            drop_repeats(connection, side, reports[side])
     select_events(connection, spec, log, progress)
     num = {"user": number_users(connection), "item": number_items(connection, spec.items is not None)}
     for side in sides:
@@ -92,10 +99,12 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
     write_log(connection, spec, folder / "log", num["user"], progress)
     (folder / "vocabulary").mkdir()
     features = {
-        side: write_table(connection, side, tables[side], types[side], folder, num[side], reports[side], progress)
+        side: write_table(
+            connection, side, tables[side], types[side], folder, num[side], reports[side], progress, forms[side]
+        )
         for side in sides
     }
-    write_columns(connection, {side: tables[side] for side in sides}, folder / "vocabulary")
+    write_columns(connection, {side: tables[side] for side in sides}, forms, folder / "vocabulary")
     clock = bool(spec.interactions.time) and spec.interactions.unit != "order"
     schema = Schema(num["user"], num["item"], features["user"], features["item"], has_times=clock)
     progress("hashing")
@@ -121,6 +130,7 @@ def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
         "log": {
             "read": log.faults.rows,
             "malformed": log.faults.malformed,
+            "lines": log.faults.count(),
             "first_malformed": log.faults.first,
             "negative": log.negatives,
             "negative_dropped": log.negatives_dropped,
@@ -133,6 +143,7 @@ def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
             f"{side}s": {
                 "read": report.faults.rows,
                 "malformed": report.faults.malformed,
+                "lines": report.faults.count(),
                 "first_malformed": report.faults.first,
                 "repeated": report.repeats,
             }
@@ -147,6 +158,8 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     said: list[str] = []
     if log.faults.malformed:
         said.append(log.faults.describe("log") + ": left out")
+    if log.faults.within:
+        said.append(f"log: {log.faults.within:,} lines go on in a quoted cell of the line before")
     if spec.label is not None:
         rule = f"at least {spec.label.at_least:g}" if spec.label.at_least is not None else f"{spec.label.equals!r}"
         done = "dropped" if spec.label.keep == "positive" else "kept as label 0"
@@ -163,6 +176,11 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
     else:
         said.append("events with equal times keep the order of the file")
+    if log.early:
+        said.append(
+            f"every time lies in 1970 or 1971 when '{spec.interactions.time}' is read as unit "
+            f"'{spec.interactions.unit}': is it another unit ('s', 'ms', 'us', 'ns'), spreadsheet days, or 'order'?"
+        )
     if counts["cold_items"]:
         said.append(f"{counts['cold_items']:,} listed items have no event: they are in the catalogue as cold items")
     if counts.get("listed_users_without_events"):
@@ -170,6 +188,8 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     for side, report in tables.items():
         if report.faults.malformed:
             said.append(report.faults.describe(f"table of {side}s") + ": left out")
+        if report.faults.within:
+            said.append(f"table of {side}s: {report.faults.within:,} lines go on in a quoted cell of the line before")
         if report.repeats:
             said.append(f"table of {side}s: {report.repeats:,} rows repeat an id; the first row of each counts")
         if missing := counts.get(f"{side}s_without_row"):

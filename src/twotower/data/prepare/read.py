@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
-import gzip
-import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
-from twotower.data.prepare.database import literal, one, quoted, reading
+from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
+from twotower.data.prepare.lines import plain_lines
+from twotower.data.prepare.rows import Row, count_lines, rows_of
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
-_LINES_FOR_KEYS = 1000
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,18 @@ class Relation:
     path: Path
     """As the spec names it, for messages."""
     readable: Path
-    """The same in UTF-8."""
+    """The same in UTF-8, unpacked, with lines that end in a newline."""
     format: str
     sql: str
     types: dict[str, str]
     """SQL type of each column: VARCHAR for text formats, JSON for JSON lines."""
     quote: str = ""
     has_header: bool = False
+    separator: str = ""
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the file by their lines, a header among them."""
+        return rows_of(self.readable, self.separator, self.quote, len(self.types))
 
     def require(self, column: str) -> str:
         """The type of a column.
@@ -58,22 +59,35 @@ class Faults:
     malformed: int = 0
     first: list[str] = field(default_factory=list)
     not_utf8: bool = False
+    lines: int = 0
+    """Lines of those rows; a row of Parquet counts as one."""
+    malformed_lines: int = 0
+    within: int = 0
+    """Lines of good rows that go on in a quoted cell of the line before."""
+    blank: int = 0
+    header: int = 0
 
     def check(self, max_share: float, what: str) -> None:
-        """Stop when more than ``max_share`` of the rows is malformed.
+        """Stop when more than ``max_share`` of the rows, or of their lines, is malformed.
 
         Raises:
             InputError: shows the first faults.
         """
         if self.rows == 0:
             raise InputError(f"{what}: no rows; the file is empty or holds only a header")
-        if self.malformed > max_share * self.rows:
+        if self.malformed > max_share * self.rows or self.malformed_lines > max_share * self.lines:
             raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows")
 
     def describe(self, what: str) -> str:
         """One line: the count and the first few."""
         hint = "; not UTF-8: set encoding = 'latin-1' or what it is" if self.not_utf8 else ""
-        return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){hint}"
+        lines = f", {self.malformed_lines:,} of {self.lines:,} lines" if self.malformed_lines != self.malformed else ""
+        return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){lines}{hint}"
+
+    def count(self) -> dict[str, int]:
+        """Lines by what became of them; read, malformed, blank and header add up to those of the files."""
+        read = self.lines - self.malformed_lines
+        return {"read": read, "malformed": self.malformed_lines, "blank": self.blank, "header": self.header}
 
 
 def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iterator[Relation]:
@@ -87,15 +101,20 @@ def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iter
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
         if kind == "parquet":
-            sql = f"read_parquet({literal(path)})"
-            with reading(path):
-                columns = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
-            yield Relation(path, path, kind, sql, {column[0]: column[1] for column in columns})
+            yield _parquet(connection, path)
             continue
-        readable = _in_utf8(path, source.encoding, work / f"utf8-{number}")
-        yield _json_lines(path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
+        readable = plain_lines(path, source.encoding, work / f"plain-{number}.txt")
+        yield _json_lines(connection, path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
         if readable != path:
             readable.unlink()
+
+
+def _parquet(connection: Any, path: Path) -> Relation:
+    sql = f"read_parquet({as_pattern(path)})"
+    with reading(path):
+        columns = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+    names = ", ".join(f"{quoted(name)} AS {column_sql(name)}" for name, *_ in columns)
+    return Relation(path, path, "parquet", f"(SELECT {names} FROM {sql})", {name: kind for name, kind, *_ in columns})
 
 
 def load(connection: Any, table: str, relation: Relation, select: str, fault: str, faults: Faults) -> None:
@@ -112,6 +131,8 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
             "SELECT line_byte_position - 1, min(error_type)::VARCHAR FROM reject_errors GROUP BY ALL ORDER BY 1"
         ).fetchall()
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+    lines = _rejected_lines(relation, [position for position, _ in rejected])
+    _count_lines(connection, table, start, relation, lines, faults)
     bad = f"FROM {table} WHERE rowid >= {start} AND __fault IS NOT NULL"
     marked = one(connection, f"SELECT count(*) {bad}")
     faults.rows += one(connection, f"SELECT count(*) FROM {table}") - start + len(rejected)
@@ -120,7 +141,6 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     missing = SHOWN_FAULTS - len(faults.first)
     if missing > 0 and (marked or rejected):
         marks = connection.execute(f"SELECT rowid - {start}, __fault {bad} ORDER BY rowid LIMIT {missing}").fetchall()
-        lines = _rejected_lines(relation, [position for position, _ in rejected])
         found = [(line, _REJECTED.get(kind, kind.lower())) for line, (_, kind) in zip(lines, rejected, strict=True)]
         found += zip(_lines(relation, [row for row, _ in marks], set(lines)), (text for _, text in marks), strict=True)
         faults.first += [f"{relation.path.name} line {line}: {text}" for line, text in sorted(found)[:missing]]
@@ -164,66 +184,46 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     separator = source.separator or ("\t" if kind == "tsv" else ",")
     columns = list(source.columns) or _header(readable, separator, source.quote)
     names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
-    lowered = [name.lower() for name in names]
     for name in names:
-        if lowered.count(name.lower()) > 1:
-            raise InputError(f"{path}: two columns are called '{name}' (letter case aside); rename one")
-    types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+        if names.count(name) > 1:
+            raise InputError(f"{path}: two columns are called '{name}'; rename one")
+    types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
-        f"read_csv({literal(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
+        f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
         f"delim={literal(separator)}, quote={literal(source.quote)}, escape={literal(source.quote)}, "
-        f"columns={{{types}}}, store_rejects=true)"
+        f"columns={{{types}}}, store_rejects=true, "
+        f"compression='none')"
     )
-    return Relation(path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns)
+    return Relation(
+        path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns, separator
+    )
 
 
 def _header(path: Path, separator: str, quote: str) -> list[str]:
-    with _open(path) as file:
+    with path.open("rb") as file:
         line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if quote and len(separator) == 1:
         return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
     return line.split(separator)
 
 
-def _json_lines(path: Path, readable: Path) -> Relation:
-    keys: dict[str, None] = {}
-    with _open(readable) as file:
-        for line in islice(file, _LINES_FOR_KEYS):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                keys.update(dict.fromkeys(row))
-    if not keys:
-        raise InputError(f"{path}: no JSON object on a line of its own in the first {_LINES_FOR_KEYS} lines")
-    columns = ", ".join(f"{quoted(key)}: 'JSON'" for key in keys)
-    sql = (
-        f"read_json({literal(readable)}, format='newline_delimited', ignore_errors=true, columns={{{columns}}}, "
-        f"compression={literal('gzip' if readable.suffix == '.gz' else 'uncompressed')})"
+def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
+    objects = (
+        f"read_json_objects({as_pattern(readable)}, format='newline_delimited', ignore_errors=true, "
+        "compression='uncompressed')"
     )
-    return Relation(path, readable, "jsonl", sql, dict.fromkeys(keys, "JSON"))
-
-
-def _in_utf8(path: Path, encoding: str, target: Path) -> Path:
-    """The file itself when it is UTF-8, else a copy that is."""
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        raise InputError(f"encoding '{encoding}' is not known; try utf-8, latin-1, cp1252 or utf-16") from None
-    if name in ("utf-8", "ascii", "utf-8-sig"):
-        return path
-    target = target.with_suffix("".join(suffix for suffix in path.suffixes if suffix != ".gz"))
-    try:
-        with _open(path) as raw, target.open("w", encoding="utf-8", newline="") as copy:
-            shutil.copyfileobj(codecs.getreader(name)(raw), copy, 1 << 20)
-    except UnicodeError as error:
-        raise InputError(f"{path}: is not {encoding}: {error}") from None
-    return target
-
-
-def _open(path: Path) -> BufferedReader | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    with reading(path):
+        found = connection.execute(
+            "SELECT key FROM (SELECT unnest(keys) AS key, place, generate_subscripts(keys, 1) AS spot FROM "
+            f"(SELECT json_keys(json) AS keys, row_number() OVER () AS place FROM {objects})) "
+            "GROUP BY key ORDER BY min(place), min(spot)"
+        ).fetchall()
+    keys = [key for (key,) in found]
+    if not keys:
+        raise InputError(f"{path}: no JSON object on a line of its own")
+    pointers = ((key, "/" + key.replace("~", "~0").replace("/", "~1")) for key in keys)
+    columns = ", ".join(f"json_extract(json, {literal(pointer)}) AS {column_sql(key)}" for key, pointer in pointers)
+    return Relation(path, readable, "jsonl", f"(SELECT {columns} FROM {objects})", dict.fromkeys(keys, "JSON"))
 
 
 def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
@@ -231,7 +231,7 @@ def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
     if not positions:
         return []
     lines, line, read = [], 1, 0
-    with _open(relation.readable) as file:
+    with relation.readable.open("rb") as file:
         for position in positions:
             while read < position:
                 block = file.read(min(1 << 20, position - read))
@@ -247,21 +247,50 @@ def _lines(relation: Relation, rows: Iterable[int], left_out: set[int]) -> list[
     wanted = list(rows)
     if relation.format == "parquet" or not wanted:
         return [row + 1 for row in wanted]
-    quote = relation.quote.encode()
-    found: list[int] = []
-    row, open_since, quotes = -1 - relation.has_header, 0, 0
-    with _open(relation.readable) as file:
-        for number, line in enumerate(file, start=1):
-            open_since = open_since or number
-            quotes += line.count(quote) if quote else 0
-            if quotes % 2 and open_since not in left_out:
-                continue
-            if line.strip() and open_since not in left_out:
-                row += 1
-                if row == wanted[len(found)]:
-                    found.append(open_since)
-                    if len(found) == len(wanted):
-                        break
-            open_since, quotes = 0, 0
+    accepted = (
+        row.first for row in islice(relation.rows(), int(relation.has_header), None) if row.first not in left_out
+    )
+    ends = set(wanted)
+    found = [line for number, line in enumerate(islice(accepted, wanted[-1] + 1)) if number in ends]
     # Where quotes are so odd that the walk ran past the end, the row's number is the best guess.
     return found + [row + 1 + relation.has_header for row in wanted[len(found) :]]
+
+
+def _count_lines(
+    connection: Any, table: str, start: int, relation: Relation, rejected: Sequence[int], faults: Faults
+) -> None:
+    """Count the file's lines, those of malformed rows too; marks rows that a stray quote made of several lines."""
+    loaded = one(connection, f"SELECT count(*) FROM {table}") - start
+    bad = f"FROM {table} WHERE rowid >= {start} AND __fault IS NOT NULL"
+    if relation.format == "parquet":
+        faults.lines += loaded
+        faults.malformed_lines += one(connection, f"SELECT count(*) {bad}")
+        return
+    lines, blank = count_lines(relation.readable)
+    header = int(relation.has_header)
+    more = lines - blank - header - loaded - len(rejected)
+    long: dict[int, int] = {}
+    malformed = len(rejected)
+    if more > 0 and relation.quote:
+        left_out, number = set(rejected), 0
+        for row in islice(relation.rows(), header, None):
+            if row.first in left_out:
+                malformed += row.lines - 1
+            else:
+                if row.lines > 1:
+                    long[number] = row.lines
+                if row.swallowed:
+                    said = f"a quote opens here and closes {row.lines - 1:,} lines on, each of which looks like a row"
+                    connection.execute(f"UPDATE {table} SET __fault = ? WHERE rowid = ?", [said, start + number])
+                number += 1
+            blank -= row.lines - row.filled
+        if number != loaded:  # the engine parts rows elsewhere: all lines that no row owns are lost
+            long, malformed = {}, len(rejected) + more
+    marked = [row for (row,) in connection.execute(f"SELECT rowid - {start} {bad}").fetchall()]
+    within = sum(long.values()) - len(long)
+    bad_lines = malformed + sum(long.get(row, 1) for row in marked)
+    faults.lines += lines - blank - header
+    faults.malformed_lines += bad_lines
+    faults.within += within - sum(long.get(row, 1) - 1 for row in marked)
+    faults.blank += blank
+    faults.header += header

@@ -9,13 +9,13 @@ from typing import Any, TypeVar, get_type_hints
 
 import tomli_w
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.files import replacing_file
 from twotower.core.schema import KINDS, Feature
 from twotower.data.splitters import check_split
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
-TIME_UNITS = ("s", "ms", "us", "iso", "order")
+TIME_UNITS = ("s", "ms", "us", "ns", "iso", "order")
 DUPLICATES = ("keep", "first", "last")
 KEEP = ("positive", "all")
 
@@ -56,10 +56,10 @@ class Interactions:
     time: str = ""
     """Column that orders a user's events; empty: the order of the file, and no clock."""
     unit: str = "s"
-    """Unix seconds (s), milliseconds (ms), microseconds (us), dates as text (iso), or a place in an order (order: no
-    clock). A date or timestamp column of Parquet needs none."""
+    """Unix seconds (s), milliseconds (ms), micro- (us) or nanoseconds (ns), dates as text (iso), or a place in an order
+    (order: no clock). A date or timestamp column of Parquet needs none."""
     value: str = ""
-    """Column of a rating: rows where it is missing, negative or not a number are malformed."""
+    """Column of a rating: rows where it is missing or not a finite number are malformed."""
     duplicates: str = "keep"
     """Events that repeat a user's earlier item: keep them, or only each pair's first or last event in time."""
     min_user_events: int = 1
@@ -87,7 +87,7 @@ class Label:
     column: str = ""
     """Empty: the value column of the log."""
     at_least: float | None = None
-    equals: str | int | float | None = None
+    equals: str | int | float | bool | None = None
     keep: str = "positive"
     """positive: the others are dropped; all: they stay as label 0."""
 
@@ -152,6 +152,11 @@ class Spec:
     """What paths are relative to."""
 
     def __post_init__(self) -> None:
+        if self.split and "kind" not in self.split:
+            raise unknown_name("key", next(iter(self.split)), ["kind"], "[split]")
+        kind = self.split.get("kind", "")
+        if not isinstance(kind, str):
+            raise InputError(f"[split] kind must be a text, got {shown(kind)}")
         check_split(**self.split)
         if self.label is not None and not (self.label.column or self.interactions.value):
             raise InputError("[label] names no column and [interactions] has no value; set one of them")
@@ -167,7 +172,7 @@ class Spec:
         """
         path = Path(path)
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -239,7 +244,7 @@ def _is_required(item: Field[Any]) -> bool:
 
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"[{where}] must be a table, got {value!r}")
+        raise InputError(f"[{where}] must be a table, got {shown(value)}")
     return value
 
 
@@ -254,12 +259,12 @@ def _typed(value: Any, hint: str, where: str) -> Any:
         listed = [value] if isinstance(value, str) else value
         if isinstance(listed, list | tuple) and all(isinstance(word, str) for word in listed):
             return tuple(listed)
-        raise InputError(f"{where} must be a text or a list of texts, got {value!r}")
-    allowed = [kind for word, kind in _TYPES.items() if word in hint]
+        raise InputError(f"{where} must be a text or a list of texts, got {shown(value)}")
+    allowed = [dict] if "dict" in hint else [kind for word, kind in _TYPES.items() if word in hint]
     if "float" in hint and isinstance(value, int) and not isinstance(value, bool):
         return value if "str" in hint else float(value)
-    if not isinstance(value, tuple(allowed)) or isinstance(value, bool):
-        raise InputError(f"{where} must be {' or '.join(_WORDS[kind] for kind in allowed)}, got {value!r}")
+    if not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and "bool" not in hint):
+        raise InputError(f"{where} must be {' or '.join(_WORDS[kind] for kind in allowed)}, got {shown(value)}")
     return value
 
 

@@ -11,11 +11,11 @@ from twotower.core.errors import InputError, closest
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Feature, Side
 from twotower.data.prepare.arrays import RowWriter
-from twotower.data.prepare.database import one, quoted
+from twotower.data.prepare.database import column_sql, one
 from twotower.data.prepare.encode import ROWS, cells_of, encode, is_vector, missing
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import Entities, FeatureSpec
-from twotower.data.prepare.values import text_of
+from twotower.data.prepare.values import form_of, text_of
 from twotower.data.prepare.vocabulary import feature_path, write_ids, write_values
 
 WIDTHS = {"multi_categorical": 16, "text": 32}
@@ -49,10 +49,10 @@ def read_table(
         if not types:
             types = dict(relation.types)
             _check_columns(entities, types, relation.path)
-            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
+            columns = ", ".join(f"{column_sql(name)} {kind}" for name, kind in types.items())
             connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
         id_text = text_of(entities.id, relation.require(entities.id))
-        names = ", ".join(quoted(name) for name in types if relation.require(name))
+        names = ", ".join(column_sql(name) for name in types if relation.require(name))
         fault = f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END"
         load(connection, "loaded", relation, f"{id_text}, {names}", fault, report.faults)
     report.faults.check(max_bad_share, f"table of {side}s")
@@ -63,6 +63,18 @@ def read_table(
     kept = one(connection, f"SELECT count(*) FROM {side}_table")
     report.repeats = report.faults.rows - report.faults.malformed - kept
     return types, report
+
+
+def drop_repeats(connection: Any, side: Side, report: TableReport) -> None:
+    """Keep the first row of each id, where ids of several spellings have become one."""
+    table = f"{side}_table"
+    again = f"SELECT count(*) - count(DISTINCT __id) FROM {table}"
+    report.repeats += one(connection, again)
+    if one(connection, again):
+        connection.execute(
+            f"CREATE TABLE fewer AS SELECT * FROM {table} QUALIFY row_number() OVER (PARTITION BY __id ORDER BY rowid) "
+            f"= 1; DROP TABLE {table}; ALTER TABLE fewer RENAME TO {table}"
+        )
 
 
 def _check_columns(entities: Entities, types: dict[str, str], path: Path) -> None:
@@ -83,8 +95,11 @@ def write_table(
     num_rows: int,
     report: TableReport,
     progress: Callable[[str], None],
+    forms: dict[str, str],
 ) -> tuple[Feature, ...]:
     """Write the arrays and vocabularies of one side from ``users`` or ``items`` and its raw table.
+
+    ``forms`` is told the canonical form of each feature's texts.
 
     Returns:
         The features, in the order of the spec.
@@ -93,9 +108,9 @@ def write_table(
     if entities is None:
         connection.execute(f"CREATE VIEW {catalogue} AS SELECT row AS __row, id AS __id FROM {side}s")
     else:
-        rest = "".join(f", t.{quoted(name)}" for name in types if name != entities.id)
+        rest = "".join(f", t.{column_sql(name)}" for name in types if name != entities.id)
         connection.execute(
-            f"CREATE TABLE {catalogue} AS SELECT r.row AS __row, r.id AS __id, r.id AS {quoted(entities.id)}{rest} "
+            f"CREATE TABLE {catalogue} AS SELECT r.row AS __row, r.id AS __id, r.id AS {column_sql(entities.id)}{rest} "
             f"FROM {side}s r LEFT JOIN {side}_table t ON r.id = t.__id ORDER BY r.row"
         )
         types = types | {entities.id: "VARCHAR"}
@@ -106,6 +121,10 @@ def write_table(
         progress(f"encoding {side} feature {spec.name}")
         cells = cells_of(spec, types)
         assert cells is not None, "columns were checked when the table was read"
+        if spec.kind in ("id", "categorical", "multi_categorical"):
+            forms[spec.name] = form_of(connection, f"SELECT unnest({cells}) AS value FROM {catalogue}")
+            cells = cells_of(spec, types, forms[spec.name])
+            assert cells is not None
         path = feature_path(vocabulary, side, spec.name)
         feature = _feature(connection, catalogue, spec, cells, types, path, side, report)
         blank = missing(feature, FIRST_KNOWN)
@@ -126,7 +145,7 @@ def _shown(connection: Any, catalogue: str, entities: Entities | None, types: di
     for name, kind in types.items():
         if name == entities.id:
             continue
-        sql = quoted(name)
+        sql = column_sql(name)
         if kind == "JSON":
             nested = f"json_type({sql}) IN ('ARRAY', 'OBJECT')"
             lists = one(

@@ -2,25 +2,105 @@
 
 from __future__ import annotations
 
-from twotower.data.prepare.database import literal, quoted
+import re
+from decimal import Decimal
+from typing import Any
+
+from twotower.data.prepare.database import column_sql, literal, one
+
+_WHOLE = r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?"
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
 
 
 def text_of(column: str, kind: str) -> str:
     """A cell as text; an empty one is NULL.
 
-    A whole number in a column of floats loses its '.0', since tables with gaps turn integer ids into floats.
+    A whole number in a column of floats or decimals loses its fraction of zeros, since tables with gaps turn
+    integer ids into floats. Bytes are UTF-8.
     """
-    name = quoted(column)
+    name = column_sql(column)
+    if kind == "BLOB":
+        return f"nullif(coalesce(TRY(decode({name})), {name}::VARCHAR), '')"
+    if kind.startswith("DECIMAL") and not kind.endswith((",0)", "]")):
+        return rf"regexp_replace({name}::VARCHAR, '\.?0+$', '')"
     if kind in ("FLOAT", "DOUBLE"):
         whole = f"isfinite({name}) AND {name} = trunc({name}) AND abs({name}) < 1e37"
         return f"CASE WHEN {whole} THEN {name}::HUGEINT::VARCHAR WHEN NOT isnan({name}) THEN {name}::VARCHAR END"
     return f"nullif({name} ->> '$', '')" if kind == "JSON" else f"nullif({name}::VARCHAR, '')"
 
 
+def form_of(connection: Any, texts: str) -> str:
+    """Which canonical form the texts of a column have, by all of its values: numbers, booleans, or none ('').
+
+    Numbers are whole or decimal numbers without needless zeros but for a fraction of zeros alone: 1, 1.000 and 2.5 are,
+    007, 1e5, 1.10 and 1.0.2 are not.
+
+    Args:
+        connection: to the database.
+        texts: a query of one column ``value``.
+    """
+    numbers, booleans = connection.execute(
+        f"SELECT bool_and(regexp_full_match(value, '{_NUMBER}')), bool_and(lower(value) IN ('true', 'false')) "
+        f"FROM ({texts})"
+    ).fetchall()[0]
+    return "numbers" if numbers else "booleans" if booleans else ""
+
+
+def form_of_text(text: str) -> str:
+    """The form of a column that holds this text alone."""
+    return "numbers" if re.fullmatch(_NUMBER, text) else "booleans" if text.lower() in ("true", "false") else ""
+
+
+def canonical(text: str, form: str) -> str:
+    """SQL for the one spelling of a text in a column of a form: 1.000 is 1, and True is true."""
+    if form == "numbers":
+        return rf"regexp_replace({text}, '^{_WHOLE}$', '\1')"
+    if form == "booleans":
+        return f"CASE WHEN lower({text}) IN ('true', 'false') THEN lower({text}) ELSE {text} END"
+    return text
+
+
+def unify(connection: Any, columns: list[tuple[str, str]]) -> str:
+    """Write the ids of one side, in (table, column) pairs, in one form; returns it. Rows with a fault have no say."""
+    texts = []
+    for table, column in columns:
+        fault = one(
+            connection,
+            f"SELECT count(*) FROM duckdb_columns() WHERE table_name = {literal(table)} AND column_name = '__fault'",
+        )
+        texts.append(f"SELECT {column} AS value FROM {table} {'WHERE __fault IS NULL' if fault else ''}")
+    form = form_of(connection, " UNION ALL ".join(texts))
+    for table, column in columns if form else []:
+        changed = canonical(column, form)
+        connection.execute(f"UPDATE {table} SET {column} = {changed} WHERE {column} <> {changed}")
+    return form
+
+
+def plain_text(value: Any) -> str:
+    """A value of Python as the text that `text_of` makes of it in a column: 1.0 is 1, True is true, bytes are UTF-8.
+
+    Examples:
+        >>> plain_text(1.0), plain_text(Decimal("2.50")), plain_text(True), plain_text(b"a"), plain_text("1.0")
+        ('1', '2.5', 'true', 'a', '1.0')
+    """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return str(value).lower()
+    if isinstance(value, Decimal) and value.is_finite():
+        text = format(value, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    if hasattr(value, "is_integer") and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
 def number_of(column: str, kind: str) -> str:
     """A cell as DOUBLE; NULL when it is missing or is not a finite number."""
-    text = f"({quoted(column)} ->> '$')" if kind == "JSON" else quoted(column)
+    text = f"({column_sql(column)} ->> '$')" if kind == "JSON" else column_sql(column)
     number = f"TRY_CAST({text + '::VARCHAR' if _is_clock(kind) else text} AS DOUBLE)"
+    if kind in ("VARCHAR", "JSON"):
+        number = f"coalesce({number}, CASE lower(trim({text})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
@@ -30,15 +110,26 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
     A date without an offset is UTC.
     """
     if _is_clock(kind):
-        return f"epoch_us({quoted(column)}::TIMESTAMPTZ) / 1e6"
+        return f"epoch_us({column_sql(column)}::TIMESTAMPTZ) / 1e6"
     if unit == "iso":
         return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMPTZ)) / 1e6"
-    return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6'}.get(unit, '1')) }"
+    return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6', 'ns': '1e9'}.get(unit, '1')) }"
 
 
 def words_of(column: str, kind: str, separator: str) -> str:
-    """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing."""
-    return f"[trim(word) FOR word IN {_listed(column, kind, separator)} IF trim(word) <> '']"
+    """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
+
+    A text in square brackets whose every part is in quotes, as "['a', 'b']" or '["a"]', is a list in text.
+    """
+    listed = _listed(column, kind, separator)
+    if not kind.endswith("]"):
+        text = text_of(column, kind)
+        part = r"""('[^']*'|"[^"]*")"""
+        pattern = rf"\s*\[\s*({part}(\s*,?\s*{part})*\s*,?\s*)?\]\s*"
+        parts = f"regexp_extract_all({text}, {literal(part)})"
+        bare = f"[word[2:-2] FOR word IN {parts}]"
+        listed = f"CASE WHEN regexp_full_match({text}, {literal(pattern)}) THEN {bare} ELSE {listed} END"
+    return f"[trim(word) FOR word IN {listed} IF trim(word) <> '']"
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
@@ -52,9 +143,9 @@ def floats_of(column: str, kind: str, separator: str) -> str:
 def _listed(column: str, kind: str, separator: str) -> str:
     """A cell as a list of texts: a list as it is, a text cut at the separator."""
     if kind.endswith("]"):
-        return f"{quoted(column)}::VARCHAR[]"
+        return f"{column_sql(column)}::VARCHAR[]"
     cut = f"string_split({text_of(column, kind)}, {literal(separator)})"
-    return f"coalesce(TRY_CAST({quoted(column)} AS VARCHAR[]), {cut})" if kind == "JSON" else cut
+    return f"coalesce(TRY_CAST({column_sql(column)} AS VARCHAR[]), {cut})" if kind == "JSON" else cut
 
 
 def _is_clock(kind: str) -> bool:

@@ -22,6 +22,8 @@ class Columns:
     id: str
     """Column of the id."""
     features: dict[str, FeatureSpec]
+    forms: dict[str, str]
+    """Canonical form of the texts of each feature, and of the ids under the name ''."""
 
 
 def feature_path(vocabulary: Path, side: Side, feature: str) -> Path:
@@ -57,18 +59,21 @@ def write_ids(connection: Any, table: str, columns: dict[str, str], path: Path) 
     connection.execute(f"COPY (SELECT {chosen} FROM {table} ORDER BY __row) TO {literal(path)} (FORMAT parquet)")
 
 
-def write_columns(connection: Any, tables: dict[Side, Entities | None], vocabulary: Path) -> None:
-    """Write which raw columns the features of both sides came from."""
+def write_columns(
+    connection: Any, tables: dict[Side, Entities | None], forms: dict[Side, dict[str, str]], vocabulary: Path
+) -> None:
+    """Write which raw columns the features of both sides came from, and the form of their texts."""
     connection.execute(
         "CREATE TABLE feature_columns "
-        "(side VARCHAR, feature VARCHAR, kind VARCHAR, columns VARCHAR[], separator VARCHAR)"
+        "(side VARCHAR, feature VARCHAR, kind VARCHAR, columns VARCHAR[], separator VARCHAR, form VARCHAR)"
     )
     for side, table in tables.items():
         rows = [] if table is None else [(side, "", "id", [table.id], "")]
         for spec in table.features if table is not None else ():
             rows.append((side, spec.name, spec.kind, list(spec.columns) or [spec.column or spec.name], spec.separator))
         for row in rows:
-            connection.execute("INSERT INTO feature_columns VALUES (?, ?, ?, ?, ?)", row)
+            values = (*row, forms[side].get(row[1], ""))
+            connection.execute("INSERT INTO feature_columns VALUES (?, ?, ?, ?, ?, ?)", values)
     connection.execute(f"COPY feature_columns TO {literal(vocabulary / COLUMNS)} (FORMAT parquet)")
 
 
@@ -76,10 +81,11 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
     """What `write_columns` wrote of one side; without the file, features are read from columns of their own names."""
     path = vocabulary / COLUMNS
     rows: list[tuple[str, str, list[str], str]] = []
+    forms: dict[str, str] = {}
     if path.is_file():
-        rows = connection.execute(
-            f"SELECT feature, kind, columns, separator FROM read_parquet({literal(path)}) WHERE side = {literal(side)}"
-        ).fetchall()
+        found = connection.execute(f"FROM read_parquet({literal(path)}) WHERE side = {literal(side)}").fetchall()
+        rows = [tuple(row[1:5]) for row in found]
+        forms = {row[1]: row[5] for row in found if len(row) > 5}  # folders of before know no form
     features = {
         name: FeatureSpec(
             name,
@@ -91,4 +97,4 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
         for name, kind, columns, separator in rows
         if name
     }
-    return Columns(next((columns[0] for name, _, columns, _ in rows if not name), "id"), features)
+    return Columns(next((columns[0] for name, _, columns, _ in rows if not name), "id"), features, forms)

@@ -1,0 +1,294 @@
+"""Raw tables that other people's tools write: each test builds one kind of fault, small, and says what is right."""
+
+import gzip
+import json
+
+import duckdb
+import pytest
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+from twotower.data.prepare.encode import prepare_table
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
+
+
+def spec_of(tmp_path, path="log.csv", **more):
+    sections = {key: more.pop(key) for key in ("label", "users", "items") if key in more}
+    log = {"path": path, "user": "user", "item": "item"} | more
+    return Spec.from_dict({"name": "made", "interactions": log, **sections}, folder=tmp_path)
+
+
+def made(tmp_path, path="log.csv", **more):
+    return Dataset.load(prepare(spec_of(tmp_path, path, **more), tmp_path / "out"))
+
+
+def ids_of(data, side="item"):
+    file = data.folder / "vocabulary" / f"{side}s.parquet"
+    return [id for (id,) in duckdb.sql(f"SELECT id FROM read_parquet('{file}') ORDER BY row").fetchall()]
+
+
+def values_of(data, feature):
+    file = data.folder / "vocabulary" / f"item.{feature}.parquet"
+    return [value for (value,) in duckdb.sql(f"SELECT value FROM read_parquet('{file}') ORDER BY value").fetchall()]
+
+
+# One value, one text
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "FLOAT", "DECIMAL(38, 10)", "INTEGER", "BLOB", "csv", "jsonl"])
+def test_whole_number_ids_have_one_text_whatever_the_file(tmp_path, kind):
+    (tmp_path / "items.csv").write_text("item,colour\n1,red\n2,blue\n10,red\n")
+    items = {"path": "items.csv", "id": "item", "features": {"colour": "categorical"}}
+    pairs = [("a", 1), ("a", 2), ("b", 10), ("b", 1)]
+    if kind == "csv":
+        path = "log.csv"
+        (tmp_path / path).write_text("user,item\n" + "".join(f"{user},{item}.000\n" for user, item in pairs))
+    elif kind == "jsonl":
+        path = "log.jsonl"
+        lines = [json.dumps({"user": user, "item": float(item)}) for user, item in pairs]
+        (tmp_path / path).write_text("\n".join(lines))
+    else:
+        path = "log.parquet"
+        rows = ", ".join(f"('{user}', {item})" for user, item in pairs)
+        cast = "item::VARCHAR::BLOB" if kind == "BLOB" else f"item::{kind}"
+        duckdb.sql(f"COPY (SELECT u AS user, {cast} AS item FROM (VALUES {rows}) t(u, item)) TO '{tmp_path / path}'")
+    data = made(tmp_path, path, items=items)
+    assert ids_of(data) == ["1", "10", "2"]
+    assert data.manifest["counts"]["items_without_row"] == 0
+
+
+def test_text_that_only_looks_like_numbers_stays_as_it_is(tmp_path):
+    for odd in ("007", "1e5", "1.0.2", "1.10"):
+        (tmp_path / "log.csv").write_text(f"user,item\na,1.0\nb,{odd}\n")
+        assert ids_of(made(tmp_path)) == sorted(["1.0", odd])
+
+
+def test_ids_in_two_spellings_in_a_table_are_one_row(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\na,1\nb,2.0\n")
+    (tmp_path / "items.csv").write_text("item\n1.0\n1\n2\n")
+    data = made(tmp_path, items={"path": "items.csv", "id": "item"})
+    assert ids_of(data) == ["1", "2"]
+    assert data.manifest["rows"]["items"]["repeated"] == 1
+
+
+def test_years_and_booleans_with_gaps_are_read_later_as_in_training(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.csv").write_text("item,year,new,version\nx,1995.0,True,1.0\ny,,false,1.10\nz,1996.0,,1.1\n")
+    features = {"year": "categorical", "new": "categorical", "version": "categorical"}
+    data = made(tmp_path, items={"path": "items.csv", "id": "item", "features": features})
+    assert values_of(data, "year") == ["1995", "1996"]
+    assert values_of(data, "new") == ["false", "true"]
+    assert values_of(data, "version") == ["1.0", "1.1", "1.10"]
+    vocabulary = data.folder / "vocabulary"
+    for year, new in ((1995, True), (1995.0, "TRUE"), ("1995.0", "true")):
+        rows = [{"item": "x", "year": year, "new": new, "version": "1.0"}]
+        _, read = prepare_table(rows, data.schema, vocabulary, "item")
+        for name in features:
+            assert read[name].tolist() == data.item_features[name][2:3].tolist(), (name, year)
+    duckdb.sql(
+        "COPY (SELECT 'x' AS item, 1995::DOUBLE AS year, true AS new, '1.0' AS version) "
+        f"TO '{tmp_path / 'later.parquet'}'"
+    )
+    _, read = prepare_table(tmp_path / "later.parquet", data.schema, vocabulary, "item")
+    assert all(read[name].tolist() == data.item_features[name][2:3].tolist() for name in features)
+
+
+@pytest.mark.parametrize("equals", [1, 1.0, True, "true", "True"])
+@pytest.mark.parametrize("yes", ["True", "true", "TRUE"])
+def test_true_in_any_spelling_is_the_label_1(tmp_path, equals, yes):
+    no = {"True": "False", "true": "false", "TRUE": "FALSE"}[yes]
+    (tmp_path / "log.csv").write_text(f"user,item,liked\na,x,{yes}\nb,y,{yes}\na,y,{no}\n")
+    data = made(tmp_path, label={"column": "liked", "equals": equals, "keep": "all"})
+    assert data.log.labels.tolist() == [1, 0, 1]
+
+
+# Files
+
+
+LOG = "user,item\na,x\na,y\nb,x\n"
+
+
+@pytest.mark.parametrize("ends", [("\r",), ("\r\n",), ("\n", "\r\n"), ("\r", "\n", "\r\n")])
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_lines_end_in_any_way_and_in_several(tmp_path, ends, format, monkeypatch):
+    monkeypatch.setattr("twotower.data.prepare.lines.BLOCK", 5)
+    rows = LOG.splitlines() if format == "csv" else ['{"user":"a","item":"x"}'] * 2 + ['{"user":"b","item":"y"}']
+    text = "".join(row + ends[place % len(ends)] for place, row in enumerate(rows))
+    (tmp_path / f"log.{format}").write_bytes(text.encode())
+    data = made(tmp_path, f"log.{format}")
+    assert (data.log.num_events, ids_of(data)) == (3, ["x", "y"])
+
+
+def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
+    (tmp_path / "log.csv").write_bytes(gzip.compress(LOG.encode()))
+    assert made(tmp_path).log.num_events == 3
+    (tmp_path / "plain.csv.gz").write_text(LOG)
+    assert made(tmp_path, "plain.csv.gz").log.num_events == 3
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(LOG.encode() * 99)[:40])
+    with pytest.raises(InputError, match=r"half\.csv\.gz: begins as a gzip file but cannot be unpacked"):
+        made(tmp_path, "half.csv.gz")
+
+
+@pytest.mark.parametrize("name", ["log[1]", "log*", "log?"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_a_file_whose_name_holds_pattern_signs_is_that_file(tmp_path, name, format):
+    copy = "(FORMAT json)" if format == "jsonl" else f"(FORMAT {format})"
+    for stem, user in (("log1", "stranger"), (name, "own")):
+        rows = f"('{user}', 'x'), ('{user}2', 'y')"
+        made_file = tmp_path / f"made.{format}"
+        duckdb.sql(f"COPY (FROM (VALUES {rows}) t(\"user\", item)) TO '{made_file}' {copy}")
+        made_file.rename(tmp_path / f"{stem}.{format}")
+    assert ids_of(made(tmp_path, f"{name}.{format}"), "user") == ["own", "own2"]
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_names_are_compared_with_their_case(tmp_path, format):
+    rows = [{"user": "a", "Item": "P", "item": "x"}, {"user": "b", "Item": "Q", "item": "y"}]
+    if format == "csv":
+        text = "user,Item,item\n" + "".join(",".join(row.values()) + "\n" for row in rows)
+    else:
+        text = "\n".join(map(json.dumps, rows))
+    (tmp_path / f"log.{format}").write_text(text)
+    assert ids_of(made(tmp_path, f"log.{format}")) == ["x", "y"]
+    assert ids_of(Dataset.load(prepare(spec_of(tmp_path, f"log.{format}", item="Item"), tmp_path / "P"))) == ["P", "Q"]
+
+
+@pytest.mark.parametrize("late_first", [False, True])
+def test_a_json_key_counts_wherever_it_comes_first(tmp_path, late_first):
+    (tmp_path / "log.csv").write_text("user,item\na,0\nb,1\n")
+    rows = [{"item": number} | ({"brand": "b"} if number >= 2500 else {}) for number in range(2600)]
+    lines = [json.dumps(row) for row in (reversed(rows) if late_first else rows)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    data = made(tmp_path, items={"path": "items.jsonl", "id": "item", "features": {"brand": "categorical"}})
+    assert len(ids_of(data)) == 2600
+    assert (data.item_features["brand"] == 2).sum() == 100
+
+
+def test_a_column_may_have_any_name(tmp_path):
+    names = ["__id", "__row", "__fault", "rowid", "place", "label", "a/b~c", 'with "quotes"', "row", "id"]
+    (tmp_path / "log.csv").write_text("__fault,rowid\na,x\nb,y\n")
+    header = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    (tmp_path / "items.csv").write_text(f"{header}\n{','.join(['x', *'pqrstuvwz'])}\n")
+    items = {"path": "items.csv", "id": "__id", "features": {"f": {"kind": "categorical", "column": "__row"}}}
+    values = {"path": "log.csv", "user": "__fault", "item": "rowid"}
+    spec = Spec.from_dict({"name": "made", "interactions": values, "items": items}, folder=tmp_path)
+    data = Dataset.load(prepare(spec, tmp_path / "out"))
+    assert ids_of(data) == ["x", "y"]
+    assert values_of(data, "f") == ["p"]
+    (tmp_path / "items.jsonl").write_text(json.dumps(dict(zip(names, ["x", *"pqrstuvwz"], strict=True))))
+    ids, features = prepare_table(tmp_path / "items.jsonl", data.schema, data.folder / "vocabulary", "item")
+    assert (ids, features["f"].tolist()) == (["x"], [2])
+
+
+# Lines and rows
+
+
+def titled(titles):
+    return "user\titem\ttitle\n" + "".join(f"u{n % 9}\ti{n % 7}\t{title}\n" for n, title in enumerate(titles))
+
+
+def lines_of(data, table="log"):
+    lines = data.manifest["rows"][table]["lines"]
+    return [lines[name] for name in ("read", "malformed", "blank", "header")]
+
+
+@pytest.mark.parametrize(("close", "lost"), [(549, 251), (None, 301)])
+def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost):
+    titles = ["plain"] * 600
+    titles[299] = '"open'
+    if close:
+        titles[close] = 'closed"'
+    (tmp_path / "log.tsv").write_text(titled(titles))
+    with pytest.raises(InputError, match=rf"log.tsv line 301: a quote .*, {lost} of 600 lines; over the 1.00%"):
+        made(tmp_path, "log.tsv")
+    data = made(tmp_path, "log.tsv", max_bad_share=0.6)
+    assert lines_of(data) == [600 - lost, lost, 0, 1]
+    assert data.log.num_events == 600 - lost
+    assert f"{lost} of 600 lines" in "\n".join(data.manifest["treatments"])
+
+
+def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path):
+    titles = ["plain"] * 20
+    titles[3] = '"two\nlines"'
+    titles[5] = '"a\n\ngap, and a ""quote"" in it"'
+    titles[7] = 'an inch (") in a plain cell'
+    (tmp_path / "log.tsv").write_text(titled(titles).replace("u8", "\nu8"))
+    data = made(tmp_path, "log.tsv")
+    assert data.log.num_events == 20
+    assert lines_of(data) == [23, 0, 2, 1]
+    assert "log: 3 lines go on in a quoted cell" in "\n".join(data.manifest["treatments"])
+
+
+def test_lines_add_up_with_every_fault_at_once(tmp_path):
+    good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
+    bad = ['u1,"i\n1",soon', "u1", "", ",i1,3", "u1,i1,3,4", 'u1,"i2"x,3', ""]
+    text = "\n".join(["user,item,time", *good[:20], *bad, *good[20:]])
+    (tmp_path / "log.csv").write_text(text)
+    data = made(tmp_path, time="time", max_bad_share=0.5)
+    read, malformed, blank, header = lines_of(data)
+    assert (read, malformed, blank, header) == (50, 6, 2, 1)
+    assert read + malformed + blank + header == len(text.split("\n"))
+
+
+# Lists, times and specs
+
+
+@pytest.mark.parametrize("separator", ["|", ","])
+def test_lists_that_went_through_text_are_lists(tmp_path, separator):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    cells = ["['Action', 'Drama']", '["Action"]', "['Drama' \"Action\"]", "[]", "[The] Drama"]
+    rows = "".join(f"{item}\t{cell}\n" for item, cell in zip("xyzvw", cells, strict=True))
+    (tmp_path / "items.tsv").write_text("item\tgenres\n" + rows)
+    genres = {"kind": "multi_categorical", "separator": separator}
+    items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
+    assert values_of(made(tmp_path, items=items), "genres") == ["Action", "Drama", "[The] Drama"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "when", "noticed"),
+    [("ms", 1_700_000_000, True), ("s", 45_000, True), ("ns", 1_700_000_000 * 10**9, False), ("s", 10**9, False)],
+)
+def test_times_that_all_lie_in_the_first_years_are_noticed(tmp_path, unit, when, noticed):
+    (tmp_path / "log.csv").write_text(f"user,item,time\na,x,{when}\nb,y,{when + 1}\n")
+    data = made(tmp_path, time="time", unit=unit)
+    assert ("is it another unit" in "\n".join(data.manifest["treatments"])) == noticed
+    if unit == "ns":
+        assert data.log.times.tolist() == [1_700_000_000] * 2
+
+
+def test_ratings_may_be_negative(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,rating\na,x,-9.5\nb,y,3\nb,x,-1\na,y,4\n")
+    data = made(tmp_path, value="rating", label={"at_least": -2, "keep": "all"})
+    assert sorted(data.log.labels.tolist()) == [0, 1, 1, 1]
+
+
+HEAD = 'name = "made"\n[interactions]\npath = "log.csv"\nuser = "user"\nitem = "item"\n'
+
+
+def test_a_spec_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "spec.toml").write_text("\ufeff" + HEAD, encoding="utf-8")
+    assert Spec.from_toml(tmp_path / "spec.toml").interactions.user == "user"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('split = "auto"\n' + HEAD, "split must be a table, got 'auto'"),
+        (HEAD + "[split]\nkind = {}\n", "kind must be a text, got {}"),
+        (HEAD + "[split]\nkind = 3\n", "kind must be a text, got 3"),
+        (HEAD + "[split]\nknd = 3\n", "did you mean 'kind'?"),
+        (HEAD + "[lable]\nequals = 1\n", "unknown key 'lable'; did you mean 'label'?"),
+        (HEAD + "max_bad_shar = {}\n", "did you mean 'max_bad_share'?"),
+        (HEAD + f'max_bad_share = "{"x" * 5000}"\n', "[interactions] max_bad_share must be a number, got 'xxx"),
+        (HEAD + "[label]\nequals = 1\ncolumn = []\n", "[label] column must be a text"),
+    ],
+)
+def test_a_wrong_value_in_a_spec_is_one_short_line(tmp_path, text, words):
+    (tmp_path / "spec.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        Spec.from_toml(tmp_path / "spec.toml")
+    said = str(error.value).removeprefix(str(tmp_path))
+    assert words in said
+    assert "\n" not in said
+    assert len(said) < 250
