@@ -167,8 +167,8 @@ def test_others_may_read_every_file(bundle_folder: Path) -> None:
 
 def test_a_newer_format_is_refused_before_its_hashes_are_looked_at(bundle_folder: Path) -> None:
     path = bundle_folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(InputError, match="format 2, this version reads up to 1; upgrade twotower"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    with pytest.raises(InputError, match="format 3, this version reads up to 2; upgrade twotower"):
         Bundle.load(bundle_folder)
 
 
@@ -270,6 +270,16 @@ def test_labels_below_one_half_are_no_history(write: Write, titled_dataset: Data
     assert bundle.users(torch.tensor([4])).history.tolist() == [
         titled_dataset.log.items[first + 1 : first + 4].tolist()
     ]
+    assert bundle.dataset.log.num_events == titled_dataset.log.num_events, "what was rated badly is seen, and kept"
+
+
+def test_a_bundle_of_format_1_opens(bundle_folder: Path) -> None:
+    """It kept positives alone, without labels: all that it kept is both history and seen."""
+    with changing_bundle(bundle_folder) as (_, manifest):
+        manifest["format"] = 1
+    bundle = Bundle.load(bundle_folder)
+    assert (bundle.manifest["format"], bundle.dataset.log.labels) == (1, None)
+    assert bundle.positives.num_events == bundle.dataset.log.num_events > 0
 
 
 class Heads(NamedTuple):

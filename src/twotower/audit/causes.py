@@ -165,7 +165,7 @@ def _inputs(bundle: Bundle, side: Side) -> tuple[Feature, ...]:
 
 def _length(bundle: Bundle) -> int:
     """Events of a history that the user tower is given."""
-    longest = int(bundle.dataset.log.lengths.max()) if bundle.dataset.log.num_events else 1
+    longest = int(bundle.positives.lengths.max()) if bundle.positives.num_events else 1
     return max(1, min(training_length(bundle.model), longest))
 
 

@@ -7,6 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from twotower.core.records import PADDING
+from twotower.ops.windows import windows
+
+NO_ITEM = -1
+"""Stands where a list of item rows has no item."""
+
 
 class Log(NamedTuple):
     """Events grouped by user, oldest first; ties in time keep file order.
@@ -52,6 +58,21 @@ class Log(NamedTuple):
         if self.labels is None:
             return self
         return self.select(self.labels >= 0.5)._replace(labels=None)
+
+    def seen(self, users: Tensor) -> Tensor:
+        """The items that each of ``users`` has seen: those of all events, of whatever label, so of bad ratings too.
+
+        This is what masks of answers mean by "seen", in evaluation as in serving: int64 [users, most], oldest first,
+        -1 where there are no more. What a model reads, and what samplers of negatives leave out, are the `positives`.
+
+        Examples:
+            >>> log = Log(torch.tensor([0, 2, 3]), torch.tensor([4, 7, 5]), labels=torch.tensor([1.0, 0.0, 1.0]))
+            >>> log.seen(torch.tensor([0, 1])).tolist()
+            [[4, 7], [5, -1]]
+        """
+        starts, ends = self.offsets[users], self.offsets[users + 1]
+        seen = windows(self.items, starts, ends, int((ends - starts).max()) if len(users) else 0)
+        return seen.masked_fill(seen == PADDING, NO_ITEM)
 
     def to(self, device: torch.device | str) -> Log:
         """The log on another device."""

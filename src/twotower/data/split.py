@@ -12,7 +12,8 @@ from twotower.data.log import Log
 class Targets(NamedTuple):
     """What an evaluation asks: given ``history``, find ``truth``. Both logs cover the same user rows.
 
-    Only users with at least one event in ``truth`` are asked about. What stands in ``history`` is masked from answers.
+    Only users with at least one event in ``truth`` are asked about. ``history`` keeps events of whatever label: all of
+    its items are masked from answers (`twotower.data.log.Log.seen`), while a model reads its positives.
     """
 
     history: Log

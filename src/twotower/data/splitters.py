@@ -1,4 +1,4 @@
-"""Ways to cut a log in three. Each says what leaks; evaluation asks for positives only, training keeps labels."""
+"""Ways to cut a log in three. Each says what leaks; truths are positives only, training and histories keep labels."""
 
 from __future__ import annotations
 
@@ -73,15 +73,17 @@ def last_n(log: Log, *, n: int = 5) -> Split:
         raise InputError(f"split: no user has more than {n} positive event{'s' * (n > 1)}, so nothing can be held out")
     place, total = _places(log)[_positive(log)], count[users]
     trained = torch.where(count > 2 * n, count - 2 * n, torch.where(count > n, count - n, count))
+    every_place, every_total = _places(log), count[log.users()]
     short = int(((count > 0) & (count <= n)).sum())
     return Split(
-        log.select(_places(log) <= trained[log.users()]),
+        log.select(every_place <= trained[log.users()]),
         Targets(
-            positives.select((total > 2 * n) & (place <= total - 2 * n)),
+            log.select((every_total > 2 * n) & (every_place <= every_total - 2 * n)),
             positives.select((total > 2 * n) & (place > total - 2 * n) & (place <= total - n)),
         ),
         Targets(
-            positives.select((total > n) & (place <= total - n)), positives.select((total > n) & (place > total - n))
+            log.select((every_total > n) & (every_place <= every_total - n)),
+            positives.select((total > n) & (place > total - n)),
         ),
         log.select(_places(log) <= torch.where(count > n, count - n, count)[log.users()]),
         "Time leaks: the last events of one user may be older than what other users train on, so popularity and taste "
@@ -128,8 +130,8 @@ def global_time(
         )
     return Split(
         log.select(log.times < validation_from),
-        _targets(positives, early, ~early & ~late),
-        _targets(positives, ~late, late),
+        _targets(log, log.times < validation_from, positives.select(~early & ~late)),
+        _targets(log, log.times < test_from, positives.select(late)),
         log.select(log.times < test_from),
         "Nothing of the future reaches training. Users and items first seen after the cut are cold, and the history "
         "of the test holds the validation period, which training has not seen.",
@@ -165,13 +167,13 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
     part[drawn[first:second]], part[drawn[second:]] = 1, 2
     known = (count * fold_in).floor().long().clamp(min=1)
     users = positives.users()
-    history = _places(log)[_positive(log)] <= torch.minimum(known, count - 1)[users]
-    held = part[users]
+    folded = _places(log) <= torch.minimum(known, count - 1)[log.users()]
+    asked, held, group = ~folded[_positive(log)], part[users], part[log.users()]
     return Split(
-        log.select(part[log.users()] == 0),
-        Targets(positives.select((held == 1) & history), positives.select((held == 1) & ~history)),
-        Targets(positives.select((held == 2) & history), positives.select((held == 2) & ~history)),
-        log.select(part[log.users()] < 2),
+        log.select(group == 0),
+        Targets(log.select((group == 1) & folded), positives.select((held == 1) & asked)),
+        Targets(log.select((group == 2) & folded), positives.select((held == 2) & asked)),
+        log.select(group < 2),
         "No event of a held-out user is trained on, so an id of a user tells nothing. Time leaks: training users' "
         "events may be later than what is asked. "
         f"{int((count == 1).sum())} users with one positive are only trained on.",
@@ -198,8 +200,8 @@ def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: in
         raise InputError(f"random-ratio split: {positives.num_events} positives are too few to cut in three")
     return Split(
         log.select(part == 0),
-        _targets(positives, drawn == 0, drawn == 1),
-        _targets(positives, drawn < 2, drawn == 2),
+        _targets(log, part == 0, positives.select(drawn == 1)),
+        _targets(log, part < 2, positives.select(drawn == 2)),
         log.select(part < 2),
         "Time leaks fully: later events of the same user train the model that is asked for earlier ones, and the order "
         "of a history has holes. Users whose events all fall into one part are cold.",
@@ -237,10 +239,9 @@ def _places(log: Log) -> Tensor:
     return before[1:] - before[log.offsets[:-1]][log.users()]
 
 
-def _targets(positives: Log, known: Tensor, asked: Tensor) -> Targets:
-    """Targets whose history covers only users who are asked about."""
-    truth = positives.select(asked)
-    return Targets(positives.select(known & (truth.lengths > 0)[positives.users()]), truth)
+def _targets(log: Log, known: Tensor, truth: Log) -> Targets:
+    """Targets whose history holds the known events, of whatever label, of users who are asked about."""
+    return Targets(log.select(known & (truth.lengths > 0)[log.users()]), truth)
 
 
 def _moment(ordered: Tensor, share: float) -> int:

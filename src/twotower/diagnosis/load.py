@@ -232,11 +232,14 @@ def _names(folder: Path, rows: Any) -> list[str]:
 
 
 def _popularity(folder: Path, rows: Any) -> NDArray[Any] | None:
-    """How often each item stands in the histories that the bundle keeps, if it keeps any."""
+    """How often each item is a positive in the events that the bundle keeps, if it keeps any."""
     events = folder / "histories" / "items.npy"
     if not events.is_file():
         return None
-    counts = np.bincount(np.load(events, allow_pickle=False), minlength=int(rows.max()) + 1)
+    items, labels = np.load(events, allow_pickle=False), folder / "histories" / "labels.npy"
+    if labels.is_file():
+        items = items[np.load(labels, allow_pickle=False) >= 0.5]
+    counts = np.bincount(items, minlength=int(rows.max()) + 1)
     return counts[rows].astype("f8")
 
 

@@ -100,7 +100,7 @@ def evaluate_two_stage(
         targets: who is asked about, and what is relevant.
         candidates: handed from the first stage to the second.
         ks: list lengths of the answers.
-        mask_seen: whether what stands in a user's history is left out.
+        mask_seen: whether what a user has seen (`Log.seen` of the history: events of whatever label) is left out.
         split: what the targets are called in reports.
 
     Raises:
@@ -139,7 +139,7 @@ def retrieved_lists(
         index.build(encode_items(retriever, dataset, ids, ITEM_TILE), ids)
         for some in users.split(256):
             states = retriever.encode_users(users_with_history(dataset, history, some, retriever.history_length))
-            seen = _padded(everything, some) if mask_seen else None
+            seen = everything.seen(some) if mask_seen else None
             found.append(index.search(states, candidates, seen).ids)
     return torch.cat(found)
 
@@ -214,16 +214,6 @@ def check_data(model: Model, dataset: Dataset) -> None:
 def _all_states(model: Model, dataset: Dataset) -> State:
     """States of every row, so that row number = id."""
     return encode_items(model, dataset, torch.arange(dataset.schema.num_items, device=dataset.device), ITEM_TILE)
-
-
-def _padded(log: Log, users: Tensor) -> Tensor:
-    """The events of each user, -1 after the last: int64 [users, most]."""
-    rows, events = expand(log.offsets[users], log.offsets[users + 1])
-    lengths = log.lengths[users]
-    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
-    padded = log.items.new_full((len(users), int(lengths.max())), NO_CANDIDATE)
-    padded[rows, place] = log.items[events]
-    return padded
 
 
 def _result(users: Tensor, truth: Log, lists: Tensor, ks: Sequence[int], split: str) -> Result:

@@ -22,7 +22,8 @@ class Protocol:
     split: str = "test"
     """What the targets are called in reports."""
     mask_seen: bool = True
-    """True: items of the user's history, of whatever label, are left out of the answers."""
+    """True: what the user has seen (`twotower.data.log.Log.seen`: items of the history, of whatever label) is left out
+    of the answers."""
     candidates: tuple[int, ...] | None = None
     """Item rows to rank; None: every known item of the catalogue (rows 2 and up)."""
 

@@ -45,7 +45,8 @@ def evaluate(
 ) -> Result:
     """Rank all candidates for every user of ``targets``, and say where the relevant ones stand.
 
-    The user tower reads the positive events of ``targets.history``. Memory holds the states of all candidates and the
+    The user tower reads the positive events of ``targets.history``; its events of whatever label are what the user has
+    seen (`Log.seen`), which ``protocol.mask_seen`` leaves out. Memory holds the states of all candidates and the
     scores of one tile of users with one tile of items, never users × items. Tile sizes have no effect beyond the
     last-bit rounding of the model's own arithmetic.
 

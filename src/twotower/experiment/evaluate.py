@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.data.dataset import Dataset
+from twotower.data.identity import check_same_vocabulary
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
@@ -38,6 +39,9 @@ def judge_bundle(
     dataset = bundle.dataset if data is None else Dataset.load(data)
     if dataset.schema != bundle.schema:
         raise InputError(f"{data}: its users, items or features are not those that {folder} was trained on")
+    if dataset.folder is not None and dataset is not bundle.dataset and (dataset.folder / "vocabulary").is_dir():
+        both = folder / "vocabulary", dataset.folder / "vocabulary"
+        check_same_vocabulary(*both, f"bundle {folder} and data {data}")
     evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
     title = f"{run.model.name} on {dataset.name}"
     if run.data.split == PAIRS:

@@ -24,6 +24,8 @@ def miner(
 ) -> Callable[[Tensor, int], TopK]:
     """What `IndexMined` asks for: users and k to their k best items, without their positives in ``log``.
 
+    Only positives are left out, not all that a user has seen: an item that was rated badly may be a negative.
+
     Each call encodes all items with the model as it then is, builds the index, and encodes the users with all their
     training events.
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_file
+from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
+from twotower.data.identity import fingerprint
 from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
@@ -73,13 +74,13 @@ def train(
         run: what to do.
         to: folder of the bundle; None writes nothing.
         dataset: instead of ``run.data.path``, when it is in memory already.
-        resume: go on from the checkpoint in ``<to>.run``.
+        resume: go on from the checkpoint in ``<to>.run``; where there is none yet, start from nothing and say so.
         callbacks: told of epochs, beside the log.
         parts: loss and sampler handed over as objects, in place of those that the run names.
 
     Raises:
-        InputError: if the run asks for something that is not there, a resumed run is another run, or ``to`` can hold no
-            bundle.
+        InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
+            ``to`` can hold no bundle.
     """
     run = spelled_out(run)
     device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
@@ -89,8 +90,10 @@ def train(
     split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")
     if folder is not None and resume:
-        check_resumable(folder, run)
-    claim = Claim(None if resume else folder, run)
+        resume = check_resumable(folder, run)
+    if folder is not None and resume:
+        check_same_data(folder, dataset)
+    claim = Claim(None if resume else folder, run, dataset)
     callbacks = [claim, *callbacks]
     if isinstance(split, PairSplit):
         model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
@@ -173,21 +176,38 @@ def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] |
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
 
 
-def check_resumable(folder: Path, run: Run) -> None:
-    """A resumed run must be the one that is noted in its folder.
+def check_resumable(folder: Path, run: Run) -> bool:
+    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes.
 
     Raises:
-        InputError: if there is nothing to resume, or the run differs.
+        InputError: if the run differs.
     """
     note = folder / "run.toml"
     if not (folder / "train.safetensors").is_file():
-        raise InputError(f"{folder}: no checkpoint to resume from; train without --resume")
+        log.warning("%s: no checkpoint to resume from, so training starts from nothing", folder)
+        return False
     stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
     if stopped != asked:
         was, now = (one.to_toml().splitlines() for one in (stopped, asked))
         other = next((line for line in was if line not in now), "other settings")
         raise InputError(
             f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
+        )
+    return True
+
+
+def check_same_data(folder: Path, dataset: Dataset) -> None:
+    """A resumed run must have the data that are noted in its folder, by content.
+
+    Raises:
+        InputError: if they are others.
+    """
+    if not (folder / "data.json").is_file():
+        log.warning("%s: does not note its data (an older twotower wrote it); it is taken to be the same", folder)
+    elif read_json(folder / "data.json").get("fingerprint") != fingerprint(dataset):
+        raise InputError(
+            f"{folder}: its checkpoint was made with other data than '{dataset.name}' is now; prepare the data as they "
+            "were, or train without --resume"
         )
 
 
@@ -197,10 +217,11 @@ class Claim(Silent):
     Args:
         folder: of the run; None: there is nothing to note.
         run: what is trained.
+        dataset: what it learns from.
     """
 
-    def __init__(self, folder: Path | None, run: Run) -> None:
-        self.folder, self.run = folder, run
+    def __init__(self, folder: Path | None, run: Run, dataset: Dataset) -> None:
+        self.folder, self.run, self.dataset = folder, run, dataset
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Training begins: the first one, where a last fit follows."""
@@ -215,5 +236,6 @@ class Claim(Silent):
         for checkpoint in folder.glob("*.safetensors"):
             log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
             checkpoint.unlink()
+        write_json(folder / "data.json", {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
         with replacing_file(folder / "run.toml") as partial:
             partial.write_text(self.run.to_toml(), encoding="utf-8")

@@ -14,7 +14,7 @@ MOST_PADDED = 1 << 25
 
 
 class Positives:
-    """The known positives of every user.
+    """The known positives of every user: not all that a user has seen, for an item rated badly may be a negative.
 
     Each (user, item) pair is one int64, user · num_items + item, in sorted order, and the item once more: memory is 16
     bytes an event. Shared candidates are met by walking the rows' own positives (their work grows with those, not with

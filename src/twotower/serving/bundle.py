@@ -98,7 +98,10 @@ class Bundle:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Features of users and items, and each user's history when the bundle was written, as a data set."""
+        """Features of users and items, and each user's events when the bundle was written, as a data set.
+
+        A bundle of format 1 kept positives alone: its log has no labels.
+        """
         return Dataset(
             self.schema,
             self._histories(),
@@ -107,6 +110,11 @@ class Bundle:
             read_json(self.folder / "data.json"),
             self.folder,
         )
+
+    @cached_property
+    def positives(self) -> Log:
+        """The stored events that a model reads as histories; `dataset` has them all, with their labels."""
+        return self.dataset.log.positives()
 
     @cached_property
     def user_vocabulary(self) -> Vocabulary:
@@ -141,8 +149,8 @@ class Bundle:
         return read_json(path) if path.is_file() else None
 
     def users(self, rows: Tensor) -> Users:
-        """Known users as the user tower sees them: their features and latest stored history."""
-        return users_with_history(self.dataset, self.dataset.log, rows, self.model.history_length)
+        """Known users as the user tower sees them: their features and latest stored positives."""
+        return users_with_history(self.dataset, self.positives, rows, self.model.history_length)
 
     def newcomer(self, history: Tensor) -> Users:
         """An unknown user with this history (int64 [items], oldest first), all of it at the latest stored time."""
@@ -159,11 +167,13 @@ class Bundle:
             empty = torch.zeros(0, dtype=torch.int64, device=self.device)
             offsets = torch.zeros(self.schema.num_users + 1, dtype=torch.int64, device=self.device)
             return Log(offsets, empty, empty if self.schema.has_times else None)
-        timed = (self.folder / "histories" / "times.npy").is_file()
         return Log(
             self._array("histories/offsets"),
             self._array("histories/items"),
-            self._array("histories/times") if timed else None,
+            *(
+                self._array(f"histories/{name}") if (self.folder / "histories" / f"{name}.npy").is_file() else None
+                for name in ("times", "labels")
+            ),
         )
 
     def _array(self, name: str) -> Tensor:
@@ -221,7 +231,8 @@ def write_bundle(
     """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
 
     Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
-    when the bundle starts to serve (labels below 0.5 are left out); ``index`` was built over known item states.
+    when the bundle starts to serve: events of whatever label, of which a model reads the positives; ``index`` was built
+    over known item states.
 
     Raises:
         InputError: as `check_target`.
@@ -242,7 +253,7 @@ def write_bundle(
             for name, column in columns.items():
                 _save_array(partial / side / "features" / f"{name}.npy", column)
         if histories is not None:
-            for name, column in histories.positives()._asdict().items():
+            for name, column in histories._asdict().items():
                 if column is not None:
                     _save_array(partial / "histories" / f"{name}.npy", column)
         if index is not None:

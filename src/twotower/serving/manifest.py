@@ -16,7 +16,8 @@ from twotower.core.errors import InputError
 from twotower.core.files import hash_folder, read_json, replacing_file
 from twotower.core.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+"""2: histories hold events of whatever label, and their labels; 1: positives alone."""
 
 log = logging.getLogger(__name__)
 

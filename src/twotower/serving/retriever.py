@@ -13,12 +13,12 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import PADDING, UNKNOWN, TopK, Users
+from twotower.data.log import NO_ITEM
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model
 from twotower.ops.topk import top_k
-from twotower.ops.windows import windows
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
 from twotower.serving.table import raw_columns, read_table
@@ -30,9 +30,6 @@ TILE = 1024
 """Users encoded and searched at a time."""
 
 AMONG = ("catalogue", "file")
-
-NO_ITEM = -1
-"""Stands where an answer or an exclusion has no item."""
 
 
 class Answer(NamedTuple):
@@ -86,9 +83,9 @@ class Retriever:
     ) -> list[Answer]:
         """The best ``k`` items, best first, for a known user or for a history of item ids typed in (oldest first).
 
-        What the user has seen is left out unless ``include_seen``; ``exclude`` names further items to leave out. Fewer
-        than ``k`` come back when the catalogue has no more. A history that is typed in takes place, for a model that
-        reads the clock, at the time of the latest stored event.
+        What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; ``exclude``
+        names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
+        typed in takes place, for a model that reads the clock, at the time of the latest stored event.
 
         Raises:
             InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, ``k`` is below
@@ -175,7 +172,7 @@ class Retriever:
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 
     def seen(self, user: str) -> list[Record]:
-        """What is stored of a known user's history, latest first, each item once.
+        """What a known user has seen: items of all stored events, of whatever label, latest first, each once.
 
         Raises:
             InputError: if the user is unknown.
@@ -283,11 +280,8 @@ class Retriever:
         return torch.tensor(self.bundle.item_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
 
     def _seen(self, users: Tensor) -> Tensor:
-        """The items of each user's stored history, oldest first, padded with -1: int64 [users, most]."""
-        log = self.bundle.dataset.log
-        starts, ends = log.offsets[users], log.offsets[users + 1]
-        seen = windows(log.items, starts, ends, int((ends - starts).max()))
-        return seen.masked_fill(seen == PADDING, NO_ITEM)
+        """The items of each user's stored events, of whatever label (`Log.seen`): int64 [users, most]."""
+        return self.bundle.dataset.log.seen(users)
 
     def _answers(self, found: TopK) -> list[list[Answer]]:
         """What was found in outside ids, without the places that stayed empty."""

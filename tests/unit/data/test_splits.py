@@ -39,21 +39,26 @@ def rows(log):
     return result
 
 
+def before_positive(events, number):
+    """The events, of whatever label, before the positive of this number (0 is the first)."""
+    kept, met = [], 0
+    for event in events:
+        met += event[2] >= 0.5
+        if met <= number:
+            kept.append(event)
+    return kept
+
+
 def slow_last_n(log, n):
     train, valid_history, valid_truth, history, truth = [], [], [], [], []
     for events in rows(log):
         positives = [event for event in events if event[2] >= 0.5]
         held = 2 * n if len(positives) > 2 * n else n if len(positives) > n else 0
         left = len(positives) - held
-        kept, seen = [], 0
-        for event in events:
-            seen += event[2] >= 0.5
-            if seen <= left:
-                kept.append(event)
-        train.append(kept)
-        valid_history.append(positives[:left] if held == 2 * n else [])
+        train.append(before_positive(events, left))
+        valid_history.append(before_positive(events, left) if held == 2 * n else [])
         valid_truth.append(positives[left : left + n] if held == 2 * n else [])
-        history.append(positives[: len(positives) - n] if held else [])
+        history.append(before_positive(events, len(positives) - n) if held else [])
         truth.append(positives[len(positives) - n :] if held else [])
     return train, valid_history, valid_truth, history, truth
 
@@ -96,9 +101,9 @@ def test_global_time_matches_a_loop(labels):
         valid = [event for event in positives if first <= event[1] < second]
         test = [event for event in positives if event[1] >= second]
         expected[0].append([event for event in events if event[1] < first])
-        expected[1].append([event for event in positives if event[1] < first] if valid else [])
+        expected[1].append([event for event in events if event[1] < first] if valid else [])
         expected[2].append(valid)
-        expected[3].append([event for event in positives if event[1] < second] if test else [])
+        expected[3].append([event for event in events if event[1] < second] if test else [])
         expected[4].append(test)
     assert parts(split_log(log, "global-time", validation_from=first, test_from=second)) == expected
 
@@ -125,7 +130,7 @@ def test_by_user_holds_out_whole_users_and_folds_in_their_first_events():
         assert len(asked) <= 1
         for history, truth in asked:
             known = min(max(1, math.floor(0.6 * len(positives))), len(positives) - 1)
-            assert (history, truth) == (positives[:known], positives[known:])
+            assert (history, truth) == (before_positive(events, known), positives[known:])
             held += 1
     able = sum(len([e for e in events if e[2] >= 0.5]) >= 2 for events in rows(log))
     assert held == able - round(able * 0.6)
@@ -146,7 +151,8 @@ def test_random_ratio_gives_each_event_to_one_part():
             break
     asked = split.test.truth.lengths > 0
     known = split.train.positives().lengths + split.validation.truth.lengths
-    assert torch.equal(split.test.history.lengths, torch.where(asked, known, 0))
+    assert torch.equal(split.test.history.positives().lengths, torch.where(asked, known, 0))
+    assert torch.equal(split.test.history.lengths, torch.where(asked, split.known.lengths, 0)), "of whatever label"
 
 
 @pytest.mark.parametrize("kind", sorted(SPLITTERS))

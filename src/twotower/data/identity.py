@@ -1,0 +1,60 @@
+"""Which data set it is: by content, for two of one size are not yet one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """One hash of all that training reads, and of the ids behind its rows: log, features, schema and vocabularies."""
+    hashes: dict[str, str] = dataset.manifest.get("hashes") or {}
+    words = [repr(dataset.schema), *(f"{name} {hashes[name]}" for name in sorted(hashes) if "vocabulary/" in name)]
+    digest = hashlib.sha256("\n".join(words).encode())
+    parts: list[tuple[str, Tensor | None]] = list(dataset.log._asdict().items())
+    for side, columns in (("user", dataset.user_features), ("item", dataset.item_features)):
+        parts += [(f"{side}.{name}", columns[name]) for name in sorted(columns)]
+    for name, tensor in parts:
+        if tensor is not None:
+            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
+    """Refuse two folders of vocabularies whose rows stand for other ids or values.
+
+    Args:
+        mine: folder ``vocabulary`` of a bundle.
+        other: that of a prepared data set.
+        what: the two in words, for the error: "bundle b and data d".
+
+    Raises:
+        InputError: names the first row that differs.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for name in sorted({path.name for folder in (mine, other) for path in folder.glob("*.parquet")}):
+            if not ((mine / name).is_file() and (other / name).is_file()):
+                raise InputError(f"{what} differ: only one of them has vocabulary/{name}; give the data of the model")
+            here, there = (connection.read_parquet(str(folder / name)) for folder in (mine, other))
+            key = "id" if "id" in here.columns else "value"
+            if not {"row", key} <= set(here.columns) & set(there.columns):
+                continue
+            connection.register("here", here)
+            connection.register("there", there)
+            found = connection.execute(
+                f"SELECT here.{key}, there.{key} FROM here FULL JOIN there USING (row) "
+                f"WHERE here.{key} IS DISTINCT FROM there.{key} ORDER BY row LIMIT 1"
+            ).fetchone()
+            if found is not None:
+                raise InputError(
+                    f"{what} number {name.removesuffix('.parquet')} otherwise: '{found[0]}' is '{found[1]}' there; "
+                    "give the data that the model was trained on"
+                )
