@@ -10,6 +10,7 @@ import typer
 
 from twotower import __version__
 from twotower.core.errors import InputError, closest
+from twotower.core.terminal import visible
 
 VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
@@ -72,5 +73,5 @@ def _show_version(wanted: bool) -> bool:
 
 
 def _fail(text: str, status: int = 2) -> int:
-    print("error: " + " ".join(text.split()), file=sys.stderr)  # noqa: T201
+    print("error: " + visible(" ".join(text.split())), file=sys.stderr)  # noqa: T201
     return status
