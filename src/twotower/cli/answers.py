@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.core.files import replacing_file
+from twotower.core.terminal import json_text, literal
 from twotower.serving.columns import cell, telling
 from twotower.serving.retriever import Answer
 from twotower.serving.vocabulary import Record
@@ -51,25 +51,28 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(value))
 
 
 def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table:
     """Items with the columns that tell a person most, at most ``most`` rows."""
     names = telling([item.columns for item in items])
     shown = Table(
-        title=title, title_justify="left", caption=None if len(items) <= most else f"and {len(items) - most} more"
+        title=literal(title),
+        title_justify="left",
+        caption=None if len(items) <= most else f"and {len(items) - most} more",
     )
     scored = any(isinstance(item, Answer) for item in items)
     if scored:
         shown.add_column("", justify="right")
     for name in ["id", *names]:
-        shown.add_column(name, overflow="fold")
+        shown.add_column(literal(name), overflow="fold")
     if scored:
         shown.add_column("score", justify="right")
     for place, item in enumerate(items[:most], start=1):
         cells = [item.id, *(cell(item.columns.get(name)) for name in names)]
-        shown.add_row(*([str(place), *cells, f"{item.score:.4f}"] if isinstance(item, Answer) else cells))
+        texts = [str(place), *cells, f"{item.score:.4f}"] if isinstance(item, Answer) else cells
+        shown.add_row(*map(literal, texts))
     return shown
 
 

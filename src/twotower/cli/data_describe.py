@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.core.terminal import literal
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,14 +37,13 @@ def describe(
     if found["features"]:
         screen.print(_features_table(found["features"]))
     for sentence in found["treatments"]:
-        screen.print(f"- {sentence}", markup=False)
+        screen.print(literal(f"- {sentence}"))
 
 
 def _log_table(found: dict[str, Any]) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(found["name"]), show_header=False)
+    table = Table(title=literal(found["name"]), show_header=False)
     rows = {
         "users": f"{found['users']:,} ({found['single_event_users']:,} with a single event)",
         "items": f"{found['items']:,} ({found['cold_items']:,} without an event)",
@@ -58,7 +59,7 @@ def _log_table(found: dict[str, Any]) -> Table:
     if found["split"]:
         rows["split"] = ", ".join(f"{key} {value}" for key, value in found["split"].items()).removeprefix("kind ")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
+        table.add_row(name, literal(text))
     return table
 
 
@@ -73,7 +74,6 @@ def _lengths_table(found: dict[str, Any]) -> Table:
 
 
 def _features_table(features: list[dict[str, Any]]) -> Table:
-    from rich.markup import escape
     from rich.table import Column, Table
 
     table = Table(Column("feature", no_wrap=True), Column("kind", no_wrap=True))
@@ -81,7 +81,7 @@ def _features_table(features: list[dict[str, Any]]) -> Table:
         table.add_column(heading)
     for entry in features:
         table.add_row(
-            escape(f"{entry['side']} {entry['name']}"),
+            literal(f"{entry['side']} {entry['name']}"),
             entry["kind"],
             "" if entry["values"] is None else f"{entry['values']:,}",
             f"{entry['coverage']:.1%}",

@@ -34,8 +34,7 @@ def command(
     ] = None,
 ) -> int:
     """Check an embedding space: healthy, suspect or collapsed, and why. Exit status 3 when collapsed."""
-    import json
-
+    from twotower.core.terminal import json_text
     from twotower.diagnosis import diagnose
 
     if bundle is None:
@@ -52,7 +51,7 @@ def command(
             raise InputError("--column names vectors in a file; with --bundle the model makes them from the table")
         diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed, html=html)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_json(), allow_nan=False, ensure_ascii=False))
+        typer.echo(json_text(diagnosis.to_json()))
     else:
         from rich.console import Console
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from twotower.core.errors import InputError, closest
+from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
 VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
@@ -72,5 +73,5 @@ def _show_version(wanted: bool) -> bool:
 
 
 def _fail(text: str, status: int = 2) -> int:
-    print("error: " + " ".join(text.split()), file=sys.stderr)  # noqa: T201
+    print("error: " + visible(" ".join(text.split())), file=sys.stderr)  # noqa: T201
     return status

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twotower.core.errors import InputError
 from twotower.diagnosis.load import load_table
 from twotower.diagnosis.statistics import EXACT_ROWS, measure
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
@@ -41,10 +43,13 @@ class Diagnosis:
     """One entry a feature, the most to blame first, when a bundle and a table were given."""
     serving: dict[str, Any] = field(default_factory=dict)
     """Which tower is at fault, and what that costs, when a bundle and a table were given."""
+    read: dict[str, Any] = field(default_factory=dict)
+    """Rows and dimensions, which columns of a file were taken for vector, id, title, label, and what was left out."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with neither NaN nor infinity."""
         return {
+            "read": self.read,
             "verdict": self.verdict,
             "reasons": [reason._asdict() for reason in self.reasons],
             "statistics": self.statistics,
@@ -96,21 +101,25 @@ def diagnose(
         'collapsed'
     """
     where = "vectors"
+    read: dict[str, Any] = {}
     names = None if ids is None else [str(name) for name in ids]
     if isinstance(vectors, str | Path):
         where = str(vectors)
         table = load_table(Path(vectors), column=column)
-        vectors = table.vectors
+        vectors, read = table.vectors, table.account.to_json()
         names = table.ids if names is None else names
         popularity = table.popularity if popularity is None else popularity
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
     rows = Rows(vectors, where=where, ids=names)
-    found = measure(
-        rows,
-        popularity=None if popularity is None else torch.as_tensor(popularity).double(),
-        positive_pairs=positive_pairs,
-        seed=seed,
-        exact_rows=exact_rows,
-    )
+    try:
+        found = measure(
+            rows,
+            popularity=None if popularity is None else torch.as_tensor(popularity).double(),
+            positive_pairs=positive_pairs,
+            seed=seed,
+            exact_rows=exact_rows,
+        )
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError, OverflowError):  # type: ignore[attr-defined]
+        raise InputError(f"{where}: the numbers are too uneven to be measured; look for values far too large") from None
     verdict, reasons = judge(found, limits)
-    return Diagnosis(verdict, reasons, **found._asdict())
+    return Diagnosis(verdict, reasons, **found._asdict(), read={"rows": rows.count, "dimensions": rows.dim, **read})

@@ -13,6 +13,8 @@ from twotower.core.errors import InputError
 
 CHUNK_NUMBERS = 4_000_000
 """Numbers a chunk holds: 32 MB in float64."""
+LARGEST = 1e70
+"""Beyond this length the squared eigenvalues overflow float64."""
 ROUNDING = 1e-12
 """A length below this share of the root-mean-square length counts as zero."""
 
@@ -77,7 +79,14 @@ class Rows:
                 f"{self._where}: {len(bad)} of {self.count} rows hold NaN or inf ({what} {named}{more}); "
                 "remove them or mend the model that made them"
             )
-        return torch.cat(norms)
+        lengths = torch.cat(norms)
+        if not bool((lengths <= LARGEST).all()):
+            row = int(lengths.argmax())
+            name = f"row {row}" if self._ids is None else f"id {self._ids[row]}"
+            raise InputError(
+                f"{self._where}: {name} holds numbers whose squares overflow; no space of a model is so large"
+            )
+        return lengths
 
 
 class UnitRows:

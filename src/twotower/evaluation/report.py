@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from twotower.core.terminal import literal
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
 
@@ -20,7 +21,9 @@ def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -
     lengths = sorted({int(name.partition("@")[2]) for name in result.per_user})
     plain = [name for name in ("mrr", "coverage") if f"{name}@{lengths[0]}" in result.metrics]
     caption = f"{_caption(result)}; \\[{confidence:.0%} interval over users]"
-    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(
+        title=literal(title) if title else None, caption=caption, title_justify="left", caption_justify="left"
+    )
     table.add_column(result.split, justify="right")
     for name in ("recall", "ndcg", *plain):
         table.add_column(name, justify="right", no_wrap=True)
@@ -40,7 +43,7 @@ def slice_table(result: Result, metrics: Sequence[str]) -> Table:
         table.add_column(name, justify="right")
     for name, part in result.slices.items():
         values = [f"{part.metrics[metric]:.4f}" if part.users else "" for metric in metrics]
-        table.add_row(name.replace("_", " "), f"{part.users:,}", f"{part.truths:,}", *values)
+        table.add_row(literal(name.replace("_", " ")), f"{part.users:,}", f"{part.truths:,}", *values)
     return table
 
 
@@ -50,7 +53,7 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
 
     metrics = list(dict.fromkeys(row.metric for row in comparison.rows))
     table = Table(
-        title=title or None,
+        title=literal(title) if title else None,
         caption=(
             f"{comparison.users:,} users; \\[{comparison.confidence:.0%} interval over users]; "
             f"p: paired permutation test against {comparison.reference}, corrected for the number of models (Holm)"
@@ -67,7 +70,7 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
         p_value = "" if row.corrected is None else f"{row.corrected:.4f}"
         cells.setdefault(row.model, []).extend([f"{row.mean:.4f} {_interval(row.low, row.high)}", p_value])
     for model, values in cells.items():
-        table.add_row(model, *values)
+        table.add_row(literal(model), *values)
     return table
 
 

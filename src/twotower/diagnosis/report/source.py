@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
+from twotower.diagnosis.columns import is_key
 from twotower.diagnosis.diagnose import Diagnosis
-from twotower.diagnosis.load import ID_NAMES, POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES, load_table
+from twotower.diagnosis.load import load_table
+from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.report.write import write_report
+from twotower.diagnosis.table import POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES
 
 _TABLES = {".parquet", ".csv", ".tsv"}
 _NUMBERS = ("INT", "FLOAT", "DOUBLE", "DECIMAL", "REAL")
@@ -51,12 +54,13 @@ def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]
     listed = column in kinds or any(
         kind.endswith("]") or name.strip().lower() in VECTOR_NAMES for name, kind in kinds.items()
     )
-    known = {*ID_NAMES, *TITLE_NAMES, *POPULARITY_NAMES, *VECTOR_NAMES}
+    known = {*TITLE_NAMES, *POPULARITY_NAMES, *VECTOR_NAMES}
     chosen = [
         name
         for name, kind in kinds.items()
         if name != column
         and name.strip().lower() not in known
+        and not is_key(name)
         and not kind.endswith("]")
         and (listed or not any(number in kind for number in _NUMBERS))
     ]
@@ -99,8 +103,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with duckdb.connect() as connection:
         try:
             if path.suffix.lower() == ".parquet":
-                yield connection.read_parquet(str(path))
+                yield connection.read_parquet(only_file(path))
             else:
-                yield connection.read_csv(str(path), sample_size=-1)
+                yield connection.read_csv(only_file(path), sample_size=-1)
         except duckdb.Error as error:
             raise InputError(f"{path}: cannot read its columns ({str(error).splitlines()[0]})") from None

@@ -8,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from twotower.core.terminal import literal, visible
 from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.report.terminal_causes import causes_table
+from twotower.diagnosis.table import describe_account
 
 _COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "collapsed": "bold red"}
 _BOTH = {
@@ -51,9 +53,13 @@ def screen(diagnosis: Diagnosis) -> RenderableType:
     head.append(diagnosis.verdict.upper(), style=_COLOURS[diagnosis.verdict])
     head.append(f"  {statistics['vectors']:,} vectors of {statistics['dimensions']} dimensions")
     lines: list[RenderableType] = [head]
+    if "vector" in diagnosis.read:
+        lines.append(literal(describe_account(diagnosis.read)))
     for reason in diagnosis.reasons:
         line = Text(f"  {reason.name}: ", style=_COLOURS[reason.level])
-        line.append(f"{reason.sentence} ({_shown(reason.value)}, limit {_shown(reason.threshold)})", style="default")
+        line.append(
+            f"{visible(reason.sentence)} ({_shown(reason.value)}, limit {_shown(reason.threshold)})", style="default"
+        )
         lines.append(line)
     if diagnosis.causes:
         lines += causes_table(diagnosis.causes)
@@ -67,7 +73,7 @@ def screen(diagnosis: Diagnosis) -> RenderableType:
         if statistics[name] is not None:
             table.add_row(words, _shown(statistics[name]), "")
     lines += [Text(), table]
-    lines += [Text(f"note: {note}", style="dim") for note in diagnosis.notes]
+    lines += [literal(f"note: {note}", style="dim") for note in diagnosis.notes]
     return Group(*lines)
 
 

@@ -8,6 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from twotower.core.terminal import literal, visible
+
 SHOWN = 20
 """Features in the table."""
 
@@ -21,7 +23,7 @@ def causes_table(causes: list[dict[str, Any]]) -> list[RenderableType]:
     for cause in causes[:SHOWN]:
         style = "bold red" if cause["to_blame"] else "yellow" if cause["drifted"] else ""
         table.add_row(
-            Text(cause["feature"], style=style),
+            literal(cause["feature"], style),
             *(_percent(cause[name]) for name in ("missing", "constant", "unknown", "variance_share")),
             _percent(cause["training_variance_share"]),
             cause["restored"]["verdict"],
@@ -29,14 +31,14 @@ def causes_table(causes: list[dict[str, Any]]) -> list[RenderableType]:
     blamed = [cause for cause in causes if cause["to_blame"]]
     lines: list[RenderableType] = [Text()]
     lines.append(
-        Text(f"to blame: {', '.join(cause['feature'] for cause in blamed)}", style="bold red")
+        literal(f"to blame: {', '.join(cause['feature'] for cause in blamed)}", style="bold red")
         if blamed
         else Text("no feature is to blame", style="bold")
     )
     for cause in causes:
         if cause["to_blame"] or cause["drifted"]:
-            line = Text(f"  {cause['feature']}: ", style="bold red" if cause["to_blame"] else "yellow")
-            line.append(cause["reason"], style="default")
+            line = literal(f"  {cause['feature']}: ", style="bold red" if cause["to_blame"] else "yellow")
+            line.append(visible(cause["reason"]), style="default")
             lines.append(line)
     lines += [Text(), table]
     if len(causes) > SHOWN:

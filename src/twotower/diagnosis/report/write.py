@@ -18,10 +18,10 @@ import numpy as np
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.diagnosis.diagnose import Diagnosis
-from twotower.diagnosis.load import TITLE_NAMES
 from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables
 from twotower.diagnosis.report.points import choose_rows, colouring, groups, neighbours_of, shorten, view
+from twotower.diagnosis.table import TITLE_NAMES
 from twotower.diagnosis.vectors import Rows
 
 _SCRIPTS = ("theme.js", "scene.js", "panel.js", "page.js")

@@ -1,0 +1,70 @@
+"""Item states of a bundle as vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.core.errors import InputError
+from twotower.diagnosis.readers.arrays import read_npy, read_safetensors
+from twotower.diagnosis.readers.parquet import only_file
+from twotower.diagnosis.table import Account, Table
+
+
+def read_bundle(folder: Path, column: str | None = None) -> Table:
+    """Read the item states, or their part ``column``, with the outside ids and how often each item was seen."""
+    states, ids = folder / "items" / "states.safetensors", folder / "items" / "ids.npy"
+    if not states.is_file():
+        raise InputError(f"{folder}: not a bundle with item states (no items/states.safetensors)")
+    table = _states(folder, states) if column is None else read_safetensors(states, column)
+    if not ids.is_file():
+        return table
+    rows = read_npy(ids).vectors
+    if len(rows) != len(table.vectors):
+        raise InputError(f"{folder}: {len(table.vectors)} item states but {len(rows)} ids; export the bundle again")
+    return table._replace(ids=_names(folder, rows), popularity=_popularity(folder, rows))
+
+
+def _states(folder: Path, states: Path) -> Table:
+    """The states as vectors: several vectors an item are laid end to end, parts that are no numbers left out.
+
+    What `twotower.serving.compact` stored as whole numbers of each item's ``step`` is multiplied out.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(states)
+    step = tensors.pop("step", None)
+    if step is not None:
+        tensors = {name: part.flatten(1) * step.float()[:, None] for name, part in tensors.items() if part.ndim > 1}
+    parts = [part.flatten(1) for part in tensors.values() if part.is_floating_point() and part.ndim > 1]
+    if sum(part.shape[1] for part in parts) < 2:
+        raise InputError(f"{folder}: its model has no item vectors, so there is no geometry to judge")
+    return Table(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), account=Account(("item states",)))
+
+
+def _names(folder: Path, rows: Any) -> list[str]:
+    """The outside id of each row, or its number where the bundle has no vocabulary."""
+    vocabulary = folder / "vocabulary" / "items.parquet"
+    if not vocabulary.is_file():
+        return [str(row) for row in rows.tolist()]
+    import duckdb
+
+    with duckdb.connect() as connection:
+        names = dict(connection.read_parquet(only_file(vocabulary)).select("row, id").fetchall())
+    return [str(names.get(row, row)) for row in rows.tolist()]
+
+
+def _popularity(folder: Path, rows: Any) -> NDArray[Any] | None:
+    """How often each item is a positive in the events that the bundle keeps, if it keeps any."""
+    events = folder / "histories" / "items.npy"
+    if not events.is_file():
+        return None
+    items, labels = np.load(events, allow_pickle=False), folder / "histories" / "labels.npy"
+    if labels.is_file():
+        items = items[np.load(labels, allow_pickle=False) >= 0.5]
+    counts = np.bincount(items, minlength=int(rows.max()) + 1)
+    return counts[rows].astype("f8")

@@ -1,0 +1,108 @@
+"""Vectors from Parquet: a column of lists, or numeric columns together."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.core.errors import InputError, closest
+from twotower.diagnosis.columns import coordinates, roles_of
+from twotower.diagnosis.readers.arrays import choose, values_beside
+from twotower.diagnosis.table import Table
+
+_NUMERIC = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"} | {
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+}
+
+
+def read_parquet(path: Path, column: str | None = None) -> Table:
+    """Read the list column ``column``, or the only one, or all numeric columns that are coordinates.
+
+    An index that pandas kept in the file is never a coordinate, whatever its name.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        one_file = only_file(path)
+        relation = connection.read_parquet(one_file)
+        indexes = _pandas_indexes(connection, one_file)
+        kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
+        if column is not None and column not in kinds:
+            raise InputError(f"{path}: no column '{column}'; {closest(column, kinds)}")
+        lists = [name for name, kind in kinds.items() if kind.endswith("]")]
+        names = list(kinds)
+        roles = roles_of(names, indexes)
+        taken = {names[place] for place in roles.taken}
+        by_lists = column is not None or bool(lists)
+        if by_lists:
+            vector = [choose(path, dict.fromkeys(lists, (0, 0)), column, "column") if column is None else column]
+            values = _list_column(path, relation, vector[0], kinds[vector[0]])
+        else:
+            vector = [name for name, kind in kinds.items() if name not in taken and kind.split("(")[0] in _NUMERIC]
+            if not vector:
+                raise InputError(f"{path}: holds neither a list column nor numeric columns; it holds {_shown(kinds)}")
+            columns = relation.select(*map(_quoted, vector)).fetchnumpy()
+            values = np.stack([np.ma.filled(columns[name].astype(np.float64), np.nan) for name in vector], axis=1)
+        wanted = [name for name in names if name in taken and name not in vector]
+        found = relation.select(*map(_quoted, wanted)).fetchnumpy() if wanted else {}
+    beside = {name: np.asarray(np.ma.filled(part)) for name, part in found.items()}
+    ids, titles, popularity, account = values_beside(beside, indexes)
+    left = {
+        name: kind.lower() if not by_lists else "stands beside the lists"
+        for name, kind in kinds.items()
+        if name not in vector and name not in taken
+    }
+    account = replace(account, vector=tuple(vector), left_out={**account.left_out, **left})
+    if not by_lists:
+        account, values, keys = coordinates(account, vector, values)
+        ids = ids if keys is None else [str(int(key)) for key in keys]
+    return Table(values, ids, titles, popularity, account)
+
+
+def only_file(path: Path) -> str:
+    """The path for DuckDB, to which brackets and stars in a name would be a pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def _pandas_indexes(connection: Any, path: str) -> tuple[str, ...]:
+    """Columns that pandas noted as the index of the frame."""
+    found = connection.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = 'pandas'::BLOB", [path]).fetchone()
+    try:
+        noted = json.loads(found[0])["index_columns"] if found else []
+        return tuple(name for name in noted if isinstance(name, str))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()  # a note of another program under that name says nothing of columns
+
+
+def _list_column(path: Path, relation: Any, name: str, kind: str) -> NDArray[Any]:
+    if not kind.endswith("]"):
+        raise InputError(f"{path}: column '{name}' holds {kind}, not a list of numbers in each row")
+    quoted = _quoted(name)
+    count, known, shortest, longest = relation.aggregate(
+        f"count(*), count({quoted}), min(len({quoted})), max(len({quoted}))"
+    ).fetchall()[0]
+    if count != known:
+        raise InputError(f"{path}: column '{name}' is empty in {count - known} of {count} rows; fill or drop them")
+    if shortest != longest:
+        raise InputError(f"{path}: column '{name}' holds lists of {shortest} to {longest} numbers; all must be equal")
+    flat = relation.select(f"unnest({quoted}) AS value").fetchnumpy()["value"]
+    if flat.dtype.kind not in "fiu":
+        raise InputError(f"{path}: column '{name}' holds {kind}, not lists of numbers")
+    values = np.ma.filled(flat.astype(np.float64), np.nan) if np.ma.isMaskedArray(flat) else flat
+    return values.reshape(count, -1) if count else values.reshape(0, 0)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _shown(kinds: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in list(kinds.items())[:8])

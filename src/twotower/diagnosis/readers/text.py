@@ -1,0 +1,197 @@
+"""Vectors from CSV and TSV, with the column and the line in every error."""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from twotower.core.errors import InputError, closest
+from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name
+from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
+
+
+def read_text(path: Path, column: str | None = None) -> Table:
+    """Read one vector a line: a number a column, or a list of numbers ("[0.1, 0.2]") in one column.
+
+    The first line names the columns when its cells are not numbers, or when its numbers count 0, 1, 2, …
+    `twotower.diagnosis.columns` tells keys from coordinates. A column of which no cell is a number is left out; every
+    other cell must be a number.
+
+    Raises:
+        InputError: naming column and line, if a cell is not a number, or lines differ in length.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        first = next(lines, None)
+        if not first:
+            raise InputError(f"{path}: the file is empty")
+        named, notice = _is_header(first)
+        names = first if named else [str(place + 1) for place in range(len(first))]
+        listed = _listed(path, names, column, named)
+        cells = _cells(path, lines, first, named)
+        if listed is not None:
+            return _read_lists(path, cells, names, listed)
+        return _read_numbers(path, cells, names, named, notice)
+
+
+def _is_header(first: list[str]) -> tuple[bool, str | None]:
+    """Whether the first line names the columns, with a notice where that is a rule and not plain to see."""
+    numbers = [cell for cell in first if _is_number(cell)]
+    counted = [str(number) for number in range(len(numbers))]
+    if len(numbers) == len(first):
+        is_counted = len(first) > 1 and [cell.strip() for cell in first] == counted
+        return is_counted, "the first line counts 0, 1, 2, …, so it was taken for column names" if is_counted else None
+    if any(not cell.strip().lstrip("-").isdigit() for cell in numbers):
+        return False, "the first line holds fractions, so it was taken for a row and not for column names"
+    return True, None
+
+
+def _listed(path: Path, names: list[str], column: str | None, named: bool) -> int | None:
+    if column is not None:
+        if column not in names:
+            raise InputError(f"{path}: no column '{column}'; {closest(column, names)}")
+        return names.index(column)
+    places = (place for place, name in enumerate(names) if name.strip().lower() in VECTOR_NAMES)
+    return next(places, None) if named else None
+
+
+def _cells(path: Path, lines: Iterator[list[str]], first: list[str], named: bool) -> Iterator[tuple[int, list[str]]]:
+    """Every row that holds anything, with the number of its line."""
+    if not named:
+        yield 1, first
+    for cells in lines:
+        if not cells:
+            continue
+        line = lines.line_num  # type: ignore[attr-defined]
+        if len(cells) != len(first):
+            raise InputError(f"{path}: line {line} has {len(cells)} cells, the first line has {len(first)}")
+        yield line, cells
+
+
+def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], listed: int) -> Table:
+    roles = roles_of(names)
+    beside = _Beside(path, names, roles.id, roles.title, roles.popularity)
+    values, width, count = array("d"), 0, 0
+    for line, cells in rows:
+        numbers = _list(path, line, names[listed], cells[listed])
+        width = len(numbers) if not count else width
+        if len(numbers) != width:
+            raise InputError(
+                f"{path}: line {line}, column '{names[listed]}' holds {len(numbers)} numbers, earlier lines {width}"
+            )
+        values.extend(numbers)
+        beside.add(line, cells)
+        count += 1
+    account = replace(account_of(names, roles), vector=(shown_name(names[listed], listed),))
+    left = {
+        shown_name(name, place): "stands beside the lists"
+        for place, name in enumerate(names)
+        if place != listed and place not in roles.taken
+    }
+    account = replace(account, left_out={**account.left_out, **left})
+    return beside.table(values, width, count, account)
+
+
+def _read_numbers(
+    path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], named: bool, notice: str | None
+) -> Table:
+    start = next(rows, None)
+    if start is None:
+        raise InputError(f"{path}: has column names but no line of numbers")
+    line, cells = start
+    roles = roles_of(names if named else [str(place) for place in range(len(names))])
+    free = [place for place in range(len(names)) if place not in roles.taken]
+    words = [place for place in free if not _is_number(cells[place])]
+    places = [place for place in free if place not in words]
+    if words and len(places) < 2:
+        raise _not_a_number(path, line, names[words[0]], cells[words[0]])
+    id_at = words[0] if not named and words else roles.id  # a row that begins with a word: "king 0.1 0.2"
+    beside = _Beside(path, names, id_at, roles.title, roles.popularity)
+    values, count, told = array("d"), 0, (line, cells)
+    while start is not None:
+        line, cells = start
+        try:
+            values.extend([float(cells[place]) for place in places])
+        except ValueError:
+            place = next(place for place in places if not _is_number(cells[place]))
+            raise _not_a_number(path, line, names[place], cells[place]) from None
+        for place in words:
+            if _is_number(cells[place]):
+                raise _not_a_number(path, told[0], names[place], told[1][place])
+        beside.add(line, cells)
+        count += 1
+        start = next(rows, None)
+    shown = [shown_name(name, place) if named else f"column {place + 1}" for place, name in enumerate(names)]
+    account = account_of(names, roles) if named else Account(id=None if id_at is None else shown[id_at])
+    left = {shown[place]: "text" for place in words if place != id_at}
+    account = replace(account, left_out={**account.left_out, **left}, notices=() if notice is None else (notice,))
+    matrix = np.frombuffer(values, dtype=np.float64).reshape(count, len(places))
+    account, matrix, ids = coordinates(account, [shown[place] for place in places], matrix, named=named)
+    if ids is not None:
+        beside.ids = [str(int(value)) for value in ids]
+    return beside.table(matrix, matrix.shape[1], count, account)
+
+
+class _Beside:
+    """Ids, titles and popularity, gathered row by row."""
+
+    def __init__(
+        self, path: Path, names: list[str], id_at: int | None, title_at: int | None, popularity_at: int | None
+    ) -> None:
+        self._path = path
+        self._names = names
+        self._at = id_at, title_at, popularity_at
+        self.ids: list[str] = []
+        self._titles: list[str] = []
+        self._popularity = array("d")
+
+    def add(self, line: int, cells: list[str]) -> None:
+        """Take the cells of one row."""
+        id_at, title_at, popularity_at = self._at
+        if id_at is not None:
+            self.ids.append(cells[id_at])
+        if title_at is not None:
+            self._titles.append(cells[title_at])
+        if popularity_at is not None:
+            cell = cells[popularity_at]
+            if not _is_number(cell):
+                raise _not_a_number(self._path, line, self._names[popularity_at], cell)
+            self._popularity.append(float(cell))
+
+    def table(self, values: object, width: int, count: int, account: Account) -> Table:
+        """Give everything, with the vectors as [rows, dimensions]."""
+        if not count:
+            raise InputError(f"{self._path}: has column names but no line of numbers")
+        vectors = np.asarray(values, dtype=np.float64).reshape(count, width)
+        popularity = np.frombuffer(self._popularity, dtype=np.float64) if self._at[2] is not None else None
+        return Table(vectors, self.ids or None, self._titles or None, popularity, account)
+
+
+def _not_a_number(path: Path, line: int, name: str, cell: str) -> InputError:
+    shown = cell if len(cell) <= 30 else cell[:30] + "…"
+    return InputError(f"{path}: line {line}, column '{name}' holds '{shown}', not a number")
+
+
+def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
+    try:
+        numbers = json.loads(cell)
+        if isinstance(numbers, list) and all(type(number) in (int, float) for number in numbers):
+            return [float(number) for number in numbers]
+    except (ValueError, OverflowError, RecursionError):
+        pass
+    shown = cell if len(cell) <= 30 else cell[:30] + "…"
+    raise InputError(f"{path}: line {line}, column '{name}' holds '{shown}', not a list of numbers like [0.1, 0.2]")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
