@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from twotower.core.errors import InputError
+from twotower.data.log import NO_ITEM
 from twotower.serving.bundle import Bundle
-from twotower.serving.retriever import NO_ITEM, Answer, Retriever
+from twotower.serving.retriever import Answer, Retriever
 
 CANDIDATES = 2_000
 """Handed from the first stage to the second, where nothing else is said."""

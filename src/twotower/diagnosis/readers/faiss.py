@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import twotower
 from twotower.core.errors import InputError
 from twotower.diagnosis.table import Account, Table
 
@@ -27,7 +26,7 @@ def read_faiss(path: Path, column: str | None = None) -> Table:
     Raises:
         InputError: if the file is damaged, or the index does not give back each of its vectors.
     """
-    places = [str(Path(twotower.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    places = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     with TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "twotower.diagnosis.readers.faiss_process", str(path.absolute()), folder],
