@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twotower.core.terminal import literal
+from twotower.core.terminal import json_text, literal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,8 +18,6 @@ def describe(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Describe a prepared data set: counts, lengths, time, popularity, features that say little."""
-    import json as plain_json
-
     from rich.console import Console
 
     from twotower.data.dataset import Dataset
@@ -27,7 +25,7 @@ def describe(
 
     found = figures(Dataset.load(folder))
     if json:
-        typer.echo(plain_json.dumps(found, ensure_ascii=False, allow_nan=False))
+        typer.echo(json_text(found))
         return
     screen = Console(highlight=False)
     if not screen.is_terminal:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.core.errors import InputError
+from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.data.sources import Source
@@ -59,7 +60,7 @@ def get(
             from_path=from_path,
             category=category,
             settings=Synthetic(**settings) if settings else None,  # type: ignore[arg-type]
-            notice=lambda line: typer.echo(line, err=True),
+            notice=lambda line: typer.echo(visible(line), err=True),
             progress=progress,
         )
     prepared = target.with_name(target.name + "-prepared")
@@ -70,9 +71,9 @@ def get(
     if as_json:
         typer.echo(json.dumps({"name": name, "spec": str(spec), "prepared": str(prepared) if prepare else None}))
     elif prepare:
-        typer.echo(f"prepared {name} in {prepared}\nnext: twotower data describe {prepared}")
+        typer.echo(visible(f"prepared {name} in {prepared}\nnext: twotower data describe {prepared}", lines=True))
     else:
-        typer.echo(f"wrote {name} to {target}\nnext: twotower data prepare {spec} --to {prepared}")
+        typer.echo(visible(f"wrote {name} to {target}\nnext: twotower data prepare {spec} --to {prepared}", lines=True))
 
 
 def _list(known: tuple[Source, ...], as_json: bool) -> None:
@@ -120,13 +121,13 @@ def _progress() -> Iterator[Progress | None]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, object] = {}
 
         def progress(name: str, done: int, total: int | None) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
+                tasks[name] = bars.add_task(visible(name), total=total)
             bars.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
 
         yield progress

@@ -18,13 +18,12 @@ def prepare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Prepare a data set: CSV, TSV, JSON lines or Parquet to arrays that training reads at once."""
-    import json as plain_json
     import time
 
     from rich.console import Console
-    from rich.markup import escape
 
     from twotower.core.files import read_json
+    from twotower.core.terminal import json_text, literal, visible
     from twotower.data.prepare.prepare import prepare as run
     from twotower.data.prepare.spec import Spec
 
@@ -33,17 +32,17 @@ def prepare(
     read = Spec.from_toml(spec)
     target = to or Path("runs") / "data" / f"{read.name}-prepared"
     with told.status("preparing") as status:
-        run(read, target, memory_limit=memory_limit, progress=lambda text: status.update(escape(text)))
+        run(read, target, memory_limit=memory_limit, progress=lambda text: status.update(literal(text)))
     manifest = read_json(target / "manifest.json")
     for sentence in manifest["treatments"]:
-        told.print(f"- {sentence}", markup=False)
+        told.print(literal(f"- {sentence}"))
     counts, seconds = manifest["counts"], time.perf_counter() - started
     if json:
         summary = {"folder": str(target), "name": read.name, "seconds": round(seconds, 3)}
         rest = {key: manifest[key] for key in ("counts", "rows", "treatments")}
-        typer.echo(plain_json.dumps({**summary, **rest}, ensure_ascii=False))
+        typer.echo(json_text({**summary, **rest}))
         return
     typer.echo(
-        f"{target}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events "
+        f"{visible(target)}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events "
         f"in {seconds:.1f} s"
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.core.terminal import literal, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -36,7 +38,7 @@ def command(
         copy=copy,
         seed=seed,
         watch=lambda model: [Progress(model)],
-        notice=lambda text: print(text, file=sys.stderr),  # noqa: T201
+        notice=lambda text: print(visible(text), file=sys.stderr),  # noqa: T201
     )
     console.print(_table(demo))
     console.print(_advice(demo))
@@ -44,12 +46,12 @@ def command(
     _show_answers(demo, users, k, console)
     ids = demo.runs[demo.best].dataset.folder
     for line in (
-        f"\nBundle: [bold]{demo.bundle}[/bold]. Ask it for more:",
+        f"\nBundle: {demo.bundle}. Ask it for more:",
         f"  twotower recommend {demo.bundle} --user ID    (ids: {ids}/vocabulary/users.parquet)",
         f"  twotower evaluate {demo.bundle}",
         f"  twotower diagnose {demo.bundle}",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(literal(line), soft_wrap=True)
 
 
 def _table(demo: Demo) -> Table:
@@ -64,8 +66,10 @@ def _table(demo: Demo) -> Table:
     cells = {(row.model, row.metric): row for row in figures.rows}
     some = demo.runs[demo.best]
     table = Table(
-        title=f"{some.dataset.name}: each user's last item among all {some.test.num_items} others, "
-        f"{len(some.test.users)} users",
+        title=literal(
+            f"{some.dataset.name}: each user's last item among all {some.test.num_items} others, "
+            f"{len(some.test.users)} users"
+        ),
         caption=f"\\[95 % interval over users]; p: paired permutation test of NDCG against {demo.best}; "
         "covered: share of the catalogue in somebody's top 10",
         title_justify="left",
@@ -116,7 +120,7 @@ def _show_check(demo: Demo, console: Console) -> None:
             highlight=False,
         )
         for reason in check["reasons"][:2]:
-            console.print(f"  {reason['sentence']}", highlight=False)
+            console.print(literal(f"  {reason['sentence']}"))
 
 
 def _show_answers(demo: Demo, users: int, k: int, console: Console) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.core.terminal import json_text, literal, visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -39,24 +41,24 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fill categories that a table lacks, or train a model that can do without them; geometry and recall compared."""
-    import json
     import sys
 
     from twotower.audit.remedy import remedy
 
     found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, keywords=keywords, seed=seed)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
+        typer.echo(json_text(found.to_json()))
         return
     from rich.console import Console
 
     console = Console()
     for feature in found.features:
-        console.print(f"{feature['feature']}: {feature['reason']}, {feature['filled']:,} of {found.rows:,} rows filled")
+        line = f"{feature['feature']}: {feature['reason']}, {feature['filled']:,} of {found.rows:,} rows filled"
+        console.print(literal(line))
     console.print(_table(found))
     for note in found.notes:
-        console.print(f"note: {note}", style="dim")
-    print(f"written: {found.to}", file=sys.stderr)  # noqa: T201
+        console.print(literal(f"note: {note}", "dim"))
+    print(visible(f"written: {found.to}"), file=sys.stderr)  # noqa: T201
 
 
 def _table(found: Remedy) -> Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.core.errors import InputError
+from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.reproduce.study import Table
@@ -78,4 +79,4 @@ def _reproduce(
 
 
 def _notice(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201
+    print(visible(text), file=sys.stderr)  # noqa: T201

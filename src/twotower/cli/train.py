@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.core.errors import InputError
+from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.experiment.run import Run
@@ -71,4 +72,4 @@ def _described(run_file: Path | None, model: str | None, recipe: str | None) -> 
 
 
 def _notice(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201
+    print(visible(text), file=sys.stderr)  # noqa: T201

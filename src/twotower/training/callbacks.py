@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from twotower.core.terminal import visible
 from twotower.models.base import Model
 
 Record = dict[str, Any]
@@ -100,13 +101,13 @@ class Progress(Silent):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.title = title
+        self.title = visible(title)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=Console(file=sys.stderr),
             disable=not sys.stderr.isatty(),
             transient=True,

@@ -1,0 +1,38 @@
+"""Text of a user reaches the terminal as text: brackets stay, control characters are shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from twotower.cli import answers
+from twotower.cli.main import _fail
+from twotower.core.terminal import json_text
+from twotower.serving.retriever import Answer
+
+TITLE = "[rec] again [/] :heart: \x1b[31m \u202e"
+SHOWN = "[rec] again [/] :heart: \\x1b[31m \\u202e"
+
+
+def test_titles_are_shown_letter_for_letter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    answers.print_beside(f"For user {TITLE}", [Answer("[b]7", 0.5, {"[title]": TITLE})], "[/s]", [])
+    out = capsys.readouterr().out
+    assert SHOWN in out.replace("\n", " ")
+    assert "[b]7" in out
+    assert "[/s]" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+
+
+def test_an_error_line_shows_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _fail("a\rb\x1b]0;title\x07 [/x]") == 2
+    assert capsys.readouterr().err == "error: a b\\x1b]0;title\\x07 [/x]\n"
+
+
+def test_json_keeps_the_text_and_obeys_nothing() -> None:
+    written = json_text({"title": TITLE + "\x9b"})
+    assert json.loads(written) == {"title": TITLE + "\x9b"}
+    assert not {"\x1b", "\u202e", "\x9b"} & set(written)
