@@ -47,7 +47,8 @@ def command(
     if json:
         print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers]})
         return
+    known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
     if user is not None:
         print_beside(f"For user {user}", answers, "Latest in the history", retriever.seen(user))
     else:
-        print_beside("For this history", answers, "The history, latest first", retriever.items(typed or [])[::-1])
+        print_beside("For this history", answers, "The history, latest first", retriever.items(known)[::-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from operator import index
 from pathlib import Path
 
@@ -41,11 +41,11 @@ class Pipeline:
 
     def recommend(
         self,
+        user: object = None,
         *,
-        user: str | None = None,
-        history: Sequence[str] | None = None,
+        history: Iterable[object] | None = None,
         k: int = 10,
-        exclude: Sequence[str] = (),
+        exclude: Iterable[object] = (),
         include_seen: bool = False,
     ) -> list[Answer]:
         """The pre-ranker's best ``k`` of the retriever's candidates, best first; scores are the pre-ranker's.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.records import PADDING, UNKNOWN, TopK, Users
+from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
@@ -63,6 +66,11 @@ class Retriever:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        name, items = self.bundle.manifest["model"]["name"], len(self.bundle.item_ids)
+        return f"Retriever({name} on {self.bundle.manifest['data']}, {items:,} items)"
 
     def preload(self) -> None:
         """Do at once what the first questions would wait for: a server calls it before it listens."""
@@ -74,22 +82,25 @@ class Retriever:
 
     def recommend(
         self,
+        user: object = None,
         *,
-        user: str | None = None,
-        history: Sequence[str] | None = None,
+        history: Iterable[object] | None = None,
         k: int = 10,
-        exclude: Sequence[str] = (),
+        exclude: Iterable[object] = (),
         include_seen: bool = False,
     ) -> list[Answer]:
-        """The best ``k`` items, best first, for a known user or for a history of item ids typed in (oldest first).
+        """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
+
+        Ids are texts or numbers, alone or in any list: NumPy arrays and columns of data frames too. Items of the
+        history or of ``exclude`` that the catalogue no longer has are left aside with a warning.
 
         What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
         typed in takes place, for a model that reads the clock, at the time of the latest stored event.
 
         Raises:
-            InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, ``k`` is below
-                1, or an id is unknown.
+            InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, nothing in it
+                is known, ``k`` is below 1, or the user is unknown.
         """
         return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
 
@@ -190,29 +201,57 @@ class Retriever:
         """
         return self.bundle.item_vocabulary.records(self.bundle.item_vocabulary.rows(ids))
 
-    def asker(self, user: str | None, history: Sequence[str] | None) -> Asker:
+    def item_vectors(self) -> tuple[list[str], NDArray[np.float32]]:
+        """Return the ids of all items and their vectors, float32 [items, dim], in the order of the catalogue.
+
+        Raises:
+            InputError: if the model's item states are no vectors.
+        """
+        return self.bundle.item_vocabulary.ids(self.bundle.item_ids.tolist()), self._vectors(self.bundle.item_states)
+
+    @torch.inference_mode()
+    def user_vectors(self, users: Iterable[object]) -> tuple[list[str], NDArray[np.float32]]:
+        """Return the ids of known users and their vectors, float32 [users, dim], in the order given.
+
+        Raises:
+            InputError: if a user is unknown, none is named, or the model's user states are no vectors.
+        """
+        ids = self.bundle.user_vocabulary.texts(users)
+        if not ids:
+            raise InputError("the list of users is empty; name at least one")
+        rows = self._user_rows(ids)
+        tiles = [self._vectors(self._model.encode_users(self.bundle.users(tile))) for tile in rows.split(TILE)]
+        return ids, np.concatenate(tiles)
+
+    def _vectors(self, states: State) -> NDArray[np.float32]:
+        if not isinstance(states, Tensor) or states.ndim != 2:
+            name = self.bundle.manifest["model"]["name"]
+            raise InputError(f"model '{name}' has no vectors: its states are not one list of numbers a row")
+        return states.float().cpu().numpy()
+
+    def asker(self, user: object, history: Iterable[object] | None) -> Asker:
         """A known user, or someone with a history of item ids typed in (oldest first).
 
         Raises:
-            InputError: if not exactly one is given, the history is empty, or an id is unknown.
+            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not.
         """
         if (user is None) == (history is None):
             raise InputError("give either a user or a history, not both and not neither")
         if user is not None:
             rows = self._user_rows([user])
             return Asker(self.bundle.users(rows), self._seen(rows))
-        items = self._item_rows(history or ())
+        items = self._known_rows(() if history is None else history)
         if not len(items):
             raise InputError("the history is empty; name at least one item")
         return Asker(self.bundle.newcomer(items), items[None])
 
-    def found(self, asker: Asker, k: int, exclude: Sequence[str] = (), *, include_seen: bool = False) -> TopK:
+    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
         """The rows of the best ``k`` items for one who asks.
 
         Raises:
-            InputError: if ``k`` is below 1 or an id to leave out is unknown.
+            InputError: if ``k`` is below 1.
         """
-        banned = self._item_rows(exclude)[None]
+        banned = self._excluded_rows(exclude)[None]
         return self._found(asker.users, k, banned if include_seen else torch.cat([banned, asker.seen], dim=1))
 
     @torch.inference_mode()
@@ -234,14 +273,29 @@ class Retriever:
         """What was found for one who asked, in outside ids."""
         return self._answers(found)[0]
 
-    @cached_property
+    @property
     def _model(self) -> Model:
+        with self._lock:  # of several threads one prepares, and the others wait for it
+            return self._prepared_model
+
+    @property
+    def _index(self) -> Index:
+        with self._lock:
+            return self._built_index
+
+    @property
+    def _neighbours(self) -> Neighbours:
+        with self._lock:
+            return self._built_neighbours
+
+    @cached_property
+    def _prepared_model(self) -> Model:
         """The bundle's model, with what no request changes computed."""
         self.bundle.model.prepare_serving()
         return self.bundle.model
 
     @cached_property
-    def _index(self) -> Index:
+    def _built_index(self) -> Index:
         bundle = self.bundle
         if bundle.index is not None:
             return bundle.index
@@ -250,7 +304,7 @@ class Retriever:
         return index
 
     @cached_property
-    def _neighbours(self) -> Neighbours:
+    def _built_neighbours(self) -> Neighbours:
         states = self.bundle.model.whole_items(self.bundle.item_states)
         return Neighbours(directions(states), self.bundle.item_ids)
 
@@ -273,10 +327,22 @@ class Retriever:
             log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
         return min(int(k), most)
 
-    def _user_rows(self, ids: Sequence[str]) -> Tensor:
+    def _known_rows(self, ids: Iterable[object]) -> Tensor:
+        rows = self.bundle.item_vocabulary.rows_of_known(ids)
+        return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
+
+    def _excluded_rows(self, ids: Iterable[object]) -> Tensor:
+        """Rows to leave out; leaving out what is not there changes nothing, so unknown ids are told of and no error."""
+        texts = self.bundle.item_vocabulary.texts(ids)
+        found = self.bundle.item_vocabulary.known(texts)
+        if missing := [text for text in texts if text not in found]:
+            log.warning("%d items to leave out are not in the catalogue, such as '%s'", len(missing), missing[0])
+        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+
+    def _user_rows(self, ids: Iterable[object]) -> Tensor:
         return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
 
-    def _item_rows(self, ids: Sequence[str]) -> Tensor:
+    def _item_rows(self, ids: Iterable[object]) -> Tensor:
         return torch.tensor(self.bundle.item_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
 
     def _seen(self, users: Tensor) -> Tensor:

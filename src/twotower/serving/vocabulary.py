@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 from twotower.core.errors import InputError
 from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
+
+log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
@@ -41,7 +44,7 @@ class Vocabulary:
         self._record_of = self._read("SELECT * FROM vocabulary")
         self._row_of = {record.id: row for row, record in self._record_of.items()}
 
-    def rows(self, ids: Sequence[str]) -> list[int]:
+    def rows(self, ids: Iterable[object]) -> list[int]:
         """The row of each id, in order; ids are text, and what is not is taken by its text.
 
         Raises:
@@ -53,6 +56,22 @@ class Vocabulary:
             if text not in found:
                 raise InputError(f"unknown {self.what} '{text}'; {self._closest(text)}")
         return [found[text] for text in texts]
+
+    def rows_of_known(self, ids: Iterable[object]) -> list[int]:
+        """Return the rows of those ids that are known, in order; the others are named in a warning.
+
+        Raises:
+            InputError: if ids are given and none of them is known (names the closest), or ``ids`` is no list.
+        """
+        texts = self.texts(ids)
+        found = self.known(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if missing and not found:
+            raise InputError(f"unknown {self.what} '{missing[0]}'; {self._closest(missing[0])}")
+        if missing:
+            shown = ", ".join(f"'{text}'" for text in missing[:5]) + (", …" if len(missing) > 5 else "")
+            log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, shown)
+        return [found[text] for text in texts if text in found]
 
     def texts(self, ids: Iterable[object]) -> list[str]:
         """Ids as text.

@@ -1,0 +1,96 @@
+"""Ids as callers have them: retired ones, NumPy and data frame values; vectors go out with their ids."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import twotower
+from twotower.core.errors import InputError
+from twotower.experiment.front import train
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory):
+    rows = [(user, (user + step) % 9, 60 * step) for user in range(8) for step in range(5)]
+    events = {name: [row[place] for row in rows] for place, name in enumerate(("user", "item", "time"))}
+    data = twotower.Dataset.from_frames(events, unit="s", name="rings")
+    folder = tmp_path_factory.mktemp("ids") / "bundle"
+    train("two_tower", data, to=folder, epochs=1, dim=4, device="cpu")
+    return twotower.load(folder)
+
+
+def ids(answers) -> list[str]:
+    return [answer.id for answer in answers]
+
+
+def test_a_retired_item_in_a_history_is_told_of_and_left_aside(retriever, caplog):
+    with caplog.at_level(logging.WARNING):
+        answers = retriever.recommend(history=["1", "retired", "2"], k=3)
+    assert ids(answers) == ids(retriever.recommend(history=["1", "2"], k=3))
+    assert "1 of 3 items are unknown here and left aside: 'retired'" in caplog.text
+
+
+def test_leaving_out_what_is_not_there_changes_nothing(retriever, caplog):
+    with caplog.at_level(logging.WARNING):
+        answers = retriever.recommend("1", k=3, exclude=["retired"])
+    assert ids(answers) == ids(retriever.recommend("1", k=3))
+    assert "not in the catalogue, such as 'retired'" in caplog.text
+
+
+def test_a_history_in_which_nothing_is_known_is_an_error(retriever):
+    with pytest.raises(InputError, match="unknown item 'gone'"):
+        retriever.recommend(history=["gone", "lost"])
+    with pytest.raises(InputError, match="history is empty"):
+        retriever.recommend(history=np.array([], dtype=np.int64))
+    with pytest.raises(InputError, match="unknown user '77'"):
+        retriever.recommend(77)
+
+
+@pytest.mark.parametrize(
+    "make", [np.array, tuple, lambda v: np.array(v, dtype=np.float64), lambda v: np.array([str(x) for x in v])]
+)
+def test_arrays_answer_as_lists_do(retriever, make):
+    expected = ids(retriever.recommend(history=["1", "2"], k=3, exclude=["5"]))
+    assert ids(retriever.recommend(history=make([1, 2]), k=3, exclude=make([5]))) == expected
+    assert ids(retriever.rank(np.int64(1), make([5, 6, 7]))) == ids(retriever.rank("1", ["5", "6", "7"]))
+    assert [ids(one) for one in retriever.recommend_many(make([1, 2]), k=2)] == [
+        ids(retriever.recommend(user, k=2)) for user in ("1", "2")
+    ]
+
+
+def test_columns_of_a_data_frame_answer_as_lists_do(retriever):
+    pandas = pytest.importorskip("pandas")
+    expected = ids(retriever.recommend(history=["1", "2"], k=3))
+    assert ids(retriever.recommend(history=pandas.Series([1, 2]), k=3)) == expected
+
+
+def test_vectors_go_out_with_their_ids(retriever):
+    items, vectors = retriever.item_vectors()
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (9, 4)
+    users, asked = retriever.user_vectors(["3", 5])
+    assert users == ["3", "5"]
+    best = {answer.id: answer.score for answer in retriever.recommend("5", k=9, include_seen=True)}
+    assert best == pytest.approx(dict(zip(items, (vectors @ asked[1]).tolist(), strict=True)), abs=1e-5)
+
+
+def test_a_retriever_says_what_it_is(retriever):
+    assert repr(retriever) == "Retriever(two_tower on rings, 9 items)"
+
+
+def test_first_requests_of_several_threads_prepare_once(retriever, monkeypatch):
+    fresh = twotower.load(retriever.bundle.folder)
+    calls, answers = [], []
+    monkeypatch.setattr(type(fresh.bundle.model), "prepare_serving", lambda self: calls.append(torch.ones(1)))
+    threads = [threading.Thread(target=lambda: answers.append(ids(fresh.recommend("1", k=3)))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert answers == [ids(retriever.recommend("1", k=3))] * 8
