@@ -43,15 +43,15 @@ def read_times(connection: Any, path: Path, column: str, unit: str | None, zone:
     if kind.startswith(("INTERVAL", "TIME", "BOOLEAN", "STRUCT", "MAP", "BLOB")) or kind.endswith("]"):
         raise InputError(f"events: time column '{column}' is of type {kind}, not a moment; give datetimes or numbers")
     if kind == "VARCHAR" and unit is None:
-        texts = f"FROM {source} WHERE {text_of(column, kind)} IS NOT NULL"
-        if one(connection, f"SELECT count(*) {texts} AND {number_of(column, kind)} IS NULL"):
+        texts = f"FROM {source} WHERE {text_of(column, kind, quoted)} IS NOT NULL"
+        if one(connection, f"SELECT count(*) {texts} AND {number_of(column, kind, quoted)} IS NULL"):
             notices.tell(f"times in '{column}' are read as dates in text; those without an offset are taken as UTC")
             return "iso"
     if unit is None:
         unit = _guess(connection, source, column, kind, notices)
     if unit != "ns":
         return unit
-    number = f"{quoted(column)} // 1000" if "INT" in kind else f"floor({number_of(column, kind)} / 1000)"
+    number = f"{quoted(column)} // 1000" if "INT" in kind else f"floor({number_of(column, kind, quoted)} / 1000)"
     rewritten = path.with_name(path.name + ".us")
     connection.execute(
         f"COPY (SELECT * REPLACE ({number} AS {quoted(column)}) FROM {source}) TO {literal(rewritten)} (FORMAT parquet)"
@@ -74,7 +74,7 @@ def _clock(kind: str, column: str, unit: str | None, zone: str, notices: Notices
 
 
 def _guess(connection: Any, source: str, column: str, kind: str, notices: Notices) -> str:
-    number = number_of(column, kind)
+    number = number_of(column, kind, quoted)
     smallest, largest, usual = connection.execute(
         f"SELECT min({number}), max({number}), median(abs({number})) FROM {source}"
     ).fetchall()[0]

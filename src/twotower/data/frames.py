@@ -164,7 +164,8 @@ def _check_digits(connection: Any, path: Path, what: str, column: str, kind: str
     """Refuse ids that are floats too large to have kept their last digits."""
     if kind in ("FLOAT", "DOUBLE"):
         limit = 2**53 if kind == "DOUBLE" else 2**24
-        largest = one(connection, f"SELECT max(abs({number_of(column, kind)})) FROM read_parquet({literal(path)})")
+        number = number_of(column, kind, quoted)
+        largest = one(connection, f"SELECT max(abs({number})) FROM read_parquet({literal(path)})")
         if largest is not None and largest >= limit:
             raise InputError(
                 f"{what}: ids in column '{column}' are floats of {limit:,} and more, which have lost digits; give "
@@ -173,11 +174,11 @@ def _check_digits(connection: Any, path: Path, what: str, column: str, kind: str
 
 
 def _check_label(connection: Any, path: Path, column: str, kind: str) -> None:
-    number = number_of(column, kind)
+    number = number_of(column, kind, quoted)
     other = one(
         connection,
-        f"SELECT min({text_of(column, kind)}) FROM read_parquet({literal(path)}) "
-        f"WHERE {text_of(column, kind)} IS NOT NULL AND coalesce({number} NOT IN (0, 1), true)",
+        f"SELECT min({text_of(column, kind, quoted)}) FROM read_parquet({literal(path)}) "
+        f"WHERE {text_of(column, kind, quoted)} IS NOT NULL AND coalesce({number} NOT IN (0, 1), true)",
     )
     if other is not None:
         raise InputError(
@@ -199,11 +200,11 @@ def _check_sides(
     doubt = f"; are user='{log['user']}' and item='{log['item']}' exchanged?" if many else ""
     notices.tell(f"{counts} in the frame{doubt}", doubtful=many)
     types = types_of(connection, source)
-    ids = {side: text_of(log[side], types[log[side]]) for side in ("user", "item")}
+    ids = {side: text_of(log[side], types[log[side]], quoted) for side in ("user", "item")}
     for side, other in (("user", "item"), ("item", "user")):
         if (table := tables.get(f"{side}s")) is None:
             continue
-        key = text_of(table.id, table.types[table.id])
+        key = text_of(table.id, table.types[table.id], quoted)
         shared = {
             column: one(
                 connection,

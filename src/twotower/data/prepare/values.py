@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -12,13 +13,13 @@ _WHOLE = r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?"
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
 
 
-def text_of(column: str, kind: str) -> str:
-    """A cell as text; an empty one is NULL.
+def text_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql) -> str:
+    """A cell as text; an empty one is NULL. ``name_sql`` is how the relation names its columns.
 
     A whole number in a column of floats or decimals loses its fraction of zeros, since tables with gaps turn
     integer ids into floats. Bytes are UTF-8.
     """
-    name = column_sql(column)
+    name = name_sql(column)
     if kind == "BLOB":
         return f"nullif(coalesce(TRY(decode({name})), {name}::VARCHAR), '')"
     if kind.startswith("DECIMAL") and not kind.endswith((",0)", "]")):
@@ -95,9 +96,9 @@ def plain_text(value: Any) -> str:
     return str(value)
 
 
-def number_of(column: str, kind: str) -> str:
-    """A cell as DOUBLE; NULL when it is missing or is not a finite number."""
-    text = f"({column_sql(column)} ->> '$')" if kind == "JSON" else column_sql(column)
+def number_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql) -> str:
+    """A cell as DOUBLE; NULL when it is missing or is not a finite number. ``name_sql`` as for `text_of`."""
+    text = f"({name_sql(column)} ->> '$')" if kind == "JSON" else name_sql(column)
     number = f"TRY_CAST({text + '::VARCHAR' if _is_clock(kind) else text} AS DOUBLE)"
     if kind in ("VARCHAR", "JSON"):
         number = f"coalesce({number}, CASE lower(trim({text})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
