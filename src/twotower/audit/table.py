@@ -51,7 +51,7 @@ def write_filled(table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]]
         parts = []
         for column in [*relation.types, *(column for column in columns if column not in relation.types)]:
             if column not in columns:
-                parts.append(f"loaded.{column_sql(column)}")
+                parts.append(f"loaded.{column_sql(column)} AS {quoted(column)}")
                 continue
             separator = columns[column][1]
             given = f"__cell{list(columns).index(column)}"
