@@ -81,7 +81,7 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
     return report
 
 
-def _before(connection: Any, end: float) -> int:
+def _before(connection: Any, end: int | float) -> int:
     """How many events lie within ``end`` seconds of 1970, or 0 when some event does not."""
     inside, outside = connection.execute(
         f"SELECT count(*) FILTER (abs(time) < {end}), count(*) FILTER (abs(time) >= {end}) "
