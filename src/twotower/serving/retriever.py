@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ class Retriever:
         """
         return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
 
-    def recommend_many(self, users: Sequence[str], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
+    def recommend_many(self, users: Iterable[object], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
         """`recommend` for many known users at once: one list a user, in order.
 
         Raises:
@@ -118,10 +118,10 @@ class Retriever:
 
     def rank(
         self,
-        user: str | None = None,
-        candidates: Sequence[str] = (),
+        user: object = None,
+        candidates: Iterable[object] = (),
         *,
-        history: Sequence[str] | None = None,
+        history: Iterable[object] | None = None,
         k: int | None = None,
     ) -> list[Answer]:
         """The best ``k`` candidates (None: all) for a known user or a history, best first, by the whole model's score.
@@ -182,7 +182,7 @@ class Retriever:
             ]
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 
-    def seen(self, user: str) -> list[Record]:
+    def seen(self, user: object) -> list[Record]:
         """What a known user has seen: items of all stored events, of whatever label, latest first, each once.
 
         Raises:
@@ -193,7 +193,7 @@ class Retriever:
             [row for row in dict.fromkeys(history.flip(0).tolist()) if row != NO_ITEM]
         )
 
-    def items(self, ids: Sequence[str]) -> list[Record]:
+    def items(self, ids: Iterable[object]) -> list[Record]:
         """What is known of these items, in order.
 
         Raises:

@@ -378,6 +378,7 @@ def test_a_column_with_a_name_of_ours_is_to_be_renamed():
         Dataset.from_frames(EVENTS, items=ITEMS | {"__row": list(range(8))})
 
 
+@pytest.mark.bad_input
 def test_a_header_of_numbers_is_named_by_them():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame([[1, "a"], [1, "b"], [2, "a"]])
