@@ -120,7 +120,6 @@ def test_lines_end_in_any_way_and_in_several(tmp_path, ends, format, monkeypatch
     assert (data.log.num_events, ids_of(data)) == (3, ["x", "y"])
 
 
-@pytest.mark.bad_input
 def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
     (tmp_path / "log.csv").write_bytes(gzip.compress(LOG.encode()))
     assert made(tmp_path).log.num_events == 3

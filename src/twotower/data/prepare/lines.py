@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
 
 from twotower.core.errors import InputError
 
@@ -43,16 +43,16 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
     return target
 
 
-def _open(path: Path, packed: bool) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+def _open(path: Path, packed: bool) -> io.BufferedIOBase:
+    return gzip.GzipFile(path, "rb") if packed else path.open("rb")
 
 
-def _blocks(raw: IO[bytes]) -> Iterator[bytes]:
+def _blocks(raw: io.BufferedIOBase) -> Iterator[bytes]:
     while block := raw.read(BLOCK):
         yield block
 
 
-def _in_utf8(raw: IO[bytes], encoding: str) -> Iterator[bytes]:
+def _in_utf8(raw: io.BufferedIOBase, encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
     for block in _blocks(raw):
         yield decoder.decode(block).encode("utf-8", errors="surrogatepass")
