@@ -118,7 +118,7 @@ def test_a_preloaded_retriever_answers_the_same(retriever: Retriever, tmp_path: 
 class Distance(Model):
     """Scores by minus the distance: no inner product."""
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, schema: object, *, dim: int = 3) -> None:
         super().__init__()
