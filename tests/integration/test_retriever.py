@@ -282,3 +282,11 @@ def _exists(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
+
+
+def test_candidates_of_equal_score_keep_the_order_of_the_catalogue(write, titled_dataset, tmp_path):
+    """A popularity that has counted nothing scores all alike."""
+    write(tmp_path / "level", titled_dataset, "popularity")
+    answers = twotower.load(tmp_path / "level").rank(history=["i2"], candidates=["i9", "i4", "i6"])
+    assert len({answer.score for answer in answers}) == 1
+    assert [answer.id for answer in answers] == ["i4", "i6", "i9"]
