@@ -1,10 +1,11 @@
 # make setup   everything that developing needs, in .venv
 # make demo    the main job from nothing: data, train, evaluate, check, index, recommend
+# make wheel   the package in dist/, tried in an empty environment;  make pythons, make lowest: other versions of what it needs
 # make mutants plants faults one at a time and says which of them the tests see (a quarter of an hour)
 # make test    all checks;  make fast: format, lint and the core tests;  make docs: the documentation in site/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint tests shapes mutants docs clean
+.PHONY: help setup demo test fast lint tests shapes mutants docs clean wheel pythons lowest
 .DELETE_ON_ERROR:
 
 # Tests run in two processes and torch would start a thread a core in each.
@@ -55,6 +56,28 @@ mutants: $(FOR_DEVELOPING)
 
 docs: $(FOR_DEVELOPING)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The package as a wheel in dist/, tried in an empty environment.
+wheel: $(FOR_DEVELOPING)
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/wheel && bin/twotower --version && bin/python -c "import twotower; print(len(twotower.MODELS), 'models')"
+
+# The fast core under each Python that is there; PyTorch for the CPU where PIP_EXTRA_INDEX_URL names its index.
+pythons:
+	@for name in python3.11 python3.12 python3.13 python3.14; do \
+		$$name -c '' 2>/dev/null || { echo "$$name: not here"; continue; }; \
+		$$name -m venv build/$$name && build/$$name/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,serve]' && \
+		build/$$name/bin/pytest -n 2 -m "not slow and not browser and not gpu" || exit 1; \
+	done
+
+# The fast core with the lowest versions that pyproject allows.
+lowest: | $(BIN)/python
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev,serve]'
+	build/lowest/bin/pytest -n 2 -m "not slow and not browser and not gpu"
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -67,6 +68,9 @@ def build_app(only: str | None = None) -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run; exit status 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a title shows the rest of it
+            stream.reconfigure(errors="replace")
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None and "_TWOTOWER_COMPLETE" in os.environ:  # a shell asks what may come next
         build_app()(prog_name="twotower")

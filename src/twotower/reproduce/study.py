@@ -215,6 +215,9 @@ def _measured(cells: Sequence[Cell], measure: Measure, jobs: int) -> Iterator[tu
 @contextlib.contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
     """Ctrl-C waits for the end of the block; processes that are started within it never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no masks: Ctrl-C goes to every process there
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def _lay_out(file: Path, files: Path) -> None:
     elif file.is_file() and is_archive(file) and not file.name.endswith(".json.gz"):
         unpack(file, files / file.name)
     else:
-        (files / file.name).symlink_to(file.resolve())
+        _stand_in(files / file.name, file.resolve())
 
 
 def _of_category(archive: Archive, category: str | None) -> Archive:
@@ -169,3 +170,14 @@ def _check_category(source: Source, category: str | None) -> None:
         raise InputError(f"{source.name} has no categories; leave --category away")
     if category not in source.categories:
         raise unknown_name("category", category, source.categories, source.name)
+
+
+def _stand_in(link: Path, file: Path) -> None:
+    """Let ``link`` stand for a file or folder; where links are not allowed, as often on Windows, by a copy."""
+    try:
+        link.symlink_to(file, target_is_directory=file.is_dir())
+    except OSError:
+        if file.is_dir():
+            shutil.copytree(file, link)
+        else:
+            shutil.copyfile(file, link)
