@@ -128,15 +128,15 @@ def words_of(column: str, kind: str, separator: str) -> str:
         part = r"""('[^']*'|"[^"]*")"""
         pattern = rf"\s*\[\s*({part}(\s*,?\s*{part})*\s*,?\s*)?\]\s*"
         parts = f"regexp_extract_all({text}, {literal(part)})"
-        bare = f"[word[2:-2] FOR word IN {parts}]"
+        bare = f"[word[2:-2] FOR word IN ({parts})]"
         listed = f"CASE WHEN regexp_full_match({text}, {literal(pattern)}) THEN {bare} ELSE {listed} END"
-    return f"[trim(word) FOR word IN {listed} IF trim(word) <> '']"
+    return f"[trim(word) FOR word IN ({listed}) IF trim(word) <> '']"
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
     """A cell as FLOAT[]; what is not a number in it is NULL. Brackets around a text are dropped."""
     return (
-        f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN {_listed(column, kind, separator)}] "
+        f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN ({_listed(column, kind, separator)})] "
         "IF word <> '']"
     )
 
