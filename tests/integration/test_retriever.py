@@ -101,14 +101,6 @@ def test_candidates_are_ranked_by_the_whole_model(model: Model, retriever: Retri
     assert [answer.score for answer in answers] == pytest.approx([scores[id] for id in ids(answers)], abs=1e-6)
 
 
-def test_candidates_that_score_the_same_stay_in_the_catalogue_s_order(retriever: Retriever) -> None:
-    states = retriever.bundle.item_states
-    assert isinstance(states, torch.Tensor)
-    states.copy_(states[:1].expand_as(states).clone())
-    assert ids(retriever.rank("u4", ["i7", "i9", "i2", "i5"])) == ["i2", "i5", "i7", "i9"]
-    assert ids(retriever.rank("u4", ["i7", "i9", "i2", "i5"], k=2)) == ["i2", "i5"]
-
-
 def test_what_a_user_has_seen_is_told_latest_first_and_once(retriever: Retriever) -> None:
     assert [item.id for item in retriever.seen("u4")] == ["i9", "i2", "i8", "i3"]
     assert [item.columns["title"] for item in retriever.seen("u5")] == ["Casablanca"]

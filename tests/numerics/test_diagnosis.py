@@ -270,12 +270,3 @@ def test_samples_agree_with_all_pairs() -> None:
         assert low - width < exact.statistics[name] < high + width
     assert sampled.statistics["top20_min"] == pytest.approx(exact.statistics["top20_min"], abs=0.01)
     assert sampled.statistics["neighbour_stability"] == pytest.approx(exact.statistics["neighbour_stability"], abs=0.05)
-
-
-def test_a_dimension_is_dead_against_the_mean_and_not_the_largest() -> None:
-    signs = torch.tensor(
-        [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0], [-1.0, -1.0, -1.0, -1.0]]
-    )
-    variances = torch.tensor([1.0, 5e-5, 2e-5, 0.0])  # the mean's share is 2.5e-5, the largest's 1e-4
-    found = diagnose((signs * variances.sqrt() + 1.0).double().numpy())
-    assert found.statistics["dead_dimensions"] == 2

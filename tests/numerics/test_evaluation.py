@@ -12,9 +12,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
-from twotower.evaluation.ranks import ranks_by_counting
 from twotower.evaluation.run import evaluate
-from twotower.metrics.ranking import MISSED
 from twotower.models.base import Model
 
 KS = (1, 4, 30)
@@ -185,11 +183,3 @@ def test_slices_keep_only_their_truths(case):
             assert found.metrics["ndcg@4"] == pytest.approx(sum(row["ndcg@4"] for row in rows) / len(rows))
         else:
             assert found.metrics == {}
-
-
-def test_a_pair_that_is_not_allowed_has_no_rank():
-    scores = torch.tensor([[3.0, -math.inf, 1.0], [2.0, 5.0, -math.inf]])
-    rows, columns = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2])
-    found = ranks_by_counting(lambda: [(0, scores)], rows, columns)
-    assert found.ranks.tolist() == [MISSED, 1, MISSED]
-    assert found.not_allowed.tolist() == [True, False, True]

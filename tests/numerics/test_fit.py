@@ -11,7 +11,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.models.fit.model import FIT, UNITS
-from twotower.models.fit.states import FITItems, compact, whole_heads
+from twotower.models.fit.states import compact
 from twotower.models.fit.tables import served_heads, user_tables
 from twotower.models.fit.triton import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
 from twotower.towers.interaction.base import InteractionUnit
@@ -344,16 +344,6 @@ def test_stored_states_score_as_the_direct_path(tiny_dataset, interaction, self_
     torch.testing.assert_close(model.score_rows(users, items), direct)
     by_row = type(items)(*(part.expand(4, *part.shape) for part in items))
     torch.testing.assert_close(model.score_rows(users, by_row), everything)
-
-
-def test_int8_heads_are_counted_in_the_steps_that_are_read_back():
-    heads = torch.tensor([[[1.4e-7 * 127, 1.4e-7 * 60, -1.4e-7 * 40]]])  # float16 rounds the step down by 15 %
-    stored = compact(FITItems(torch.zeros(1, dtype=torch.uint8), heads), "int8")
-    step = stored.step.double().item()
-    assert step < 1.3e-7
-    back = whole_heads(stored, torch.float64)[0, 0]
-    assert back[0].item() == pytest.approx(127 * step)  # the largest is cut
-    torch.testing.assert_close(back[1:], heads[0, 0, 1:].double(), rtol=0, atol=0.51 * step)
 
 
 @pytest.mark.parametrize("settings", [*({"interaction": name} for name in UNITS), {"meta_queries": 0}], ids=str)

@@ -45,12 +45,6 @@ def test_popularity_draws_follow_the_power_of_the_counts(power):
     assert not found[:2].any()
 
 
-def test_a_draw_on_the_edge_of_two_items_goes_to_the_next_one_that_can_be_drawn(monkeypatch):
-    source = Popularity(torch.tensor([0, 0, 1, 0, 1]), 2, generator(), power=1.0)
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.tensor([0.0, 0.5], dtype=torch.float64))
-    assert source.sample(batch_of([2, 4])).ids.tolist() == [2, 4]  # neither padding nor the item without events
-
-
 def test_mixture_is_the_sum_of_what_both_expect():
     counts = ItemCounts(torch.tensor([2, 2, 3]), 6)
     negatives = Mixed([InBatch(counts), Uniform(6, 3, generator())]).sample(batch_of([2, 3, 2]))

@@ -117,14 +117,6 @@ def test_within_margin_keeps_the_triplet_loss_s_violations():
     assert (scored.keep & ~found).any()
 
 
-@pytest.mark.parametrize("scale", [0.5, 20.0])
-def test_a_margin_is_in_units_of_scores_before_they_are_scaled(scale):
-    _, _, _, scored = case()
-    scaled = scored._replace(positive=scored.positive * scale, candidates=scored.candidates * scale, scale=scale)
-    for rule in (WithinMargin(0.3), BelowPositive(0.2)):
-        assert torch.equal(rule(scaled), rule(scored))
-
-
 def test_below_positive_matches_the_loop():
     _, _, _, scored = case()
     found = BelowPositive(0.2)(scored)
