@@ -28,8 +28,6 @@ WANTED = 0.95
 """Share of faults that must be killed."""
 SECONDS = 600
 """After which a test run is stopped; a fault that makes the tests hang is seen."""
-QUICK_ONES = "not slow and not gpu and not browser"
-"""Tests that count: those of `make fast`, so that a fault is seen while one works."""
 PASSED, FAILED = 0, 1
 """Exit statuses of pytest that say something; all others, such as that of no test found, are errors here."""
 
@@ -95,7 +93,7 @@ def run_tests(folder: Path, tests: list[str]) -> int | None:
     """pytest's exit status for these tests in the copy, with the copy's package; None: it took too long."""
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", QUICK_ONES, *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "not gpu and not browser", *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -26,7 +26,7 @@ from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.evaluation.latency import Answer, Request, answer_of, percentile, take_turns
-from twotower.models.base import Model
+from twotower.models.base import Model, attach_items, prepare_serving
 from twotower.models.fit.model import FIT
 from twotower.models.fit.states import bytes_per_item, compact
 from twotower.models.registry import build_model
@@ -72,9 +72,9 @@ def make_model(name: str, dataset: Dataset, **settings: Any) -> Model:
     """A model with random weights, ready to serve."""
     torch.manual_seed(2)
     model = build_model(name.removesuffix("_eager"), dataset.schema, MODELS[name] | settings).to(dataset.device)
-    model.attach_items(dataset.all_items())
+    attach_items(model, dataset.all_items())
     model.eval()
-    model.prepare_serving()
+    prepare_serving(model)
     return model
 
 
@@ -94,7 +94,7 @@ def training_seconds(name: str, dataset: Dataset, steps: int) -> float:
     """Seconds for 100,000 rows of training, from the fastest of ``steps`` steps."""
     torch.manual_seed(2)
     model = build_model(name, dataset.schema, MODELS[name]).to(dataset.device)
-    model.attach_items(dataset.all_items())
+    attach_items(model, dataset.all_items())
     objective, optimizer = AgainstLabels(), torch.optim.Adam(model.parameters(), fused=True)
     ids = torch.randint(2, NUM_USERS, (BATCH,)).to(dataset.device)
     users = dataset.users(ids, torch.randint(2, NUM_ITEMS, (BATCH, HISTORY)).to(dataset.device))

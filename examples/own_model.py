@@ -18,7 +18,7 @@ from twotower.core.schema import Schema
 class Nearest(twotower.Model):
     """Users near items: score = -|u - v|². Its keyword arguments are its settings in a run."""
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, schema: Schema, *, dim: int = 16) -> None:
         super().__init__()

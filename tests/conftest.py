@@ -109,7 +109,7 @@ def tiny_dataset(tiny_log):
 @pytest.fixture
 def prepared_folder(tiny_dataset, tmp_path: Path) -> Path:
     """`tiny_dataset` as a prepared folder on disk (without vocabularies)."""
-    from twotower.data.dataset import finish_folder
+    from twotower.data.folder import finish_folder
 
     folder = tmp_path / "tiny"
     columns = {

@@ -37,7 +37,7 @@ def name(request) -> str:
 @pytest.fixture
 def fitted(name, tiny_dataset):
     model = build_model(name, tiny_dataset.schema)
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     return model
 
 
@@ -79,7 +79,7 @@ class TestClosedForm:
     def test_fitting_twice_is_fitting_once_and_leaves_the_log_alone(self, fitted, name, tiny_dataset):
         before = tiny_dataset.log.items.clone()
         scores = all_scores(fitted, tiny_dataset)
-        fitted.fit(tiny_dataset.log)
+        fitted.fit_log(tiny_dataset.log)
         assert all_scores(fitted, tiny_dataset).equal(scores)
         assert tiny_dataset.log.items.equal(before)
 
@@ -87,14 +87,14 @@ class TestClosedForm:
         log = tiny_dataset.log
         labelled = Log(log.offsets, log.items, log.times, (torch.arange(log.num_events) % 3 > 0).float())
         other = build_model(name, tiny_dataset.schema)
-        other.fit(labelled)
-        fitted.fit(labelled.positives())
+        other.fit_log(labelled)
+        fitted.fit_log(labelled.positives())
         assert all_scores(other, tiny_dataset).equal(all_scores(fitted, tiny_dataset))
 
     def test_an_empty_log_and_an_empty_history_are_no_harm(self, name, tiny_dataset):
         model = build_model(name, tiny_dataset.schema)
         empty = tiny_dataset.log.select(torch.zeros(tiny_dataset.log.num_events, dtype=torch.bool))
-        model.fit(empty)
+        model.fit_log(empty)
         assert all_scores(model, tiny_dataset.with_log(empty)).isfinite().all()
 
 
@@ -105,7 +105,7 @@ def slow_sets(log: Log) -> list[set[int]]:
 
 def test_popularity_counts_events(tiny_dataset):
     model = build_model("popularity", tiny_dataset.schema)
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     items = tiny_dataset.log.items.tolist()
     assert all_scores(model, tiny_dataset)[3].tolist() == [items.count(item) for item in range(10)]
 
@@ -122,7 +122,7 @@ def test_random_orders_differ_between_users_and_seeds():
 @pytest.mark.parametrize(("neighbours", "shrink"), [(20, 0.0), (3, 0.0), (4, 2.5)])
 def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
     model = build_model("item_cosine", tiny_dataset.schema, {"neighbours": neighbours, "shrink": shrink})
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     sets = slow_sets(tiny_dataset.log)
     holders = {item: {user for user, items in enumerate(sets) if item in items} for item in range(2, 10)}
     near = {}
@@ -142,7 +142,7 @@ def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
 
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
     model = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7})
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     sets = slow_sets(tiny_dataset.log)
     seen = torch.tensor([[float(item in items) for item in range(2, 10)] for items in sets], dtype=torch.float64)
     expected = torch.zeros(8, 8, dtype=torch.float64)

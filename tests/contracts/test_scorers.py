@@ -60,7 +60,7 @@ def test_each_score_hangs_on_its_own_pair(case: Case):
 
 
 def test_inner_product_scorers_are_inner_products(case: Case):
-    if case.scorer.is_inner_product:
+    if case.scorer.inner_product:
         torch.testing.assert_close(case.scorer(case.users, case.items), case.users @ case.items.T)
 
 

@@ -24,6 +24,7 @@ from twotower.index.exact import ExactIndex
 from twotower.models import registry as build
 from twotower.models.base import Model
 from twotower.models.encode import inference, users_with_history
+from twotower.models.item_store import ItemStore
 from twotower.serving.bundle import Bundle, changing_bundle, write_bundle
 from twotower.serving.vocabulary import Record
 
@@ -290,8 +291,8 @@ class Heads(NamedTuple):
 class Tied(Model):
     """Item states of two parts, a buffer, and two names for one table."""
 
-    state_kind = Heads
-    is_inner_product = False
+    item_store = ItemStore(Heads)
+    inner_product = False
 
     def __init__(self, schema: Schema, *, dim: int = 3) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ import twotower
 class Nearest(twotower.Model):
     """Users near items: the negative squared distance."""
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, schema, *, dim=8):
         super().__init__()
@@ -164,7 +164,7 @@ def test_sampler_scorer_tower_splitter_and_metric_of_ones_own(tiny_dataset, regi
 
     @twotower.SCORERS.register("scaled_dot")
     class ScaledDot(nn.Module):
-        is_inner_product = False
+        inner_product = False
 
         def __init__(self, *, dim):
             super().__init__()

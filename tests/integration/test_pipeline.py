@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import twotower
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
-from twotower.models.base import Model
+from twotower.models.base import Model, attach_items
 from twotower.models.encode import inference
 from twotower.models.fit.model import FIT
 from twotower.serving.bundle import changing_bundle
@@ -46,7 +46,7 @@ def bundle_of(write: Write, titled_dataset: Dataset, tmp_path: Path, monkeypatch
 
             def attached(*arguments: object) -> Model:
                 model = build(*arguments)
-                model.attach_items(dataset.all_items())
+                attach_items(model, dataset.all_items())
                 return model
 
             patched.setitem(write.__globals__, "build_model", attached)

@@ -163,3 +163,51 @@ def test_the_version_is_the_same_everywhere():
 
 def test_continuous_integration_can_be_run():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def imports() -> dict[str, set[str]]:
+    """The modules of ours that each module imports, at its top or within functions, but not for types alone."""
+    names = {}
+    for path in MODULES:
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found: dict[str, set[str]] = {name: set() for name in names}
+
+    def walk(module: str, node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.ImportFrom):
+                wholes = [f"{child.module}.{alias.name}" for alias in child.names]
+                found[module] |= {whole if whole in names else str(child.module) for whole in wholes} & names.keys()
+            elif isinstance(child, ast.Import):
+                found[module] |= {alias.name for alias in child.names} & names.keys()
+            walk(module, child)
+
+    for name, path in names.items():
+        walk(name, ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> set[str]:
+    """The modules from which a way leads back to themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = list(arrows[start])
+        while ahead:
+            module = ahead.pop()
+            if module not in seen:
+                seen.add(module)
+                ahead += arrows[module]
+        return seen
+
+    return {module for module in arrows if module in reached(module)}
+
+
+def test_the_search_for_circles_finds_them():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"b", "c"}
+
+
+def test_no_circle_of_files():
+    assert circles(imports()) == set()

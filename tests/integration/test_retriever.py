@@ -118,7 +118,7 @@ def test_a_preloaded_retriever_answers_the_same(retriever: Retriever, tmp_path: 
 class Distance(Model):
     """Scores by minus the distance: no inner product."""
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, schema: object, *, dim: int = 3) -> None:
         super().__init__()
@@ -282,3 +282,11 @@ def _exists(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
+
+
+def test_candidates_of_equal_score_keep_the_order_of_the_catalogue(write, titled_dataset, tmp_path):
+    """A popularity that has counted nothing scores all alike."""
+    write(tmp_path / "level", titled_dataset, "popularity")
+    answers = twotower.load(tmp_path / "level").rank(history=["i2"], candidates=["i9", "i4", "i6"])
+    assert len({answer.score for answer in answers}) == 1
+    assert [answer.id for answer in answers] == ["i4", "i6", "i9"]

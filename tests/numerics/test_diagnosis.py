@@ -10,6 +10,7 @@ import torch
 
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.clusters import davies_bouldin, silhouette
+from twotower.diagnosis.geometry import dimension_figures
 from twotower.diagnosis.neighbours import intrinsic_dimension
 from twotower.diagnosis.similarity import describe_histogram, describe_values, pair_moments, with_self
 from twotower.ops.cosines import directions, nearest, pair_cosines, scan_pairs, top_k
@@ -270,3 +271,11 @@ def test_samples_agree_with_all_pairs() -> None:
         assert low - width < exact.statistics[name] < high + width
     assert sampled.statistics["top20_min"] == pytest.approx(exact.statistics["top20_min"], abs=0.01)
     assert sampled.statistics["neighbour_stability"] == pytest.approx(exact.statistics["neighbour_stability"], abs=0.05)
+
+
+def test_a_dimension_is_dead_by_the_mean_variance_and_not_by_the_largest():
+    """One dimension of ten varies by 1, so the mean is a tenth of it: 5e-5 lives, 5e-6 is dead."""
+    variances = torch.tensor([1.0, *[5e-5] * 6, *[5e-6] * 3], dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(8)
+    figures = dimension_figures(moments([signs[:, None] * variances.sqrt()]))
+    assert figures["dead_dimensions"] == 3

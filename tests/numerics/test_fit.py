@@ -11,7 +11,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
 from twotower.models.fit.model import FIT, UNITS
-from twotower.models.fit.states import compact
+from twotower.models.fit.states import FITItems, compact, whole_heads
 from twotower.models.fit.tables import served_heads, user_tables
 from twotower.models.fit.triton import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
 from twotower.towers.interaction.base import InteractionUnit
@@ -492,3 +492,12 @@ def test_gradients_pass_through_user_states_of_evaluation_mode(tiny_dataset):
     with torch.no_grad():
         torch.testing.assert_close(model.encode_users(users), states)
     assert model.user_stack.linears[1].weight.grad is not None
+
+
+def test_int8_heads_are_counted_in_the_step_that_is_read_back():
+    """So small a step is no number of float16: the one that is kept is a third larger, and counts must be of that."""
+    heads = torch.linspace(-1.0, 1.0, 24).view(1, 4, 6) * 127 * 9e-8
+    small = compact(FITItems(torch.zeros(1, dtype=torch.uint8), heads), "int8")
+    step = float(small.step[0])
+    assert step > 1.2 * 9e-8
+    assert float((whole_heads(small, torch.float32) - heads).abs().max()) <= 0.501 * step

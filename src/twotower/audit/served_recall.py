@@ -12,6 +12,7 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.run import Run
 from twotower.experiment.train import split_of
+from twotower.models.base import attach_items
 from twotower.serving.bundle import Bundle
 
 METRIC = "recall@10"
@@ -33,9 +34,9 @@ def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
 def evaluate_with(bundle: Bundle, dataset: Dataset, targets: Targets, protocol: Protocol) -> Result:
     """The bundle's model on ``dataset``; models that keep all items' features have those of ``dataset`` meanwhile."""
     with torch.no_grad():
-        bundle.model.attach_items(dataset.all_items())
+        attach_items(bundle.model, dataset.all_items())
     try:
         return evaluate(bundle.model, dataset, targets, protocol)
     finally:
         with torch.no_grad():
-            bundle.model.attach_items(bundle.dataset.all_items())
+            attach_items(bundle.model, bundle.dataset.all_items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from importlib import import_module
 from typing import Annotated
@@ -12,7 +14,19 @@ from twotower.core.errors import InputError, closest
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
-VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
+VERBS = [
+    "demo",
+    "data",
+    "train",
+    "evaluate",
+    "compare",
+    "recommend",
+    "similar",
+    "vectors",
+    "diagnose",
+    "remedy",
+    "reproduce",
+]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
@@ -24,7 +38,8 @@ def build_app(only: str | None = None) -> typer.Typer:
     app = typer.Typer(
         help="Two-tower retrieval and pre-ranking, from a raw log to a served, inspected recommender.",
         pretty_exceptions_enable=False,
-        add_completion=False,
+        add_completion=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
@@ -32,8 +47,14 @@ def build_app(only: str | None = None) -> typer.Typer:
         version: Annotated[
             bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
         ] = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", "-v", help="Show what is being done, step by step.")
+        ] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results alone.")] = False,
     ) -> None:
-        pass
+        if verbose and quiet:
+            raise InputError("give --verbose or --quiet, not both")
+        _set_notices(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
 
     for verb in VERBS if only is None else [only]:
         module = import_module(f"twotower.cli.{verb}")
@@ -47,7 +68,9 @@ def build_app(only: str | None = None) -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run; exit status 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    verb = words[0] if not words[0].startswith("-") else None
+    if arguments is None and "_TWOTOWER_COMPLETE" in os.environ:  # a shell asks what may come next
+        build_app()(prog_name="twotower")
+    verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         sys.exit(_fail(f"no verb '{verb}'; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:
@@ -63,6 +86,21 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}", status=1))
+
+
+def _set_notices(level: int) -> None:
+    """Show notices of the package from ``level`` on, on standard error and as plain text."""
+    ours = logging.getLogger("twotower")
+    ours.setLevel(level)
+    if level != logging.WARNING and not any(isinstance(one, _Notices) for one in ours.handlers):
+        ours.addHandler(_Notices())
+
+
+class _Notices(logging.Handler):
+    """Prints a record as one line without control characters."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(visible(record.getMessage()), file=sys.stderr)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> bool:

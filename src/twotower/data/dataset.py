@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import hash_folder, read_json, write_json
+from twotower.core.files import hash_folder, read_json
 from twotower.core.records import FIRST_KNOWN, Features, Items, Users
 from twotower.core.schema import Schema, Side
+from twotower.data.folder import FORMAT
 from twotower.data.log import Log
 
 if TYPE_CHECKING:
     from twotower.data.prepare.spec import Spec
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,15 @@ class Dataset:
         Raises:
             InputError: if the spec or the data cannot be used; says what, where and what to do.
         """
-        from twotower.data.temporary import prepare_dataset
+        from twotower.data.prepare.prepare import prepare
+        from twotower.data.prepare.spec import Spec
+        from twotower.data.temporary import target_folder
 
-        return prepare_dataset(spec, to, device=device, memory_limit=memory_limit, progress=progress)
+        if isinstance(spec, Mapping):
+            spec = Spec.from_dict(dict(spec))
+        with target_folder(to) as (folder, keeper):
+            prepare(spec, folder, memory_limit=memory_limit, progress=progress)
+            return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)
 
     @staticmethod
     def from_frames(
@@ -230,40 +235,39 @@ class Dataset:
         Raises:
             InputError: if the frames cannot be used; says what, where and what to do.
         """
-        from twotower.data.frames import from_frames
+        from twotower.data.frames import prepare_frames
+        from twotower.data.temporary import target_folder
 
-        return from_frames(
-            events,
-            items=items,
-            users=users,
-            columns={
-                role: None if column is None else str(column)  # a header of pandas may be a number
-                for role, column in (("user", user), ("item", item), ("time", time), ("value", value), ("title", title))
-            },
-            unit=unit,
-            label=label,
-            features=features,
-            name=name,
-            to=to,
-            split=split,
-            treatment={
-                "duplicates": duplicates,
-                "min_user_events": min_user_events,
-                "min_item_events": min_item_events,
-                "max_bad_share": max_bad_share,
-            },
-            device=device,
-            memory_limit=memory_limit,
-        )
+        with target_folder(to) as (folder, keeper):
+            prepare_frames(
+                folder,
+                events,
+                items=items,
+                users=users,
+                columns={
+                    role: None if column is None else str(column)  # a header of pandas may be a number
+                    for role, column in (
+                        ("user", user),
+                        ("item", item),
+                        ("time", time),
+                        ("value", value),
+                        ("title", title),
+                    )
+                },
+                unit=unit,
+                label=label,
+                features=features,
+                name=name,
+                split=split,
+                treatment={
+                    "duplicates": duplicates,
+                    "min_user_events": min_user_events,
+                    "min_item_events": min_item_events,
+                    "max_bad_share": max_bad_share,
+                },
+                memory_limit=memory_limit,
+            )
+            return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)
 
 
 _NUMPY = {torch.int64: np.int64, torch.float32: np.float32}
-
-
-def finish_folder(folder: Path, schema: Schema, manifest: dict[str, Any]) -> None:
-    """Write schema and manifest into a folder whose arrays are in place; the manifest gains hashes and the format."""
-    schema.save(folder / "schema.json")
-    write_json(
-        folder / "manifest.json",
-        {"kind": "prepared-data", "format": FORMAT, **manifest, "hashes": hash_folder(folder)},
-    )

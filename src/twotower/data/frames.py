@@ -5,15 +5,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from twotower.core.errors import InputError
 from twotower.core.files import check_replaceable, read_json, write_json
-from twotower.data.dataset import Dataset
 from twotower.data.frame_features import Given, Table, choose_features
 from twotower.data.frame_guesses import candidates, find_column, find_id
 from twotower.data.frame_notices import Notices, logger
@@ -23,7 +19,6 @@ from twotower.data.prepare.database import database, literal, one, quoted
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.values import number_of, text_of
-from twotower.data.temporary import target_folder
 
 _RESERVED = ("__id", "__row", "__fault")
 
@@ -31,7 +26,8 @@ _FAR_MORE = 20
 """Items per user from which a notice asks whether the two columns are exchanged."""
 
 
-def from_frames(
+def prepare_frames(
+    folder: Path,
     events: Any,
     *,
     items: Any,
@@ -41,13 +37,11 @@ def from_frames(
     label: str | Mapping[str, Any] | None,
     features: Given,
     name: str,
-    to: Path | str | None,
     split: str | Mapping[str, Any],
     treatment: Mapping[str, Any],
-    device: torch.device | str,
     memory_limit: str,
-) -> Dataset:
-    """Prepare frames and load what they gave; see `Dataset.from_frames`.
+) -> None:
+    """Write frames as a prepared data set into ``folder``; see `Dataset.from_frames`.
 
     Args:
         columns: what the caller says of user, item, time, value and title.
@@ -55,38 +49,36 @@ def from_frames(
     """
     frames = {what: Frame.of(value, what) for what, value in _given(events, items, users).items()}
     notices = Notices()
-    with target_folder(to) as (folder, keeper):
-        check_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=folder.parent, prefix=f".{folder.name}.frames.", ignore_cleanup_errors=True
-        ) as made:
-            work = Path(made)
-            with database(work, memory_limit) as connection:
-                log = _log(connection, frames["events"], work, columns, unit, label, notices)
-                title = _title(frames.get("items"), columns["title"], notices)
-                tables = {
-                    what: _table(connection, frame, work, log[what.removesuffix("s")], title, notices)
-                    for what, frame in frames.items()
-                    if what != "events"
-                }
-                _check_sides(connection, work, log, tables, notices)
-                chosen = choose_features(connection, tables, features, notices)
-            values: dict[str, Any] = {
-                "name": name,
-                "interactions": {"path": "events", "format": "parquet", **log, **treatment},
-                "split": {"kind": split} if isinstance(split, str) else dict(split),
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}.frames.", ignore_cleanup_errors=True
+    ) as made:
+        work = Path(made)
+        with database(work, memory_limit) as connection:
+            log = _log(connection, frames["events"], work, columns, unit, label, notices)
+            title = _title(frames.get("items"), columns["title"], notices)
+            tables = {
+                what: _table(connection, frame, work, log[what.removesuffix("s")], title, notices)
+                for what, frame in frames.items()
+                if what != "events"
             }
-            if label is not None:
-                rule = {"column": label, "equals": 1, "keep": "all"} if isinstance(label, str) else dict(label)
-                values["label"] = rule
-            for what, table in tables.items():
-                values[what] = {"path": what, "format": "parquet", "id": table.id, "features": chosen[what]}
-                if table.title:
-                    values[what]["title"] = table.title
-            prepare(Spec.from_dict(values, folder=work), folder, memory_limit=memory_limit)
-        _note(folder, frames, notices)
-        return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)
+            _check_sides(connection, work, log, tables, notices)
+            chosen = choose_features(connection, tables, features, notices)
+        values: dict[str, Any] = {
+            "name": name,
+            "interactions": {"path": "events", "format": "parquet", **log, **treatment},
+            "split": {"kind": split} if isinstance(split, str) else dict(split),
+        }
+        if label is not None:
+            rule = {"column": label, "equals": 1, "keep": "all"} if isinstance(label, str) else dict(label)
+            values["label"] = rule
+        for what, table in tables.items():
+            values[what] = {"path": what, "format": "parquet", "id": table.id, "features": chosen[what]}
+            if table.title:
+                values[what]["title"] = table.title
+        prepare(Spec.from_dict(values, folder=work), folder, memory_limit=memory_limit)
+    _note(folder, frames, notices)
 
 
 def _given(events: Any, items: Any, users: Any) -> dict[str, Any]:

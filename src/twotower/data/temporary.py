@@ -1,4 +1,4 @@
-"""Prepared data sets in a temporary folder that lives as long as the data set in memory."""
+"""A temporary folder that lives as long as the data set that was made in it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ import contextlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from twotower.data.dataset import Dataset
-from twotower.data.prepare.log import Progress
-from twotower.data.prepare.prepare import prepare
-from twotower.data.prepare.spec import Spec
 
 
 class TemporaryFolder:
@@ -42,19 +34,3 @@ def target_folder(to: Path | str | None) -> Iterator[tuple[Path, TemporaryFolder
     except BaseException:
         keeper.remove()
         raise
-
-
-def prepare_dataset(
-    spec: Spec | Mapping[str, Any] | Path | str,
-    to: Path | str | None,
-    *,
-    device: torch.device | str,
-    memory_limit: str,
-    progress: Progress | None,
-) -> Dataset:
-    """Prepare a spec and load what it gave; see `Dataset.prepare`."""
-    if isinstance(spec, Mapping):
-        spec = Spec.from_dict(dict(spec))
-    with target_folder(to) as (folder, keeper):
-        prepare(spec, folder, memory_limit=memory_limit, progress=progress)
-        return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)

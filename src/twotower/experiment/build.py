@@ -83,13 +83,25 @@ class BuildContext:
         width = min(CELLS_OF_ITEM * self.num_items, MOST_CELLS)
         return StreamingFrequency(width, seed=self.run.training.seed, device=self.dataset.device)
 
+    def need_inner_product(self, what: str) -> None:
+        """Refuse a model whose score is no inner product.
+
+        Raises:
+            InputError: names what asked for it.
+        """
+        if not self.model.inner_product:
+            raise InputError(
+                f"{what} needs one vector a user and an item, scored by inner product, and model "
+                f"'{self.run.model.name}' has another score"
+            )
+
     def need_vectors(self, what: str) -> None:
-        """Refuse a model whose states are no vectors of one piece.
+        """Refuse a model whose states are not one vector each.
 
         Raises:
             InputError: names what asked for them.
         """
-        if not self.model.is_inner_product:
+        if not self.model.has_vectors:
             raise InputError(f"{what} needs one vector a user and an item, but model '{self.run.model.name}' has none")
 
 
@@ -118,7 +130,7 @@ def _memory_bank(context: BuildContext) -> MemoryBank:
         context.frequency,
         count=sampling.in_batch_number or None,
         start=_drift(context) if sampling.bank_drift else sampling.bank_start,
-        state_kind=context.model.state_kind,
+        state_kind=context.model.item_store.kind,
     )
 
 
@@ -137,7 +149,7 @@ def _drift(context: BuildContext) -> Drift:
 
 
 def _index_mined(context: BuildContext) -> IndexMined:
-    context.need_vectors("sampling.sources: index_mined")
+    context.need_inner_product("sampling.sources: index_mined")
     sampling, known = context.sampling, context.num_items - FIRST_KNOWN
     first, last = sampling.mine_ranks
     if last >= known:
@@ -225,14 +237,14 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
     """
     loss, sampling, parts = run.objective.loss, run.sampling, parts or Parts()
     LOSSES.get(loss)
-    if run.objective.regularise and not model.is_inner_product:
+    if run.objective.regularise and not model.has_vectors:
         raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
     regulariser = Regulariser(run.objective.regularise)
     labelled = loss == "bce" and train.labels is not None
     if sampling.hard != "none" and (loss == "full_softmax" or labelled):
         raise InputError(f"sampling.hard = '{sampling.hard}' narrows sampled negatives, but objective.loss draws none")
     if loss == "full_softmax":
-        if not model.is_inner_product:
+        if not model.inner_product:
             raise InputError(
                 f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
                 "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
@@ -242,7 +254,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
         return AgainstLabels(regulariser)
     context = BuildContext(run, dataset, train, model)
     if sampling.hard in ("radius", "batch_radius"):
-        context.need_vectors(f"sampling.hard = '{sampling.hard}'")
+        context.need_inner_product(f"sampling.hard = '{sampling.hard}'")
     if sampling.correct_positive and (
         loss != "sampled_softmax" or not _reads_batch(sampling) or sampling.in_batch_number
     ):

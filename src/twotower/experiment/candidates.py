@@ -106,7 +106,7 @@ def learn_pairs(
         raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
     model = new_model(run, dataset)
     if isinstance(model, ClosedForm):
-        model.fit(split.learnt())
+        model.fit_log(split.learnt())
         return model, []
     config = run.training
     if config.evaluate_every:

@@ -18,7 +18,7 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective
 from twotower.experiment.run import Run
-from twotower.models.base import ClosedForm, Model
+from twotower.models.base import ClosedForm, Model, attach_items
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, JsonLines, Record
@@ -50,7 +50,7 @@ def learn(
     """
     model = new_model(run, dataset)
     if isinstance(model, ClosedForm):
-        model.fit(learnt_log(run, split))
+        model.fit_log(learnt_log(run, split))
         return model, []
     protocol = Protocol(
         ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
@@ -82,7 +82,7 @@ def learn(
 
     watch: list[Callback] = []
     if run.training.geometry != "off":
-        if not model.is_inner_product:
+        if not model.has_vectors:
             raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
         metric = run.training.metric if run.training.evaluate_every else None
         watch.append(Tracking(dataset, mode=run.training.geometry, metric=metric))
@@ -116,7 +116,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
         model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
-    model.attach_items(dataset.all_items())
+    attach_items(model, dataset.all_items())
     return model
 
 

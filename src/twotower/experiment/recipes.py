@@ -102,6 +102,6 @@ def default_run(model: str) -> Run:
         return pre_ranker(model)
     cls = model_class(model)
     run = replace(sasrec() if cls.batches == "sequences" else Run(), model=ModelSection(model))
-    if not cls.is_inner_product:
+    if not cls.inner_product:
         run = replace(run, objective=Objective("sampled_softmax"))
     return run

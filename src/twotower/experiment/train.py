@@ -108,7 +108,7 @@ def train(
     diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
         index = None
-        if model.is_inner_product:
+        if model.inner_product:
             index = index_kind()
             ids, states = known_states(model, dataset)
             index.build(states, ids)
@@ -168,7 +168,7 @@ def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torc
 def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
     """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
     ids, states = known_states(model, dataset)
-    if not model.is_inner_product or states.shape[1] < 2 or isinstance(model, ClosedForm):
+    if not model.has_vectors or states.shape[1] < 2 or isinstance(model, ClosedForm):
         return None
     from twotower.diagnosis import diagnose
 

@@ -2,81 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Items, State, Users
 from twotower.core.schema import Schema
-from twotower.core.states import from_tensors, map_state
+from twotower.core.states import map_state
 from twotower.data.log import Log
+from twotower.models.item_store import ItemStore
 
 
-class Model(nn.Module):
-    """Encode users, encode items, score. A subclass sets ``schema`` and gives the three; the rest has defaults.
+class Model(nn.Module, ABC):
+    """Encode users, encode items, score. A subclass sets ``schema`` and gives the two encoders; the rest has defaults.
+
+    A model that follows training, reads the whole catalogue or computes ahead of requests has the methods of `Phased`,
+    `ReadsCatalogue` or `Prepares` too: training and serving look for them.
 
     Attributes:
         batches: how training rows are cut: "events" (a row is one event with the history before it), "sequences" (a
             row is one user's window; causal towers) or "none" (closed form: see `ClosedForm`).
         history_length: items of history that the user tower reads, at most; None: all of it. It may be handed a
             narrower window, as wide as the longest history in a batch.
-        state_kind: the NamedTuple of its item states, None for a plain tensor; storage needs it.
-        is_inner_product: true when a vector index can serve it.
+        has_vectors: true when users and items are one vector each, [rows, dim].
+        inner_product: true when the score of two states is their inner product, so that a vector index can serve it.
+        item_store: how item states are written and read.
     """
 
     schema: Schema
     batches: str = "events"
     history_length: int | None = 50
-    state_kind: type[Any] | None = None
-    is_inner_product: bool = True
+    has_vectors: bool = True
+    inner_product: bool = True
+    item_store: ItemStore = ItemStore()
 
-    @property
-    def selectable(self) -> bool:
-        """Whether weights of now were trained as they will be served, so that a best checkpoint may be chosen."""
-        return True
-
-    @property
-    def prepared(self) -> object:
-        """What `prepare_serving` made of the present weights; None where it makes nothing."""
-        return None
-
-    def attach_items(self, items: Items) -> None:
-        """Keep what the model must know of all items (row number = id) beside a batch; called before training."""
-
-    def set_progress(self, epochs: float) -> None:
-        """Follow training: epochs done so far, with the share of the current one; called before each step."""
-
-    def prepare_serving(self) -> None:
-        """Compute what no request changes, for requests to come; called once weights are loaded for good."""
-
-    def stored_items(self, tensors: dict[str, Tensor]) -> State:
-        """Item states from the tensors of a file, as `twotower.core.states.to_tensors` named them.
-
-        Raises:
-            ValueError: if they are another model's.
-        """
-        return from_tensors(tensors, self.state_kind)
-
-    def compact_items(self, states: State, precision: str) -> State:
-        """The same item states in fewer bytes, at a precision of the model's; it scores them as it does whole ones.
-
-        Raises:
-            InputError: if the precision is unknown, or this model stores its states in one way alone.
-        """
-        raise InputError(f"{type(self).__name__} stores item states in one way alone; 'fit' knows smaller ones")
-
-    def whole_items(self, states: State) -> State:
-        """The same item states as the numbers they stand for: undoes `compact_items`, but for what it rounded."""
-        return states
-
+    @abstractmethod
     def encode_users(self, users: Users) -> State:
-        """User states, one row a user."""
-        raise TypeError(f"{type(self).__name__} does not encode users")
+        """Return user states, one row a user."""
 
+    @abstractmethod
     def encode_items(self, items: Items) -> State:
-        """Item states, one row an item: what can be computed before the request."""
-        raise TypeError(f"{type(self).__name__} does not encode items")
+        """Return item states, one row an item: what can be computed before the request."""
 
     def score(self, users: State, items: State) -> Tensor:
         """Scores of every user with every item, before temperature: [users, items].
@@ -115,10 +83,71 @@ class Model(nn.Module):
         return self.score_rows(self.encode_users(batch.users), self.encode_items(batch.items))
 
 
-@runtime_checkable
-class ClosedForm(Protocol):
+class ClosedForm(Model, ABC):
     """A model that is fitted in one go, without gradients."""
 
-    def fit(self, log: Log) -> None:
+    batches = "none"
+
+    @abstractmethod
+    def fit_log(self, log: Log) -> None:
         """Learn from the training log."""
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """A model that changes what it does in the course of training."""
+
+    def set_progress(self, epochs: float) -> None:
+        """Follow training: epochs done so far, with the share of the current one; called before each step."""
         ...
+
+    @property
+    def selectable(self) -> bool:
+        """False while the current weights must not be kept as the best checkpoint, for example before COLD has
+        selected its fields."""
+        ...
+
+
+@runtime_checkable
+class ReadsCatalogue(Protocol):
+    """A model that must know all items beside a batch, such as the features of those in a history."""
+
+    def attach_items(self, items: Items) -> None:
+        """Keep what is needed of all items (row number = id); called before training."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A model that computes ahead of requests what no request changes."""
+
+    @property
+    def prepared(self) -> object:
+        """What `prepare_serving` made of the present weights; another object after every change."""
+        ...
+
+    def prepare_serving(self) -> None:
+        """Compute it; called once weights are loaded for good."""
+        ...
+
+
+def is_selectable(model: Model) -> bool:
+    """Return whether the current weights may be kept as the best checkpoint: see `Phased`."""
+    return not isinstance(model, Phased) or model.selectable
+
+
+def attach_items(model: Model, items: Items) -> None:
+    """Hand all items to a model that `ReadsCatalogue`; nothing to do for any other."""
+    if isinstance(model, ReadsCatalogue):
+        model.attach_items(items)
+
+
+def prepare_serving(model: Model) -> None:
+    """Let a model that `Prepares` compute ahead of requests; nothing to do for any other."""
+    if isinstance(model, Prepares):
+        model.prepare_serving()
+
+
+def prepared_of(model: Model) -> object:
+    """Return what a model that `Prepares` has computed ahead; None for any other."""
+    return model.prepared if isinstance(model, Prepares) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State, TopK, Users
 from twotower.core.states import rows
-from twotower.models.base import Model
+from twotower.models.base import Model, prepared_of
 from twotower.models.rank import check_all_items, ordered_candidates
 
 WARM_UPS = 3
@@ -45,7 +45,7 @@ class CapturedRank:
             raise InputError(f"k must be between 1 and the {len(candidates)} candidates, got {k}")
         self.model, self.item_states, self.k = model, item_states, k
         self.num_items = rows(item_states)
-        self.prepared = model.prepared  # kept, since the graph reads it
+        self.prepared = prepared_of(model)  # kept, since the graph reads it
         self.users, self.candidates = _copy(users), candidates.clone()
         self.graph, self.side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         with torch.inference_mode():
@@ -66,7 +66,7 @@ class CapturedRank:
             InputError: if shapes differ from the example's, a candidate is unknown or stands twice, or the model was
                 prepared anew or trained since.
         """
-        if self.model.prepared is not self.prepared:
+        if prepared_of(self.model) is not self.prepared:
             raise InputError("the model has changed since its request was captured; make a new CapturedRank")
         if candidates.shape != self.candidates.shape or users.history.shape != self.users.history.shape:
             raise InputError(

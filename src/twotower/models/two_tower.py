@@ -77,7 +77,7 @@ class TwoTower(Model):
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
         self.scorer = build_scorer(score, dim)
-        self.is_inner_product = self.scorer.is_inner_product
+        self.inner_product = self.scorer.inner_product
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.item_table = embedding_table(schema.num_items, field_dim)
         self.user_table = embedding_table(schema.num_users, field_dim) if user_id else None
@@ -117,13 +117,13 @@ class TwoTower(Model):
         self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "users items"]:
         """Every user with every item."""
-        return super().score(users, items) if self.is_inner_product else self.scorer(users, items)
+        return super().score(users, items) if self.inner_product else self.scorer(users, items)
 
     def score_rows(
         self, users: Float[Tensor, "rows dim"], items: Float[Tensor, "rows *n dim"]
     ) -> Float[Tensor, "rows *n"]:
         """Row i with row i, or with each of its n items."""
-        return super().score_rows(users, items) if self.is_inner_product else self.scorer.pairs(users, items)
+        return super().score_rows(users, items) if self.inner_product else self.scorer.pairs(users, items)
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""

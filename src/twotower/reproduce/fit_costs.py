@@ -18,7 +18,7 @@ from twotower.evaluation.latency import Answer, answer_of, drawn_requests, perce
 from twotower.experiment.candidates import learn_pairs, pairs_of
 from twotower.experiment.learn import new_model
 from twotower.experiment.run import Run
-from twotower.models.base import Model
+from twotower.models.base import Model, prepare_serving
 from twotower.models.encode import encode_items
 from twotower.models.fit.model import FIT
 from twotower.models.prerank.cold import COLD
@@ -133,7 +133,7 @@ class _Served(NamedTuple):
 
 def _serve(run: Run, dataset: Dataset) -> _Served:
     model = new_model(run, dataset).eval()
-    model.prepare_serving()
+    prepare_serving(model)
     ids = torch.arange(dataset.schema.num_items, device=dataset.device)
     with torch.inference_mode():
         return _Served(model, encode_items(model, dataset, ids, ITEM_TILE))

@@ -13,7 +13,7 @@ from twotower.data.dataset import Dataset
 from twotower.evaluation.pointwise import relative_improvement
 from twotower.experiment.candidates import judge_pairs, learn_pairs, pairs_of
 from twotower.experiment.run import Run
-from twotower.models.base import Model
+from twotower.models.base import Model, is_selectable
 from twotower.models.encode import inference
 from twotower.models.fit.model import FIT
 from twotower.reproduce.fit_picture import query_points
@@ -63,7 +63,7 @@ class WatchQueries(Silent):
 
     def epoch_done(self, record: Record, model: Model) -> None:
         """Add to the record."""
-        record["selectable"] = model.selectable
+        record["selectable"] = is_selectable(model)
         if isinstance(model, FIT) and model.meta is not None:
             record["query_similarity"] = query_similarity(model, self.dataset)
             record["queries_in_use"] = queries_in_use(model, self.dataset)

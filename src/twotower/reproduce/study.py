@@ -43,6 +43,10 @@ class Measured(NamedTuple):
     """What a picture of this training is drawn from; mostly nothing."""
 
 
+Measure = Callable[[Run, Dataset], Measured]
+"""Trains a run on a data set and judges it: a function of a module, so that other processes find it."""
+
+
 @dataclass(frozen=True)
 class Table:
     """One table of a paper.
@@ -57,7 +61,7 @@ class Table:
     data: tuple[str, ...]
     """Data sets that it is made for, by the names that `twotower.data.sources` knows; a category after a space."""
     variants: Callable[[str], Mapping[str, Sequence[Run]]]
-    measure: Callable[[Run, Dataset], Measured]
+    measure: Measure
     reference: str
     """The variant that others are tested against."""
     columns: tuple[str, ...]
@@ -139,7 +143,7 @@ def run_table(
         if len(choices) > 1
         for run in choices
     ]
-    _train(tuning, folder, jobs, notice)
+    _train(tuning, table.measure, folder, jobs, notice)
     chosen = {
         name: {variant: choose(table, name, data[name], variant, choices, folder) for variant, choices in part.items()}
         for name, part in rows.items()
@@ -150,7 +154,7 @@ def run_table(
         for variant, run in part.items()
         for cell in cells_of(table, name, data[name], variant, run, count)
     ]
-    _train(sorted(cells, key=lambda cell: cell.run.training.seed), folder, jobs, notice)
+    _train(sorted(cells, key=lambda cell: cell.run.training.seed), table.measure, folder, jobs, notice)
     return chosen
 
 
@@ -175,19 +179,19 @@ def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Ru
     return {variant: runs for variant, runs in variants.items() if not only or variant in only}
 
 
-def _train(cells: Sequence[Cell], folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
+def _train(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
     missing = [cell for cell in cells if not cell.path(folder).is_file()]
-    for done, (cell, measured) in enumerate(_measured(missing, jobs), start=1):
+    for done, (cell, measured) in enumerate(_measured(missing, measure, jobs), start=1):
         _keep(cell, measured, folder)
         notice(
             f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
         )
 
 
-def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured]]:
+def _measured(cells: Sequence[Cell], measure: Measure, jobs: int) -> Iterator[tuple[Cell, Measured]]:
     if jobs == 1 or len(cells) < 2:
         for cell in cells:
-            yield cell, measure_cell(cell)
+            yield cell, measure_cell(cell, measure)
         return
     context = get_context("spawn")
     gpus: Queue[str] = context.Queue()
@@ -198,7 +202,7 @@ def _measured(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Measured
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
         try:
             with _ctrl_c_held_back():
-                running = {pool.submit(measure_cell, cell): cell for cell in cells}
+                running = {pool.submit(measure_cell, cell, measure): cell for cell in cells}
             for done in as_completed(running):
                 yield running[done], done.result()
         except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
@@ -234,12 +238,9 @@ def _see_one_gpu(gpus: Queue[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
 
 
-def measure_cell(cell: Cell) -> Measured:
-    """Train and judge one cell, in whatever process."""
-    from twotower.reproduce.tables import TABLES
-
-    dataset = Dataset.load(cell.prepared).to(pick_device(cell.run.training.device))
-    return TABLES[cell.table].measure(cell.run, dataset)
+def measure_cell(cell: Cell, measure: Measure) -> Measured:
+    """Train and judge one cell by its table's function, in whatever process."""
+    return measure(cell.run, Dataset.load(cell.prepared).to(pick_device(cell.run.training.device)))
 
 
 def _keep(cell: Cell, measured: Measured, folder: Path) -> None:

@@ -14,7 +14,7 @@ class Scorer(Protocol):
     """Scores before temperature; the logit is score / temperature − log q."""
 
     @property
-    def is_inner_product(self) -> bool:
+    def inner_product(self) -> bool:
         """True when score = <user vector, item vector>, so that a vector index can serve it."""
         ...
 

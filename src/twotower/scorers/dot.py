@@ -9,7 +9,7 @@ from torch import Tensor
 class Dot:
     """Score = <user, item>."""
 
-    is_inner_product = True
+    inner_product = True
 
     def prepare(self, vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         """What a tower's output becomes before it is stored as a state: itself."""

@@ -40,7 +40,7 @@ class HeadScorer(nn.Module):
         reduction: similarities [..., H_u, H_v] to scores [...]: `LSS`, `SumMax`, `FlatFC` or `OneHead`.
     """
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, reduction: nn.Module) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ class MLPScorer(nn.Module):
         hidden: widths of the hidden layers, at least one.
     """
 
-    is_inner_product = False
+    inner_product = False
 
     def __init__(self, *, dim: int, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ class Bundle:
         """
         path = self.folder / "items" / "states.safetensors"
         try:
-            states = self.model.stored_items(load_file(path, device=str(self.device)))
+            states = self.model.item_store.read(load_file(path, device=str(self.device)))
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
         if rows(states) != len(self.item_ids):

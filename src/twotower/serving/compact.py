@@ -26,7 +26,7 @@ def compact_bundle(folder: Path | str, precision: str) -> float:
     states = bundle.item_states
     if any(part.dtype in (torch.float16, torch.int8) for part in to_tensors(states).values()):
         raise InputError(f"{folder}: its item states are stored small already; train again for whole ones")
-    tensors = to_tensors(bundle.model.compact_items(states, precision))
+    tensors = to_tensors(bundle.model.item_store.compact(states, precision))
     with changing_bundle(folder) as (partial, _), replacing_file(partial / "items" / "states.safetensors") as file:
         save_file(tensors, file)
     return sum(part.numel() * part.element_size() for part in tensors.values()) / rows(states)

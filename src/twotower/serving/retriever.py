@@ -20,7 +20,7 @@ from twotower.data.log import NO_ITEM
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
-from twotower.models.base import Model
+from twotower.models.base import Model, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
@@ -291,7 +291,7 @@ class Retriever:
     @cached_property
     def _prepared_model(self) -> Model:
         """The bundle's model, with what no request changes computed."""
-        self.bundle.model.prepare_serving()
+        prepare_serving(self.bundle.model)
         return self.bundle.model
 
     @cached_property
@@ -299,13 +299,13 @@ class Retriever:
         bundle = self.bundle
         if bundle.index is not None:
             return bundle.index
-        index: Index = ExactIndex() if bundle.model.is_inner_product else BruteForceIndex(bundle.model.score)
+        index: Index = ExactIndex() if bundle.model.inner_product else BruteForceIndex(bundle.model.score)
         index.build(bundle.item_states, bundle.item_ids)
         return index
 
     @cached_property
     def _built_neighbours(self) -> Neighbours:
-        states = self.bundle.model.whole_items(self.bundle.item_states)
+        states = self.bundle.model.item_store.whole(self.bundle.item_states)
         return Neighbours(directions(states), self.bundle.item_ids)
 
     def _search(self, users: Users, k: int, banned: Tensor | None) -> list[list[Answer]]:

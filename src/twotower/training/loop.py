@@ -15,7 +15,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
-from twotower.models.base import Model
+from twotower.models.base import Model, Phased, is_selectable
 from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, Record, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
@@ -173,7 +173,8 @@ class _Run:
         rate = learning_rate(config, self.progress.step, config.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.set_progress(self.progress.step / self.steps_per_epoch)
+        if isinstance(self.model, Phased):
+            self.model.set_progress(self.progress.step / self.steps_per_epoch)
         batch = self.rows.cut(batch_rows)
         with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = self.objective(self.model, batch)
@@ -222,13 +223,13 @@ class _Run:
         progress, name = self.progress, self.config.metric
         if name not in metrics:
             raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
-        if self.model.selectable and metrics[name] > progress.best:
+        if is_selectable(self.model) and metrics[name] > progress.best:
             progress.best, progress.best_epoch = metrics[name], progress.epoch
             self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
         return metrics
 
     def _out_of_patience(self) -> bool:
-        if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Model.selectable`
+        if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Phased`
             return False
         validations = [r["epoch"] for r in self.progress.records if self.config.metric in r]
         worse = sum(epoch > self.progress.best_epoch for epoch in validations)

@@ -148,12 +148,12 @@ class AgainstSamples:
     ) -> _Candidates:
         states_ = self._states(model, encoded, negatives, fresh)
         # Scaling vectors costs less than scaling scores, where that is the same.
-        scaled = encoded.users * scale if model.is_inner_product else encoded.users
+        scaled = encoded.users * scale if model.inner_product else encoded.users
         if negatives.ids.ndim == 1:
             scores = model.score(scaled, states_)
         else:
             scores = model.score_rows(scaled, by_row(states_, negatives.ids.shape))
-        if not model.is_inner_product:
+        if not model.inner_product:
             scores = scores * scale
         known = self.positives.contains(_users_of(batch, encoded), negatives.ids, encoded.item_ids)
         mask = ~known

@@ -1,5 +1,7 @@
 """The entry point with a verb made for the test, so that these tests stand whatever verbs there are."""
 
+import logging
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -118,8 +120,41 @@ def test_a_group_without_its_command_is_2(run, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["-m", "twotower"], ["-c", "from twotower.cli.main import main; main()"]])
+@pytest.mark.parametrize("command", [["-m", "twotower"], ["-c", "from twotower.cli.main import VERBS, main; main()"]])
 def test_as_a_process(command):
     done = subprocess.run([sys.executable, *command, "evaluat"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: no verb 'evaluat'; did you mean 'evaluate'?; see 'twotower --help'\n"
+
+
+def test_notices_are_shown_or_not_as_asked(run, monkeypatch):
+    ours = logging.getLogger("twotower")
+    monkeypatch.setattr(ours, "handlers", [])
+    monkeypatch.setattr(ours, "propagate", False)
+
+    def action() -> None:
+        logging.getLogger("twotower.probe").info("step by step")
+        logging.getLogger("twotower.probe").warning("take care of \x1b[31mthis")
+
+    level = ours.level
+    try:
+        for word, lines in (("-v", 2), ("-q", 0)):
+            status, out, errors = run(word, "probe", action=action)
+            assert (status, out, len(errors.splitlines())) == (0, "", lines)
+            assert "\x1b" not in errors
+    finally:
+        ours.setLevel(level)
+
+
+def test_a_shell_is_told_the_verbs():
+    environment = {**os.environ, "_TWOTOWER_COMPLETE": "complete_bash", "COMP_WORDS": "twotower ev", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "twotower"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["evaluate"]
+
+
+def test_loud_and_quiet_at_once_are_refused(run):
+    status, _, errors = run("-v", "-q", "probe")
+    assert status == 2
+    assert "not both" in errors

@@ -32,7 +32,7 @@ def targets(tiny_log) -> Targets:
 @pytest.fixture
 def popularity(tiny_dataset, targets):
     model = build_model("popularity", tiny_dataset.schema)
-    model.fit(targets.history)
+    model.fit_log(targets.history)
     return model
 
 
@@ -136,7 +136,7 @@ def test_baselines_reach_what_they_are_known_for(shared_data, name, low, high):
     schema = Schema(len(log.offsets) - 1, int(log.items.max()) + 1, has_times=False)
     targets = last_out(log)
     model = build_model(name, schema)
-    model.fit(targets.history)
+    model.fit_log(targets.history)
     result = evaluate(model, Dataset(schema, log, {}, {}, {}), targets, Protocol(ks=(10,)))
     assert len(result.users) == 943
     assert low <= result.metrics["hit_rate@10"] <= high

@@ -25,7 +25,7 @@ def targets(tiny_log):
 @pytest.fixture
 def popularity(tiny_dataset):
     model = build_model("popularity", tiny_dataset.schema)
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     return model
 
 
@@ -55,7 +55,7 @@ def test_log_loss_takes_the_temperature(popularity, tiny_dataset, targets, monke
 @pytest.mark.parametrize("tile", [1, 4])
 def test_tiles_have_no_effect(tiny_dataset, targets, tile):
     model = build_model("ease", tiny_dataset.schema)
-    model.fit(tiny_dataset.log)
+    model.fit_log(tiny_dataset.log)
     whole, cut = (
         evaluate_pairs(model, tiny_dataset, targets),
         evaluate_pairs(model, tiny_dataset, targets, pair_tile=tile),

@@ -10,6 +10,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import TopK
 from twotower.evaluation.latency import answer_of, drawn_requests, percentile, take_turns
+from twotower.models.base import attach_items
 from twotower.models.encode import encode_items
 from twotower.models.rank import rank
 from twotower.models.registry import build_model
@@ -62,7 +63,7 @@ def test_requests_are_real_users_with_distinct_items(tiny_dataset):
 
 def test_an_answer_is_that_of_rank(tiny_dataset):
     model = build_model("two_tower", tiny_dataset.schema, {"dim": 4, "field_dim": 4, "hidden": (6,)}).eval()
-    model.attach_items(tiny_dataset.all_items())
+    attach_items(model, tiny_dataset.all_items())
     with torch.inference_mode():
         states = encode_items(model, tiny_dataset, torch.arange(tiny_dataset.schema.num_items), 4)
         (request,) = drawn_requests(tiny_dataset, 1, candidates=5)

@@ -368,14 +368,23 @@ def test_nan_in_states_stops_at_the_step(name, message, dataset, monkeypatch):
         ([*BANK, "sampling.bank_drift=1"], "bank_drift needs one vector"),
     ],
 )
-def test_models_without_vectors_of_one_piece_are_refused(settings, what, dataset):
+def test_models_without_vectors_are_refused(settings, what, dataset):
     run = run_of(*settings)
     model = new_model(run, dataset)
-    model.is_inner_product = False
+    model.inner_product = model.has_vectors = False
     rows = EventRows(dataset, dataset.log, history_length=4, item_features=True)
     with pytest.raises(InputError, match=what):
         build_objective(run, dataset, dataset.log, model)
         build_batching(run, dataset, dataset.log, rows, model)
+
+
+def test_vectors_that_are_scored_otherwise_may_be_clustered_and_watched(dataset):
+    run = run_of("sampling.batches=clustered", *BANK, "sampling.bank_drift=1")
+    model = new_model(run, dataset)
+    model.inner_product = False
+    rows = EventRows(dataset, dataset.log, history_length=4, item_features=True)
+    assert build_objective(run, dataset, dataset.log, model) is not None
+    assert build_batching(run, dataset, dataset.log, rows, model) is not None
 
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "choose-negatives.md"

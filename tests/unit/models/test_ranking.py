@@ -7,6 +7,7 @@ import torch
 
 from twotower.core import states
 from twotower.core.errors import InputError
+from twotower.models.base import attach_items
 from twotower.models.fit.model import FIT
 from twotower.models.fit.states import compact
 from twotower.models.rank import rank
@@ -19,7 +20,7 @@ def case(request, tiny_dataset):
         model = TwoTower(tiny_dataset.schema, dim=4, field_dim=4, hidden=(6,))
     else:
         model = FIT(tiny_dataset.schema, dim=6, hidden=(8, 6), field_dim=4, meta_queries=5)
-        model.attach_items(tiny_dataset.all_items())
+        attach_items(model, tiny_dataset.all_items())
     model.eval()
     items = model.encode_items(tiny_dataset.all_items())
     if request.param == "compact":

@@ -39,8 +39,8 @@ def test_a_network_over_both_vectors_in_the_place_of_their_product(tiny_dataset)
     ]
     torch.testing.assert_close(model.score(users, items), torch.tensor(expected))
     torch.testing.assert_close(model.score_rows(users, items[4:6]), model.score(users, items[4:6]).diagonal())
-    assert not model.is_inner_product
-    assert build_model("two_tower", tiny_dataset.schema, {"dim": 6}).is_inner_product
+    assert not model.inner_product
+    assert build_model("two_tower", tiny_dataset.schema, {"dim": 6}).inner_product
 
 
 def test_every_item_feature_moves_the_item_vector(tiny_dataset):

@@ -109,3 +109,11 @@ def test_bad_input_is_one_clear_line():
 def test_a_mixture_needs_sources_that_know_any_item():
     with pytest.raises(InputError, match="MemoryBank does not know how likely any item is"):
         Mixed([MemoryBank(4, 2, ItemCounts(torch.tensor([2, 3]), 6))])
+
+
+def test_a_draw_on_a_boundary_is_no_item_of_probability_zero(monkeypatch):
+    """The lowest number that can be drawn is 0, where padding, unknown and item 2 without events end."""
+    source = Popularity(torch.tensor([0, 0, 0, 3, 0, 3]), 2, generator(), power=1.0)
+    at_boundaries = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **more: at_boundaries)
+    assert source.sample(batch_of([3])).ids.tolist() == [3, 5]

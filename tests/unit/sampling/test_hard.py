@@ -117,6 +117,15 @@ def test_within_margin_keeps_the_triplet_loss_s_violations():
     assert (scored.keep & ~found).any()
 
 
+@pytest.mark.parametrize("rule", [WithinMargin(0.3), BelowPositive(0.3)])
+def test_a_margin_is_in_units_of_scores_before_the_temperature(rule):
+    """Ten times the scores, of ten times the scale, are the same scores at another temperature."""
+    _, _, _, scored = case()
+    scaled = scored._replace(positive=10 * scored.positive, candidates=10 * scored.candidates, scale=10.0)
+    assert torch.equal(rule(scaled), rule(scored))
+    assert not torch.equal(rule(scaled._replace(scale=1.0)), rule(scored))
+
+
 def test_below_positive_matches_the_loop():
     _, _, _, scored = case()
     found = BelowPositive(0.2)(scored)

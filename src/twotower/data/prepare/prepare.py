@@ -11,7 +11,7 @@ from twotower.core.files import replacing_folder
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema, Side
 from twotower.core.version import __version__
-from twotower.data.dataset import finish_folder
+from twotower.data.folder import finish_folder
 from twotower.data.prepare.database import database, one
 from twotower.data.prepare.log import (
     LogReport,

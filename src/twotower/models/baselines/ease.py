@@ -11,14 +11,14 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
-from twotower.models.base import Model
+from twotower.models.base import ClosedForm
 from twotower.models.baselines.cooccurrence import distinct_items, incidence
 
 MOST_ITEMS = 20_000
 """Item rows up to which the weights are taken on: 1.6 GB in float32 then, and about 10 GB while solving."""
 
 
-class EASE(Model):
+class EASE(ClosedForm):
     """A user's score for an item: the sum of the item's regression weights on the distinct items of the history.
 
         B = I − P / diag(P),  P = (XᵀX + λ I)⁻¹,  diag(B) = 0,  X the binary users × items matrix
@@ -33,9 +33,9 @@ class EASE(Model):
         lambda_: L2 penalty on the weights, in users.
     """
 
-    batches = "none"
     history_length = None
-    is_inner_product = False
+    has_vectors = False
+    inner_product = False
     weights: Tensor
 
     def __init__(self, schema: Schema, *, lambda_: float = 500.0) -> None:
@@ -51,7 +51,7 @@ class EASE(Model):
         self.lambda_ = lambda_
         self.register_buffer("weights", torch.zeros(schema.num_items, schema.num_items))
 
-    def fit(self, log: Log) -> None:
+    def fit_log(self, log: Log) -> None:
         """Solve for the weights."""
         seen = incidence(log, self.schema.num_items)[:, FIRST_KNOWN:]
         gram = torch.from_numpy((seen.T @ seen).toarray()).double()

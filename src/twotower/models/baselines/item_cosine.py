@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
-from twotower.models.base import Model
+from twotower.models.base import ClosedForm
 from twotower.models.baselines.cooccurrence import distinct_items, incidence
 from twotower.ops.topk import top_k
 
@@ -20,7 +20,7 @@ BLOCK = 1 << 24
 """Numbers held at a time while fitting; a quarter of it while scoring."""
 
 
-class ItemCosine(Model):
+class ItemCosine(ClosedForm):
     """A user's score for an item: the sum of its cosines with the distinct items of the history.
 
         cosine(i, j) = n_ij / (sqrt(n_i n_j) + shrink),  n_i users of item i, n_ij users of both
@@ -37,9 +37,9 @@ class ItemCosine(Model):
         shrink: added to the denominator, in users: makes cosines that rest on few users smaller.
     """
 
-    batches = "none"
     history_length = None
-    is_inner_product = False
+    has_vectors = False
+    inner_product = False
     nearest: Tensor
     cosines: Tensor
 
@@ -55,7 +55,7 @@ class ItemCosine(Model):
         self.register_buffer("nearest", torch.zeros(schema.num_items, width, dtype=torch.int64))
         self.register_buffer("cosines", torch.zeros(schema.num_items, width))
 
-    def fit(self, log: Log) -> None:
+    def fit_log(self, log: Log) -> None:
         """Find the nearest items of each item, a block of items at a time."""
         seen = incidence(log, self.schema.num_items)
         by_item = seen.T.tocsr()

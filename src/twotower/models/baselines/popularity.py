@@ -9,13 +9,12 @@ from torch import Tensor
 from twotower.core.records import FIRST_KNOWN, Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
-from twotower.models.base import Model
+from twotower.models.base import ClosedForm
 
 
-class Popularity(Model):
+class Popularity(ClosedForm):
     """An item's score is its number of positive training events; the user has no say."""
 
-    batches = "none"
     history_length = 1
     counts: Tensor
 
@@ -24,7 +23,7 @@ class Popularity(Model):
         self.schema = schema
         self.register_buffer("counts", torch.zeros(schema.num_items))
 
-    def fit(self, log: Log) -> None:
+    def fit_log(self, log: Log) -> None:
         """Count the positive events of each known item."""
         counts = log.positives().items.bincount(minlength=self.schema.num_items)
         counts[:FIRST_KNOWN] = 0

@@ -11,10 +11,10 @@ from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
-from twotower.models.base import Model
+from twotower.models.base import ClosedForm
 
 
-class Random(Model):
+class Random(ClosedForm):
     """Fixed random vectors on the unit sphere: every user has an order of its own, the same at each call.
 
     No item is favoured over all users, since all item vectors are equally long.
@@ -24,7 +24,6 @@ class Random(Model):
         seed: of the vectors.
     """
 
-    batches = "none"
     history_length = 1
     user_table: Tensor
     item_table: Tensor
@@ -38,7 +37,7 @@ class Random(Model):
             table = torch.randn(count, dim, generator=torch_generator(seed, "random", side))
             self.register_buffer(f"{side}_table", F.normalize(table, dim=1))
 
-    def fit(self, log: Log) -> None:
+    def fit_log(self, log: Log) -> None:
         """Nothing is learned."""
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:

@@ -12,15 +12,14 @@ from torch import Tensor
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
-from twotower.core.states import from_tensors
 from twotower.models.base import Model
 from twotower.models.fit.native import NativeScores
 from twotower.models.fit.states import (
     FITCompactItems,
     FITItems,
+    FITStore,
     PairedHeads,
-    check_items,
-    compact,
+    check_head_shape,
     smallest_index,
     whole_heads,
 )
@@ -92,8 +91,9 @@ class FIT(Model):
             ``query_balance`` is negative.
     """
 
-    state_kind = FITItems
-    is_inner_product = False
+    has_vectors = False
+    inner_product = False
+    item_store = FITStore()
     query_temperature: Tensor
 
     def __init__(
@@ -156,6 +156,7 @@ class FIT(Model):
         self.scorer = head_scorer(scorer, user_heads=user_heads, item_heads=item_heads, hidden=scorer_dim)
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.register_buffer("query_temperature", torch.tensor(1.0))
+        self.item_store = FITStore(self.head_shape, len(self.meta.meta) if self.meta else 1)
         self._ready = Ready()
 
     def attach_items(self, items: Items) -> None:
@@ -227,7 +228,7 @@ class FIT(Model):
         Raises:
             InputError: if the states are another model's, or were made for single pairs in training.
         """
-        self._check_items(items)
+        check_head_shape(items, self.head_shape)
         return in_tiles(self._score_tile, self._checked_users(users), items)
 
     def score_among(
@@ -241,7 +242,7 @@ class FIT(Model):
         Raises:
             InputError: as in `score`; compiled on a CPU, also if an id is not a row of the states.
         """
-        self._check_items(items)
+        check_head_shape(items, self.head_shape)
         users = self._checked_users(users)
         under_autocast = users.dtype != self.query_temperature.dtype
         if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or under_autocast:
@@ -253,7 +254,7 @@ class FIT(Model):
         self, users: PairedHeads | Float[Tensor, "rows queries heads dim"], items: FITItems | FITCompactItems
     ) -> Float[Tensor, "rows *n"]:
         """Row i with row i, or with each of its n items; users made for their pair score that one item alone."""
-        self._check_items(items)
+        check_head_shape(items, self.head_shape)
         if isinstance(users, PairedHeads) and items.query_index.ndim == 1:
             return self.scorer.pairs(users.heads, whole_heads(items, users.heads.dtype))
         users = self._checked_users(users)
@@ -266,27 +267,6 @@ class FIT(Model):
         """Row i's user with row i's item: one pass of the user tower a row, not one a query."""
         encoded = self(batch)
         return self.score_rows(encoded.users, encoded.items)
-
-    def stored_items(self, tensors: dict[str, Tensor]) -> FITItems | FITCompactItems:
-        """Item states from the tensors of a file, whole or compact.
-
-        Raises:
-            ValueError: if they are another model's.
-        """
-        states: FITItems | FITCompactItems = from_tensors(tensors, FITCompactItems if "step" in tensors else FITItems)
-        self._check_items(states)
-        queries, named = len(self.meta.meta) if self.meta else 1, states.query_index
-        if len(named) and int(named.max()) >= queries:
-            raise ValueError(f"they name query {int(named.max())}, the model has {queries}: another model's states?")
-        return states
-
-    def compact_items(self, states: FITItems, precision: str) -> FITItems | FITCompactItems:
-        """Heads as "float32", "float16" or "int8": see `twotower.models.fit.states.compact`."""
-        return compact(states, precision)
-
-    def whole_items(self, states: FITItems | FITCompactItems) -> FITItems:
-        """Heads as float32, whatever they are stored as."""
-        return FITItems(states.query_index, whole_heads(states, torch.float32))
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""
@@ -377,14 +357,6 @@ class FIT(Model):
         if len(users) == 1:  # rows of memory in one piece are gathered several times quicker
             return self.scorer.reduction(users[0].index_select(0, index) @ heads.mT)[None]
         return self.scorer.reduction(users.index_select(1, index) @ heads.mT)
-
-    def _check_items(self, items: FITItems | FITCompactItems) -> None:
-        check_items(items)
-        if items.heads.shape[-2:] != self.head_shape:
-            raise InputError(
-                f"FIT scores items of {self.head_shape[0]} heads of {self.head_shape[1]}, got "
-                f"{tuple(items.heads.shape)}: another model's states?"
-            )
 
     def _checked_users(self, users: object) -> Tensor:
         if isinstance(users, PairedHeads):

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.core.states import from_tensors
+from twotower.models.item_store import ItemStore
 
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -86,3 +88,54 @@ def check_items(items: object) -> None:
     """
     if not isinstance(items, FITItems | FITCompactItems):
         raise InputError(f"FIT scores its own item states (FITItems), got {type(items).__name__}: another model's?")
+
+
+class FITStore(ItemStore):
+    """FIT's item states, whole or compact.
+
+    Args:
+        head_shape: heads of an item and their width; None: any.
+        queries: meta queries that an item may name; 0: any number.
+    """
+
+    def __init__(self, head_shape: tuple[int, int] | None = None, queries: int = 0) -> None:
+        super().__init__(FITItems)
+        self.head_shape, self.queries = head_shape, queries
+
+    def read(self, tensors: dict[str, Tensor]) -> FITItems | FITCompactItems:
+        """Make item states of the tensors of a file, whole or compact.
+
+        Raises:
+            ValueError: if they are another model's.
+        """
+        states: FITItems | FITCompactItems = from_tensors(tensors, FITCompactItems if "step" in tensors else FITItems)
+        if self.head_shape is not None:
+            check_head_shape(states, self.head_shape)
+        named = states.query_index
+        if self.queries and len(named) and int(named.max()) >= self.queries:
+            raise ValueError(
+                f"they name query {int(named.max())}, the model has {self.queries}: another model's states?"
+            )
+        return states
+
+    def compact(self, states: FITItems, precision: str) -> FITItems | FITCompactItems:
+        """Heads as "float32", "float16" or "int8": see `compact`."""
+        return compact(states, precision)
+
+    def whole(self, states: FITItems | FITCompactItems) -> FITItems:
+        """Heads as float32, whatever they are stored as."""
+        return FITItems(states.query_index, whole_heads(states, torch.float32))
+
+
+def check_head_shape(items: FITItems | FITCompactItems, shape: tuple[int, int]) -> None:
+    """Refuse item states of other heads than a model's.
+
+    Raises:
+        InputError: names both shapes.
+    """
+    check_items(items)
+    if tuple(items.heads.shape[-2:]) != shape:
+        raise InputError(
+            f"FIT scores items of {shape[0]} heads of {shape[1]}, got {tuple(items.heads.shape)}: another model's "
+            "states?"
+        )

@@ -47,7 +47,8 @@ class COLD(PreRanker):
         InputError: if there are fewer fields than are to stay, or ``select_after`` is below 1.
     """
 
-    is_inner_product = False
+    has_vectors = False
+    inner_product = False
     kept: Tensor
     mean_weights: Tensor
 

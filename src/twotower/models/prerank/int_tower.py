@@ -48,7 +48,8 @@ class IntTower(PreRanker):
         InputError: if ``item_heads`` does not divide ``dim``.
     """
 
-    is_inner_product = False
+    has_vectors = False
+    inner_product = False
 
     def __init__(
         self,
