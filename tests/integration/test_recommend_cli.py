@@ -232,3 +232,10 @@ def test_columns_called_id_and_score_do_not_hide_the_answer(
     (item,) = json.loads(capsys.readouterr().out)["items"]
     assert isinstance(item["score"], float)
     assert item["query"] == 7
+
+
+def test_the_json_names_ids_that_were_left_aside(bundle_folder: Path, capsys: Capture) -> None:
+    assert call("recommend", bundle_folder, "--history", "i2,gone", "--exclude", "lost", "--json") == 0
+    notices = json.loads(capsys.readouterr().out)["notices"]
+    for word in ("gone", "lost"):
+        assert any(f"'{word}'" in notice for notice in notices)

@@ -94,4 +94,4 @@ def fill_table(bundle: Bundle, table: Path, to: Path, faults: Sequence[Lacking],
             ]
             separator = "" if feature.kind == "categorical" else spec.separator or "|"
             columns[spec.column or feature.name] = (cells, separator)
-    write_filled(table, to, columns)
+    write_filled(table, to, columns, vocabulary=vocabulary)

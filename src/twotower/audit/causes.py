@@ -18,8 +18,9 @@ from twotower.core.schema import Feature, Side
 from twotower.core.seeds import torch_generator
 from twotower.data.prepare.database import database
 from twotower.data.prepare.encode import cells_of, prepare_table
+from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import relations
-from twotower.data.prepare.spec import FeatureSpec, Source
+from twotower.data.prepare.spec import FeatureSpec
 from twotower.data.prepare.vocabulary import read_columns
 from twotower.diagnosis import Diagnosis, diagnose
 from twotower.diagnosis.causes.causes import SAMPLE, VERDICTS, Case, Causes, find_causes, key_figures
@@ -132,7 +133,8 @@ def _columns(table: Path, bundle: Bundle, side: Side) -> list[str]:
     features = bundle.schema.features(side)
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         stored = read_columns(connection, bundle.folder / "vocabulary", side)
-        types = next(relations(connection, Source((str(table),)), Path(), Path(name))).types
+        source = source_of(connection, table, bundle.folder / "vocabulary", side, Path(name))
+        types = next(relations(connection, source, Path(), Path(name))).types
     read = {stored.id if stored.id in types else "id"}
     absent = []
     for feature in features:

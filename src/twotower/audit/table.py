@@ -10,23 +10,29 @@ from typing import Any, TypeAlias
 
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
+from twotower.core.schema import Side
 from twotower.data.prepare.database import column_sql, database, literal, quoted
-from twotower.data.prepare.read import Faults, load, relations
-from twotower.data.prepare.spec import Source
+from twotower.data.prepare.given import source_of
+from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.values import text_of
 
+UTF8 = ("utf-8", "utf8", "utf-8-sig", "ascii")
 Cells: TypeAlias = Sequence[list[str] | None]
 """Texts for each row of the table; None: the cell stays as it is."""
 
 
-def write_filled(table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]]) -> None:
+def write_filled(
+    table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]], *, vocabulary: Path, side: Side = "item"
+) -> None:
     """Copy ``table`` to ``to``, with the cells given in place of those that were there.
 
     Args:
-        table: CSV, TSV, JSON lines or Parquet.
+        table: CSV, TSV, JSON lines or Parquet, read as the training table was; the copy has its separator and encoding.
         to: the file to write; its extensions must be those of ``table``.
         columns: by name: the cells, and what parts several texts in one cell; empty: a cell holds one text. A column
             that the table lacks is added at its end.
+        vocabulary: of the bundle.
+        side: whether rows are users or items.
 
     Raises:
         InputError: if the extensions differ, the two are one file, or the table cannot be read.
@@ -37,7 +43,12 @@ def write_filled(table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]]
         raise InputError(f"{to}: would overwrite the table that is read; name another file")
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         work = Path(name)
-        (relation,) = relations(connection, Source((str(table),)), Path(), work)
+        source = source_of(connection, table, vocabulary, side, work)
+        relation = next(relations(connection, source, Path(), work))
+        if source.encoding.lower() not in UTF8 and to.suffix.lower() == ".gz":
+            raise InputError(
+                f"{to}: a packed table is written in UTF-8, this one is {source.encoding}; unpack it first"
+            )
         for column in columns:
             twin = next((name for name in relation.types if name != column and name.lower() == column.lower()), None)
             if twin is not None:
@@ -65,8 +76,10 @@ def write_filled(table: Path, to: Path, columns: Mapping[str, tuple[Cells, str]]
         with replacing_file(to) as partial:
             connection.execute(
                 f"COPY (SELECT {', '.join(parts)} FROM loaded JOIN cells ON cells.__row = loaded.rowid "
-                f"ORDER BY loaded.rowid) TO {literal(partial)} ({_options(relation.format, to)})"
+                f"ORDER BY loaded.rowid) TO {literal(partial)} ({_options(relation, to)})"
             )
+            if relation.format != "parquet" and source.encoding.lower() not in UTF8:
+                _encode(partial, source.encoding)
 
 
 def _load_cells(connection: Any, file: Path, columns: Mapping[str, tuple[Cells, str]]) -> None:
@@ -93,11 +106,24 @@ def _kept(column: str, relation: Any, lists: bool, separator: str) -> str:
     return f"string_split({text_of(column, kind)}, {literal(separator)})"
 
 
-def _options(format: str, to: Path) -> str:
+def _options(relation: Relation, to: Path) -> str:
     packed = ", COMPRESSION gzip" if to.suffix.lower() == ".gz" else ""
-    return {
-        "csv": f"FORMAT csv, HEADER, DELIMITER ','{packed}",
-        "tsv": f"FORMAT csv, HEADER, DELIMITER '\t'{packed}",
-        "jsonl": f"FORMAT json{packed}",
-        "parquet": "FORMAT parquet",
-    }[format]
+    if relation.format == "parquet":
+        return "FORMAT parquet"
+    if relation.format == "jsonl":
+        return f"FORMAT json{packed}"
+    quote = f"QUOTE {literal(relation.quote)}, ESCAPE {literal(relation.quote)}"
+    return f"FORMAT csv, HEADER, DELIMITER {literal(relation.separator)}, {quote}{packed}"
+
+
+def _encode(file: Path, encoding: str) -> None:
+    """Write a file of UTF-8 anew in another encoding, line by line."""
+    with (
+        file.open(encoding="utf-8", newline="") as given,
+        replacing_file(file) as partial,
+        partial.open("w", encoding=encoding, newline="") as out,
+    ):
+        try:
+            out.writelines(given)
+        except UnicodeEncodeError as error:
+            raise InputError(f"{file.name}: a filled cell cannot be written in {encoding}: {error}") from None

@@ -23,8 +23,9 @@ from twotower.core.schema import Feature
 from twotower.data.dataset import Dataset
 from twotower.data.prepare.database import column_sql, database, literal, quoted
 from twotower.data.prepare.encode import cells_of, encode
+from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import relations
-from twotower.data.prepare.spec import FeatureSpec, Source
+from twotower.data.prepare.spec import FeatureSpec
 from twotower.data.prepare.vocabulary import feature_path, read_columns, write_values
 from twotower.serving.bundle import Bundle
 from twotower.serving.table import raw_columns
@@ -89,7 +90,8 @@ def enrich_table(bundle: Bundle, table: Path, readers: Readers, to: Path) -> Non
     """
     made = _read(text_encoder.texts_of(raw_columns(table, bundle), _text_columns(bundle)), readers)
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
-        (relation,) = relations(connection, Source((str(table),)), Path(), Path(name))
+        source = source_of(connection, table, bundle.folder / "vocabulary", "item", Path(name))
+        relation = next(relations(connection, source, Path(), Path(name)))
         for column in made:
             if column in relation.types:
                 raise InputError(f"{table}: has a column '{column}' already; give the table without it")

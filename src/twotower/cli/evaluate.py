@@ -18,11 +18,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
+    from twotower.cli.notices import gathered
     from twotower.cli.results import show_test
     from twotower.experiment.evaluate import judge_bundle
 
-    result, title = judge_bundle(bundle, data=data, split=split, ks=_lengths(ks))
-    show_test(result, title=title, as_json=as_json)
+    with gathered() as warnings:
+        result, title = judge_bundle(bundle, data=data, split=split, ks=_lengths(ks))
+    show_test(result, title=title, as_json=as_json, warnings=warnings)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

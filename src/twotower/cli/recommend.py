@@ -25,6 +25,7 @@ def command(
 ) -> None:
     """Recommend items to a user, by id or by a history typed in."""
     from twotower.cli.answers import print_beside, print_json, row, split_ids
+    from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
     from twotower.serving.pipeline import CANDIDATES, Pipeline
     from twotower.serving.retriever import Retriever
@@ -34,18 +35,19 @@ def command(
             "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
         )
     typed = None if history is None else split_ids(history)
-    retriever = Retriever(Bundle.load(bundle))
-    asked: Retriever | Pipeline = retriever
-    if then is not None:
-        asked = Pipeline(
-            retriever, Retriever(Bundle.load(then)), candidates=CANDIDATES if candidates is None else candidates
+    with gathered() as notices:
+        retriever = Retriever(Bundle.load(bundle))
+        asked: Retriever | Pipeline = retriever
+        if then is not None:
+            asked = Pipeline(
+                retriever, Retriever(Bundle.load(then)), candidates=CANDIDATES if candidates is None else candidates
+            )
+        answers = asked.recommend(
+            user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )
-    answers = asked.recommend(
-        user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
-    )
     query = {"user": user} if user is not None else {"history": typed}
     if json:
-        print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers]})
+        print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers], "notices": notices})
         return
     known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
     if user is not None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from twotower.evaluation.report import result_table, slice_table
+from twotower.evaluation.report import notices, result_table, slice_table
 from twotower.evaluation.result import Result
 
 
-def show_test(result: Result, *, title: str, as_json: bool) -> None:
-    """Print a result on standard output; slices of cold users and items below, where there are any."""
+def show_test(result: Result, *, title: str, as_json: bool, warnings: Sequence[str] = ()) -> None:
+    """Print a result on standard output; slices of cold users and items below, where there are any.
+
+    The JSON has them all under ``notices``: ``warnings``, which were logged, and what the table's caption says.
+    """
     if as_json:
-        print(json.dumps(result.to_json(), allow_nan=False))  # noqa: T201
+        figures = {**result.to_json(), "notices": [*warnings, *notices(result)]}
+        print(json.dumps(figures, allow_nan=False))  # noqa: T201
         return
     console = Console()
     console.print(result_table(result, title=title))

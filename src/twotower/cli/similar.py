@@ -26,28 +26,30 @@ def command(
     from rich.console import Console
 
     from twotower.cli.answers import print_json, row, table, write_csv
+    from twotower.cli.notices import gathered
     from twotower.core.errors import InputError
     from twotower.serving.retriever import Similar, load
 
     if (item is None) == (items is None):
         raise InputError("give either --item or --items, not both and not neither")
     query: dict[str, Any]
-    if item is not None:
-        query, found = {"item": item, "k": k}, [Similar(item, load(bundle).similar(item, k=k))]
-        rows = [row(answer) for answer in found[0].answers]
-    else:
-        assert items is not None, "one of the two was checked to be given"
-        query = {"items": str(items), "k": k, "among": among}
-        found = load(bundle).similar_table(items, k=k, among=among)
-        rows = [
-            {"query": one.id, "rank": rank, **row(answer)}
-            for one in found
-            for rank, answer in enumerate(one.answers, start=1)
-        ]
+    with gathered() as notices:
+        if item is not None:
+            query, found = {"item": item, "k": k}, [Similar(item, load(bundle).similar(item, k=k))]
+            rows = [row(answer) for answer in found[0].answers]
+        else:
+            assert items is not None, "one of the two was checked to be given"
+            query = {"items": str(items), "k": k, "among": among}
+            found = load(bundle).similar_table(items, k=k, among=among)
+            rows = [
+                {"query": one.id, "rank": rank, **row(answer)}
+                for one in found
+                for rank, answer in enumerate(one.answers, start=1)
+            ]
     if csv is not None:
         write_csv(csv, rows)
     if json:
-        print_json({"query": query, "items": rows})
+        print_json({"query": query, "items": rows, "notices": notices})
         return
     console = Console()
     for one in found[:SHOWN]:

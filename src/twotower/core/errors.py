@@ -42,7 +42,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(shown) + ("" if len(words) <= 20 else f" and {len(words) - 20} more")
 
 
-def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> InputError:
+def unknown_name(what: str, name: object, known: Iterable[str], where: str = "") -> InputError:
     """The error for a name that nobody knows, with the closest known one.
 
     Examples:
@@ -50,4 +50,4 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
         "run.toml: unknown model 'sasrek'; did you mean 'sasrec'?"
     """
     place = f"{where}: " if where else ""
-    return InputError(f"{place}unknown {what} {shown(name)}; {closest(name, known)}")
+    return InputError(f"{place}unknown {what} {shown(name)}; {closest(str(name)[:80], known)}")

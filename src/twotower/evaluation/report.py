@@ -33,6 +33,16 @@ def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -
     return table
 
 
+def notices(result: Result, *, of: str = "of those to be found") -> list[str]:
+    """Say what of the truth could not be found, one sentence each; none where all of it could."""
+    said = []
+    if result.seen_truths:
+        said.append(f"{result.seen_truths:,} {of} seen before and so counted as missed")
+    if result.unreachable_truths:
+        said.append(f"{result.unreachable_truths:,} {of} not among the items ranked")
+    return said
+
+
 def slice_table(result: Result, metrics: Sequence[str]) -> Table:
     """One row a slice: how many users and truths it has, and their mean metrics."""
     from rich.table import Table
@@ -80,8 +90,4 @@ def _interval(low: float, high: float) -> str:
 
 def _caption(result: Result) -> str:
     text = f"{len(result.users):,} users, {result.num_items:,} items ranked for each, {result.truths:,} to be found"
-    if result.seen_truths:
-        text += f"; {result.seen_truths:,} of them seen before and so counted as missed"
-    if result.unreachable_truths:
-        text += f"; {result.unreachable_truths:,} of them not among the items ranked"
-    return text
+    return "; ".join([text, *notices(result, of="of them")])

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 
@@ -159,7 +159,7 @@ def _section(kind: type[Any], name: str, values: dict[str, Any], where: str) -> 
         if key not in hints:
             raise unknown_name("key", f"{name}.{key}", [f"{name}.{known}" for known in hints], where)
         if not _fits(value, hints[key]):
-            raise InputError(f"{where}: {name}.{key} must be {_words(hints[key])}, got {value!r}")
+            raise InputError(f"{where}: {name}.{key} must be {_words(hints[key])}, got {shown(value)}")
     kept = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return kind(**{key: float(str(value)) if hints[key] is float else value for key, value in kept.items()})
 
@@ -171,7 +171,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     return isinstance(value, origin)
 
 

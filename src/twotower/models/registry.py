@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.schema import Schema
 from twotower.models.base import Model
@@ -68,6 +68,12 @@ def all_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
 
 
+MOST = 2**31 - 1
+"""Bound of a whole number in a model's settings: larger ones overflow before any memory is asked for."""
+MOST_LAYERS = 1000
+"""Bound of a number of layers, which are built one by one: a larger one would run on for hours and take all memory."""
+
+
 def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = None) -> Model:
     """A new model: ``Class(schema, **parameters)``.
 
@@ -86,8 +92,10 @@ def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = N
     except (TypeError, ValueError) as error:
         raise InputError(f"model '{name}': {error}") from error
     except (RuntimeError, ArithmeticError, IndexError) as error:
-        given = ", ".join(f"{key} = {value!r}" for key, value in (parameters or {}).items())
-        raise InputError(f"model '{name}' cannot be built with {given}: {str(error).splitlines()[0]}") from error
+        given = ", ".join(f"{key} = {shown(value)}" for key, value in (parameters or {}).items())
+        raise InputError(
+            f"model '{name}' cannot be built with {given[:200]}: {str(error).splitlines()[0][:200]}"
+        ) from error
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
@@ -103,9 +111,11 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
         wanted = "text"
     elif isinstance(default, tuple) and not _like(value, default):
         wanted = f"a list such as {list(default)}"
+    elif isinstance(default, int) and value > (most := MOST_LAYERS if key.endswith("layers") else MOST):
+        wanted = f"at most {most:,}"
     else:
         return
-    raise InputError(f"{key} = {value!r}: {wanted} is wanted")
+    raise InputError(f"{key} = {shown(value)}: {wanted} is wanted")
 
 
 def _like(value: object, default: tuple[object, ...]) -> bool:

@@ -16,8 +16,8 @@ from twotower.core.records import UNKNOWN, Features, Items
 from twotower.core.states import join
 from twotower.data.prepare.database import database
 from twotower.data.prepare.encode import missing, prepare_table
+from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import relations
-from twotower.data.prepare.spec import Source
 from twotower.data.prepare.vocabulary import read_columns
 from twotower.models.encode import inference
 from twotower.serving.bundle import TILE, Bundle
@@ -65,7 +65,8 @@ def raw_columns(path: Path, bundle: Bundle) -> list[dict[str, Any]]:
     """The columns of each row of a file that `read_table` has read, as plain values and without the id."""
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         id = read_columns(connection, bundle.folder / "vocabulary", "item").id
-        (relation,) = relations(connection, Source((str(path),)), Path(), Path(name))
+        source = source_of(connection, path, bundle.folder / "vocabulary", "item", Path(name))
+        relation = next(relations(connection, source, Path(), Path(name)))
         types = relation.types
         rows = connection.execute(f"SELECT * FROM {relation.sql} AS source").fetchall()
     left_out = id if id in types else "id"

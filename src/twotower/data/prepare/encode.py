@@ -17,6 +17,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
 from twotower.data.prepare.database import column_sql, database, literal, one
+from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
 from twotower.data.prepare.text import words_sql
@@ -135,7 +136,10 @@ def prepare_table(
             table.write_text(
                 "".join(json.dumps(dict(row), default=plain_text) + "\n" for row in rows), encoding="utf-8"
             )
-        types, ids = _read(connection, Path(table), readers.id, readers.forms.get("", ""), work)
+            source = Source((str(table),))
+        else:
+            source = source_of(connection, Path(table), vocabulary, side, work)
+        types, ids = _read(connection, Path(table), source, readers.id, readers.forms.get("", ""), work)
         features: Features = {}
         for feature in schema.features(side):
             spec = readers.features.get(feature.name, FeatureSpec(feature.name, feature.kind))
@@ -151,11 +155,13 @@ def prepare_table(
     return ids, features
 
 
-def _read(connection: Any, path: Path, id_column: str, form: str, work: Path) -> tuple[dict[str, str], list[str]]:
+def _read(
+    connection: Any, path: Path, source: Source, id_column: str, form: str, work: Path
+) -> tuple[dict[str, str], list[str]]:
     """Fill the table ``given`` with the file's rows and __row; returns column types and ids."""
     faults = Faults()
     types: dict[str, str] = {}
-    for relation in relations(connection, Source((str(path),)), Path(), work):
+    for relation in relations(connection, source, Path(), work):
         types = relation.types
         key = id_column if id_column in types or "id" not in types else "id"
         id_text = canonical(text_of(key, relation.require(key)), form)

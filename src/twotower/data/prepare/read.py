@@ -171,11 +171,17 @@ def _files(source: Source, folder: Path) -> list[Path]:
     return found
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The format that a file's name tells; empty where it tells none."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1].removeprefix(".") if suffixes else ""
     word = {"ndjson": "jsonl", "json": "jsonl", "pq": "parquet", "tab": "tsv"}.get(suffix, suffix)
-    if word not in FORMATS:
+    return word if word in FORMATS else ""
+
+
+def _format(path: Path) -> str:
+    word = format_of(path)
+    if not word:
         raise InputError(f"{path}: its extension tells no format; set format to one of {', '.join(FORMATS)}")
     return word
 
