@@ -17,8 +17,9 @@ from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective
+from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import Run
-from twotower.models.base import ClosedForm, Model
+from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, JsonLines, Record
@@ -49,7 +50,7 @@ def learn(
         parts: loss and sampler handed over as objects.
     """
     model = new_model(run, dataset)
-    if isinstance(model, ClosedForm):
+    if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit(learnt_log(run, split))
         return model, []
     protocol = Protocol(
@@ -58,6 +59,13 @@ def learn(
 
     def validate(current: Model) -> dict[str, float]:
         return evaluate(current, dataset, split.validation, protocol).metrics
+
+    if isinstance(model, OffersChoices):
+        metric = run.training.metric
+        fit_closed_form(
+            model, split, learnt_log(run, split), lambda one: metric_of(validate(one), metric), metric=metric
+        )
+        return model, []
 
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
         objective = build_objective(run, dataset, log, model, parts)
@@ -118,6 +126,17 @@ def new_model(run: Run, dataset: Dataset) -> Model:
         model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
     model.attach_items(dataset.all_items())
     return model
+
+
+def metric_of(metrics: dict[str, float], name: str) -> float:
+    """The figure that validation judges by.
+
+    Raises:
+        InputError: if validation does not give it; says what it gives.
+    """
+    if name not in metrics:
+        raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+    return metrics[name]
 
 
 def metric_length(metric: str) -> int:

@@ -26,7 +26,7 @@ from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pair
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
 from twotower.index.registry import index_class
-from twotower.models.base import ClosedForm, Model
+from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
@@ -104,6 +104,8 @@ def train(
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    if isinstance(model, OffersChoices):
+        run = with_choice(run, model)
     claim.made()  # closed forms have no training that would begin
     diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
@@ -132,6 +134,12 @@ def train(
 def spelled_out(run: Run) -> Run:
     """The run with the defaults of its model written down."""
     return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+
+
+def with_choice(run: Run, model: OffersChoices) -> Run:
+    """The run with the value that its model settled on, so that the same run again gives the same model."""
+    settings = run.model.settings | {model.choice: getattr(model, model.choice)}
+    return replace(run, model=replace(run.model, settings=settings))
 
 
 def pick_device(name: str) -> torch.device:

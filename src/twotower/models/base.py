@@ -122,3 +122,29 @@ class ClosedForm(Protocol):
     def fit(self, log: Log) -> None:
         """Learn from the training log."""
         ...
+
+
+@runtime_checkable
+class OffersChoices(ClosedForm, Protocol):
+    """A closed form that may leave one number to the validation split: it says where to begin, and how far to step.
+
+    Attributes:
+        choice: the setting that is chosen, which is also the attribute that holds its value.
+        ladder: each value that is tried is so many times the one below.
+    """
+
+    choice: str
+    ladder: float
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the value is to be chosen; else it was given."""
+        ...
+
+    def first_choice(self, log: Log) -> float:
+        """The value to try first, from the size of the log."""
+        ...
+
+    def settle(self, value: float) -> None:
+        """Take the value for the next `fit`."""
+        ...
