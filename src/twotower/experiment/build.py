@@ -237,7 +237,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
                 f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
                 "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
             )
-        return AgainstAll(dataset, regulariser)
+        return AgainstAll(dataset, regulariser, seen_items(dataset, train.positives()))
     if labelled:
         return AgainstLabels(regulariser)
     context = BuildContext(run, dataset, train, model)
@@ -260,6 +260,11 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
         rescale_bank=sampling.bank_rescale,
         correct_positive=sampling.correct_positive,
     )
+
+
+def seen_items(dataset: Dataset, train: Log) -> Tensor:
+    """Whether each item row has an event in the log that is trained on: bool [items]."""
+    return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device) > 0
 
 
 def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:

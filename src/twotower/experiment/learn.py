@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from twotower.data.log import Log
 from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.experiment.build import Parts, build_batching, build_objective
+from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
 from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model, OffersChoices
@@ -26,6 +27,8 @@ from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 
 def learn(
@@ -50,6 +53,13 @@ def learn(
         parts: loss and sampler handed over as objects.
     """
     model = new_model(run, dataset)
+    if model.batches == "sequences" and not dataset.is_ordered:
+        logger.warning(
+            "data set '%s' has no order, and '%s' learns from order: it is trained on one that was drawn; name a time "
+            "column, or prepare with unit = 'order' where the order of the file is real",
+            dataset.name,
+            run.model.name,
+        )
     if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit(learnt_log(run, split))
         return model, []
@@ -71,22 +81,30 @@ def learn(
         objective = build_objective(run, dataset, log, model, parts)
         if not isinstance(objective, AgainstLabels):
             log = log.positives()
+        seen = seen_items(dataset, log)
         rows = ROWS[model.batches](
             dataset,
             log,
             history_length=training_length(model),
             item_features=run.objective.loss != "full_softmax",
         )
-        return fit(
+
+        def settled(current: Model) -> dict[str, float]:
+            current.settle_items(seen)
+            return validate(current) if validate is not None else {}
+
+        progress = fit(
             model,
             rows,
             objective,
             run.training,
             batching=build_batching(run, dataset, log, rows, model),
-            validate=validate,
+            validate=None if validate is None else settled,
             epochs=epochs,
             **kept_in(folder, name, [*watch, *callbacks], resume),
         )
+        model.settle_items(seen)
+        return progress
 
     watch: list[Callback] = []
     if run.training.geometry != "off":

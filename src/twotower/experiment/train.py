@@ -32,6 +32,9 @@ from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record, Silent
 
+UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
+"""Stands before what a split says of a log without order."""
+
 log = logging.getLogger(__name__)
 
 
@@ -161,9 +164,11 @@ def pick_device(name: str) -> torch.device:
 def split_of(run: Run, dataset: Dataset) -> Split:
     """The split that the run names, else the one of the data set's spec, else leave-one-out."""
     if run.data.split:
-        return split_log(dataset.log, run.data.split, **run.data.split_options)
-    stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
-    return split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+        split = split_log(dataset.log, run.data.split, **run.data.split_options)
+    else:
+        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
+        split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+    return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
 
 
 def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:

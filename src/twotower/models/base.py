@@ -44,6 +44,12 @@ class Model(nn.Module):
     def attach_items(self, items: Items) -> None:
         """Keep what the model must know of all items (row number = id) beside a batch; called before training."""
 
+    def settle_items(self, seen: Tensor) -> None:
+        """Give items without training events (False in ``seen``, bool [items]) what can be known of them.
+
+        Called before each validation and at the end. Training neither reads nor moves what belongs to their ids alone.
+        """
+
     def set_progress(self, epochs: float) -> None:
         """Follow training: epochs done so far, with the share of the current one; called before each step."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
-from twotower.towers.embedding import embedding_table
+from twotower.towers.embedding import embedding_table, settle_unseen
 from twotower.towers.sequence.base import SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 
@@ -77,6 +77,10 @@ class Sequential(Model):
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """The item's embedding."""
         return self.item_table(items.ids)
+
+    def settle_items(self, seen: Tensor) -> None:
+        """New items take the mean of the vectors that have learnt."""
+        settle_unseen(self.item_table, seen, unknown_learns=False)
 
     def forward(self, batch: Batch) -> Encoded:
         """One row a position that has a next item: its state, and that item; positions of a user stand together."""

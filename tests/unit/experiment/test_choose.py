@@ -1,6 +1,7 @@
 """The open number of a closed form is chosen on validation data, and memory is checked before anything is solved."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,3 +117,12 @@ def test_the_solution_is_the_same_in_blocks_of_columns(tiny_dataset, monkeypatch
     monkeypatch.setattr(ease, "_COLUMNS", 3)
     parts.fit(tiny_dataset.log)
     torch.testing.assert_close(whole.weights, parts.weights, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("sasrec", True), ("ease", False)])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_model_of_sequences_says_that_a_log_has_no_order(name, warned, ordered, tiny_dataset, caplog):
+    dataset = replace(tiny_dataset, manifest={"name": "tiny", "ordered": ordered})
+    run = default_run(name).with_settings(["training.epochs=1"] if warned else [])
+    learn(run, dataset, split_log(dataset.log, "leave-one-out"))
+    assert ("'tiny' has no order, and 'sasrec' learns from order" in caplog.text) == (warned and not ordered)
