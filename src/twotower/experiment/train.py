@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts
 from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
+from twotower.experiment.checks import Check, check_popularity, check_space
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
 from twotower.index.registry import index_class
@@ -51,6 +52,8 @@ class Trained:
     """One for each epoch; empty for closed forms."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
+    checks: list[Check] = field(default_factory=list)
+    """One line on the space, one on the comparison with popularity; none for closed forms."""
 
     def __repr__(self) -> str:
         return f"Trained({self.run.model.name} on {self.dataset.name}: {self.test!r})"
@@ -111,6 +114,12 @@ def train(
         run = with_choice(run, model)
     claim.made()  # closed forms have no training that would begin
     diagnosis = check_items(model, dataset, learnt)
+    checks = [] if diagnosis is None else [check_space(diagnosis)]
+    if isinstance(split, Split) and not isinstance(model, ClosedForm):
+        mask = run.evaluation.mask_seen
+        checks.append(check_popularity(test, dataset, split, learnt, metric=run.training.metric, mask=mask))
+    for check in checks:
+        log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
         index = None
         if model.is_inner_product:
@@ -131,7 +140,7 @@ def train(
         )
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()
-    return Trained(run, model, dataset, split, test, records, diagnosis)
+    return Trained(run, model, dataset, split, test, records, diagnosis, checks)
 
 
 def spelled_out(run: Run) -> Run:
