@@ -110,8 +110,8 @@ def learn(
     if run.training.geometry != "off":
         if not model.is_inner_product:
             raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
-        metric = run.training.metric if run.training.evaluate_every else None
-        watch.append(Tracking(dataset, mode=run.training.geometry, metric=metric))
+        judged = run.training.metric if run.training.evaluate_every else None
+        watch.append(Tracking(dataset, mode=run.training.geometry, metric=judged))
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:
         model = new_model(run, dataset)

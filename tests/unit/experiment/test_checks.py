@@ -1,6 +1,7 @@
 """Every training ends with a line on the space and one on popularity; what is wrong is a warning."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -32,10 +33,8 @@ def test_a_model_below_popularity_is_told_of(fine, tiny_dataset):
     model = build_model("popularity", tiny_dataset.schema)
     model.fit(split.known)
     best = evaluate(model, tiny_dataset, split.test, Protocol(ks=(3, 5)), train=split.known)
-    model.counts.neg_()
-    worst = evaluate(model, tiny_dataset, split.test, Protocol(ks=(3, 5)), train=split.known)
-    assert worst.metrics["ndcg@5"] < best.metrics["ndcg@5"]
-    shown = best if fine else worst
+    share = 1.0 if fine else 0.9
+    shown = replace(best, metrics={name: share * value for name, value in best.metrics.items()})
     check = check_popularity(shown, tiny_dataset, split, split.known, metric="ndcg@5", mask=True)
     assert check.fine == fine
     assert ("is below popularity" in check.text) != fine
