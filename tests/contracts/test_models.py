@@ -161,7 +161,7 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("ease", {"lambda_": 0.0}, "lambda_ must be positive"),
+        ("ease", {"lambda_": -1.0}, "lambda_ must be finite and at least 0"),
         ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
         ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
         ("random", {"dim": 1}, "dim must be at least 2"),

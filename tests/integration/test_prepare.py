@@ -23,6 +23,8 @@ from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.encode import prepare_table
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
+from twotower.experiment.run import Run
+from twotower.experiment.train import split_of
 
 COLUMNS = ("user", "item", "rating", "time")
 
@@ -213,10 +215,31 @@ def test_time_units(tmp_path, unit, cells, seconds):
     assert Dataset.load(tmp_path / "out").schema.has_times == (unit != "order")
 
 
-def test_without_a_time_column_the_order_of_the_file_counts(tmp_path):
+def test_without_a_time_column_a_users_events_are_a_set_in_an_order_that_is_drawn(tmp_path):
+    """A file that is sorted by item must not teach that the items of high numbers come last."""
+    rows = [(f"u{user}", f"{item:03}", "1", "0") for item in range(40) for user in range(30)]
+    write_log(tmp_path / "log.csv", rows)
+    for folder in ("out", "again"):
+        prepare(spec_of(tmp_path, time=""), tmp_path / folder)
+    found = histories_of(tmp_path / "out")
+    assert all(sorted(events) == [(f"{item:03}", None, 1.0) for item in range(40)] for events in found.values())
+    last = [int(events[-1][0]) for events in found.values()]
+    assert 14 < sum(last) / len(last) < 25
+    assert len({tuple(events) for events in found.values()}) == 30
+    assert histories_of(tmp_path / "again") == found
+    data = Dataset.load(tmp_path / "out")
+    assert not data.is_ordered
+    assert any("a user's events are a set, in an order that is drawn" in said for said in data.manifest["treatments"])
+    assert split_of(Run(), data).leaks.startswith("The log has no order: what is held out of a user's events is drawn")
+
+
+def test_without_a_time_column_the_order_of_the_file_counts_where_the_unit_says_so(tmp_path):
     rows = draw_rows()
     write_log(tmp_path / "log.csv", rows)
-    prepare(spec_of(tmp_path, time=""), tmp_path / "out")
+    prepare(spec_of(tmp_path, time="", unit="order"), tmp_path / "out")
+    data = Dataset.load(tmp_path / "out")
+    assert data.is_ordered
+    assert not split_of(Run(), data).leaks.startswith("The log has no order")
     expected = slow_prepare([(user, item, rating, "0") for user, item, rating, _ in rows])
     found = histories_of(tmp_path / "out")
     assert found == {user: [(item, None, 1.0) for item, _, _ in events] for user, events in expected.items()}

@@ -54,6 +54,9 @@ def command(
     show_test(trained.test, title=f"{run.model.name} on {trained.dataset.name}", as_json=as_json)
     if line := curve(trained.records):
         _notice(f"mean cosine of the item vectors, evaluation by evaluation: {line}")
+    for check in trained.checks:
+        if check.fine:  # the others are warnings in the log
+            _notice(check.text)
     _notice(f"bundle: {to}")
 
 

@@ -69,6 +69,11 @@ class Dataset:
         """Where its tensors are."""
         return self.log.items.device
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether a user's events have an order; else they are a set, and stand in an order that was drawn."""
+        return bool(self.manifest.get("ordered", True))
+
     def items(self, ids: Tensor) -> Items:
         """Items with their features: ``ids`` int64 [rows]."""
         return Items(ids, {name: column[ids] for name, column in self.item_features.items()})
@@ -212,8 +217,10 @@ class Dataset:
             users: one row a user: id, features.
             user: column of the user's id in ``events``; None: the only column with a usual name (user, user_id, uid…).
             item: column of the item's id; None: likewise (item, item_id, movie_id…).
-            time: column that orders a user's events; None: likewise (time, timestamp, date…), or none: frame order.
-            unit: of numbers in ``time``: s, ms, us, ns, iso (dates as text), order (a place in an order, no clock);
+            time: column that orders a user's events; None: likewise (time, timestamp, date…), or none: they are a
+                set, in an order that is drawn.
+            unit: of numbers in ``time``: s, ms, us, ns, iso (dates as text), order (a place in an order, no clock;
+                without ``time``: the order of the frame is real);
                 None: guessed by their size. Datetimes need none; those without a zone are taken as UTC.
             value: column of a rating.
             label: column of 0 and 1, both kept; or a rule as in [label] of a spec, as ``{"at_least": 4}`` on ``value``.

@@ -100,8 +100,9 @@ def _log(
     }
     if found["user"] == found["item"]:
         raise InputError(f"events: column '{found['user']}' is given as user and as item; name two")
-    if unit is not None and not found["time"]:
+    if unit not in (None, "order") and not found["time"]:
         raise InputError(f"events: unit='{unit}' without a time column; say which with time='...'")
+    unit_alone = {} if found["time"] or unit is None else {"unit": unit}
     if columns["value"] is not None:
         found["value"] = frame.require(columns["value"], "value")
     rule = label if isinstance(label, str) or label is None else label.get("column")
@@ -121,7 +122,7 @@ def _log(
     if found["time"]:
         zone = frame.zone(found["time"])
         found["unit"] = read_times(connection, work / "events", found["time"], unit, zone, notices)
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value} | unit_alone
 
 
 def _table(connection: Any, frame: Frame, work: Path, in_events: str, title: str, notices: Notices) -> Table:

@@ -21,7 +21,7 @@ from twotower.experiment.run import Run
 from twotower.index.registry import index_class
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES, build_loss
-from twotower.models.base import Model
+from twotower.models.base import Model, new_item_model
 from twotower.models.encode import inference
 from twotower.sampling.base import Frequency, Sampler
 from twotower.sampling.counts import ItemCounts
@@ -249,7 +249,8 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
                 f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
                 "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
             )
-        return AgainstAll(dataset, regulariser)
+        serves_new = new_item_model(model) is not None
+        return AgainstAll(dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None)
     if labelled:
         return AgainstLabels(regulariser)
     context = BuildContext(run, dataset, train, model)
@@ -272,6 +273,11 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
         rescale_bank=sampling.bank_rescale,
         correct_positive=sampling.correct_positive,
     )
+
+
+def seen_items(dataset: Dataset, train: Log) -> Tensor:
+    """Whether each item row has an event in the log that is trained on: bool [items]."""
+    return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device) > 0
 
 
 def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:

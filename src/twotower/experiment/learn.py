@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import derive
@@ -16,15 +18,18 @@ from twotower.data.log import Log
 from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.experiment.build import Parts, build_batching, build_objective
+from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
+from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import Run
-from twotower.models.base import ClosedForm, Model, attach_items
+from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 
 def learn(
@@ -49,7 +54,14 @@ def learn(
         parts: loss and sampler handed over as objects.
     """
     model = new_model(run, dataset)
-    if isinstance(model, ClosedForm):
+    if model.batches == "sequences" and not dataset.is_ordered:
+        logger.warning(
+            "data set '%s' has no order, and '%s' learns from order: it is trained on one that was drawn; name a time "
+            "column, or prepare with unit = 'order' where the order of the file is real",
+            dataset.name,
+            run.model.name,
+        )
+    if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit_log(learnt_log(run, split))
         return model, []
     protocol = Protocol(
@@ -59,39 +71,61 @@ def learn(
     def validate(current: Model) -> dict[str, float]:
         return evaluate(current, dataset, split.validation, protocol).metrics
 
+    if isinstance(model, OffersChoices):
+        metric = run.training.metric
+        fit_closed_form(
+            model, split, learnt_log(run, split), lambda one: metric_of(validate(one), metric), metric=metric
+        )
+        return model, []
+
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
         objective = build_objective(run, dataset, log, model, parts)
         if not isinstance(objective, AgainstLabels):
             log = log.positives()
+        seen = seen_items(dataset, log)
         rows = ROWS[model.batches](
             dataset,
             log,
             history_length=training_length(model),
             item_features=run.objective.loss != "full_softmax",
         )
-        return fit(
+
+        def settled(current: Model) -> dict[str, float]:
+            settle(current, seen)
+            return validate(current) if validate is not None else {}
+
+        progress = fit(
             model,
             rows,
             objective,
             run.training,
             batching=build_batching(run, dataset, log, rows, model),
-            validate=validate,
+            validate=None if validate is None else settled,
             epochs=epochs,
             **kept_in(folder, name, [*watch, *callbacks], resume),
         )
+        settle(model, seen)
+        return progress
 
     watch: list[Callback] = []
     if run.training.geometry != "off":
         if not model.has_vectors:
             raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
-        metric = run.training.metric if run.training.evaluate_every else None
-        watch.append(Tracking(dataset, mode=run.training.geometry, metric=metric))
+        judged = run.training.metric if run.training.evaluate_every else None
+        watch.append(Tracking(dataset, mode=run.training.geometry, metric=judged))
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:
         model = new_model(run, dataset)
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def settle(model: Model, seen: Tensor) -> None:
+    """Let a model that serves new items take up those that have no training event (False in ``seen``)."""
+    serving = new_item_model(model)
+    if serving is not None:
+        serving.settle_items(seen)
 
 
 def kept_in(folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool) -> dict[str, Any]:
@@ -118,6 +152,17 @@ def new_model(run: Run, dataset: Dataset) -> Model:
         model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
     attach_items(model, dataset.all_items())
     return model
+
+
+def metric_of(metrics: dict[str, float], name: str) -> float:
+    """The figure that validation judges by.
+
+    Raises:
+        InputError: if validation does not give it; says what it gives.
+    """
+    if name not in metrics:
+        raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+    return metrics[name]
 
 
 def metric_length(metric: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts
 from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
+from twotower.experiment.checks import Check, check_popularity, check_space
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
 from twotower.index.registry import index_class
-from twotower.models.base import ClosedForm, Model
+from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record, Silent
+
+UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
+"""Stands before what a split says of a log without order."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class Trained:
     """One for each epoch; empty for closed forms."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
+    checks: list[Check] = field(default_factory=list)
+    """One line on the space, one on the comparison with popularity; none for closed forms."""
 
     def __repr__(self) -> str:
         return f"Trained({self.run.model.name} on {self.dataset.name}: {self.test!r})"
@@ -104,8 +110,16 @@ def train(
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    if isinstance(model, OffersChoices):
+        run = with_choice(run, model)
     claim.made()  # closed forms have no training that would begin
     diagnosis = check_items(model, dataset, learnt)
+    checks = [] if diagnosis is None else [check_space(diagnosis)]
+    if isinstance(split, Split) and not isinstance(model, ClosedForm):
+        mask = run.evaluation.mask_seen
+        checks.append(check_popularity(test, dataset, split, learnt, metric=run.training.metric, mask=mask))
+    for check in checks:
+        log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
         index = None
         if model.inner_product:
@@ -126,12 +140,18 @@ def train(
         )
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()
-    return Trained(run, model, dataset, split, test, records, diagnosis)
+    return Trained(run, model, dataset, split, test, records, diagnosis, checks)
 
 
 def spelled_out(run: Run) -> Run:
     """The run with the defaults of its model written down."""
     return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+
+
+def with_choice(run: Run, model: OffersChoices) -> Run:
+    """The run with the value that its model settled on, so that the same run again gives the same model."""
+    settings = run.model.settings | {model.choice: getattr(model, model.choice)}
+    return replace(run, model=replace(run.model, settings=settings))
 
 
 def pick_device(name: str) -> torch.device:
@@ -153,9 +173,11 @@ def pick_device(name: str) -> torch.device:
 def split_of(run: Run, dataset: Dataset) -> Split:
     """The split that the run names, else the one of the data set's spec, else leave-one-out."""
     if run.data.split:
-        return split_log(dataset.log, run.data.split, **run.data.split_options)
-    stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
-    return split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+        split = split_log(dataset.log, run.data.split, **run.data.split_options)
+    else:
+        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
+        split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
+    return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
 
 
 def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:

@@ -151,3 +151,50 @@ def prepare_serving(model: Model) -> None:
 def prepared_of(model: Model) -> object:
     """Return what a model that `Prepares` has computed ahead; None for any other."""
     return model.prepared if isinstance(model, Prepares) else None
+
+
+class OffersChoices(ClosedForm, ABC):
+    """A closed form that may leave one number to the validation split: it says where to begin, and how far to step.
+
+    Attributes:
+        choice: the setting that is chosen, which is also the attribute that holds its value.
+        ladder: each value that is tried is so many times the one below.
+    """
+
+    choice: str
+    ladder: float
+
+    @property
+    @abstractmethod
+    def undecided(self) -> bool:
+        """Whether the value is to be chosen; else it was given."""
+
+    @abstractmethod
+    def first_choice(self, log: Log) -> float:
+        """Return the value to try first, from the size of the log."""
+
+    @abstractmethod
+    def settle(self, value: float) -> None:
+        """Take the value for the next `fit_log`."""
+
+
+@runtime_checkable
+class ServesNewItems(Protocol):
+    """A model that knows items without training events by their features, and does not learn to push them away."""
+
+    @property
+    def serves_new_items(self) -> bool:
+        """False where the data give it nothing but ids: such items then stay negatives of every step."""
+        ...
+
+    def settle_items(self, seen: Tensor) -> None:
+        """Give items without training events (False in ``seen``, bool [items]) what can be known of them.
+
+        Called before each validation and at the end. Training neither reads nor moves what belongs to their ids alone.
+        """
+        ...
+
+
+def new_item_model(model: Model) -> ServesNewItems | None:
+    """Return the model where it `ServesNewItems` on its data; None for any other."""
+    return model if isinstance(model, ServesNewItems) and model.serves_new_items else None

@@ -13,7 +13,7 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows, settle_unseen
 from twotower.towers.registry import build_tower
 
 
@@ -124,6 +124,15 @@ class TwoTower(Model):
     ) -> Float[Tensor, "rows *n"]:
         """Row i with row i, or with each of its n items."""
         return super().score_rows(users, items) if self.inner_product else self.scorer.pairs(users, items)
+
+    @property
+    def serves_new_items(self) -> bool:
+        """Whether items have features beside their ids."""
+        return bool(self.schema.item_features)
+
+    def settle_items(self, seen: Tensor) -> None:
+        """New items take the id vector of the unknown item; their features tell them apart."""
+        settle_unseen(self.item_table, seen, unknown_learns=self.item_id and self.id_dropout > 0)
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""

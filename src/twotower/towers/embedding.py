@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from twotower.core.records import PADDING, Features
+from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, Features
 from twotower.core.schema import Feature
 
 
@@ -52,6 +52,29 @@ class FeatureEmbedding(nn.Module):
             value = ((value - feature.mean) / feature.std)[:, None]
         known = value.isfinite().all(dim=1, keepdim=True)
         return torch.where(known, layer(torch.where(known, value, 0.0)), 0.0)
+
+
+@torch.no_grad()
+def settle_unseen(table: nn.Embedding, seen: Tensor, *, unknown_learns: bool) -> None:
+    """Put the same vector in all rows of ids without training events: that of the unknown id, where it learns.
+
+    Where it does not, the unknown row takes the mean of the rows that have learnt, and so do they: the best guess of
+    one vector. Their own rows are as random as they were drawn, and would rank new items by chance.
+
+    Args:
+        table: rows by id, changed in place.
+        seen: whether the id has training events: bool [rows].
+        unknown_learns: whether training shows the unknown id, as id dropout does.
+    """
+    weight, new = table.weight, ~seen
+    new[:FIRST_KNOWN] = False
+    learnt = seen.clone()
+    learnt[:FIRST_KNOWN] = False
+    if not learnt.any():
+        return
+    if not unknown_learns:
+        weight[UNKNOWN] = weight[learnt].mean(dim=0)
+    weight[new] = weight[UNKNOWN].clone()
 
 
 def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embedding:

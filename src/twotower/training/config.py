@@ -142,6 +142,12 @@ class Training:
     """float32, or bfloat16 for matrix products (weights and sums stay float32)."""
     patience: int = 0
     """Evaluations without a better validation metric before training stops; 0: never."""
+    patience_steps: int = 100
+    """Optimiser steps that must lie between two evaluations for patience to count both: on a small log an epoch is
+    short, and several in a row say little."""
+    patience_loss: float = 0.01
+    """Training goes on, whatever its patience, while its loss falls by more than this share from one evaluation to the
+    next; 0: the loss is not asked."""
     metric: str = "ndcg@10"
     """Validation metric that picks the best epoch, such as hr@20; labelled pairs have auc (there the default) and
     gauc."""
@@ -169,10 +175,11 @@ class Training:
             ("batch_size", 1),
             ("warmup_steps", 0),
             ("patience", 0),
+            ("patience_steps", 0),
             ("evaluate_every", 0),
         ):
             _at_least(f"training.{name}", getattr(self, name), low)
-        for name in ("learning_rate", "weight_decay", "clip_norm", "checkpoint_seconds"):
+        for name in ("learning_rate", "weight_decay", "clip_norm", "checkpoint_seconds", "patience_loss"):
             _at_least(f"training.{name}", getattr(self, name), 0.0)
         if self.patience and not self.evaluate_every:
             raise InputError("training.patience needs validations, but training.evaluate_every is 0")

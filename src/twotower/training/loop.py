@@ -231,9 +231,21 @@ class _Run:
     def _out_of_patience(self) -> bool:
         if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Phased`
             return False
-        validations = [r["epoch"] for r in self.progress.records if self.config.metric in r]
-        worse = sum(epoch > self.progress.best_epoch for epoch in validations)
-        return bool(self.config.patience) and worse >= self.config.patience
+        config = self.config
+        judged = [r for r in self.progress.records if config.metric in r]
+        worse = 0
+        last = next(r["step"] for r in judged if r["epoch"] == self.progress.best_epoch)
+        for record in judged:
+            if record["epoch"] > self.progress.best_epoch and record["step"] - last >= config.patience_steps:
+                worse, last = worse + 1, record["step"]
+        return 0 < config.patience <= worse and not (config.patience_loss and self._still_falls(judged))
+
+    def _still_falls(self, judged: list[Record]) -> bool:
+        """Whether the training loss fell by more than `Training.patience_loss` since the evaluation before."""
+        if len(judged) < 2:
+            return False
+        before, now = judged[-2]["loss"], judged[-1]["loss"]
+        return bool(before - now > self.config.patience_loss * abs(before))
 
     def save(self) -> None:
         """Write the checkpoint."""

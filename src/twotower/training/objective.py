@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.core import states
-from twotower.core.records import Batch, Encoded, Negatives, State
+from twotower.core.records import FIRST_KNOWN, Batch, Encoded, Negatives, State
 from twotower.data.dataset import Dataset
 from twotower.losses.base import Loss
 from twotower.losses.full_softmax import full_softmax
@@ -50,18 +50,33 @@ class _Stateless:
 
 
 class AgainstAll(_Stateless):
-    """Full softmax: every item is a negative of every row. The whole catalogue is encoded once a step."""
+    """Full softmax: every item is a negative of every row. All candidates are encoded once a step.
 
-    def __init__(self, dataset: Dataset, regulariser: Regulariser | None = None) -> None:
-        self.items = dataset.all_items()
+    An item without training events would be a negative in every step and a positive in none, so that training would
+    teach that nobody wants it. ``seen`` leaves such items out.
+
+    Args:
+        dataset: whose items are encoded.
+        regulariser: terms of the states alone; None: none.
+        seen: whether each item has training events, bool [items]; None: all items are candidates.
+    """
+
+    def __init__(self, dataset: Dataset, regulariser: Regulariser | None = None, seen: Tensor | None = None) -> None:
+        self.items, self.slots = dataset.all_items(), None
+        if seen is not None and not seen[FIRST_KNOWN:].all():
+            candidates = seen.clone()
+            candidates[:FIRST_KNOWN] = True
+            self.items = dataset.items(candidates.nonzero()[:, 0])
+            self.slots = candidates.long().cumsum(0) - 1
         self.regulariser = regulariser or Regulariser({})
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
         encoded = model(batch)
         table = model.encode_items(self.items)
-        loss = full_softmax(encoded.users, table, encoded.item_ids, model.logit_scale())
-        return loss + own_losses(encoded) + self.regulariser(encoded, table)
+        targets = encoded.item_ids if self.slots is None else self.slots[encoded.item_ids]
+        loss = full_softmax(encoded.users, table, targets, model.logit_scale())
+        return loss + own_losses(encoded) + self.regulariser(encoded._replace(item_ids=targets), table)
 
 
 class AgainstSamples:

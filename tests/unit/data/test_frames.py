@@ -448,3 +448,16 @@ def test_a_data_set_shows_itself_in_a_line_and_in_a_small_table():
     assert "films &amp; &lt;b&gt;" in table
     assert "<th>events</th><td>10</td>" in table
     assert "year (numeric)" in table
+
+
+def test_the_order_of_a_frame_without_times_counts_where_the_unit_says_so():
+    frame = {"user_id": ["a"] * 30 + ["b"] * 30, "item_id": [f"{number:02}" for number in range(30)] * 2}
+    sorted_ = Dataset.from_frames(frame, unit="order")
+    assert sorted_.is_ordered
+    assert sorted_.log.items.tolist() == list(range(2, 32)) * 2
+    drawn = Dataset.from_frames(frame)
+    assert not drawn.is_ordered
+    first, second = drawn.log.items.tolist()[:30], drawn.log.items.tolist()[30:]
+    assert sorted(first) == sorted(second) == list(range(2, 32))
+    assert first != sorted(first) != second != first
+    assert "unit = 'order' says that the order of the file is real" in str(drawn.manifest["treatments"])

@@ -161,7 +161,7 @@ def test_fields_that_cannot_be_kept(settings, message, tiny_dataset):
 def test_patience_waits_for_the_queries_to_be_hard(tiny_dataset):
     model = make("fit-din", tiny_dataset)
     scores = iter([0.9, 0.5, 0.6, 0.4])
-    config = Training(epochs=9, batch_size=4, metric="auc", patience=1)
+    config = Training(epochs=9, batch_size=4, metric="auc", patience=1, patience_steps=0, patience_loss=0.0)
     progress = fit(
         model, Repeated(tiny_dataset), AgainstLabels(), config, validate=lambda current: {"auc": next(scores)}
     )

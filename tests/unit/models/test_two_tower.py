@@ -139,3 +139,19 @@ def test_settings_that_make_no_model_are_refused(settings, message, tiny_dataset
 def test_items_without_features_need_their_id():
     with pytest.raises(InputError, match="item_id = true"):
         build_model("two_tower", Schema(3, 4), {"item_id": False})
+
+
+@pytest.mark.parametrize("id_dropout", [0.0, 0.5])
+def test_items_without_events_share_the_id_of_the_unknown_and_differ_by_their_features(id_dropout, tiny_dataset):
+    model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5, id_dropout=id_dropout).eval()
+    before = model.item_table.weight.detach().clone()
+    seen = torch.ones(tiny_dataset.schema.num_items, dtype=torch.bool)
+    seen[:2] = False  # no event has padding or the unknown item
+    seen[[4, 9]] = False
+    model.settle_items(seen)
+    table = model.item_table.weight
+    unknown = before[1] if id_dropout else before[[2, 3, 5, 6, 7, 8]].mean(dim=0)
+    torch.testing.assert_close(table[[1, 4, 9]], unknown.expand(3, -1))
+    assert table[[0, 2, 3, 5, 6, 7, 8]].equal(before[[0, 2, 3, 5, 6, 7, 8]])
+    vectors = model.encode_items(tiny_dataset.all_items())
+    assert not torch.allclose(vectors[4], vectors[9])

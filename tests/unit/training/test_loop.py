@@ -105,10 +105,51 @@ def test_the_best_weights_come_back_and_patience_ends_the_run(tiny_dataset):
         seen.append(weights(current))
         return {"ndcg@10": next(scores)}
 
-    config = Training(epochs=9, batch_size=2, patience=2)
+    config = Training(epochs=9, batch_size=2, patience=2, patience_steps=0, patience_loss=0.0)
     progress = fit(model, rows, objective, config, validate=validate)
     assert (progress.epoch, progress.best_epoch, progress.best) == (4, 2, 0.5)
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+
+
+class Falling:
+    """An objective whose loss falls by a share an epoch of ``steps`` steps, whatever the model does."""
+
+    def __init__(self, steps: int, share: float) -> None:
+        self.steps, self.share, self.calls = steps, share, 0
+
+    def __call__(self, model, batch) -> torch.Tensor:
+        loss = 5.0 * (1.0 - self.share) ** (self.calls // self.steps)
+        self.calls += 1
+        return 0.0 * sum(part.sum() for part in model.parameters()) + loss
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+def epochs_until_patience_ends(dataset, *, falls: float, **settings) -> int:
+    """Epochs of a run whose validation is best at the first."""
+    model, rows, _ = case("sequences", dataset)
+    scores = iter([0.5] + [0.1] * 20)
+    config = Training(epochs=20, batch_size=2, patience=2, **settings)
+    steps = -(-len(rows) // 2)
+    return fit(model, rows, Falling(steps, falls), config, validate=lambda _: {"ndcg@10": next(scores)}).epoch
+
+
+def test_patience_counts_evaluations_that_lie_some_steps_apart(tiny_dataset):
+    steps = epochs_until_patience_ends(tiny_dataset, falls=0.0, patience_steps=1) - 1
+    assert steps == 2
+    _, rows, _ = case("sequences", tiny_dataset)
+    apart = 3 * -(-len(rows) // 2)
+    assert epochs_until_patience_ends(tiny_dataset, falls=0.0, patience_steps=apart) == 1 + 2 * 3
+
+
+@pytest.mark.parametrize(("falls", "epochs"), [(0.02, 20), (0.005, 3), (-0.1, 3)])
+def test_training_does_not_stop_while_its_loss_falls_by_more_than_a_hundredth(falls, epochs, tiny_dataset):
+    assert epochs_until_patience_ends(tiny_dataset, falls=falls, patience_steps=0) == epochs
+
+
+def test_the_loss_is_not_asked_where_the_run_says_so(tiny_dataset):
+    assert epochs_until_patience_ends(tiny_dataset, falls=0.02, patience_steps=0, patience_loss=0.0) == 3
 
 
 def test_the_global_generator_is_left_alone(tiny_dataset):

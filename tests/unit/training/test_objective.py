@@ -139,6 +139,19 @@ def test_against_all_is_the_softmax_over_known_items(dataset):
     assert loss == pytest.approx(slow(model, rows), rel=1e-12)
 
 
+def test_items_without_training_events_are_no_negatives(dataset):
+    model, seen = Tables(), torch.ones(ITEMS, dtype=torch.bool)
+    seen[[2, 7]] = False
+    loss = AgainstAll(dataset, seen=seen)(model, batch())
+    candidates = [(item, 0.0) for item in range(3, ITEMS) if item != 7]
+    rows = [(u, p, [pair for pair in candidates if pair[0] != p]) for u, p in ((2, 3), (3, 4), (5, 6))]
+    assert loss.item() == pytest.approx(slow(model, rows), rel=1e-12)
+    loss.backward()
+    grad = model.of_items.grad
+    assert not grad[[0, 1, 2, 7]].any()
+    assert grad[[3, 4, 5, 6]].any(dim=1).all()
+
+
 def test_against_labels_is_binary_cross_entropy(dataset):
     model = Tables()
     labels = torch.tensor([1.0, 0.0, 1.0])

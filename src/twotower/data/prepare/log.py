@@ -24,6 +24,9 @@ Progress = Callable[[str], None]
 CHUNK = 1 << 18
 """Events that are in memory at once while arrays are written."""
 
+ORDER_SEED = 0
+"""Of the order that is drawn for a log without one."""
+
 _EARLY = 2 * 365 * 86400
 """Seconds from 1970 until the end of 1971: a log whose every time lies before has its times in another unit."""
 
@@ -199,12 +202,16 @@ def _replace(connection: Any, query: str) -> None:
 def write_log(connection: Any, spec: Spec, folder: Path, num_users: int, progress: Progress) -> None:
     """Write offsets, items, times and labels from ``kept`` and the tables ``users`` and ``items`` (row, code).
 
-    Events are in the order of user, time and file. Only `CHUNK` of them are in memory at once.
+    Events are in the order of user, time and file; where nothing orders a user's events, in one that is drawn: files
+    are often sorted by item or by value, and their order would be learnt as if it were time. The draw is the digest of
+    an event's place in the file, so that it is the same every time. Only `CHUNK` of them are in memory at once.
     """
     progress("sorting the log")
+    place = f"md5('{ORDER_SEED}:' || place::VARCHAR), place" if spec.interactions.is_unordered else "place"
     connection.execute(
         "CREATE TABLE ordered AS SELECT u.row AS u, i.row AS i, floor(time)::BIGINT AS time, label::FLOAT AS label "
-        "FROM kept JOIN users u ON kept.u = u.code JOIN items i ON kept.i = i.code ORDER BY u.row, kept.time, place"
+        "FROM kept JOIN users u ON kept.u = u.code JOIN items i ON kept.i = i.code "
+        f"ORDER BY u.row, kept.time, {place}"
     )
     connection.execute("DROP TABLE kept")
     progress("writing the log")

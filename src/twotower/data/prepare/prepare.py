@@ -114,6 +114,7 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
         "rows": _rows(log, reports),
         "treatments": _treatments(spec, log, reports, counts),
         "split": spec.split,
+        "ordered": not spec.interactions.is_unordered,
         "spec": spec.to_dict(),
         "made_by": {"twotower": __version__, "duckdb": one(connection, "SELECT version()")},
     }
@@ -170,8 +171,13 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append(f"{log.repeats:,} events repeat a user's earlier item: {done}")
     if log.core_dropped:
         said.append(f"{log.core_dropped:,} events of users or items with too few events are dropped")
-    if not spec.interactions.time:
-        said.append("no time column: a user's events are in the order of the file, and histories carry no clock")
+    if spec.interactions.is_unordered:
+        said.append(
+            "no time column: a user's events are a set, in an order that is drawn; unit = 'order' says that the order "
+            "of the file is real"
+        )
+    elif not spec.interactions.time:
+        said.append("a user's events are in the order of the file, as unit = 'order' says; histories carry no clock")
     elif spec.interactions.unit == "order":
         said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
     else:

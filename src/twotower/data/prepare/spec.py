@@ -54,10 +54,11 @@ class Interactions:
     item: str
     """Column of the item's id."""
     time: str = ""
-    """Column that orders a user's events; empty: the order of the file, and no clock."""
+    """Column that orders a user's events; empty: no clock, and see ``unit``."""
     unit: str = "s"
     """Unix seconds (s), milliseconds (ms), micro- (us) or nanoseconds (ns), dates as text (iso), or a place in an order
-    (order: no clock). A date or timestamp column of Parquet needs none."""
+    (order: no clock). A date or timestamp column of Parquet needs none. Without a time column, "order" says that the
+    order of the file is real; else a user's events are a set, and stand in an order that is drawn."""
     value: str = ""
     """Column of a rating: rows where it is missing or not a finite number are malformed."""
     duplicates: str = "keep"
@@ -68,6 +69,11 @@ class Interactions:
     """The same for items."""
     max_bad_share: float = 0.01
     """The job stops when more than this share of a table's rows is malformed; 0 to 1."""
+
+    @property
+    def is_unordered(self) -> bool:
+        """Whether a user's events are a set: nothing says when, or in which order, they were."""
+        return not self.time and self.unit != "order"
 
     def __post_init__(self) -> None:
         if self.unit not in TIME_UNITS:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -11,14 +15,24 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
-from twotower.models.base import ClosedForm
+from twotower.models.base import OffersChoices
 from twotower.models.baselines.cooccurrence import distinct_items, incidence
+from twotower.ops.memory import available_memory
 
 MOST_ITEMS = 20_000
-"""Item rows up to which the weights are taken on: 1.6 GB in float32 then, and about 10 GB while solving."""
+"""Item rows up to which the weights are taken on: 1.6 GB in float32 then, and about 6.4 GB while solving."""
+BYTES_WHILE_SOLVING = 16
+"""Memory for each pair of items: 8 for the matrix, which is solved in place, 4 for the weights, and 4 for the best
+weights so far while the penalty is chosen."""
+LADDER = math.sqrt(10.0)
+"""From one penalty that is tried to the next: 10, 32, 100, 316, 1,000, …"""
+_COLUMNS = 1024
+"""Columns of the item-item counts that are made dense at a time."""
+
+log_of_model = logging.getLogger(__name__)
 
 
-class EASE(ClosedForm):
+class EASE(OffersChoices):
     """A user's score for an item: the sum of the item's regression weights on the distinct items of the history.
 
         B = I − P / diag(P),  P = (XᵀX + λ I)⁻¹,  diag(B) = 0,  X the binary users × items matrix
@@ -30,18 +44,21 @@ class EASE(ClosedForm):
     in float64 through a Cholesky factor, kept in float32.
 
     Args:
-        lambda_: L2 penalty on the weights, in users.
+        lambda_: L2 penalty on the weights, in users; 0: a run chooses it on its validation split, from a ladder that
+            begins at `first_choice`. Without a run, `first_choice` is taken.
     """
 
     history_length = None
     has_vectors = False
     inner_product = False
+    choice = "lambda_"
+    ladder = LADDER
     weights: Tensor
 
-    def __init__(self, schema: Schema, *, lambda_: float = 500.0) -> None:
+    def __init__(self, schema: Schema, *, lambda_: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 < lambda_ < float("inf"):
-            raise ValueError(f"lambda_ must be positive and finite, got {lambda_!r}")
+        if not 0.0 <= lambda_ < float("inf"):
+            raise ValueError(f"lambda_ must be finite and at least 0, got {lambda_!r}")
         if schema.num_items > MOST_ITEMS:
             raise InputError(
                 f"model 'ease': it keeps a weight for every pair of items, for at most {MOST_ITEMS:,} items, and this "
@@ -51,15 +68,51 @@ class EASE(ClosedForm):
         self.lambda_ = lambda_
         self.register_buffer("weights", torch.zeros(schema.num_items, schema.num_items))
 
+    @property
+    def undecided(self) -> bool:
+        """Whether lambda_ is left to the validation split."""
+        return self.lambda_ == 0.0
+
+    def first_choice(self, log: Log) -> float:
+        """Three times the mean number of a known item's users, on the ladder: about what wins on logs of many sizes."""
+        seen = incidence(log, self.schema.num_items)
+        mean = float(seen.sum()) / max(1, self.schema.num_items - FIRST_KNOWN)
+        return float(f"{LADDER ** max(1, round(math.log(max(1.0, 3.0 * mean), LADDER))):.3g}")
+
+    def settle(self, value: float) -> None:
+        """Take a value for the open setting; the next `fit_log` solves with it."""
+        self.lambda_ = value
+
     def fit_log(self, log: Log) -> None:
-        """Solve for the weights."""
+        """Solve for the weights.
+
+        Raises:
+            InputError: if the memory that is free does not hold the matrix of item pairs; says both numbers.
+        """
+        from scipy.linalg import lapack
+
+        check_memory(self.schema.num_items)
+        penalty = self.lambda_ or self.first_choice(log)
         seen = incidence(log, self.schema.num_items)[:, FIRST_KNOWN:]
-        gram = torch.from_numpy((seen.T @ seen).toarray()).double()
-        gram.diagonal().add_(self.lambda_)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        weights = inverse.div_(-inverse.diagonal().clone())
-        weights.fill_diagonal_(0.0)
-        self.weights[FIRST_KNOWN:, FIRST_KNOWN:] = weights.to(self.weights)
+        size = seen.shape[1]
+        matrix = np.empty((size, size), dtype=np.float64, order="F")
+        for start in range(0, size, _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            matrix[:, part] = (seen.T @ seen[:, part]).toarray()
+        matrix[np.diag_indices(size)] += penalty
+        factor, wrong = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
+        inverse, also_wrong = lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if wrong or also_wrong:
+            raise InputError(f"model 'ease': no solution with lambda_ = {penalty:g}; raise it")
+        scale = -1.0 / np.diagonal(inverse)
+        known = self.weights[FIRST_KNOWN:, FIRST_KNOWN:]
+        for start in range(0, size, _COLUMNS):  # the lower triangle holds the inverse, which is symmetric
+            stop = min(start + _COLUMNS, size)
+            rows = np.tril(inverse[start:, start:stop])
+            rows[: stop - start] += np.tril(rows[: stop - start], -1).T
+            known[start:, start:stop] = torch.from_numpy(rows * scale[start:stop])
+            known[start:stop, stop:] = torch.from_numpy(rows[stop - start :].T * scale[stop:])
+        known.fill_diagonal_(0.0)
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
         """The distinct items of the history, 0 where there are none."""
@@ -79,3 +132,19 @@ class EASE(ClosedForm):
         """The same for chosen pairs."""
         history = users.view(*users.shape[:1], *[1] * (items.ndim - 1), users.shape[1])
         return self.weights[history, items[..., None]].sum(dim=-1)
+
+
+def check_memory(num_items: int) -> None:
+    """Say what solving for so many items takes, and refuse it where less memory is free.
+
+    Raises:
+        InputError: with what is needed and what is there.
+    """
+    needed, free = BYTES_WHILE_SOLVING * num_items**2, available_memory()
+    if needed > free:
+        raise InputError(
+            f"model 'ease': {num_items:,} items need {needed / 1e9:.1f} GB while solving, and {free / 1e9:.1f} GB of "
+            "memory are free; use item_cosine, or a data set with fewer items (a larger min_item_events)"
+        )
+    if needed > 1e9:
+        log_of_model.info("ease: %s items need %.1f GB while solving", f"{num_items:,}", needed / 1e9)

@@ -1,0 +1,58 @@
+"""What every training ends with: one line on the space of item vectors, one on the comparison with popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
+from twotower.evaluation.run import evaluate
+from twotower.models.baselines.popularity import Popularity
+
+
+class Check(NamedTuple):
+    """One line, and whether all is well."""
+
+    text: str
+    fine: bool
+
+
+def check_space(diagnosis: Mapping[str, Any]) -> Check:
+    """The mean cosine and the dimensions in use, from the diagnosis of the item vectors."""
+    found = diagnosis["statistics"]
+    cosine, used, width = found["mean_cosine"], found["effective_dimensions"], found["dimensions"]
+    shown, many = ("undefined" if value is None else f"{value:.2f}" for value in (cosine, used))
+    text = f"item vectors: mean cosine {shown}, effective dimensions {many} of {width}"
+    if diagnosis["verdict"] == "collapsed":
+        return Check(f"{text}: they have collapsed; see 'twotower diagnose' for the bundle", False)
+    return Check(text, True)
+
+
+def check_popularity(test: Result, dataset: Dataset, split: Split, learnt: Log, *, metric: str, mask: bool) -> Check:
+    """The test metric beside that of the same list for everybody, the items with the most training events.
+
+    Args:
+        test: of the model.
+        dataset: what was learnt from.
+        split: whose test is asked.
+        learnt: the events that the model has learnt from; popularity counts the same.
+        metric: to compare; where the test has no such one, the first that it has.
+        mask: whether items of the history are left out of answers, as for the model.
+    """
+    name = metric if metric in test.metrics else next(iter(test.metrics))
+    model = Popularity(dataset.schema).to(dataset.device)
+    model.fit_log(learnt)
+    ks = tuple(sorted({int(key.partition("@")[2]) for key in test.metrics if key.partition("@")[2].isdecimal()}))
+    other = evaluate(model, dataset, split.test, Protocol(ks=ks, mask_seen=mask), train=learnt).metrics[name]
+    mine = test.metrics[name]
+    if mine < other:
+        return Check(
+            f"test {name}: {mine:.4f} is below popularity ({other:.4f}): training has failed, or stopped "
+            "too early; 'ease' and 'item_cosine' need no training",
+            False,
+        )
+    return Check(f"test {name}: {mine:.4f}, popularity {other:.4f}", True)

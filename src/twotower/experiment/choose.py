@@ -1,0 +1,71 @@
+"""Chooses the one open number of a closed form on the validation split: up or down a ladder while that helps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from torch import Tensor
+
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.models.base import Model, OffersChoices
+
+MOST_TRIES = 12
+"""Values that are tried at most; each way up or down a ladder of √10 then covers five powers of ten."""
+
+log = logging.getLogger(__name__)
+
+
+def fit_closed_form(
+    model: OffersChoices, split: Split, learnt: Log, validate: Callable[[Model], float], *, metric: str
+) -> None:
+    """Fit ``model`` to ``learnt`` with the value of its open setting that is best on validation.
+
+    The ladder is climbed from the model's first choice as long as a step up, or else down, makes the metric better, so
+    the value that is kept has a worse one on either side. Where two are equal the first that was tried stays.
+
+    Args:
+        model: undecided as yet.
+        split: its ``train`` is fitted, its validation judged; without validation events the first choice is taken.
+        learnt: what the model is to learn in the end.
+        validate: the metric of a fitted model; more is better.
+        metric: its name, for the log.
+    """
+    name, value = model.choice, model.first_choice(split.train)
+    if not split.validation.truth.num_events:
+        log.info("%s: no validation events to choose %s by; %g is taken for the log's size", _name(model), name, value)
+        model.settle(value)
+        model.fit_log(learnt)
+        return
+    found: dict[float, float] = {}
+    best: dict[str, Tensor] = {}
+
+    def score(tried: float) -> float:
+        nonlocal best
+        model.settle(tried)
+        model.fit_log(split.train)
+        result = validate(model)
+        if learnt is split.train and result > max(found.values(), default=float("-inf")):
+            best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+        found[tried] = result
+        return result
+
+    first, top = value, score(value)
+    for way in (1, -1):
+        step = way
+        while len(found) < MOST_TRIES and score(tried := float(f"{first * model.ladder**step:.3g}")) > top:
+            value, top, step = tried, found[tried], step + way
+        if value != first:
+            break
+    tries = ", ".join(f"{tried:g}: {found[tried]:.4f}" for tried in sorted(found))
+    log.info("%s: %s = %g by validation %s (%s)", _name(model), name, value, metric, tries)
+    model.settle(value)
+    if best:
+        model.load_state_dict(best)
+    else:
+        model.fit_log(learnt)
+
+
+def _name(model: OffersChoices) -> str:
+    return type(model).__name__

@@ -1,0 +1,47 @@
+"""How much memory a process may still take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> float:
+    """Bytes that can be taken without swapping: what the system has free, or what the process's group may still take.
+
+    Infinite where neither is told (outside Linux): then nothing is refused for want of memory.
+
+    Args:
+        meminfo: the system's own account.
+        group: the folder of the control group (version 2).
+    """
+    free = [_of_system(meminfo), _of_group(group)]
+    return min((value for value in free if value is not None), default=float("inf"))
+
+
+def _of_system(path: Path) -> float | None:
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return float(rest.split()[0]) * 1024
+    return None
+
+
+def _of_group(folder: Path) -> float | None:
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        inactive = 0
+        for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "inactive_file":  # cached files, given up when memory is wanted
+                inactive = int(value)
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0.0, float(limit) - used + inactive)
