@@ -25,7 +25,7 @@ from twotower.experiment.build import Parts
 from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
-from twotower.index.registry import index_class
+from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
@@ -82,8 +82,9 @@ def train(
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
             ``to`` can hold no bundle.
     """
+    check_settings(run.index.kind, run.index.settings)
     run = spelled_out(run)
-    device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
+    device = pick_device(run.training.device)
     if to is not None:
         check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
@@ -108,8 +109,8 @@ def train(
     diagnosis = check_items(model, dataset, learnt)
     if to is not None and folder is not None:
         index = None
-        if model.inner_product:
-            index = index_kind()
+        if serves(run.index.kind, inner_product=model.inner_product):
+            index = build_index(run.index.kind, run.index.settings, model)
             ids, states = known_states(model, dataset)
             index.build(states, ids)
         write_bundle(
@@ -130,8 +131,13 @@ def train(
 
 
 def spelled_out(run: Run) -> Run:
-    """The run with the defaults of its model written down."""
-    return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+    """The run with the defaults of its model and its index written down."""
+    model, index = run.model, run.index
+    return replace(
+        run,
+        model=replace(model, settings=all_settings(model.name, model.settings)),
+        index=replace(index, settings=index_parameters(index.kind) | index.settings),
+    )
 
 
 def pick_device(name: str) -> torch.device:
