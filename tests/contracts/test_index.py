@@ -16,6 +16,8 @@ from twotower.core.states import take
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
+from twotower.index.hnsw import HNSWIndex
+from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
 from twotower.models.item_store import ItemStore
 
 USERS, ITEMS, DIM = 5, 23, 4
@@ -70,6 +72,9 @@ def brute_force(model: Scorer, states: Callable[[int, int], Any]) -> Case:
 
 CASES = {
     "exact": Case(ExactIndex, ExactIndex.load, vectors, lambda u, i: u @ i.T),
+    "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
+    "ivf_flat": Case(IVFFlatIndex, IVFFlatIndex.load, vectors, lambda u, i: u @ i.T),
+    "ivf_pq": Case(IVFPQIndex, IVFPQIndex.load, vectors, lambda u, i: u @ i.T),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }

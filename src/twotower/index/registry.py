@@ -18,6 +18,9 @@ INDEXES: Registry[type[Any]] = Registry(
     {
         "exact": "twotower.index.exact:ExactIndex",
         "brute_force": "twotower.index.brute_force:BruteForceIndex",
+        "hnsw": "twotower.index.hnsw:HNSWIndex",
+        "ivf_flat": "twotower.index.ivf:IVFFlatIndex",
+        "ivf_pq": "twotower.index.ivf:IVFPQIndex",
     },
     group="twotower.indexes",
 )
