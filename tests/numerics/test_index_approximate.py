@@ -107,9 +107,7 @@ def test_however_many_of_the_best_are_excluded_the_next_come_back(index, exact, 
     assert (found.ids >= 0).equal(true.ids >= 0)
     for row, banned in zip(found.ids.tolist(), exclude.tolist(), strict=True):
         assert not set(row) & set(banned)
-    assert recall(found.ids, true.ids) > (
-        0.7 if isinstance(index, IVFPQIndex) else 0.9
-    )  # deep down, codes tell near scores apart less well
+    assert recall(found.ids, true.ids) > 0.9
 
 
 def test_with_every_list_probed_flat_lists_are_exact(items, ids, users, exact):

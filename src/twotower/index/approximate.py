@@ -79,7 +79,7 @@ class ApproximateIndex(ABC):
     def _most(self) -> int:
         """Return the effort beyond which more finds nothing more, or a scan is quicker."""
 
-    def _fetched(self, k: int) -> int:
+    def _fetched(self, k: int, excluded: int) -> int:
         """Return how many rows the structure is asked for, to be scored again."""
         return k
 
@@ -301,7 +301,7 @@ class ApproximateIndex(ABC):
         if count < total:
             bits = np.packbits(mask.numpy(), bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
-        wanted, fetched = min(k, count), min(self._fetched(k), count)
+        wanted, fetched = min(k, count), min(self._fetched(k, banned), count)
         effort = math.ceil(self._settings[self.effort] * total / max(count + banned, 1))
         effort = self._widened(effort, banned)
         rows = np.full((len(queries), max(fetched, 1)), -1, np.int64)

@@ -89,5 +89,6 @@ class IVFPQIndex(IVFFlatIndex):
             log.warning("index.subvectors = %d does not divide %d numbers: %d are used", wanted, dim, parts)
         return f"PQ{parts}x4fs"
 
-    def _fetched(self, k: int) -> int:
-        return k * self._settings["rerank"]
+    def _fetched(self, k: int, excluded: int) -> int:
+        more = excluded if self._settings["rerank"] > 1 else 0  # deep down, near scores are hard to tell apart by code
+        return k * self._settings["rerank"] + 2 * more
