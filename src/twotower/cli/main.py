@@ -12,7 +12,7 @@ from twotower.core.errors import InputError, closest
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
-VERBS = ["demo", "data", "train", "evaluate", "recommend", "similar", "diagnose", "remedy", "reproduce"]
+VERBS = ["demo", "data", "train", "evaluate", "index", "recommend", "similar", "diagnose", "remedy", "reproduce"]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.

@@ -44,6 +44,8 @@ class ApproximateIndex(ABC):
     """
 
     effort: ClassVar[str]
+    least_effort: ClassVar[int] = 1
+    """Where a search for the right effort begins."""
     least: ClassVar[dict[str, int]] = {}
     """Least value of a setting where it is not 1."""
     _vectors: NDArray[np.float32]
@@ -100,6 +102,10 @@ class ApproximateIndex(ABC):
     def set_effort(self, value: int) -> None:
         """Search with another effort from now on; nothing is built again."""
         self._settings = self._settings | {self.effort: value}
+
+    def most_effort(self) -> int:
+        """Return the effort beyond which a search finds nothing more, or a scan is quicker."""
+        return self._most() if len(self) else 1
 
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Index ``item_states`` under ``ids``, in place of what was there.

@@ -24,6 +24,7 @@ class HNSWIndex(ApproximateIndex):
     """
 
     effort = "ef_search"
+    least_effort = 8
     least = {"m": 2}  # noqa: RUF012
 
     def __init__(self, *, m: int = 16, ef_construction: int = 100, ef_search: int = 64) -> None:
@@ -47,4 +48,4 @@ class HNSWIndex(ApproximateIndex):
         return effort + excluded
 
     def _most(self) -> int:
-        return max(self._settings["ef_search"], len(self._ids) // 4)
+        return max(self.least_effort, len(self._ids) // 4)
