@@ -91,22 +91,23 @@ def test_settings_reach_the_index_and_come_back(bundle):
 
 
 def test_tuning_chooses_the_least_value_that_reaches_the_recall_and_writes_the_curve(bundle):
-    words = ("index", bundle, "--kind", "ivf_flat", "--set", "nlist=30", "--tune", "recall=0.9")
+    words = ("index", bundle, "--kind", "ivf_flat", "--set", "nlist=100", "--tune", "recall=0.999")
     status, out, _ = twotower(*words, "--json")
     assert status == 0
     printed = json.loads(out)
     tuning = printed["tuning"]
     values = [point["value"] for point in tuning["curve"]]
-    assert values == doublings(1, 30)[: len(values)]
-    assert all(point["choosing"] < 0.9 for point in tuning["curve"][:-1])
+    assert values == doublings(1, 100)[: len(values)]
+    assert len(values) > 1
+    assert all(point["choosing"] < 0.999 for point in tuning["curve"][:-1])
     assert tuning["chosen"] == tuning["curve"][-1]
-    assert tuning["chosen"]["choosing"] >= 0.9
+    assert tuning["chosen"]["choosing"] >= 0.999
     assert tuning["reached"] is True
     assert all(point["p50_ms"] > 0 for point in tuning["curve"])
     assert json.loads((bundle / "index.json").read_text()) == printed
     after = Bundle.load(bundle)
     assert after.index.settings["nprobe"] == after.manifest["index_settings"]["nprobe"] == tuning["chosen"]["value"]
-    assert "target 0.9 reached" in " ".join(twotower(*words)[1].split())
+    assert "target 0.999 reached" in " ".join(twotower(*words)[1].split())
 
 
 def test_a_recall_out_of_reach_is_said_and_the_best_is_taken(bundle, monkeypatch, caplog):
@@ -117,6 +118,17 @@ def test_a_recall_out_of_reach_is_said_and_the_best_is_taken(bundle, monkeypatch
     tuning = tune(found, index, 1.0, 10)
     assert not tuning.reached
     assert "recall 1.000 is not reached" in caplog.text
+
+
+def test_the_index_keeps_the_chosen_setting_whatever_was_timed_last(bundle, monkeypatch):
+    def timed(index, exact, values, *_):
+        index.set_effort(values[0])
+        return dict.fromkeys([0, *values], 1.0)
+
+    monkeypatch.setattr("twotower.experiment.index_tuning.take_turns", timed)
+    built = rebuild_index(bundle, "ivf_flat", {"nlist": 100}, recall=0.999)
+    assert built.tuning.chosen.value > 1
+    assert Bundle.load(bundle).index.settings["nprobe"] == built.tuning.chosen.value
 
 
 def test_evaluate_shows_the_loss_of_the_index_apart(bundle):

@@ -269,3 +269,12 @@ def test_a_damaged_folder_is_refused(name, items, ids, tmp_path: Path):
     (tmp_path / name).unlink()
     with pytest.raises(InputError, match="no such file"):
         IVFFlatIndex.load(tmp_path)
+
+
+def test_answers_lie_where_the_items_came_from():
+    index = IVFFlatIndex()
+    index.build(clustered(20, 0), torch.arange(20))
+    index.to("meta")
+    assert index.search(clustered(2, 1), 3).ids.device.type == "meta"
+    index.build(clustered(20, 0), torch.arange(20))
+    assert index.search(clustered(2, 1), 3).ids.device.type == "cpu"

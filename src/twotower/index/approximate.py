@@ -117,6 +117,7 @@ class ApproximateIndex(ABC):
         vectors = _vectors(item_states, "item")
         ids, order = sorted_ids(item_states, ids)
         self._build(vectors[order.cpu().numpy()], ids.cpu())
+        self._device = ids.device
 
     def search(
         self,
