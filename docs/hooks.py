@@ -14,6 +14,7 @@ from mkdocs.structure.nav import Navigation, Page, Section
 
 from twotower.cli.main import build_app
 from twotower.experiment.run import Run
+from twotower.index.registry import INDEXES, index_class, index_parameters
 from twotower.models.registry import MODELS, model_class, model_parameters
 
 ORDER = ["index.md", "tutorial", "how-to", "concepts", "reference", "decisions.md", "experiments.md"]
@@ -37,14 +38,18 @@ def on_nav(nav: Navigation, **_: object) -> Navigation:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Put the options of a verb where ``<!-- options: VERB -->`` stands, the keys of a run at ``<!-- run keys -->``."""
     markdown = re.sub(r"<!-- options: ([a-z]+) -->", lambda match: options(match[1]), markdown)
-    return markdown.replace("<!-- run keys -->", run_keys()).replace("<!-- model keys -->", model_keys())
+    return (
+        markdown.replace("<!-- run keys -->", run_keys())
+        .replace("<!-- model keys -->", model_keys())
+        .replace("<!-- index keys -->", index_keys())
+    )
 
 
 def run_keys() -> str:
     """Every section of a run with its keys, their defaults, and the sentence below each field."""
     sections = []
     for part in dataclasses.fields(Run):
-        if part.name == "model":
+        if part.name in ("model", "index"):
             continue
         value = getattr(Run(), part.name)
         sentences = field_sentences(type(value))
@@ -74,6 +79,16 @@ def model_keys() -> str:
         first = inspect.cleandoc(model_class(name).__doc__ or "").split("\n\n")[0]
         settings = ", ".join(f"`{key} = {default!r}`" for key, default in model_parameters(name).items())
         parts.append(f"### {name}\n\n{' '.join(first.split())}\n\n{settings or 'No settings.'}")
+    return "\n\n".join(parts)
+
+
+def index_keys() -> str:
+    """Every index with the first line of what it is, and its settings with their defaults."""
+    parts = []
+    for kind in sorted(INDEXES):
+        first = inspect.cleandoc(index_class(kind).__doc__ or "").split("\n\n")[0]
+        settings = ", ".join(f"`{key} = {default!r}`" for key, default in index_parameters(kind).items())
+        parts.append(f"### {kind}\n\n{' '.join(first.split())}\n\n{settings or 'No settings.'}")
     return "\n\n".join(parts)
 
 

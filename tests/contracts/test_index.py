@@ -16,6 +16,9 @@ from twotower.core.states import take
 from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
+from twotower.index.hnsw import HNSWIndex
+from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
+from twotower.models.item_store import ItemStore
 
 USERS, ITEMS, DIM = 5, 23, 4
 
@@ -53,17 +56,27 @@ class Case(NamedTuple):
     score: Callable[[Any, Any], Tensor]
 
 
+class Scorer(NamedTuple):
+    """As much of a model as an index sees."""
+
+    score: Callable[[Any, Any], Tensor]
+    item_store: ItemStore
+
+
+DISTANCE, TWO_HEADS = Scorer(distance, ItemStore()), Scorer(two_heads, ItemStore(Heads))
+
+
+def brute_force(model: Scorer, states: Callable[[int, int], Any]) -> Case:
+    return Case(lambda: BruteForceIndex(model), lambda f: BruteForceIndex.load(f, model=model), states, model.score)
+
+
 CASES = {
     "exact": Case(ExactIndex, ExactIndex.load, vectors, lambda u, i: u @ i.T),
-    "brute_force": Case(
-        lambda: BruteForceIndex(distance), lambda f: BruteForceIndex.load(f, score=distance), vectors, distance
-    ),
-    "brute_force_heads": Case(
-        lambda: BruteForceIndex(two_heads, state_kind=Heads),
-        lambda f: BruteForceIndex.load(f, score=two_heads, state_kind=Heads),
-        heads,
-        two_heads,
-    ),
+    "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
+    "ivf_flat": Case(IVFFlatIndex, IVFFlatIndex.load, vectors, lambda u, i: u @ i.T),
+    "ivf_pq": Case(IVFPQIndex, IVFPQIndex.load, vectors, lambda u, i: u @ i.T),
+    "brute_force": brute_force(DISTANCE, vectors),
+    "brute_force_heads": brute_force(TWO_HEADS, heads),
 }
 
 
@@ -131,6 +144,31 @@ class TestIndex:
             scores = case.score(users, items)
             assert found.ids.tolist() == slow_search(scores, ids.tolist(), ITEMS, [list(b) for b in unwanted])
 
+    @pytest.mark.parametrize("form", ["mask", "ids"])
+    def test_only_allowed_items_come_back(self, case, ids, form):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        allowed = ids[3:12]
+        mask = torch.zeros(int(allowed.max()) + 1, dtype=torch.bool)
+        mask[allowed] = True
+        listed = torch.cat([allowed, torch.tensor([4000])])  # an id that is not there: no harm
+        exclude = allowed[:2].expand(USERS, 2)
+        found = index.search(users, ITEMS, exclude, mask if form == "mask" else listed)
+        left = sorted(allowed[2:].tolist())
+        assert [sorted(i for i in row if i >= 0) for row in found.ids.tolist()] == [left] * USERS
+        if index.is_exact:
+            banned = [list(set(ids.tolist()) - set(left))] * USERS
+            assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), ITEMS, banned)
+
+    def test_with_nothing_allowed_nothing_comes_back(self, case, ids):
+        index = case.make()
+        index.build(case.states(ITEMS, 0), ids)
+        for allow in (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool), torch.tensor([5000])):
+            found = index.search(case.states(USERS, 1), 3, allow=allow)
+            assert found.ids.tolist() == [[-1] * 3] * USERS
+            assert found.scores.tolist() == [[-math.inf] * 3] * USERS
+
     def test_the_order_of_building_has_no_effect(self, case, ids):
         items, users = case.states(ITEMS, 0), case.states(USERS, 1)
         first, second = case.make(), case.make()
@@ -164,7 +202,9 @@ class TestIndex:
         index = case.make()
         index.build(items, ids)
         index.save(tmp_path)
-        again = case.load(tmp_path).search(users, 6)
+        loaded = case.load(tmp_path)
+        assert loaded.settings == index.settings
+        again = loaded.search(users, 6)
         assert again.ids.equal(index.search(users, 6).ids)
         assert again.scores.equal(index.search(users, 6).scores)
 
@@ -201,13 +241,11 @@ class TestIndex:
             index.search(users, 0)
         with pytest.raises(InputError, match="rows for 5 users"):
             index.search(users, 2, torch.zeros(USERS - 1, 1, dtype=torch.int64))
+        for allow in (torch.ones(3), torch.ones(2, 2, dtype=torch.bool), torch.ones(3, dtype=torch.int32)):
+            with pytest.raises(InputError, match="allow is a boolean mask over ids, or int64 ids"):
+                index.search(users, 2, allow=allow)
         with pytest.raises(InputError, match="no such file"):
             case.load(tmp_path)
-
-
-def test_a_brute_force_index_needs_its_score(tmp_path):
-    with pytest.raises(InputError, match="score=model.score"):
-        BruteForceIndex.load(tmp_path)
 
 
 def test_states_of_another_kind_are_refused(tmp_path, ids):
@@ -215,7 +253,7 @@ def test_states_of_another_kind_are_refused(tmp_path, ids):
     index.build(vectors(ITEMS, 0), ids)
     index.save(tmp_path)
     with pytest.raises(InputError, match="not an index of this kind"):
-        BruteForceIndex.load(tmp_path, score=two_heads, state_kind=Heads)
+        BruteForceIndex.load(tmp_path, model=TWO_HEADS)
     (tmp_path / "items.safetensors").write_bytes(b"nothing of the sort")
     with pytest.raises(InputError, match="not an index of this kind"):
         ExactIndex.load(tmp_path)

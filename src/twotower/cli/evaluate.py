@@ -20,11 +20,11 @@ def command(
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
     from twotower.cli.notices import gathered
     from twotower.cli.results import show_test
-    from twotower.experiment.evaluate import judge_bundle
+    from twotower.experiment.evaluate import judge_served
 
     with gathered() as warnings:
-        result, title = judge_bundle(bundle, data=data, split=split, ks=_lengths(ks))
-    show_test(result, title=title, as_json=as_json, warnings=warnings)
+        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks))
+    show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

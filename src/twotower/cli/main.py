@@ -20,6 +20,7 @@ VERBS = [
     "data",
     "train",
     "evaluate",
+    "index",
     "compare",
     "recommend",
     "similar",
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _set_notices(level: int) -> None:
     """Show notices of the package from ``level`` on, on standard error and as plain text."""
     ours = logging.getLogger("twotower")
-    ours.setLevel(level)
+    ours.setLevel(logging.NOTSET if level == logging.WARNING else level)
     if level != logging.WARNING and not any(isinstance(one, _Notices) for one in ours.handlers):
         ours.addHandler(_Notices())
 

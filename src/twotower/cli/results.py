@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from twotower.core.terminal import literal
 from twotower.evaluation.report import notices, result_table, slice_table
 from twotower.evaluation.result import Result
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def show_test(result: Result, *, title: str, as_json: bool, warnings: Sequence[str] = ()) -> None:
-    """Print a result on standard output; slices of cold users and items below, where there are any.
+    from twotower.experiment.index_loss import IndexLoss
 
-    The JSON has them all under ``notices``: ``warnings``, which were logged, and what the table's caption says.
+
+def show_test(
+    result: Result, *, title: str, as_json: bool, index: IndexLoss | None = None, warnings: Sequence[str] = ()
+) -> None:
+    """Print a result on standard output; slices of cold users and items and the index's loss below, where there are.
+
+    The JSON has all notices under ``notices``: ``warnings``, which were logged, and what the table's caption says.
     """
     if as_json:
-        figures = {**result.to_json(), "notices": [*warnings, *notices(result)]}
-        print(json.dumps(figures, allow_nan=False))  # noqa: T201
+        values = {**result.to_json(), "notices": [*warnings, *notices(result)]}
+        values |= {} if index is None else {"index": index.to_json()}
+        print(json.dumps(values, allow_nan=False))  # noqa: T201
         return
     console = Console()
     console.print(result_table(result, title=title))
@@ -29,3 +39,22 @@ def show_test(result: Result, *, title: str, as_json: bool, warnings: Sequence[s
         middle = sorted({int(name.partition("@")[2]) for name in result.per_user})
         k = min(middle, key=lambda length: abs(length - 10))
         console.print(slice_table(result, [f"recall@{k}", f"ndcg@{k}"]))
+    if index is not None:
+        console.print(index_table(index))
+
+
+def index_table(loss: IndexLoss) -> Table:
+    """Show one row a list length: recall of the truth by the model alone, by the index, and the index against exact."""
+    from rich.table import Table
+
+    table = Table(
+        title=literal(f"what the index '{loss.kind}' loses"),
+        caption=f"{loss.users:,} users; recall of the held-out items by exact search and as served",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("", "exact", "served", "found of exact"):
+        table.add_column(name, justify="right")
+    for k, found in loss.against_exact.items():
+        table.add_row(f"top {k}", f"{loss.truth_exact[k]:.4f}", f"{loss.truth_index[k]:.4f}", f"{found:.4f}")
+    return table

@@ -132,7 +132,7 @@ def retrieved_lists(
     check_data(retriever, dataset)
     users, history, _ = _asked(dataset, targets, split)
     everything = targets.history.to(dataset.device)
-    index = BruteForceIndex(retriever.score)
+    index = BruteForceIndex(retriever)
     found = []
     with inference(retriever):
         ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)

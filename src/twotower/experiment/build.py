@@ -18,7 +18,7 @@ from twotower.data.examples import Rows
 from twotower.data.log import Log
 from twotower.experiment.mining import miner
 from twotower.experiment.run import Run
-from twotower.index.registry import index_class
+from twotower.index.registry import build_index
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES, build_loss
 from twotower.models.base import Model, new_item_model
@@ -150,12 +150,17 @@ def _drift(context: BuildContext) -> Drift:
 
 def _index_mined(context: BuildContext) -> IndexMined:
     context.need_inner_product("sampling.sources: index_mined")
-    sampling, known = context.sampling, context.num_items - FIRST_KNOWN
+    sampling, known, section = context.sampling, context.num_items - FIRST_KNOWN, context.run.index
     first, last = sampling.mine_ranks
     if last >= known:
         raise InputError(f"sampling.mine_ranks: rank {last} of {known} items; lower the last rank")
     return IndexMined(
-        miner(context.model, context.dataset, context.train, index_class(context.run.index.kind)),
+        miner(
+            context.model,
+            context.dataset,
+            context.train,
+            lambda: build_index(section.kind, section.settings, context.model),
+        ),
         context.dataset.schema.num_users,
         sampling.mine_number,
         context.generator("index mined"),

@@ -18,6 +18,7 @@ from twotower.experiment.evaluate import judge_bundle
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
 from twotower.experiment.train import Trained
+from twotower.index.registry import index_parameters
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES
 from twotower.models.base import Model
@@ -169,6 +170,7 @@ def _with_setting(run: Run, key: str, value: Any) -> Run:
     """The run with one key changed, found by its name among the sections and the model's own settings."""
     sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
     sections["model"] = set(model_parameters(run.model.name))
+    sections["index"] = {"kind", *index_parameters(run.index.kind)}
     section, dot, name = key.partition(".")
     places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
     if not places:

@@ -20,7 +20,8 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
 from twotower.experiment.choose import fit_closed_form
-from twotower.experiment.run import Run
+from twotower.experiment.run import IndexSection, Run
+from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
@@ -146,10 +147,19 @@ def learnt_log(run: Run, split: Split) -> Log:
 
 
 def new_model(run: Run, dataset: Dataset) -> Model:
-    """The run's model with weights drawn from the run's seed, on the data set's device."""
+    """The run's model with weights drawn from the run's seed, on the data set's device.
+
+    Raises:
+        InputError: if the run's index cannot serve the model.
+    """
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
         model = build_model(run.model.name, dataset.schema, run.model.settings).to(dataset.device)
+    if run.index != IndexSection() and not serves(run.index.kind, inner_product=model.inner_product):
+        raise InputError(
+            f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
+            "leave [index] out, or set index.kind = 'brute_force'"
+        )
     attach_items(model, dataset.all_items())
     return model
 

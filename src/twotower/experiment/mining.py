@@ -13,14 +13,14 @@ from twotower.core.records import FIRST_KNOWN, TopK
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.index.base import Index
+from twotower.index.base import AnyIndex
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, training_length, users_with_history
 from twotower.ops.windows import windows
 
 
 def miner(
-    model: Model, dataset: Dataset, log: Log, index: Callable[[], Index], *, tile: int = 1024
+    model: Model, dataset: Dataset, log: Log, index: Callable[[], AnyIndex], *, tile: int = 1024
 ) -> Callable[[Tensor, int], TopK]:
     """What `IndexMined` asks for: users and k to their k best items, without their positives in ``log``.
 
@@ -46,7 +46,7 @@ def miner(
             built.build(_finite("item", encode_items(model, dataset, items, 8 * tile)), items)
             return join([_tile(built, part, k) for part in users.split(tile)])
 
-    def _tile(built: Index, users: Tensor, k: int) -> TopK:
+    def _tile(built: AnyIndex, users: Tensor, k: int) -> TopK:
         vectors = _finite("user", model.encode_users(users_with_history(dataset, history, users, length)))
         starts, ends = history.offsets[users], history.offsets[users + 1]
         known = windows(history.items, starts, ends, int((ends - starts).max()))

@@ -55,10 +55,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class IndexSection:
-    """How the bundle answers."""
+    """How the bundle answers: ``kind`` and any keyword of its class."""
 
     kind: str = "exact"
     """Name from `twotower.INDEXES`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Keywords of the index; in TOML they stand beside ``kind``."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Run:
         """Return the run as plain values, one table a section; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
         values["model"] = {"name": self.model.name, **self.model.settings}
+        values["index"] = {"kind": self.index.kind, **self.index.settings}
         return values
 
     @staticmethod
@@ -101,6 +104,9 @@ class Run:
             if name == "model":
                 value = dict(value)
                 built[name] = ModelSection(str(value.pop("name", "two_tower")), value)
+            elif name == "index":
+                value = dict(value)
+                built[name] = IndexSection(str(value.pop("kind", "exact")), value)
             else:
                 built[name] = _section(get_type_hints(Run)[name], name, value, where)
         return Run(**built)

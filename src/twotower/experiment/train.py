@@ -26,7 +26,7 @@ from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pair
 from twotower.experiment.checks import Check, check_popularity, check_space
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
-from twotower.index.registry import index_class
+from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
@@ -88,8 +88,9 @@ def train(
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
             ``to`` can hold no bundle.
     """
+    check_settings(run.index.kind, run.index.settings)
     run = spelled_out(run)
-    device, index_kind = pick_device(run.training.device), index_class(run.index.kind)
+    device = pick_device(run.training.device)
     if to is not None:
         check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
@@ -122,8 +123,8 @@ def train(
         log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
         index = None
-        if model.inner_product:
-            index = index_kind()
+        if serves(run.index.kind, inner_product=model.inner_product):
+            index = build_index(run.index.kind, run.index.settings, model)
             ids, states = known_states(model, dataset)
             index.build(states, ids)
         write_bundle(
@@ -144,8 +145,13 @@ def train(
 
 
 def spelled_out(run: Run) -> Run:
-    """The run with the defaults of its model written down."""
-    return replace(run, model=replace(run.model, settings=all_settings(run.model.name, run.model.settings)))
+    """The run with the defaults of its model and its index written down."""
+    model, index = run.model, run.index
+    return replace(
+        run,
+        model=replace(model, settings=all_settings(model.name, model.settings)),
+        index=replace(index, settings=index_parameters(index.kind) | index.settings),
+    )
 
 
 def with_choice(run: Run, model: OffersChoices) -> Run:

@@ -1,34 +1,33 @@
-"""Exact search under any score, for models that a vector index cannot serve."""
+"""Exact search under any model's score, for models that a vector index cannot serve."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from twotower.core.errors import InputError
-from twotower.index.scan import Scan, Score
+import torch
+
+from twotower.index.base import ModelIndex, ScoringModel
+from twotower.index.scan import Scan
 
 
-class BruteForceIndex(Scan):
-    """Every item against every user by a score of the caller's, such as ``model.score``.
+class BruteForceIndex(Scan, ModelIndex):
+    """Every item against every user by the model's own score.
 
     Args:
-        score: (user states, item states) -> a new tensor [users, items].
-        state_kind: the NamedTuple of the item states, as the model's ``state_kind``; None for a plain tensor.
+        model: scores (user states, item states) -> a new tensor [users, items].
     """
 
-    def __init__(self, score: Score, *, state_kind: type[Any] | None = None) -> None:
-        super().__init__(score, state_kind)
+    def __init__(self, model: ScoringModel) -> None:
+        super().__init__(model.score, model.item_store.kind)
 
     @classmethod
-    def load(cls, folder: Path, *, score: Score | None = None, state_kind: type[Any] | None = None) -> BruteForceIndex:
-        """Read what `save` wrote. The file holds no score: it has to be handed over again.
+    def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> BruteForceIndex:
+        """Read what `save` wrote.
 
         Raises:
-            InputError: if no score is given, the file is missing, or it holds other states than ``state_kind``.
+            InputError: if the file is missing, or it holds another model's states.
         """
-        if score is None:
-            raise InputError(f"{folder}: a brute-force index needs its model's score; load it with score=model.score")
-        index = cls(score, state_kind=state_kind)
+        index = cls(model)
         index.restore(folder)
+        index.to(device)
         return index

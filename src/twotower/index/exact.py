@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from twotower.index.scan import Scan, inner_product
 
 
@@ -22,7 +24,7 @@ class ExactIndex(Scan):
         super().__init__(inner_product, None)
 
     @classmethod
-    def load(cls, folder: Path) -> ExactIndex:
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ExactIndex:
         """Read what `save` wrote.
 
         Raises:
@@ -30,4 +32,5 @@ class ExactIndex(Scan):
         """
         index = cls()
         index.restore(folder)
+        index.to(device)
         return index

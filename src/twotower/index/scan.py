@@ -16,6 +16,7 @@ from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import detach, from_tensors, join, map_state, rows, take, to_tensors
+from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.ops.tiles import masked_tiles
 from twotower.ops.topk import top_k_of_tiles
 
@@ -58,6 +59,11 @@ class Scan:
         return True
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """None: there is nothing to choose."""
+        return {}
+
+    @property
     def ids(self) -> Int[Tensor, " items"]:
         """The ids of its items, ascending."""
         return self._ids
@@ -68,34 +74,34 @@ class Scan:
         Raises:
             InputError: if their numbers differ, an id comes twice or is below 0.
         """
-        if rows(item_states) != len(ids):
-            raise InputError(f"index: {rows(item_states)} item states for {len(ids)} ids; each state needs one id")
-        ids, order = ids.sort()
-        if len(ids) and ids[0] < 0:
-            raise InputError(f"index: ids must be 0 or more, got {int(ids[0])}")
-        twice = ids[1:][ids[1:] == ids[:-1]]
-        if len(twice):
-            raise InputError(f"index: id {int(twice[0])} comes more than once")
+        ids, order = sorted_ids(item_states, ids)
         self._ids, self._states = ids, take(detach(item_states), order)
 
-    def search(self, user_states: State, k: int, exclude: Int[Tensor, "users excluded"] | None = None) -> TopK:
-        """The best ``k`` items a user; ``exclude`` holds ids not to return, -1 where unused.
+    def search(
+        self,
+        user_states: State,
+        k: int,
+        exclude: Int[Tensor, "users excluded"] | None = None,
+        allow: Tensor | None = None,
+    ) -> TopK:
+        """Find the best ``k`` items a user; what ``exclude`` and ``allow`` hold is said at `Index.search`.
 
         Raises:
-            InputError: if ``k`` is below 1, or ``exclude`` is not one row a user.
+            InputError: if ``k`` is below 1, ``exclude`` is not one row a user, or ``allow`` neither mask nor ids.
         """
         users = rows(user_states)
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}")
-        if exclude is not None and len(exclude) != users:
-            raise InputError(f"index: exclude has {len(exclude)} rows for {users} users")
-        if not users or not len(self._ids):
-            device = self._ids.device
-            return TopK(torch.full((users, k), -torch.inf, device=device), torch.full((users, k), -1, device=device))
+        check_question(users, k, exclude)
+        ids, states = self._ids, self._states
+        if allow is not None:
+            stays = allowed_among(ids, allow)
+            ids, states = ids[stays], None if states is None else take(states, stays)
+        if not users or not len(ids):
+            return TopK(*nothing(users, k, ids.device))
         starts = range(0, users, USER_TILE)
-        found: TopK = join([self._search(user_states, slice(at, at + USER_TILE), k, exclude) for at in starts])
-        ids = torch.where(found.ids < 0, found.ids, self._ids[found.ids.clamp(min=0)])
-        return TopK(found.scores, ids)
+        found: TopK = join(
+            [self._search(user_states, slice(at, at + USER_TILE), k, exclude, ids, states) for at in starts]
+        )
+        return TopK(found.scores, torch.where(found.ids < 0, found.ids, ids[found.ids.clamp(min=0)]))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Add items; an id that is there is replaced.
@@ -114,9 +120,7 @@ class Scan:
         Raises:
             InputError: if an id is not there; nothing has changed then.
         """
-        absent = ids[~torch.isin(ids, self._ids)]
-        if len(absent):
-            raise InputError(f"index: no item has id {int(absent[0])}, so it cannot be removed")
+        check_there(ids, self._ids)
         stays = ~torch.isin(self._ids, ids)
         self._ids = self._ids[stays]
         self._states = None if self._states is None else take(self._states, stays)
@@ -149,13 +153,15 @@ class Scan:
         self._ids = self._ids.to(device)
         self._states = None if self._states is None else map_state(lambda part: part.to(device), self._states)
 
-    def _search(self, user_states: State, part: slice, k: int, exclude: Tensor | None) -> TopK:
+    def _search(
+        self, user_states: State, part: slice, k: int, exclude: Tensor | None, ids: Tensor, states: State
+    ) -> TopK:
         users = take(user_states, part)
         left_out = None
         if exclude is not None:
-            unwanted = exclude[part].to(self._ids.device)
-            columns = torch.searchsorted(self._ids, unwanted).clamp(max=len(self._ids) - 1)
-            found = self._ids[columns] == unwanted
+            unwanted = exclude[part].to(ids.device).contiguous()
+            columns = torch.searchsorted(ids, unwanted).clamp(max=len(ids) - 1)
+            found = ids[columns] == unwanted
             left_out = found.nonzero()[:, 0], columns[found]
         with torch.no_grad():
-            return top_k_of_tiles(masked_tiles(self._score, users, self._states, ITEM_TILE, left_out), k)
+            return top_k_of_tiles(masked_tiles(self._score, users, states, ITEM_TILE, left_out), k)

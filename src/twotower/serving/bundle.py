@@ -25,9 +25,8 @@ from twotower.core.schema import Schema, Side
 from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.index.base import Index
+from twotower.index.base import AnyIndex
 from twotower.index.registry import INDEXES, index_kind, load_index
-from twotower.index.scan import Scan
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, users_with_history
 from twotower.models.registry import MODELS, build_model
@@ -127,14 +126,11 @@ class Bundle:
         return Vocabulary(self.folder / "vocabulary" / "items.parquet", "item")
 
     @cached_property
-    def index(self) -> Index | None:
+    def index(self) -> AnyIndex | None:
         """The stored index, or None: search the item states themselves then."""
         if self.manifest["index"] is None:
             return None
-        index = load_index(self.manifest["index"], self.folder / "index")
-        if isinstance(index, Scan):
-            index.to(self.device)
-        return index
+        return load_index(self.manifest["index"], self.folder / "index", model=self.model, device=self.device)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def write_bundle(
     metrics: dict[str, Any],
     histories: Log | None,
     diagnosis: dict[str, Any] | None = None,
-    index: Index | None = None,
+    index: AnyIndex | None = None,
 ) -> None:
     """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
 
@@ -266,6 +262,7 @@ def write_bundle(
             "data": dataset.name,
             "model": {"name": model_name, "parameters": model_parameters, "module": type(model).__module__},
             "index": None if index is None else index_kind(index),
+            "index_settings": None if index is None else index.settings,
             "index_module": None if index is None else type(index).__module__,
             "metrics": {name: _finite(value) for name, value in metrics.items()},
             "versions": versions(),

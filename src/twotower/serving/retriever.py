@@ -17,7 +17,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
-from twotower.index.base import Index
+from twotower.index.base import AnyIndex
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model, prepare_serving
@@ -279,7 +279,7 @@ class Retriever:
             return self._prepared_model
 
     @property
-    def _index(self) -> Index:
+    def _index(self) -> AnyIndex:
         with self._lock:
             return self._built_index
 
@@ -295,11 +295,11 @@ class Retriever:
         return self.bundle.model
 
     @cached_property
-    def _built_index(self) -> Index:
+    def _built_index(self) -> AnyIndex:
         bundle = self.bundle
         if bundle.index is not None:
             return bundle.index
-        index: Index = ExactIndex() if bundle.model.inner_product else BruteForceIndex(bundle.model.score)
+        index: AnyIndex = ExactIndex() if bundle.model.inner_product else BruteForceIndex(bundle.model)
         index.build(bundle.item_states, bundle.item_ids)
         return index
 

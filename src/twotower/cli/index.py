@@ -1,0 +1,93 @@
+"""``twotower index``: build a bundle's index again, and find how hard it must search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from twotower.experiment.index_tuning import Tuning
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
+    kind: Annotated[str, typer.Option(help="exact, hnsw, ivf_flat, ivf_pq, brute_force, or one of your own.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that kind; may be repeated.")
+    ] = None,
+    tune: Annotated[
+        str, typer.Option(metavar="recall=SHARE", help="Find the least search setting that gives this recall.")
+    ] = "",
+    k: Annotated[int, typer.Option("-k", help="List length for which recall is measured.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Build a bundle's index from its stored item states, tune it on the bundle's users, and replace it in one step."""
+    from twotower.core.terminal import json_text, literal
+    from twotower.experiment.index_tuning import rebuild_index
+
+    built = rebuild_index(bundle, kind, _settings(settings or []), recall=_target(tune), k=k)
+    if as_json:
+        typer.echo(json_text(built.to_json()))
+        return
+    from rich.console import Console
+
+    console = Console()
+    shown = ", ".join(f"{key} = {value}" for key, value in built.settings.items()) or "no settings"
+    console.print(literal(f"{bundle}: {kind} ({shown}) over {built.items:,} items in {built.build_seconds:.1f} s"))
+    if built.tuning is not None:
+        console.print(_table(built.tuning))
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    import tomllib
+
+    from twotower.core.errors import InputError
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"--set {text}: write key=value, such as ef_search=64")
+        try:
+            found[key.removeprefix("index.")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.removeprefix("index.")] = value
+    return found
+
+
+def _target(text: str) -> float | None:
+    from twotower.core.errors import InputError
+
+    if not text:
+        return None
+    name, _, value = text.partition("=")
+    try:
+        if name.strip() == "recall":
+            return float(value)
+    except ValueError:
+        pass
+    raise InputError(f"--tune {text}: write recall=SHARE, such as recall=0.95")
+
+
+def _table(tuning: Tuning) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"recall@{tuning.k} of exact search's answers",
+        caption=(
+            f"{tuning.users:,} users, half to choose and half to report; exact search: {tuning.exact_p50_ms:.2f} ms; "
+            + (f"target {tuning.target:g} reached" if tuning.reached else f"target {tuning.target:g} not reached")
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in (tuning.setting, "to choose", "to report", "p50 ms", ""):
+        table.add_column(name, justify="right")
+    for point in tuning.curve:
+        mark = "chosen" if point == tuning.chosen else ""
+        table.add_row(str(point.value), f"{point.choosing:.4f}", f"{point.recall:.4f}", f"{point.p50_ms:.2f}", mark)
+    return table

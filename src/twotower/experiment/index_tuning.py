@@ -1,0 +1,209 @@
+"""Builds a bundle's index again, and finds how hard it must search on the bundle's own users."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import write_json
+from twotower.core.seeds import torch_generator
+from twotower.core.states import join, take
+from twotower.evaluation.latency import percentile
+from twotower.experiment.index_loss import shared
+from twotower.index.approximate import ApproximateIndex
+from twotower.index.base import AnyIndex
+from twotower.index.exact import ExactIndex
+from twotower.index.registry import build_index, check_settings, serves
+from twotower.models.base import prepare_serving
+from twotower.models.encode import inference
+from twotower.serving.bundle import Bundle, changing_bundle
+
+log = logging.getLogger(__name__)
+
+USERS = 1_000
+"""Users drawn for tuning: half choose the setting, the other half say what it gives."""
+TIMED = 200
+"""Users whose searches are timed, one by one."""
+TILE = 256
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of the setting: recall of exact search's answers, and milliseconds of one user's search."""
+
+    value: int
+    choosing: float
+    """Recall on the users that choose."""
+    recall: float
+    """Recall on the other users: the figure to report."""
+    p50_ms: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was tried, and what was chosen: the least value that reaches the target on the users that choose."""
+
+    setting: str
+    target: float
+    k: int
+    users: int
+    chosen: Point
+    reached: bool
+    exact_p50_ms: float
+    curve: list[Point]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The index that a bundle now has."""
+
+    kind: str
+    settings: dict[str, Any]
+    items: int
+    build_seconds: float
+    tuning: Tuning | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: what ``index.json`` of the bundle holds."""
+        return asdict(self)
+
+
+def rebuild_index(
+    folder: Path | str, kind: str, settings: dict[str, Any] | None = None, *, recall: float | None = None, k: int = 10
+) -> Rebuilt:
+    """Build a bundle's index from its stored item states, and replace the bundle in one step.
+
+    Args:
+        folder: the bundle.
+        kind: name from `twotower.INDEXES`.
+        settings: of that kind.
+        recall: find the least search setting that gives this share of exact search's answers; None: take it as given.
+        k: list length for which recall is measured.
+
+    Raises:
+        InputError: if kind or settings are unknown, the index cannot serve the model, ``recall`` is not above 0 and at
+            most 1, there is nothing to tune, or the bundle keeps no user's history to tune on.
+    """
+    settings = settings or {}
+    check_settings(kind, settings)
+    if recall is not None and not 0 < recall <= 1:
+        raise InputError(f"recall = {recall:g} cannot be reached: give a share above 0 and at most 1, such as 0.95")
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+    bundle = Bundle.load(folder)
+    if not serves(kind, inner_product=bundle.model.inner_product):
+        name = bundle.manifest["model"]["name"]
+        raise InputError(
+            f"{folder}: index '{kind}' finds inner products, and model '{name}' has another score; use brute_force"
+        )
+    index = build_index(kind, settings, bundle.model)
+    started = time.perf_counter()
+    index.build(bundle.item_states, bundle.item_ids)
+    seconds = time.perf_counter() - started
+    tuning = None
+    if recall is not None:
+        if not isinstance(index, ApproximateIndex):
+            raise InputError(f"index '{kind}' has no setting that trades recall for time, so there is nothing to tune")
+        tuning = tune(bundle, index, recall, k)
+    built = Rebuilt(kind, index.settings, len(bundle.item_ids), seconds, tuning)
+    with changing_bundle(folder) as (copy, manifest):
+        shutil.rmtree(copy / "index", ignore_errors=True)
+        (copy / "index").mkdir()
+        index.save(copy / "index")
+        write_json(copy / "index.json", built.to_json())
+        manifest |= {"index": kind, "index_settings": index.settings, "index_module": type(index).__module__}
+    return built
+
+
+def tune(bundle: Bundle, index: ApproximateIndex, target: float, k: int) -> Tuning:
+    """Set the effort of an index to the least doubling that reaches ``target``, and say what each step gives.
+
+    Questions are those that the service would put: stored users with what they have seen left out.
+
+    Raises:
+        InputError: if the bundle keeps no user's history.
+    """
+    states, seen = questions(bundle)
+    exact = ExactIndex()
+    exact.build(bundle.item_states, bundle.item_ids)
+    true = exact.search(states, k, seen).ids
+    chooses = torch.arange(len(true)) % 2 == 0 if len(true) > 1 else torch.ones(1, dtype=torch.bool)
+    reports = ~chooses if len(true) > 1 else chooses
+    recalls: dict[int, Tensor] = {}
+    for value in doublings(index.least_effort, index.most_effort()):
+        index.set_effort(value)
+        recalls[value] = shared(true, index.search(states, k, seen).ids)
+        if recalls[value][chooses].mean() >= target:
+            break
+    milliseconds = take_turns(index, exact, list(recalls), take(states, reports), seen[reports], k)
+    curve = [
+        Point(value, found[chooses].mean().item(), found[reports].mean().item(), milliseconds[value])
+        for value, found in recalls.items()
+    ]
+    chosen = curve[-1] if curve[-1].choosing >= target else max(curve, key=lambda point: point.choosing)
+    if chosen.choosing < target:
+        log.warning(
+            "recall %.3f is not reached: %s = %d gives %.3f", target, index.effort, chosen.value, chosen.choosing
+        )
+    index.set_effort(chosen.value)
+    return Tuning(index.effort, target, k, len(true), chosen, chosen.choosing >= target, milliseconds[0], curve)
+
+
+def questions(bundle: Bundle, *, number: int = USERS, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the vectors of users drawn from those with a stored event, and what each has seen (-1 fills up).
+
+    Raises:
+        InputError: if the bundle keeps no user's history.
+    """
+    active = bundle.dataset.log.lengths.nonzero()[:, 0]
+    if not len(active):
+        raise InputError(f"{bundle.folder}: keeps no history of any user, so there is nobody to tune on")
+    order = torch.randperm(len(active), generator=torch_generator(seed, "index tuning"))[:number]
+    users = active[order.to(active.device)]
+    prepare_serving(bundle.model)
+    with inference(bundle.model):
+        states: Tensor = join([bundle.model.encode_users(bundle.users(some)) for some in users.split(TILE)])
+    return states, bundle.dataset.log.seen(users)
+
+
+def doublings(least: int, most: int) -> list[int]:
+    """Return ``least``, twice that, and so on, with ``most`` as the last.
+
+    Examples:
+        >>> doublings(8, 50), doublings(8, 3)
+        ([8, 16, 32, 50], [3])
+    """
+    values = [min(least, most)]
+    while values[-1] < most:
+        values.append(min(2 * values[-1], most))
+    return values
+
+
+def take_turns(
+    index: ApproximateIndex, exact: ExactIndex, values: Sequence[int], states: Tensor, seen: Tensor, k: int
+) -> dict[int, float]:
+    """Return the median milliseconds of one user's search by value, and under 0 that of exact search.
+
+    Every user is asked about at each value in random order, so that a slow moment meets all of them.
+    """
+    entries, order = [0, *values], torch_generator(0, "turns")
+    times: dict[int, list[float]] = {value: [] for value in entries}
+    for row in range(min(len(states), TIMED)):
+        for place in torch.randperm(len(entries), generator=order).tolist():
+            value = entries[place]
+            asked: AnyIndex = index if value else exact
+            if value:
+                index.set_effort(value)
+            started = time.perf_counter()
+            asked.search(states[row : row + 1], k, seen[row : row + 1])
+            times[value].append(1_000 * (time.perf_counter() - started))
+    return {value: percentile(part, 0.5) for value, part in times.items()}
