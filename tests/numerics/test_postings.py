@@ -166,11 +166,12 @@ def test_coarse_scores_are_within_half_a_step():
         assert np.abs(exact.values(code) - coarse.values(code)).max() <= wide / 2 + 1e-6
 
 
+@pytest.mark.parametrize("many", [1, 30, 80])
 @pytest.mark.parametrize("levels", [0, 2])
-def test_adding_items_gives_what_building_anew_would_give(levels):
+def test_adding_items_gives_what_building_anew_would_give(levels, many):
     table = table_of(levels=levels)
     ids = torch.arange(ITEMS) * 3 + 2
-    late = torch.randperm(ITEMS)[:30]
+    late = torch.randperm(ITEMS)[:many]
     early = torch.tensor(sorted(set(range(ITEMS)) - set(late.tolist())))
     part = build_postings(lambda c, i: table[:, early][c, i].clone(), CODES, ids[early], longest=LONGEST)
     whole = part.add(table[:, late], ids[late])

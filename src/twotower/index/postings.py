@@ -108,15 +108,16 @@ class Postings:
         moved = torch.empty_like(order)
         moved[order] = torch.arange(len(order))
         old, new = moved[: len(base.ids)], moved[len(base.ids) :]
-        lists = []
+        if not len(ids):
+            return base
+        by_id, lists = new.argsort(), []
         for start in range(0, self.num_codes, CODE_TILE):
             stop = min(start + CODE_TILE, self.num_codes)
             there_now = _padded(base, start, stop)
             kept = there_now._replace(ids=torch.where(there_now.ids < 0, -1, old[there_now.ids.clamp(min=0)]))
-            fresh = top_k(_checked(scores[start:stop].float()), max(1, self.longest))
-            fresh = fresh._replace(ids=torch.where(fresh.ids < 0, -1, new[fresh.ids.clamp(min=0)]))
-            # `top_k` cuts ties by column, and columns need not be in the order of ids.
-            fresh = _by_id(scores[start:stop].float(), new, self.longest) if not _ascends(new) else fresh
+            # `top_k` cuts ties by column, so columns have to be in the order of ids.
+            fresh = top_k(_checked(scores[start:stop, by_id].float()), self.longest)
+            fresh = fresh._replace(ids=torch.where(fresh.ids < 0, -1, new[by_id][fresh.ids.clamp(min=0)]))
             lists.append(merge(kept, fresh))
         return _pack(lists, all_ids, self.longest, self.precision)
 
@@ -230,10 +231,10 @@ def build_postings(
 
 def _pack(lists: list[TopK], ids: Tensor, longest: int, precision: str) -> Postings:
     """Best-first lists as rows ascending by place."""
-    scores = torch.cat([part.scores for part in lists])
-    listed = torch.cat([part.ids for part in lists])
-    order = torch.where(listed < 0, len(ids), listed).argsort(dim=1)
-    scores, listed = scores.gather(1, order).numpy(), listed.gather(1, order).numpy()
+    best = torch.cat([part.ids for part in lists])
+    order = torch.where(best < 0, len(ids), best).argsort(dim=1)
+    listed: NDArray[np.int64] = best.gather(1, order).numpy()
+    scores: NDArray[np.float32] = torch.cat([part.scores for part in lists]).gather(1, order).numpy()
     real = listed >= 0
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(real.sum(1), dtype=np.int64)])
     low, step = np.zeros(len(real), dtype=np.float32), np.ones(len(real), dtype=np.float32)
@@ -264,12 +265,6 @@ def _padded(postings: Postings, start: int, stop: int) -> TopK:
 
 def _ascends(places: Tensor) -> bool:
     return bool((places[1:] > places[:-1]).all())
-
-
-def _by_id(scores: Tensor, places: Tensor, longest: int) -> TopK:
-    places, order = places.sort()
-    found = top_k(_checked(scores[:, order]), longest)
-    return found._replace(ids=torch.where(found.ids < 0, -1, places[found.ids.clamp(min=0)]))
 
 
 def _checked(scores: Tensor, above: float | None = None) -> Tensor:

@@ -65,14 +65,13 @@ def _search(
     exclude: Any,
     allowed: Any,
     items: Any,
-    block: Any,
+    total: Any,
     best_scores: Any,
     best_places: Any,
 ) -> None:
     users, width = codes.shape
     k = best_scores.shape[1]
-    block = min(block, max(items, 1))
-    total = np.full(block, EMPTY, dtype=np.float32)
+    block = len(total)
     touched = np.empty(block + 1, dtype=np.int32)
     cursor = np.empty(width, dtype=np.int64)
     for user in range(users):

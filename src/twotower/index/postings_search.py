@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -82,15 +83,13 @@ def search_postings(
         _places_of(postings, exclude, users),
         np.zeros(0, dtype=np.bool_) if allowed is None else np.ascontiguousarray(allowed.numpy()),
         items,
-        max(1, wide),
+        _sums(min(max(1, wide), max(1, items))),
         scores,
         places,
     )
-    found = torch.from_numpy(places)
     if items:
-        known = torch.from_numpy(np.array(postings.ids))
-        found = torch.where(found < 0, -1, known[found.clamp(min=0)])
-    return TopK(torch.from_numpy(scores), found)
+        places = np.where(places < 0, -1, postings.ids[places.clip(min=0)])
+    return TopK(torch.from_numpy(scores), torch.from_numpy(places))
 
 
 def _kernel(backend: str) -> Kernel:
@@ -100,6 +99,17 @@ def _kernel(backend: str) -> Kernel:
     if backend == "numba" and not there:
         raise InputError("backend 'numba': not installed; pip install 'twotower[fast]', or take 'numpy'")
     return compiled() if there and backend != "numpy" else _by_numpy
+
+
+_kept = threading.local()
+
+
+def _sums(block: int) -> NDArray[np.float32]:
+    """The accumulator of this thread, all -inf: every search leaves it so, and to fill it costs more than a search."""
+    sums: NDArray[np.float32] | None = getattr(_kept, "sums", None)
+    if sums is None or len(sums) != block:
+        sums = _kept.sums = np.full(block, -np.inf, dtype=np.float32)
+    return sums
 
 
 @functools.cache
@@ -147,11 +157,11 @@ def _by_numpy(
     exclude: NDArray[np.int64],
     allowed: NDArray[np.bool_],
     items: int,
-    block: int,
+    sums: NDArray[np.float32],
     best_scores: NDArray[np.float32],
     best_places: NDArray[np.int64],
 ) -> None:
-    """The same sums without compiled loops; blocks would gain nothing here."""
+    """The same sums without compiled loops; ``sums``, whose length is the block, would gain nothing here."""
     total, listed = np.zeros(items, dtype=np.float32), np.zeros(items, dtype=np.bool_)
     k = best_scores.shape[1]
     for user, (row, row_weights) in enumerate(zip(codes, weights, strict=True)):
@@ -173,12 +183,12 @@ def _by_numpy(
         if len(allowed):
             touched &= allowed
         found = touched.nonzero()[0]
-        sums = total[found]
+        values = total[found]
         if len(found) > k:
             # Everything that is not below the k-th best, so that ties are cut by place and not by chance.
-            near = sums >= np.partition(sums, len(sums) - k)[len(sums) - k]
-            found, sums = found[near], sums[near]
-        order = np.argsort(-sums, kind="stable")[:k]
-        best_scores[user, : len(order)], best_places[user, : len(order)] = sums[order], found[order]
+            near = values >= np.partition(values, len(values) - k)[len(values) - k]
+            found, values = found[near], values[near]
+        order = np.argsort(-values, kind="stable")[:k]
+        best_scores[user, : len(order)], best_places[user, : len(order)] = values[order], found[order]
         total[listed] = 0.0
         listed[:] = False
