@@ -31,6 +31,7 @@ MODELS: Registry[type[Model]] = Registry(
         "popularity": "twotower.models.baselines.popularity:Popularity",
         "random": "twotower.models.baselines.random:Random",
         "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
+        "item_lists": "twotower.models.baselines.item_lists:ItemLists",
         "ease": "twotower.models.baselines.ease:EASE",
         "dat": "twotower.models.prerank.dat:DAT",
         "cold": "twotower.models.prerank.cold:COLD",
