@@ -115,7 +115,7 @@ def two_tower(loss: str = "sampled_softmax", sources: tuple[str, ...] = ("in_bat
     return short(Run(model=model, objective=Objective(loss), sampling=sampling, clusters=clusters))
 
 
-SETTINGS: dict[str, dict[str, Any]] = {"fit": {"meta_queries": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {"fit": {"meta_queries": 4}, "sparcode": {"codebook": 4}}
 SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in build.SAMPLERS}
 
 
