@@ -17,7 +17,7 @@ from twotower.models.baselines.ease import MOST_ITEMS
 from twotower.models.encode import inference, users_with_history
 from twotower.models.registry import build_model
 
-NAMES = ("popularity", "random", "item_cosine", "ease")
+NAMES = ("popularity", "random", "item_cosine", "item_lists", "ease")
 CHOSEN = torch.tensor([3, 9, 2, 7])
 
 
@@ -140,6 +140,35 @@ def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
             assert scores[user - 2, item].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize(("window", "longest"), [(10, 20), (2, 20), (3, 2)])
+def test_item_lists_match_loops(tiny_dataset, window, longest):
+    settings = {"window": window, "longest": longest, "decay": 0.7, "history_length": 4}
+    model = build_model("item_lists", tiny_dataset.schema, settings)
+    model.fit_log(tiny_dataset.log)
+    ends = tiny_dataset.log.offsets.tolist()
+    histories = [tiny_dataset.log.items[a:b].tolist() for a, b in itertools.pairwise(ends)]
+    events, near = tiny_dataset.log.items.tolist(), {(i, j): 0.0 for i in range(10) for j in range(10)}
+    for history in histories:
+        for here, one in enumerate(history):
+            for there, other in enumerate(history):
+                if one != other and abs(here - there) <= window:
+                    near[one, other] += 1 / abs(here - there)
+    lists = {}
+    for one in range(2, 10):
+        found = [
+            (-near[one, other] / math.sqrt(events.count(one) * events.count(other)), other)
+            for other in range(2, 10)
+            if near[one, other]
+        ]
+        lists[one] = {other: -score for score, other in sorted(found)[:longest]}
+    scores = all_scores(model, tiny_dataset)
+    for user in range(2, 7):
+        for item in range(10):
+            latest = histories[user][::-1][:4]
+            expected = sum(0.7**age * lists[seen].get(item, 0.0) for age, seen in enumerate(latest))
+            assert scores[user - 2, item].item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
     model = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7})
     model.fit_log(tiny_dataset.log)
@@ -164,6 +193,7 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
         ("ease", {"lambda_": -1.0}, "lambda_ must be finite and at least 0"),
         ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
         ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
+        ("item_lists", {"decay": 0.0}, "decay in"),
         ("random", {"dim": 1}, "dim must be at least 2"),
         ("popularity", {"dim": 1}, "unknown setting"),
     ],

@@ -335,3 +335,24 @@ def test_the_check_of_a_bundle_knows_how_popular_its_items_are(titled_dataset, w
     expected = [titled_dataset.log.items.tolist().count(row) for row in KNOWN_ITEMS.tolist()]
     assert table.popularity.tolist() == expected
     assert sum(expected) == titled_dataset.log.num_events
+
+
+@pytest.mark.parametrize("codes", ["quantised", "gate"])
+def test_learned_codes_come_back_with_the_bundle(
+    write: Write, codes: str, titled_dataset: Dataset, tmp_path: Path
+) -> None:
+    parameters = {"dim": 8, "tokens": 2, "codebook": 4, "chosen": 2, "codes": codes}
+    model = write(tmp_path / "bundle", titled_dataset, "sparcode", parameters=parameters)
+    users = users_with_history(titled_dataset, titled_dataset.log, KNOWN_USERS, model.history_length)
+    model.set_progress(2.0)  # type: ignore[operator]
+    model.train().encode_users(users)
+    write_bundle(
+        tmp_path / "started", model=model, model_name="sparcode", model_parameters=parameters, dataset=titled_dataset,
+        run_toml="", metrics={}, histories=titled_dataset.log,
+    )  # fmt: skip
+    again = Bundle.load(tmp_path / "started")
+    with inference(model), inference(again.model):
+        one, other = model.encode_users(users), again.model.encode_users(users)
+        assert one.codes.equal(other.codes)
+        assert (one.codes >= 0).all()
+        assert model.score(one, again.item_states).equal(again.model.score(other, again.item_states))

@@ -115,7 +115,11 @@ def two_tower(loss: str = "sampled_softmax", sources: tuple[str, ...] = ("in_bat
     return short(Run(model=model, objective=Objective(loss), sampling=sampling, clusters=clusters))
 
 
-SETTINGS: dict[str, dict[str, Any]] = {"fit": {"meta_queries": 4}, "ease": {"lambda_": 50.0}}  # else validation chooses
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fit": {"meta_queries": 4},
+    "ease": {"lambda_": 50.0},  # else validation chooses
+    "sparcode": {"codebook": 4},
+}
 SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in build.SAMPLERS}
 
 

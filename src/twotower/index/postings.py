@@ -1,0 +1,295 @@
+"""Inverted lists of scored items under codes: built in tiles, changed in place of a rebuild, read by memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.records import TopK
+from twotower.ops.topk import merge, top_k, top_k_of_tiles
+
+CodeScore: TypeAlias = Callable[[Tensor, slice], Tensor]
+"""Scores of codes (int64 [codes]) with items (a slice of places): a new tensor [codes, items]; -inf: never listed."""
+
+PRECISIONS = ("float32", "float16", "uint8")
+HEADER = "postings.json"
+ARRAYS = ("ids", "offsets", "places", "scores", "low", "step")
+CODE_TILE, ITEM_TILE = 256, 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class Postings:
+    """Lists of items, one a code, as compressed rows.
+
+    List n lies at ``offsets[n]:offsets[n + 1]`` of ``places`` and ``scores``, ascending by place. A place is a row of
+    ``ids``, which ascend, so the lower place is the lower id. A score of list n is ``low[n] + step[n] * scores`` for
+    uint8 and ``scores`` itself for the others.
+
+    Attributes:
+        ids: int64 [items].
+        offsets: int64 [codes + 1].
+        places: int32 [postings].
+        scores: float32, float16 or uint8 [postings].
+        low: float32 [codes].
+        step: float32 [codes].
+        longest: most items that a list may have.
+    """
+
+    ids: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    places: NDArray[np.int32]
+    scores: NDArray[Any]
+    low: NDArray[np.float32]
+    step: NDArray[np.float32]
+    longest: int
+
+    @property
+    def num_codes(self) -> int:
+        """How many lists there are, empty ones with them."""
+        return len(self.offsets) - 1
+
+    @property
+    def precision(self) -> str:
+        """How scores are stored."""
+        return str(self.scores.dtype)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the pairs of a code that has a list and an item that are not listed: 0 when all are."""
+        pairs = int((self.lengths > 0).sum()) * len(self.ids)
+        return 1.0 - len(self.places) / pairs if pairs else 1.0
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Items of each list."""
+        return np.diff(self.offsets)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(getattr(self, name).nbytes for name in ARRAYS)
+
+    def values(self, code: int) -> NDArray[np.float32]:
+        """The scores of a list as float32."""
+        return self.decode(self.scores[self.offsets[code] : self.offsets[code + 1]], code)
+
+    def decode(self, stored: NDArray[Any], code: int) -> NDArray[np.float32]:
+        """Stored scores of list ``code`` as float32."""
+        numbers = stored.astype(np.float32)
+        return self.low[code] + self.step[code] * numbers if stored.dtype == np.uint8 else numbers
+
+    def add(self, scores: Tensor, ids: Tensor) -> Postings:
+        """Return the lists with further items, each in the lists that score it among their ``longest`` best.
+
+        Without a removal before, and in float32, that is what building anew would give.
+
+        Args:
+            scores: every code with every new item [codes, new]; -inf: not listed.
+            ids: int64 [new]; one that is there is replaced.
+
+        Raises:
+            InputError: if the shapes differ, an id comes twice or is below 0, or a score is NaN or +inf.
+        """
+        if tuple(scores.shape) != (self.num_codes, len(ids)):
+            raise InputError(f"postings: {tuple(scores.shape)} scores for {self.num_codes} codes and {len(ids)} items")
+        there = ids[torch.isin(ids, torch.from_numpy(np.array(self.ids)))]
+        base = self.remove(there) if len(there) else self
+        all_ids, order = torch.cat([torch.from_numpy(np.array(base.ids)), ids]).sort()
+        _check_ids(all_ids)
+        moved = torch.empty_like(order)
+        moved[order] = torch.arange(len(order))
+        old, new = moved[: len(base.ids)], moved[len(base.ids) :]
+        if not len(ids):
+            return base
+        by_id, lists = new.argsort(), []
+        for start in range(0, self.num_codes, CODE_TILE):
+            stop = min(start + CODE_TILE, self.num_codes)
+            there_now = _padded(base, start, stop)
+            kept = there_now._replace(ids=torch.where(there_now.ids < 0, -1, old[there_now.ids.clamp(min=0)]))
+            # `top_k` cuts ties by column, so columns have to be in the order of ids.
+            fresh = top_k(_checked(scores[start:stop, by_id].float()), self.longest)
+            fresh = fresh._replace(ids=torch.where(fresh.ids < 0, -1, new[by_id][fresh.ids.clamp(min=0)]))
+            lists.append(merge(kept, fresh))
+        return _pack(lists, all_ids, self.longest, self.precision)
+
+    def remove(self, ids: Tensor) -> Postings:
+        """Return the lists without some items. No other item takes their place: those that were cut are not known.
+
+        Raises:
+            InputError: if an id is not there.
+        """
+        unwanted = ids.numpy()
+        absent = unwanted[~np.isin(unwanted, self.ids)]
+        if len(absent):
+            raise InputError(f"postings: no item has id {int(absent[0])}, so it cannot be removed")
+        stays = ~np.isin(self.ids, unwanted)
+        listed = stays[self.places]
+        renumbered = (np.cumsum(stays) - 1).astype(np.int32)
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(listed, dtype=np.int64)])
+        return replace(
+            self,
+            ids=self.ids[stays],
+            offsets=before[self.offsets],
+            places=renumbered[self.places[listed]],
+            scores=self.scores[listed],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the lists into ``folder``, one file an array."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            with replacing_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
+                np.save(file, getattr(self, name))
+        header = {"format": 1, "codes": self.num_codes, "items": len(self.ids), "postings": len(self.places)}
+        write_json(folder / HEADER, header | {"longest": self.longest, "precision": self.precision})
+
+    @staticmethod
+    def load(folder: Path) -> Postings:
+        """Map the files that `save` wrote into memory; nothing is read before it is asked for.
+
+        Raises:
+            InputError: if a file is missing, cut short, or is not one of these lists.
+        """
+        header = read_json(folder / HEADER)
+        if not isinstance(header, dict) or header.get("format") != 1:
+            raise InputError(f"{folder / HEADER}: not the header of postings of format 1")
+        arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
+        codes, items, postings = (header.get(name, -1) for name in ("codes", "items", "postings"))
+        wanted = {
+            "ids": (items, "int64"),
+            "offsets": (codes + 1, "int64"),
+            "places": (postings, "int32"),
+            "scores": (postings, header.get("precision")),
+            "low": (codes, "float32"),
+            "step": (codes, "float32"),
+        }
+        for name, (size, kind) in wanted.items():
+            if arrays[name].shape != (size,) or str(arrays[name].dtype) != kind:
+                raise InputError(f"{folder / name}.npy: not the {name} of {HEADER}; build the postings again")
+        offsets = arrays["offsets"]
+        if offsets[0] != 0 or offsets[-1] != postings or (np.diff(offsets) < 0).any():
+            raise InputError(f"{folder / 'offsets.npy'}: lists do not follow one another; build the postings again")
+        return Postings(**arrays, longest=header["longest"])
+
+
+def build_postings(
+    score: CodeScore,
+    num_codes: int,
+    ids: Tensor,
+    *,
+    longest: int,
+    precision: str = "float32",
+    above: float | None = None,
+    codes: Tensor | None = None,
+) -> Postings:
+    """Score codes with items, tile by tile, and keep the best of each code.
+
+    Memory is one tile of 256 codes × 16,384 items, and the lists.
+
+    Args:
+        score: codes with items.
+        num_codes: how many codes there are.
+        ids: of the items, ascending: int64 [items].
+        longest: items of a list, at most; equal scores: the lower id stays.
+        precision: of stored scores: "float32", "float16" or "uint8" (an offset and a step for each list).
+        above: only scores above it are listed; None: all finite ones.
+        codes: those that are used (int64); None: all. Others have empty lists and are never scored.
+
+    Raises:
+        InputError: if ids do not ascend, ``longest`` is below 1, the precision is unknown, a code is out of range, or a
+            score is NaN or +inf.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision of postings", precision, PRECISIONS)
+    if longest < 1 or num_codes < 1:
+        raise InputError(f"postings: there must be at least 1 code and 1 item a list, got {num_codes} and {longest}")
+    _check_ids(ids)
+    used = torch.arange(num_codes) if codes is None else codes.unique()
+    if len(used) and (used[0] < 0 or used[-1] >= num_codes):
+        raise InputError(f"postings: code {int(used[0] if used[0] < 0 else used[-1])} of {num_codes}")
+    width = min(longest, max(1, len(ids)))
+    lists = TopK(torch.full((num_codes, width), -torch.inf), torch.full((num_codes, width), -1))
+    for part in used.split(CODE_TILE) if len(ids) else ():
+        tiles = (
+            (at, _checked(score(part, slice(at, min(at + ITEM_TILE, len(ids)))).float(), above))
+            for at in range(0, len(ids), ITEM_TILE)
+        )
+        with torch.no_grad():
+            found = top_k_of_tiles(tiles, width)
+        lists.scores[part], lists.ids[part] = found.scores.cpu(), found.ids.cpu()
+    return _pack([lists], ids, longest, precision)
+
+
+def _pack(lists: list[TopK], ids: Tensor, longest: int, precision: str) -> Postings:
+    """Best-first lists as rows ascending by place."""
+    best = torch.cat([part.ids for part in lists])
+    order = torch.where(best < 0, len(ids), best).argsort(dim=1)
+    listed: NDArray[np.int64] = best.gather(1, order).numpy()
+    scores: NDArray[np.float32] = torch.cat([part.scores for part in lists]).gather(1, order).numpy()
+    real = listed >= 0
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(real.sum(1), dtype=np.int64)])
+    low, step = np.zeros(len(real), dtype=np.float32), np.ones(len(real), dtype=np.float32)
+    if precision == "uint8":
+        low = np.where(real, scores, np.inf).min(1, initial=np.inf).astype(np.float32)
+        high = np.where(real, scores, -np.inf).max(1, initial=-np.inf).astype(np.float32)
+        empty = ~real.any(1)
+        low[empty], high[empty] = 0.0, 0.0
+        step = np.where(high > low, (high - low) / np.float32(255), np.float32(1)).astype(np.float32)
+        scores = np.rint((np.where(real, scores, 0) - low[:, None]) / step[:, None]).clip(0, 255)
+    with np.errstate(over="ignore"):
+        stored = scores[real].astype(precision)
+    if precision == "float16" and not np.isfinite(stored).all():
+        raise InputError("postings: scores beyond 65,504 cannot be float16; take precision = 'uint8' or 'float32'")
+    return Postings(ids.numpy().copy(), offsets, listed[real].astype(np.int32), stored, low, step, longest)
+
+
+def _padded(postings: Postings, start: int, stop: int) -> TopK:
+    """Lists ``start:stop`` best first, padded to ``longest``."""
+    width = max(1, postings.longest)
+    scores, places = np.full((stop - start, width), -np.inf, dtype=np.float32), np.full((stop - start, width), -1)
+    for row, code in enumerate(range(start, stop)):
+        part = slice(postings.offsets[code], postings.offsets[code + 1])
+        scores[row, : part.stop - part.start] = postings.values(code)
+        places[row, : part.stop - part.start] = postings.places[part]
+    return TopK(torch.from_numpy(scores), torch.from_numpy(places))
+
+
+def _ascends(places: Tensor) -> bool:
+    return bool((places[1:] > places[:-1]).all())
+
+
+def _checked(scores: Tensor, above: float | None = None) -> Tensor:
+    if not bool((scores < torch.inf).all()):
+        raise InputError("postings: a score is NaN or infinite; mend the model before its lists are built")
+    return scores if above is None else scores.masked_fill(scores <= above, -torch.inf)
+
+
+def _check_ids(ids: Tensor) -> None:
+    if len(ids) and (ids[0] < 0 or not _ascends(ids)):
+        raise InputError("postings: ids must be 0 or more, ascend, and each come once")
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return found
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, so this folder holds no postings") from None
+    except (ValueError, EOFError, OSError) as error:
+        # An array of no numbers cannot be mapped, and is read whole.
+        with path.open("rb") as file:
+            try:
+                whole: NDArray[Any] = np.load(file, allow_pickle=False)
+            except (ValueError, EOFError, OSError):
+                why = str(error).splitlines()[0] if str(error) else "nothing in it"
+                raise InputError(f"{path}: cut short or no array ({why}); build the postings again") from None
+        return whole

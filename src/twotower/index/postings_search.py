@@ -1,0 +1,194 @@
+"""Search in postings: the weighted sum over the lists of a request, the best of it, by NumPy or by compiled loops."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.records import TopK
+from twotower.index.postings import Postings
+
+BACKENDS = ("auto", "numpy", "numba")
+WHOLE, BLOCK = 131_072, 32_768
+"""A larger catalogue than the first is gone through in blocks of the second, so that sums stay in the cache."""
+
+Kernel = Callable[..., None]
+
+
+def search_postings(
+    postings: Postings,
+    codes: Tensor,
+    weights: Tensor,
+    k: int,
+    *,
+    exclude: Tensor | None = None,
+    allowed: Tensor | None = None,
+    backend: str = "auto",
+    block: int | None = None,
+) -> TopK:
+    """Find the ``k`` items with the largest Σ weight · score over the lists of each request.
+
+    Items in none of the lists are not candidates, so that fewer than ``k`` may come back: padded with id -1 and score
+    -inf. Equal sums: the lower id first. Sums are float32, in the order of the codes, whatever the backend.
+
+    Args:
+        postings: the lists.
+        codes: int64 [users, c], -1 where unused; a code that comes twice counts twice.
+        weights: float32 [users, c].
+        k: how many.
+        exclude: int64 [users, n] of ids not to return, -1 where unused.
+        allowed: bool [items], in the order of ``postings.ids``: False is not returned.
+        backend: "numba" (compiled loops; the extra ``fast``), "numpy", or "auto": numba where it is installed.
+        block: items at a time; None: all up to 131,072 items, 32,768 at a time beyond.
+
+    Raises:
+        InputError: if shapes do not fit, a code is unknown, ``k`` is below 1, or the backend is not there.
+    """
+    users, _ = codes.shape
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+    if weights.shape != codes.shape:
+        raise InputError(f"postings: {tuple(weights.shape)} weights for {tuple(codes.shape)} codes")
+    if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= postings.num_codes):
+        raise InputError(
+            f"postings: codes from {int(codes.min())} to {int(codes.max())}, but the lists are of "
+            f"{postings.num_codes} codes: another model's?"
+        )
+    if exclude is not None and len(exclude) != users:
+        raise InputError(f"postings: exclude has {len(exclude)} rows for {users} users")
+    if allowed is not None and tuple(allowed.shape) != (len(postings.ids),):
+        raise InputError(f"postings: allowed has {len(allowed)} rows for {len(postings.ids)} items")
+    items = len(postings.ids)
+    wide = (items if items <= WHOLE else BLOCK) if block is None else block
+    if wide < 1 and items:
+        raise InputError(f"postings: block must be at least 1, got {block}")
+    scores, places = np.full((users, k), -np.inf, dtype=np.float32), np.full((users, k), -1, dtype=np.int64)
+    _kernel(backend)(
+        postings.offsets,
+        postings.places,
+        *_stored(postings),
+        postings.low,
+        postings.step,
+        np.ascontiguousarray(codes.numpy()),
+        np.ascontiguousarray(weights.numpy(), dtype=np.float32),
+        _places_of(postings, exclude, users),
+        np.zeros(0, dtype=np.bool_) if allowed is None else np.ascontiguousarray(allowed.numpy()),
+        items,
+        _sums(min(max(1, wide), max(1, items))),
+        scores,
+        places,
+    )
+    if items:
+        places = np.where(places < 0, -1, postings.ids[places.clip(min=0)])
+    return TopK(torch.from_numpy(scores), torch.from_numpy(places))
+
+
+def _kernel(backend: str) -> Kernel:
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    there = importlib.util.find_spec("numba") is not None
+    if backend == "numba" and not there:
+        raise InputError("backend 'numba': not installed; pip install 'twotower[fast]', or take 'numpy'")
+    return compiled() if there and backend != "numpy" else _by_numpy
+
+
+_kept = threading.local()
+
+
+def _sums(block: int) -> NDArray[np.float32]:
+    """The accumulator of this thread, all -inf: every search leaves it so, and to fill it costs more than a search."""
+    sums: NDArray[np.float32] | None = getattr(_kept, "sums", None)
+    if sums is None or len(sums) != block:
+        sums = _kept.sums = np.full(block, -np.inf, dtype=np.float32)
+    return sums
+
+
+@functools.cache
+def compiled() -> Kernel:
+    """The loops as machine code; the first call compiles them."""
+    from twotower.index.postings_numba import search
+
+    return search
+
+
+@functools.cache
+def _half() -> NDArray[np.float32]:
+    """What each of the 65,536 float16 is in float32: the compiled loops have no float16."""
+    with np.errstate(invalid="ignore"):
+        return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def _stored(postings: Postings) -> tuple[NDArray[Any], NDArray[np.float32], int]:
+    """Scores as the kernels read them, a table, and which of the two ways they are to be read: 0, 1 or 2."""
+    nothing = np.zeros(0, dtype=np.float32)
+    if postings.precision == "float16":
+        return postings.scores.view(np.uint16), _half(), 2
+    return postings.scores, nothing, int(postings.precision == "uint8")
+
+
+def _places_of(postings: Postings, exclude: Tensor | None, users: int) -> NDArray[np.int64]:
+    """The places of excluded ids, -1 for those that are not there."""
+    if exclude is None or not len(postings.ids):
+        return np.full((users, 0), -1, dtype=np.int64)
+    unwanted = exclude.numpy()
+    at = np.searchsorted(postings.ids, unwanted).clip(max=len(postings.ids) - 1)
+    return np.where(postings.ids[at] == unwanted, at, -1)
+
+
+def _by_numpy(
+    offsets: NDArray[np.int64],
+    places: NDArray[np.int32],
+    scores: NDArray[Any],
+    table: NDArray[np.float32],
+    kind: int,
+    low: NDArray[np.float32],
+    step: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    exclude: NDArray[np.int64],
+    allowed: NDArray[np.bool_],
+    items: int,
+    sums: NDArray[np.float32],
+    best_scores: NDArray[np.float32],
+    best_places: NDArray[np.int64],
+) -> None:
+    """The same sums without compiled loops; ``sums``, whose length is the block, would gain nothing here."""
+    total, listed = np.zeros(items, dtype=np.float32), np.zeros(items, dtype=np.bool_)
+    k = best_scores.shape[1]
+    for user, (row, row_weights) in enumerate(zip(codes, weights, strict=True)):
+        for code, weight in zip(row, row_weights, strict=True):
+            if code < 0:
+                continue
+            part = slice(offsets[code], offsets[code + 1])
+            stored = scores[part]
+            if kind == 0:
+                value = stored
+            elif kind == 1:
+                value = low[code] + step[code] * stored.astype(np.float32)
+            else:
+                value = table[stored]
+            total[places[part]] += weight * value
+            listed[places[part]] = True
+        touched = listed.copy()
+        touched[exclude[user][exclude[user] >= 0]] = False
+        if len(allowed):
+            touched &= allowed
+        found = touched.nonzero()[0]
+        values = total[found]
+        if len(found) > k:
+            # Everything that is not below the k-th best, so that ties are cut by place and not by chance.
+            near = values >= np.partition(values, len(values) - k)[len(values) - k]
+            found, values = found[near], values[near]
+        order = np.argsort(-values, kind="stable")[:k]
+        best_scores[user, : len(order)], best_places[user, : len(order)] = values[order], found[order]
+        total[listed] = 0.0
+        listed[:] = False

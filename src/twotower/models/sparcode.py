@@ -1,0 +1,264 @@
+"""SparCode: users as few learned codes, so that every code has a list of its best items."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.schema import Schema
+from twotower.core.states import rows
+from twotower.models.base import Model
+from twotower.scorers.tiles import in_tiles
+from twotower.towers.codes.gate import Gate
+from twotower.towers.codes.quantiser import CodeUse, Quantiser
+from twotower.towers.codes.scorers import build_token_scorer
+from twotower.towers.codes.tokenizers import Tokenizer
+from twotower.towers.embedding import FeatureEmbedding, embedding_table
+from twotower.towers.heads import Heads
+
+log = logging.getLogger(__name__)
+
+FORMS = ("quantised", "gate", "none")
+ACTIVATIONS = {"softplus": F.softplus, "relu": torch.relu}
+DEAD_AFTER = 20
+"""Steps with no score other than 0 after which training says so."""
+PAIRS = 1 << 21
+"""Numbers of products of tokens and items that are held at a time in serving: 8 MiB in float32."""
+
+
+class Coded(NamedTuple):
+    """A user: vectors [rows, tokens, dim], weights, offsets and list numbers [rows, tokens] (-1: not of a code)."""
+
+    vectors: Tensor
+    weights: Tensor
+    offsets: Tensor
+    codes: Tensor
+
+
+class SparCode(Model):
+    """score = Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can lie in lists beforehand.
+
+    Trained by a sampled softmax. For ``warm_up`` epochs the tokens pass unquantised; then codes start at k-means
+    centres of a batch. Only what comes after is kept as the best checkpoint.
+
+    Source: Su et al., "Beyond two-tower matching", SIGIR 2023. Differences: straight-through gradient (the printed
+    stop-gradient is ``gradient = "stop_gradient"``), softplus instead of ReLU by default, commitment as a mean, k-means
+    start and revival of dead codes; the gate is ours. Only ids of history items are read; items add their features.
+
+    Args:
+        dim: width of tokens and items.
+        tokens: K_u, tokens of a user; the gate has ``chosen`` codes instead.
+        item_tokens: K_c, tokens of an item.
+        tokenizer: "dnn", "gru" or "self_attention".
+        heads: "linear" or "senet".
+        codes: "quantised"; "gate" (the ``chosen`` codes with the largest softmax weights); "none": tokens as they are.
+        codebook: N, codes of a codebook, or of the gate.
+        books: M, parts of a token, each with a codebook.
+        chosen: codes of a user under the gate.
+        scorer: "dot", "max_sim" or "inner_pdnn" (equation 9).
+        hidden: widths of the hidden layers of "inner_pdnn".
+        activation: "softplus" or "relu".
+        bias: b at the start.
+        commitment: weight of the commitment loss.
+        gradient: "straight_through" or "stop_gradient".
+        update: "ema" or "gradient".
+        warm_up: epochs without codes.
+        layers: of the tokenizer.
+        dropout: share of numbers set to 0 in training.
+        history_length: latest items of the history that are read.
+    """
+
+    has_vectors = False
+    inner_product = False
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        tokens: int = 4,
+        item_tokens: int = 1,
+        tokenizer: str = "self_attention",
+        heads: str = "linear",
+        codes: str = "quantised",
+        codebook: int = 256,
+        books: int = 1,
+        chosen: int = 8,
+        scorer: str = "dot",
+        hidden: Sequence[int] = (128, 64),
+        activation: str = "softplus",
+        bias: float = 0.0,
+        commitment: float = 0.25,
+        gradient: str = "straight_through",
+        update: str = "ema",
+        warm_up: float = 1.0,
+        layers: int = 2,
+        dropout: float = 0.1,
+        history_length: int = 20,
+    ) -> None:
+        super().__init__()
+        if min(dim, tokens, item_tokens, history_length) < 1 or min(warm_up, commitment) < 0.0:
+            raise ValueError("dim, tokens, item_tokens and history_length must be at least 1, the others at least 0")
+        for what, name, known in (("codes", codes, FORMS), ("activation", activation, tuple(ACTIVATIONS))):
+            if name not in known:
+                raise unknown_name(f"model.{what}", name, known)
+        if codes != "none" and codebook > schema.num_users:
+            raise InputError(f"model.codebook = {codebook} codes for {schema.num_users} users; lower it")
+        self.schema, self.history_length = schema, history_length
+        self.form, self.commitment, self.warm_up = codes, commitment, warm_up
+        self._activate = ACTIVATIONS[activation]
+        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
+        self.item_heads = Heads(dim, heads=item_tokens, dim=dim) if item_tokens > 1 else None
+        self.tokenizer = Tokenizer(
+            tokenizer,
+            dim=dim,
+            tokens=1 if codes == "gate" else tokens,
+            length=history_length,
+            heads=heads,
+            layers=layers,
+            dropout=dropout,
+        )
+        self.coder: Gate | Quantiser | None = None
+        if codes == "gate":
+            self.coder = Gate(dim, codes=codebook, chosen=chosen)
+        elif codes == "quantised":
+            self.coder = Quantiser(dim, tokens=tokens, codes=codebook, books=books, gradient=gradient, update=update)
+        self.scorer = build_token_scorer(scorer, dim, item_tokens, hidden)
+        self._per_pair = tokens * item_tokens * dim if scorer == "inner_pdnn" else 1
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+        self._epochs, self._dead = 0.0, 0
+
+    def encode_users(self, users: Users) -> Coded:
+        """The codes of each user."""
+        return self._code(users)[0]
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows item_tokens dim"]:
+        """The tokens of each item: its id's vector and the mean of its features', through heads where several."""
+        vectors = self.item_table(items.ids)
+        if self.item_fields.features and items.features is not None:
+            vectors = vectors + self.item_fields(items.features).mean(1)
+        return vectors[:, None] if self.item_heads is None else self.item_heads(vectors)
+
+    def forward(self, batch: Batch) -> Encoded:
+        """Both encoders, and the losses of the codes."""
+        items = None if batch.items.features is None else self.encode_items(batch.items)
+        users, losses = self._code(batch.users)
+        return Encoded(users, items, batch.items.ids, losses)
+
+    def score(self, users: Coded, items: Float[Tensor, "items item_tokens dim"]) -> Float[Tensor, "users items"]:
+        """Every user with every item."""
+        if self.training or self._per_pair == 1:
+            return self._watched(self._joined(users, items[None]))
+        return in_tiles(
+            lambda some, others: self._joined(some, others[None]), users, items, pairs=max(1, PAIRS // self._per_pair)
+        )
+
+    def score_rows(self, users: Coded, items: Float[Tensor, "rows *n item_tokens dim"]) -> Float[Tensor, "rows *n"]:
+        """Row i with row i, or with each of its n items."""
+        return self._joined(users, items) if items.ndim == 4 else self._joined(users, items[:, None])[:, 0]
+
+    def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
+        """What list ``codes`` (int64 [lists]) hold for items [items, …]: `encode_users` gives the numbers of lists.
+
+        Raises:
+            InputError: if the model has no lists: no codes, or several codebooks a token.
+        """
+        vectors, offsets = self._lists(codes)
+        ones = torch.ones_like(offsets)[:, None]
+        return self.score(Coded(vectors[:, None], ones, offsets[:, None], codes[:, None]), items)
+
+    @property
+    def num_lists(self) -> int:
+        """How many lists there are: one a code.
+
+        Raises:
+            InputError: as `list_scores`.
+        """
+        if isinstance(self.coder, Gate):
+            return self.coder.codes
+        if isinstance(self.coder, Quantiser) and self.coder.books == 1:
+            return self.coder.tokens * self.coder.codes
+        raise InputError("sparcode: lists are of codes = 'gate', or of codes = 'quantised' with books = 1")
+
+    def code_use(self) -> CodeUse | None:
+        """How codes were used in training since this was last asked; None without a codebook."""
+        return self.coder.use() if isinstance(self.coder, Quantiser) else None
+
+    def set_progress(self, epochs: float) -> None:
+        """Follow training, so that codes start after the warm-up."""
+        self._epochs = epochs
+
+    @property
+    def selectable(self) -> bool:
+        """False until codes have started."""
+        return self.coder is None or bool(self.coder.started)
+
+    def _code(self, users: Users) -> tuple[Coded, dict[str, Tensor]]:
+        history = users.history[:, : self.history_length]
+        lengths = (history != PADDING).sum(1)
+        tokens = self.tokenizer(self.item_table(history), lengths)
+        coder = self.coder
+        if self.training and self._epochs >= self.warm_up and coder is not None and not coder.started:
+            self._start(tokens[lengths > 0])
+        if isinstance(coder, Gate):
+            if not coder.started:
+                return self._as_they_are(tokens), {}
+            found = coder(tokens[:, 0])
+            return Coded(found.vectors, found.weights, found.offsets + self.bias, found.codes), {}
+        if coder is None:
+            return self._as_they_are(tokens), {}
+        quantised = coder(tokens)
+        state = self._as_they_are(quantised.vectors)
+        if coder.started and coder.books == 1:
+            first = torch.arange(coder.tokens, device=tokens.device) * coder.codes
+            state = state._replace(codes=quantised.codes[:, :, 0] + first)
+        weights = {"commitment": self.commitment, "codebook": 1.0}
+        return state, {name: weights[name] * loss for name, loss in quantised.losses.items()}
+
+    def _start(self, tokens: Tensor) -> None:
+        if not len(tokens):
+            return
+        if isinstance(self.coder, Gate):
+            self.coder.start(tokens[:, 0])
+        elif isinstance(self.coder, Quantiser):
+            self.coder.start(tokens)
+
+    def _as_they_are(self, tokens: Tensor) -> Coded:
+        shape = tokens.shape[:2]
+        none = torch.full(shape, -1, dtype=torch.int64, device=tokens.device)
+        return Coded(tokens, tokens.new_ones(shape), self.bias.expand(shape), none)
+
+    def _lists(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(codes) and int(codes.max()) >= self.num_lists:
+            raise InputError(f"sparcode: list {int(codes.max())} of {self.num_lists}")
+        if isinstance(self.coder, Gate):
+            vectors, offsets = self.coder.code_rows(codes)
+            return vectors, offsets + self.bias
+        assert isinstance(self.coder, Quantiser)
+        return self.coder.centres.flatten(0, 1)[codes], self.bias.expand(len(codes))
+
+    def _joined(self, users: Coded, items: Tensor) -> Tensor:
+        """Users with the items of their row: [users, n]; one row of items stands for all users."""
+        scores = self._activate(self.scorer(users.vectors, items) + users.offsets[:, :, None])
+        return (users.weights[:, None] @ scores)[:, 0]
+
+    def _watched(self, scores: Tensor) -> Tensor:
+        """The scores; says so once when training has seen nothing but 0 for a while."""
+        if self.training and self._dead < DEAD_AFTER and rows(scores):
+            self._dead = 0 if bool(scores.detach().any()) else self._dead + 1
+            if self._dead == DEAD_AFTER:
+                log.warning(
+                    "sparcode: all scores have been 0 for %d steps, so nothing is learnt any more; set "
+                    "model.activation = 'softplus', or raise model.bias",
+                    DEAD_AFTER,
+                )
+        return scores

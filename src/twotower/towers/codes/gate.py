@@ -1,0 +1,72 @@
+"""A soft choice of few codes: what stays good when lists are short."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from twotower.ops.kmeans import kmeans
+
+
+class Gated(NamedTuple):
+    """The chosen codes of each row, [rows, chosen]: their numbers, softmax weights, vectors [rows, chosen, dim] and
+    offsets."""
+
+    codes: Tensor
+    weights: Tensor
+    vectors: Tensor
+    offsets: Tensor
+
+
+class Gate(nn.Module):
+    """The c codes with the largest logits W h + g of N, weighed by their softmax; a code has a vector and an offset.
+
+    Source: ours, for SparCode (Su et al., SIGIR 2023); like a mixture of experts whose experts are lists.
+
+    Args:
+        dim: width of h and of the codes' vectors.
+        codes: N.
+        chosen: c.
+
+    Raises:
+        ValueError: if a number is below 1 or more codes are chosen than there are.
+    """
+
+    started: Tensor
+
+    def __init__(self, dim: int, *, codes: int = 256, chosen: int = 8) -> None:
+        super().__init__()
+        if dim < 1 or not 1 <= chosen <= codes:
+            raise ValueError(f"a gate chooses 1 to all of its codes, got {chosen} of {codes}")
+        self.codes, self.chosen = codes, chosen
+        self.logits = nn.Linear(dim, codes)
+        self.vectors = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
+        self.offsets = nn.Parameter(torch.zeros(codes))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, states: Float[Tensor, "rows dim"]) -> Gated:
+        """The chosen codes of each row."""
+        best, codes = self.logits(states).topk(self.chosen, dim=1)
+        return Gated(codes, best.softmax(1), self.vectors[codes], self.offsets[codes])
+
+    def code_rows(self, codes: Int[Tensor, " codes"]) -> tuple[Tensor, Tensor]:
+        """Vectors and offsets of codes."""
+        return self.vectors[codes], self.offsets[codes]
+
+    @torch.no_grad()
+    def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0) -> None:
+        """Begin at the k-means centres of these states: each row then chooses the centres nearest to it."""
+        rows, generator = states.detach().cpu().float(), torch.Generator().manual_seed(seed)
+        many = min(self.codes, len(rows))
+        centres = kmeans(rows, many, restarts=1, iterations=20, generator=generator).centres
+        if many < self.codes:
+            more = rows[torch.randint(len(rows), (self.codes - many,), generator=generator)]
+            noise = torch.randn(more.shape, generator=generator) * rows.std() * 0.1
+            centres = torch.cat([centres, more + noise])
+        self.vectors.copy_(centres)
+        self.logits.weight.copy_(centres)
+        self.logits.bias.copy_(-centres.square().sum(1) / 2.0)
+        self.started.fill_(True)

@@ -1,0 +1,153 @@
+"""SparCode's score against loops in float64, its lists against its score, and that it learns."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+
+from twotower.core.errors import InputError
+from twotower.core.records import Batch, Items, Users
+from twotower.core.schema import Schema
+from twotower.index.postings import build_postings
+from twotower.index.postings_search import search_postings
+from twotower.models.registry import build_model
+from twotower.models.sparcode import DEAD_AFTER, SparCode
+
+SCHEMA = Schema(60, 40)
+IDS = torch.arange(2, 40)
+
+
+def users_of(rows: int = 50, length: int = 6) -> Users:
+    history = torch.randint(2, 40, (rows, length))
+    history[0, 3:] = 0
+    return Users(torch.arange(rows) + 2, {}, history)
+
+
+def model_of(**settings) -> SparCode:
+    model = build_model(
+        "sparcode",
+        SCHEMA,
+        {"dim": 8, "tokens": 3, "codebook": 6, "chosen": 2, "warm_up": 0.0, "layers": 1, "history_length": 6}
+        | settings,
+    )
+    assert isinstance(model, SparCode)
+    if model.form != "none" and not model.warm_up:
+        model.train().encode_users(users_of())  # the codes start
+        assert model.selectable
+    return model.eval()
+
+
+@pytest.mark.parametrize("codes", ["quantised", "gate", "none"])
+@pytest.mark.parametrize("scorer", ["dot", "max_sim", "inner_pdnn"])
+@pytest.mark.parametrize("activation", ["softplus", "relu"])
+def test_a_score_is_the_sum_over_tokens_of_activated_scores(codes, scorer, activation):
+    model = model_of(codes=codes, scorer=scorer, activation=activation, item_tokens=2, bias=0.1)
+    with torch.no_grad():
+        users, items = model.encode_users(users_of(4)), model.encode_items(Items(IDS[:5]))
+        scores = model.score(users, items)
+        torch.testing.assert_close(model.score_rows(users, items[:4]), scores.diagonal())
+        torch.testing.assert_close(model.score_rows(users, items.expand(4, -1, -1, -1)), scores)
+        network = model.scorer.double() if scorer == "inner_pdnn" else None
+        for user in range(4):
+            for item in range(5):
+                total = 0.0
+                for token in range(users.vectors.shape[1]):
+                    vector, others = users.vectors[user, token].double(), items[item].double()
+                    if network is not None:
+                        own = network.network(torch.cat([vector * other for other in others])[None]).item()
+                    else:
+                        dots = [(vector @ other).item() for other in others]
+                        own = sum(dots) if scorer == "dot" else max(dots)
+                    own += users.offsets[user, token].item()
+                    own = math.log1p(math.exp(own)) if activation == "softplus" else max(0.0, own)
+                    total += users.weights[user, token].item() * own
+                assert scores[user, item].item() == pytest.approx(total, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("codes", ["quantised", "gate"])
+def test_lists_of_all_items_answer_as_the_model_does(codes):
+    model = model_of(codes=codes)
+    with torch.no_grad():
+        users, items = model.encode_users(users_of()), model.encode_items(Items(IDS))
+        postings = build_postings(lambda c, i: model.list_scores(c, items[i]), model.num_lists, IDS, longest=len(IDS))
+        found = search_postings(postings, users.codes, users.weights, 7, backend="numpy")
+        best = model.score(users, items).topk(7)
+    torch.testing.assert_close(found.scores, best.values, rtol=1e-4, atol=1e-5)
+    assert (found.ids == IDS[best.indices]).float().mean() > 0.95
+
+
+def test_all_scores_at_zero_in_training_are_said_once(caplog):
+    model = model_of(activation="relu", codes="none", bias=-99.0).train()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(DEAD_AFTER + 5):
+            model.score(model.encode_users(users_of()), model.encode_items(Items(IDS)))
+    assert [record.message.count("all scores have been 0") for record in caplog.records] == [1]
+    caplog.clear()
+    alive = model_of(activation="softplus", codes="none").train()
+    for _ in range(DEAD_AFTER + 5):
+        alive.score(alive.encode_users(users_of()), alive.encode_items(Items(IDS)))
+    assert not caplog.records
+
+
+def test_only_the_straight_gradient_of_the_match_reaches_the_tokenizer():
+    for gradient, learns in (("straight_through", True), ("stop_gradient", False)):
+        model = model_of(gradient=gradient, dropout=0.0).train()
+        model.zero_grad()
+        model.score(model.encode_users(users_of()), model.encode_items(Items(IDS))).sum().backward()
+        got = model.tokenizer.linear.linear.weight.grad
+        assert (got is not None and bool(got.any())) is learns
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"codes": "gate"}, {"tokenizer": "gru"}, {"tokenizer": "dnn", "heads": "senet"}]
+)
+def test_it_learns_what_follows_from_the_latest_item(settings):
+    """The next item is the latest one plus 1: the answer of popularity would be right once in 38."""
+    model = model_of(dim=32, codebook=40, warm_up=0.3, dropout=0.0, **settings)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model.train()
+    assert not model.selectable
+
+    def batch(rows: int) -> tuple[Users, torch.Tensor]:
+        latest = torch.randint(2, 40, (rows, 1))
+        history = latest.expand(-1, 3).contiguous()
+        return Users(torch.full((rows,), 2), {}, history), (latest[:, 0] - 2 + 1) % 38 + 2
+
+    for step in range(250):
+        model.set_progress(step / 250)
+        users, target = batch(128)
+        encoded = model(Batch(users, Items(target, {})))
+        scores = model.score(encoded.users, model.encode_items(Items(IDS)))
+        loss = torch.nn.functional.cross_entropy(scores, target - 2) + sum(encoded.losses.values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.eval()
+    assert model.selectable
+    users, target = batch(200)
+    right = model.score(model.encode_users(users), model.encode_items(Items(IDS))).argmax(1) + 2 == target
+    assert right.float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codes": "quantized"}, "did you mean 'quantised'"),
+        ({"scorer": "dots"}, "did you mean 'dot'"),
+        ({"tokenizer": "grus"}, "did you mean 'gru'"),
+        ({"codebook": 61}, "61 codes for 60 users"),
+        ({"heads": "senet", "tokens": 7}, "7 were asked for"),
+        ({"books": 3}, "do not divide"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        model_of(**settings)
+
+
+def test_a_model_without_lists_says_so():
+    with pytest.raises(InputError, match="lists are of codes"):
+        model_of(books=2).list_scores(torch.tensor([0]), torch.zeros(1, 1, 8))
