@@ -129,9 +129,10 @@ class TestLearning:
         errors = [(found - x_next)[row, place].square() for row, n in enumerate((6, 2, 1)) for place in range(n)]
         close(own_losses(model(batch)), torch.stack(errors).mean())
 
-    def test_padding_has_no_part_in_training(self, form, model, batch):
-        if form[0] != "predicted":
-            pytest.skip("noise is drawn for every place, so that another width draws another")
+    @pytest.mark.parametrize("attention", ["causal", "mixed"])
+    def test_padding_has_no_part_in_training(self, attention, batch):
+        """Of the forms without noise: it is drawn for every place, so that another width draws another."""
+        model = made(("predicted", attention))
         row = slice(1, 2)
         alone = Batch(
             Users(batch.users.ids[row], {}, batch.users.history[row, :2], batch.users.history_times[row, :2]),

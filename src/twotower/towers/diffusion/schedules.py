@@ -20,7 +20,7 @@ def exponential(steps: int, first: float, last: float) -> Float[Tensor, " steps"
     a and b are not given, since a · e^(b T) may pass 1; between two ends inside (0, 1) it cannot.
 
     Examples:
-        >>> exponential(3, 0.01, 0.81).tolist()
+        >>> [round(beta, 6) for beta in exponential(3, 0.01, 0.81).tolist()]
         [0.01, 0.09, 0.81]
     """
     return torch.exp(_between(steps, math.log(first), math.log(last), torch.linspace(0, 1, steps, dtype=torch.float64)))
