@@ -24,7 +24,7 @@ from twotower.experiment.train import train
 from twotower.serving.retriever import load
 
 SMALL = ["--set", "model.dim=8", "--set", "training.epochs=2", "--set", "training.patience=0"]
-LEARNT = ("two_tower", "sasrec", "gru4rec", "lrurec", "hstu", "ligr", "caser", "mamba4rec")
+LEARNT = ("two_tower", "sasrec", "gru4rec", "lrurec", "hstu", "ligr", "caser", "mamba4rec", "t2diff")
 CLOSED = ("popularity", "random", "item_cosine", "ease")
 
 

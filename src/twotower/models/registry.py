@@ -28,6 +28,7 @@ MODELS: Registry[type[Model]] = Registry(
         "caser": "twotower.towers.sequence.caser:Caser",
         "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
         "sparcode": "twotower.models.sparcode:SparCode",
+        "t2diff": "twotower.models.t2diff:T2Diff",
         "popularity": "twotower.models.baselines.popularity:Popularity",
         "random": "twotower.models.baselines.random:Random",
         "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
