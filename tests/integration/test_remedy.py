@@ -29,12 +29,12 @@ def world(tmp_path_factory):
     """A small world: tables, and the bundle of a model that reads features of items alone."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "raw").mkdir()
-    spec = write_synthetic(folder / "raw", Synthetic(users=120, items=120, cold_items=0, events=12))
+    spec = write_synthetic(folder / "raw", Synthetic(users=200, items=120, cold_items=0, events=12))
     prepare(replace(spec, folder=folder / "raw"), folder / "data")
     run = Run(
         data=Data(path=str(folder / "data")),
         model=ModelSection("two_tower", {"item_id": False, "dim": 16, "field_dim": 16, "hidden": [32]}),
-        training=Training(epochs=6, batch_size=128, learning_rate=5e-3, metric="recall@10", device="cpu"),
+        training=Training(epochs=10, batch_size=128, learning_rate=5e-3, metric="recall@10", device="cpu"),
     )
     train(run, to=folder / "bundle")
     return folder

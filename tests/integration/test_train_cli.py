@@ -109,7 +109,7 @@ def test_every_model_trains_evaluates_and_answers(model, data, tmp_path):
     assert trained.returncode == 0, trained.stderr
     written = json.loads(trained.stdout)
     judged = json.loads(twotower("evaluate", tmp_path / "b", "--json").stdout)
-    assert list(judged) == ["split", "users", "items", "metrics", "intervals"]
+    assert list(judged) == ["split", "users", "items", "metrics", "intervals", "notices"]
     assert judged["metrics"] == pytest.approx(written["metrics"], nan_ok=True)
     low, high = judged["intervals"]["recall@10"]
     assert low <= judged["metrics"]["recall@10"] <= high

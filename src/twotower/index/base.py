@@ -67,6 +67,7 @@ class Index(Protocol):
         ...
 
 
+@runtime_checkable
 class ScoringModel(Protocol):
     """What an index may ask of a model: the score, and how item states are read from a file."""
 

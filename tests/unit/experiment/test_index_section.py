@@ -43,6 +43,7 @@ def test_the_noted_run_spells_out_what_the_index_has_by_default(wide):
     }
 
 
+@pytest.mark.bad_input
 def test_settings_reach_the_index(wide):
     built = build_index("wide", {"breadth": 9}, model=None)  # type: ignore[arg-type]
     assert built.breadth == 9

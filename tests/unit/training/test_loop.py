@@ -125,6 +125,9 @@ class Falling:
     def state_dict(self) -> dict:
         return {}
 
+    def load_state_dict(self, state: dict) -> None:
+        assert not state
+
 
 def epochs_until_patience_ends(dataset, *, falls: float, **settings) -> int:
     """Epochs of a run whose validation is best at the first."""

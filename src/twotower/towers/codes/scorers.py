@@ -15,7 +15,7 @@ class SumOfDots(nn.Module):
     """S = Σ_j <token, item_j>: one inner product with the sum of the item's tokens."""
 
     def forward(
-        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "users n item_tokens dim"]
+        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
         """Each user's tokens with its own items; one row of items stands for all users."""
         return tokens @ items.sum(2).transpose(1, 2)
@@ -25,7 +25,7 @@ class MaxSim(nn.Module):
     """S = max_j <token, item_j>. Source: ColBERT (Khattab and Zaharia, SIGIR 2020), whose sum is over query tokens."""
 
     def forward(
-        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "users n item_tokens dim"]
+        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
         """As `SumOfDots`."""
         flat = tokens @ items.flatten(1, 2).transpose(1, 2)
@@ -44,7 +44,7 @@ class InnerPDNN(nn.Module):
         self.network = mlp([dim * item_tokens, *hidden, 1])
 
     def forward(
-        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "users n item_tokens dim"]
+        self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
         """As `SumOfDots`; holds users × tokens × n × item tokens × dim numbers."""
         products = tokens[:, :, None, None] * items[:, None]
