@@ -13,7 +13,8 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows, settle_unseen
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, settle_unseen
+from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
 
 
@@ -39,6 +40,9 @@ class TwoTower(Model):
             and serves users who came after training.
         item_id: whether the item tower has an embedding of the item's id.
         history_length: latest items of the history that are read; 0: none, and the user is its id and features.
+        pooling: how they become one vector: "mean", "recency" (a learnt decay) or "both"; see `HistoryPooling`.
+        history_dropout: share of a history's items that are left out in training, each by itself.
+        history_table: whether items of a history have embeddings of their own, apart from those of candidates.
         batch_norm: whether each layer is normalised over the batch, as in the pre-rankers.
         dropout: share of hidden numbers set to 0 in training.
         feature_dropout: share of fields, each by itself, set to missing in training, so that no feature becomes one
@@ -60,6 +64,9 @@ class TwoTower(Model):
         user_id: bool = False,
         item_id: bool = True,
         history_length: int = 50,
+        pooling: str = "mean",
+        history_dropout: float = 0.0,
+        history_table: bool = False,
         batch_norm: bool = False,
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
@@ -80,11 +87,14 @@ class TwoTower(Model):
         self.inner_product = self.scorer.inner_product
         self.temperature = Temperature(temperature, learnable=learn_temperature)
         self.item_table = embedding_table(schema.num_items, field_dim)
+        self.history_table = embedding_table(schema.num_items, field_dim) if history_table and history_length else None
+        self.pool = HistoryPooling(pooling=pooling, dropout=history_dropout)
         self.user_table = embedding_table(schema.num_users, field_dim) if user_id else None
         self.item_id = item_id
         self.user_fields = FeatureEmbedding(schema.user_features, dim=field_dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=field_dim)
-        user_width = field_dim * ((history_length > 0) + user_id) + self.user_fields.width
+        read = self.pool.parts if history_length else 0
+        user_width = field_dim * (read + user_id) + self.user_fields.width
         item_width = field_dim * item_id + self.item_fields.width
 
         def network(width: int) -> nn.Module:
@@ -97,7 +107,8 @@ class TwoTower(Model):
         """One vector a user, of length 1 under the cosine."""
         fields = []
         if self.history_length:
-            fields.append(mean_of_rows(self.item_table.weight, users.history))
+            table = self.item_table if self.history_table is None else self.history_table
+            fields.append(self.pool(table.weight, users.history))
         if self.user_table is not None:
             fields.append(self.user_table(users.ids))
         fields += self._features(self.user_fields, users.features)
@@ -133,6 +144,8 @@ class TwoTower(Model):
     def settle_items(self, seen: Tensor) -> None:
         """New items take the id vector of the unknown item; their features tell them apart."""
         settle_unseen(self.item_table, seen, unknown_learns=self.item_id and self.id_dropout > 0)
+        if self.history_table is not None:
+            settle_unseen(self.history_table, seen, unknown_learns=False)
 
     def logit_scale(self) -> Tensor:
         """1 / temperature."""
