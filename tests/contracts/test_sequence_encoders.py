@@ -210,7 +210,13 @@ class Everywhere(Mean):
 
 def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
     monkeypatch.setitem(MODELS.parts, "mean", f"{__name__}:Mean")
-    assert model_parameters("mean") == {"dim": 64, "dropout": 0.0, "history_length": 50}
+    assert model_parameters("mean") == {
+        "dim": 64,
+        "dropout": 0.0,
+        "history_length": 50,
+        "score": "dot",
+        "temperature": 1.0,
+    }
     model = build_model("mean", Schema(4, 12), {"dim": 4})
     users = Users(torch.tensor([2]), {}, torch.tensor([[3, 5, 0]]))
     both = model.encode_items(Items(torch.tensor([3, 5]))) * 2

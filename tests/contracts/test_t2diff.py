@@ -270,7 +270,7 @@ def test_the_printed_form_restores_well_in_training_and_badly_when_asked(walks):
     run = replace(
         run,
         model=ModelSection("t2diff", SMALL | {"restored": "printed"}),
-        training=replace(run.training, epochs=30, batch_size=4, learning_rate=0.01, evaluate_every=0),
+        training=replace(run.training, epochs=30, batch_size=4, learning_rate=0.01, evaluate_every=0, patience=0),
     )
     model, _ = learn(run, dataset, split._replace(train=Log(split.train.offsets, shuffled, split.train.times)))
     history, targets = shuffled[: 12 * 5].view(12, 5)[:, :-1], shuffled[: 12 * 5].view(12, 5)[:, 1:]

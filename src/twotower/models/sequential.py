@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -14,25 +15,32 @@ from torch import Tensor
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.scorers.registry import build_scorer
 from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 
+SHARED = ("history_length", "score", "temperature")
+"""Settings that every sequential model has."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
 
 
 class Sequential(Model):
-    """Any causal sequence encoder over item embeddings, scored by the dot product with the same embeddings.
+    """Any causal sequence encoder over item embeddings, scored by the dot product or the cosine with the same
+    embeddings.
 
     Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
-    history gives the zero vector, so that every item scores 0.
+    history gives the zero vector, so that every item scores 0. Under the cosine, states and items have length 1; the
+    encoder reads the embeddings as they are.
 
     Args:
         schema: of the data.
         encoder: from `twotower.towers.sequence`; `sequential_model` makes a named model of it.
         dim: width of vectors and of states.
         history_length: positions of a window.
+        score: "dot" or "cosine".
+        temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
         settings: the encoder's own.
     """
 
@@ -45,9 +53,17 @@ class Sequential(Model):
         *,
         dim: int = 64,
         history_length: int = 50,
+        score: str = "dot",
+        temperature: float = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__()
+        if score not in ("dot", "cosine"):
+            raise ValueError(f"score must be dot or cosine, got '{score}'")
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.scorer = build_scorer(score, dim)
+        self.temperature = temperature
         if not encoder.causal:
             raise ValueError(f"{encoder.__name__} is not causal: trained at all positions it would read the answers")
         check_settings(dim=dim, history_length=history_length)
@@ -60,7 +76,7 @@ class Sequential(Model):
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
         """The state after each item of the history; meaningless where it is padded."""
-        return self.tower(self._embedded(history), history != PADDING, times)
+        return self.scorer.prepare(self.tower(self._embedded(history), history != PADDING, times))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """The state after the latest item: one vector a user."""
@@ -68,21 +84,25 @@ class Sequential(Model):
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1
         times = None if users.history_times is None else users.history_times[:, :longest]
-        states = self.tower.at_end(self._embedded(history[:, :longest]), lengths, times)
+        states = self.scorer.prepare(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
         return states * (lengths > 0)[:, None]
 
     def _embedded(self, history: Tensor) -> Tensor:
         return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """The item's embedding."""
-        return self.item_table(items.ids)
+        """The item's embedding, of length 1 under the cosine."""
+        return self.scorer.prepare(self.item_table(items.ids))
+
+    def logit_scale(self) -> float:
+        """1 / temperature."""
+        return 1.0 / self.temperature
 
     def forward(self, batch: Batch) -> Encoded:
         """One row a position that has a next item: its state, and that item; positions of a user stand together."""
         on_cpu = batch.items.ids.device.type == "cpu"
         states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
-        items = None if batch.items.features is None else self.item_table(item_ids)
+        items = None if batch.items.features is None else self.scorer.prepare(self.item_table(item_ids))
         return Encoded(states, items, item_ids, {}, user_rows)
 
     def _in_groups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +146,8 @@ class SASRec(Sequential):
         attention_dropout: share of attention weights set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         history_length: positions of a window.
+        score: "dot" or "cosine".
+        temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
     """
 
     def __init__(
@@ -139,6 +161,8 @@ class SASRec(Sequential):
         attention_dropout: float = 0.0,
         feed_forward: int = 1,
         history_length: int = 50,
+        score: str = "dot",
+        temperature: float = 1.0,
     ) -> None:
         if min(dim, layers, heads, feed_forward, history_length) < 1:
             raise ValueError(
@@ -152,6 +176,8 @@ class SASRec(Sequential):
             CausalTransformer,
             dim=dim,
             history_length=history_length,
+            score=score,
+            temperature=temperature,
             layers=layers,
             heads=heads,
             dropout=dropout,
@@ -162,7 +188,7 @@ class SASRec(Sequential):
 
 @functools.cache
 def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
-    """Make a model of an encoder: its keywords, beside ``dim`` and ``history_length``, are the model's settings."""
+    """Make a model of an encoder: its keywords, beside those of `Sequential`, are the model's settings."""
 
     def build(self: Sequential, schema: Schema, **settings: Any) -> None:
         Sequential.__init__(self, schema, encoder, **settings)
@@ -171,7 +197,7 @@ def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
     own = inspect.signature(encoder.__init__).parameters.values()
     settings = [part for part in own if part.kind is part.KEYWORD_ONLY and part.name not in ("dim", "length")]
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [shared["self"], shared["schema"], shared["dim"], *settings, shared["history_length"]]
+        [shared["self"], shared["schema"], shared["dim"], *settings, *(shared[name] for name in SHARED)]
     )
     names = {"__init__": build, "__doc__": encoder.__doc__, "__module__": encoder.__module__}
     return type(encoder.__name__, (Sequential,), names)

@@ -18,7 +18,7 @@ def test_a_trained_model_is_compared_with_popularity_and_its_space_is_looked_at(
         trained = twotower.train("two_tower", tiny_dataset, epochs=1)
     space, popularity = (check.text for check in trained.checks)
     assert space.startswith("item vectors: mean cosine ")
-    assert space.partition("effective dimensions ")[2].partition(" of 64")[1]
+    assert space.partition("effective dimensions ")[2].partition(" of 128")[1]
     assert popularity.startswith(f"test ndcg@10: {trained.test.metrics['ndcg@10']:.4f}")
     assert all(check.text in caplog.text for check in trained.checks)
 

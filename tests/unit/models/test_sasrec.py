@@ -63,3 +63,26 @@ def test_forward_pairs_every_position_with_the_item_that_follows():
 def test_settings_that_make_no_model_are_refused(settings):
     with pytest.raises(ValueError, match="must"):
         model(**settings)
+
+
+def test_the_cosine_is_the_dot_product_of_both_at_length_1_over_the_temperature():
+    plain, cosine = model(), model(score="cosine", temperature=0.2)
+    cosine.load_state_dict(plain.state_dict())
+    asked, items = users([3, 4, 5], [6]), Items(torch.arange(2, 12))
+    states, vectors = plain.encode_users(asked), plain.encode_items(items)
+    expected = [
+        [float(u @ v) / (float(u @ u) ** 0.5 * float(v @ v) ** 0.5) for v in vectors.double()] for u in states.double()
+    ]
+    scores = cosine.score(cosine.encode_users(asked), cosine.encode_items(items))
+    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
+    assert cosine.logit_scale() == pytest.approx(5.0)
+    batch = Batch(users([3, 4, 0], [6, 0, 0], width=3), Items(torch.tensor([[4, 5, 0], [7, 0, 0]])))
+    torch.testing.assert_close(cosine(batch).users.norm(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"score": "mlp"}, "dot or cosine"), ({"score": "cosine", "temperature": 0.0}, "temperature")]
+)
+def test_a_score_without_an_inner_product_is_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        model(**wrong)
