@@ -1,4 +1,4 @@
-"""Twelve real logs for judging defaults: prepared from the shared Parquet copies, ids alone, users drawn where a log is large."""
+"""Twelve real logs for judging defaults: from the shared Parquet copies, ids alone, users drawn where a log is large."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def prepare(name: str, to: Path) -> None:
     """Prepare one log into ``to``, with the users who have at least three events."""
     log = LOGS[name]
     path = common.SHARED_DATA / f"{log.file}.parquet"
-    rows = duckdb.sql(f"SELECT {log.select} FROM '{path}'")
     chosen = f"SELECT user FROM rows GROUP BY user HAVING count(*) >= 3 ORDER BY hash(user::VARCHAR || '{SEED}')"
     if log.users:
         chosen += f" LIMIT {log.users}"
     order = "ORDER BY user, time" if "time" in log.select else "ORDER BY hash(user::VARCHAR || item::VARCHAR)"
-    kept = duckdb.sql(f"SELECT * FROM rows WHERE user IN ({chosen}) {order}").fetchnumpy()
+    rows = f"WITH rows AS (SELECT {log.select} FROM '{path}')"
+    kept = duckdb.sql(f"{rows} SELECT * FROM rows WHERE user IN ({chosen}) {order}").fetchnumpy()
     columns = {key: list(map(str, value)) if key != "time" else list(map(int, value)) for key, value in kept.items()}
     more = {"time": "time", "unit": log.unit} if log.unit else {}
     twotower.Dataset.from_frames(columns, user="user", item="item", name=name, to=to, **more)

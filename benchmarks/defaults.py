@@ -1,4 +1,4 @@
-"""Judge every model with its default settings on real logs that the docs name: NDCG@10 by set, against EASE and popularity.
+"""Judge every model with its default settings on real logs: NDCG@10 by log, against EASE and popularity.
 
     python benchmarks/defaults.py --quick --json      four small logs, one seed
     python benchmarks/defaults.py                     twelve logs, three seeds: hours on two cores

@@ -11,7 +11,6 @@ from twotower.models.registry import model_class
 from twotower.models.sequential import Sequential
 from twotower.training.config import Objective, Sampling, Training
 
-
 ENCODER = {"history_length": 200, "score": "cosine", "temperature": 0.1}
 """What every sequence encoder takes from SASRec's recipe."""
 
