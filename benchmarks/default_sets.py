@@ -1,4 +1,4 @@
-"""Twelve real logs for judging defaults: from the shared Parquet copies, ids alone, users drawn where a log is large."""
+"""Twelve real logs for judging defaults: from shared Parquet copies, ids alone, users drawn where a log is large."""
 
 from __future__ import annotations
 
