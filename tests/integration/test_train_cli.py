@@ -142,9 +142,9 @@ def test_a_bundle_answers_alike_when_the_defaults_have_changed(data, tmp_path, m
     user = load(tmp_path / "b").bundle.user_vocabulary.ids([2])[0]
     before = twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout
     run = Run.load(tmp_path / "b" / "run.toml")
-    assert run.model.settings["hidden"] == [128]
+    assert run.model.settings["dropout"] == 0.0
     defaults = inspect.unwrap(TwoTower.__init__).__kwdefaults__  # it is wrapped where shapes are checked
-    for setting, value in (("hidden", (64,)), ("dropout", 0.5), ("history_length", 3)):
+    for setting, value in (("user_id", True), ("dropout", 0.5), ("history_length", 3)):
         monkeypatch.setitem(defaults, setting, value)
     assert twotower("recommend", tmp_path / "b", "--user", user, "--json").stdout == before
     assert train(run).run == run
