@@ -37,6 +37,7 @@ class Sequential(Model):
     """
 
     batches = "sequences"
+    row_by_row = True
 
     def __init__(
         self,
