@@ -22,7 +22,7 @@ class Table(Protocol):
         ...
 
     def mean(self, ids: Tensor) -> Tensor:
-        """The mean of each row's ids without padding, zero where all is padding. [rows, length] to [rows, dim]."""
+        """The mean of each row's ids without padding; zero where all is padding."""
         ...
 
 
