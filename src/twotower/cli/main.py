@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, SharedError, closest
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'"))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except SharedError:
+        sys.exit(2)
     except InputError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:

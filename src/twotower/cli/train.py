@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +18,7 @@ from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.experiment.run import Run
+    from twotower.training.distributed import World
 
 
 def command(
@@ -26,31 +31,58 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
 ) -> None:
-    """Train a model, judge it on the test split, and write its bundle."""
-    run = _described(run_file, model, recipe).with_settings(settings or [])
-    if data is not None:
-        run = replace(run, data=replace(run.data, path=str(data)))
-    if to is None:
-        raise InputError("name the bundle's folder: --to runs/my-model")
-    if not run.data.path:
-        raise InputError("no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'")
+    """Train a model, judge it on the test split, and write its bundle; under torchrun on several processes."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    with _ranks(wait) if several else contextlib.nullcontext() as world:
+        with world.together() if world else contextlib.nullcontext():
+            run = _described(run_file, model, recipe).with_settings(settings or [])
+            if data is not None:
+                run = replace(run, data=replace(run.data, path=str(data)))
+            if to is None:
+                raise InputError("name the bundle's folder: --to runs/my-model")
+            if not run.data.path:
+                raise InputError(
+                    "no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'"
+                )
+        _train(run, to, resume=resume, tensorboard=tensorboard, as_json=as_json, world=world)
 
+
+@contextlib.contextmanager
+def _ranks(wait: float) -> Iterator[World]:
+    """The processes that torchrun started; all but rank 0 are silent."""
+    from twotower.training.distributed import World
+
+    world = World.current(wait)
+    if world.rank:
+        logging.getLogger("twotower").setLevel(logging.ERROR)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def _train(run: Run, to: Path, *, resume: bool, tensorboard: bool, as_json: bool, world: World | None) -> None:
     from twotower.cli.results import show_test
     from twotower.experiment.train import train
     from twotower.training.callbacks import Callback, Progress, TensorBoard
     from twotower.training.tracking import curve
 
-    callbacks: list[Callback] = [Progress(run.model.name)]
-    if tensorboard:
+    silent = world is not None and world.rank > 0
+    callbacks: list[Callback] = [] if silent else [Progress(run.model.name)]
+    if tensorboard and not silent:
         callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
     try:
-        trained = train(run, to=to, resume=resume, callbacks=callbacks)
+        trained = train(run, to=to, resume=resume, callbacks=callbacks, world=world)
     except KeyboardInterrupt:
         kept = any(to.with_name(to.name + ".run").glob("*.safetensors"))
         again = f"with --resume goes on (checkpoint in {to}.run)" if kept else "starts anew: no step was done yet"
-        _notice(f"stopped; the same command {again}")
+        if not silent:
+            _notice(f"stopped; the same command {again}")
         raise
+    if silent:
+        return
     show_test(trained.test, title=f"{run.model.name} on {trained.dataset.name}", as_json=as_json)
     if line := curve(trained.records):
         _notice(f"mean cosine of the item vectors, evaluation by evaluation: {line}")

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Bad input or wrong use. The command line prints its text as one line and exits with status 2."""
 
 
+class SharedError(InputError):
+    """An error of all processes of a training that another one tells: this one ends with the same status, silently."""
+
+
 def shown(value: object, width: int = 80) -> str:
     """A bad value for a message: quoted, on one line without control characters, cut to ``width``.
 

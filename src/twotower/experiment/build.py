@@ -38,6 +38,7 @@ from twotower.sampling.sum import Sum
 from twotower.sampling.uniform import Uniform
 from twotower.training.batching import Batching, ClusteredUsers, RandomBatches
 from twotower.training.config import Sampling
+from twotower.training.distributed import World
 from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
 from twotower.training.regularise import Regulariser
 
@@ -234,7 +235,15 @@ class Parts:
     sampler: Sampler | None = None
 
 
-def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts: Parts | None = None) -> Objective:
+def build_objective(
+    run: Run,
+    dataset: Dataset,
+    train: Log,
+    model: Model,
+    parts: Parts | None = None,
+    *,
+    world: World | None = None,
+) -> Objective:
     """Build what a training step minimises; ``parts`` take the place of what the run names.
 
     Raises:
@@ -255,7 +264,9 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
                 "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
             )
         serves_new = new_item_model(model) is not None
-        return AgainstAll(dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None)
+        return AgainstAll(
+            dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None, world=world
+        )
     if labelled:
         return AgainstLabels(regulariser)
     context = BuildContext(run, dataset, train, model)
@@ -277,6 +288,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
         hard=FILTERS[sampling.hard](sampling),
         rescale_bank=sampling.bank_rescale,
         correct_positive=sampling.correct_positive,
+        world=world,
     )
 
 

@@ -16,10 +16,12 @@ from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
 from twotower.experiment.learn import kept_in, new_model
 from twotower.experiment.run import Run
+from twotower.experiment.several import check_model
 from twotower.models.base import ClosedForm, Model
 from twotower.models.registry import all_settings, model_class
 from twotower.training.callbacks import Callback, Record
 from twotower.training.config import Training
+from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 
@@ -79,6 +81,7 @@ def learn_pairs(
     folder: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    world: World | None = None,
 ) -> tuple[Model, list[Record]]:
     """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
 
@@ -94,6 +97,7 @@ def learn_pairs(
         folder: for the log and the checkpoint; None keeps none.
         resume: go on from the checkpoint in ``folder``.
         callbacks: told of every epoch.
+        world: the processes that train as one.
 
     Raises:
         InputError: if the run asks for what pairs cannot give.
@@ -104,7 +108,10 @@ def learn_pairs(
         raise InputError(f"split '{PAIRS}': leave out training.geometry and objective.regularise")
     if run.training.evaluate_every and not len(split.validation):
         raise InputError("no row validates: raise validation_share, or set training.evaluate_every = 0")
-    model = new_model(run, dataset)
+    world = world or World()
+    with world.together():
+        model = new_model(run, dataset)
+        check_model(world, run, model)
     if isinstance(model, ClosedForm):
         model.fit_log(split.learnt())
         return model, []
@@ -116,8 +123,8 @@ def learn_pairs(
         return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        parts = kept_in(folder, name, callbacks, resume)
-        return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, **parts)
+        parts = kept_in(folder, name, callbacks, resume, world)
+        return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, world=world, **parts)
 
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:

@@ -21,11 +21,13 @@ from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
 from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import IndexSection, Run
+from twotower.experiment.several import check_model, shared_metrics
 from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
@@ -42,6 +44,7 @@ def learn(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
+    world: World | None = None,
 ) -> tuple[Model, list[Record]]:
     """A model that has learnt from the split, and one record for each epoch (none for closed forms).
 
@@ -53,8 +56,12 @@ def learn(
         resume: go on from the checkpoints in ``folder``.
         callbacks: told of every epoch.
         parts: loss and sampler handed over as objects.
+        world: the processes that train as one.
     """
-    model = new_model(run, dataset)
+    world = world or World()
+    with world.together():
+        model = new_model(run, dataset)
+        check_model(world, run, model)
     if model.batches == "sequences" and not dataset.is_ordered:
         logger.warning(
             "data set '%s' has no order, and '%s' learns from order: it is trained on one that was drawn; name a time "
@@ -70,7 +77,7 @@ def learn(
     )
 
     def validate(current: Model) -> dict[str, float]:
-        return evaluate(current, dataset, split.validation, protocol).metrics
+        return shared_metrics(world, split.validation, lambda part: evaluate(current, dataset, part, protocol))
 
     if isinstance(model, OffersChoices):
         metric = run.training.metric
@@ -80,16 +87,18 @@ def learn(
         return model, []
 
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        objective = build_objective(run, dataset, log, model, parts)
-        if not isinstance(objective, AgainstLabels):
-            log = log.positives()
-        seen = seen_items(dataset, log)
-        rows = ROWS[model.batches](
-            dataset,
-            log,
-            history_length=training_length(model),
-            item_features=run.objective.loss != "full_softmax",
-        )
+        with world.together():
+            objective = build_objective(run, dataset, log, model, parts, world=world)
+            if not isinstance(objective, AgainstLabels):
+                log = log.positives()
+            seen = seen_items(dataset, log)
+            rows = ROWS[model.batches](
+                dataset,
+                log,
+                history_length=training_length(model),
+                item_features=run.objective.loss != "full_softmax",
+            )
+            batching = build_batching(run, dataset, log, rows, model)
 
         def settled(current: Model) -> dict[str, float]:
             settle(current, seen)
@@ -100,10 +109,11 @@ def learn(
             rows,
             objective,
             run.training,
-            batching=build_batching(run, dataset, log, rows, model),
+            batching=batching,
             validate=None if validate is None else settled,
             epochs=epochs,
-            **kept_in(folder, name, [*watch, *callbacks], resume),
+            world=world,
+            **kept_in(folder, name, [*watch, *callbacks], resume, world),
         )
         settle(model, seen)
         return progress
@@ -129,15 +139,17 @@ def settle(model: Model, seen: Tensor) -> None:
         serving.settle_items(seen)
 
 
-def kept_in(folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool) -> dict[str, Any]:
+def kept_in(
+    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World
+) -> dict[str, Any]:
     """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
     if folder is None:
         return {"callbacks": callbacks}
     checkpoint = folder / f"{name}.safetensors"
     return {
-        "callbacks": [*callbacks, JsonLines(folder / f"{name}.jsonl")],
+        "callbacks": [*callbacks, *([] if world.rank else [JsonLines(folder / f"{name}.jsonl")])],
         "checkpoint": checkpoint,
-        "resume": resume and checkpoint.is_file(),
+        "resume": world.first(resume and checkpoint.is_file()),
     }
 
 

@@ -26,12 +26,14 @@ from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pair
 from twotower.experiment.checks import Check, check_popularity, check_space
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
+from twotower.experiment.several import check_alike
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record, Silent
+from twotower.training.distributed import World
 
 UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
 """Stands before what a split says of a log without order."""
@@ -67,8 +69,12 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
+    world: World | None = None,
 ) -> Trained:
     """Do the whole run and write its bundle.
+
+    Started by torchrun, the processes train as one: each calls this with the same arguments, rank 0 writes and checks
+    the item vectors, and all return the model and its test.
 
     The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
     all the same, and trains the same model again.
@@ -83,36 +89,48 @@ def train(
         resume: go on from the checkpoint in ``<to>.run``; where there is none yet, start from nothing and say so.
         callbacks: told of epochs, beside the log.
         parts: loss and sampler handed over as objects, in place of those that the run names.
+        world: the processes that train as one; None: that of this process.
 
     Raises:
-        InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
-            ``to`` can hold no bundle.
+        InputError: if the run asks for something that is not there, a resumed run is another run or has other data,
+            ``to`` can hold no bundle, or the ranks are not alike.
+        ConnectionError: if another rank is gone, or does not answer.
     """
-    check_settings(run.index.kind, run.index.settings)
-    run = spelled_out(run)
-    device = pick_device(run.training.device)
-    if to is not None:
-        check_target(to)
-    dataset = (dataset or Dataset.load(run.data.path)).to(device)
-    split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
-    folder = None if to is None else to.with_name(to.name + ".run")
-    if folder is not None and resume:
-        resume = check_resumable(folder, run)
-    if folder is not None and resume:
-        check_same_data(folder, dataset)
-    claim = Claim(None if resume else folder, run, dataset)
+    world = world or World.current()
+    with world.together():
+        check_settings(run.index.kind, run.index.settings)
+        run = spelled_out(run)
+        device = pick_device(run.training.device, world)
+        if to is not None:
+            check_target(to)
+        dataset = (dataset or Dataset.load(run.data.path)).to(device)
+        split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
+        folder = None if to is None else to.with_name(to.name + ".run")
+        if folder is not None and resume:
+            resume = check_resumable(folder, run)
+        if folder is not None and resume:
+            check_same_data(folder, dataset)
+    check_alike(world, run, dataset)
+    resume = world.first(resume)
+    claim = Claim(None if resume or world.rank else folder, run, dataset)
     callbacks = [claim, *callbacks]
     if isinstance(split, PairSplit):
-        model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        model, records = learn_pairs(
+            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, world=world
+        )
         learnt = split.learnt()
         test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
     else:
-        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
+        model, records = learn(
+            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world
+        )
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)
     if isinstance(model, OffersChoices):
         run = with_choice(run, model)
+    if world.rank:
+        return Trained(run, model, dataset, split, test, records, None)
     claim.made()  # closed forms have no training that would begin
     diagnosis = check_items(model, dataset, learnt)
     checks = [] if diagnosis is None else [check_space(diagnosis)]
@@ -160,14 +178,19 @@ def with_choice(run: Run, model: OffersChoices) -> Run:
     return replace(run, model=replace(run.model, settings=settings))
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a run; "auto" takes CUDA where there is some.
+def pick_device(name: str, world: World | None = None) -> torch.device:
+    """The device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
 
     Raises:
         InputError: if the name is no device, or the device is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    world = world or World()
+    if name == "auto" or (name == "cuda" and world.size > 1 and torch.cuda.is_available()):
+        return world.device
+    if name.startswith("cuda:") and world.size > 1:
+        raise InputError(
+            f"training.device is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -45,6 +45,7 @@ class Sequential(Model):
     """
 
     batches = "sequences"
+    row_by_row = True
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Sequential(Model):
         return 1.0 / self.temperature
 
     def forward(self, batch: Batch) -> Encoded:
-        """One row a position that has a next item: its state, and that item; positions of a user stand together."""
+        """One row a position that has a next item, in the batch's order: its state, and that item."""
         on_cpu = batch.items.ids.device.type == "cpu"
         states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
         items = None if batch.items.features is None else self.scorer.prepare(self.item_table(item_ids))
@@ -120,8 +121,11 @@ class Sequential(Model):
                 for rows, length in zip(groups, longest, strict=True)
             ]
         )
+        # Back to the batch's order, which is that of samplers: their in-batch items are the step's states, row by row.
         order = torch.cat(groups)
-        return states, batch.items.ids[order][real[order]], order.repeat_interleave(lengths[order])
+        place = (real.flatten().cumsum(0) - 1).view(real.shape)[order][real[order]]
+        rows = torch.arange(len(real), device=real.device).repeat_interleave(lengths)
+        return states.index_select(0, place.argsort()), batch.items.ids[real], rows
 
     def _at_once(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """All positions, and then those that count: few launches, and nothing that waits for the device."""

@@ -20,11 +20,15 @@ from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, Record, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
+from twotower.training.distributed import World
 from twotower.training.interrupt import stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
 
 log = logging.getLogger(__name__)
+
+ECHO = 10.0
+"""Seconds in which a rank takes a second Ctrl-C or SIGTERM for the first one, which torchrun sends on."""
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -59,6 +63,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     epochs: int | None = None,
+    world: World | None = None,
 ) -> Progress:
     """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
 
@@ -75,17 +80,24 @@ def fit(
         checkpoint: file to write; None keeps none.
         resume: go on from ``checkpoint``.
         epochs: stop after so many, with the schedule of ``config.epochs``; None: all.
+        world: the processes that train as one; each gives the same arguments, and rank 0 writes the checkpoint.
 
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
+        ConnectionError: if another rank is gone, or does not answer.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
     batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
-    run = _Run(model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs)
+    world = world or World()
+    run = _Run(
+        model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs, world
+    )
     if resume:
         if checkpoint is None:
             raise InputError("resume needs a checkpoint file")
-        run.restore(load_checkpoint(checkpoint))
+        with world.together():
+            run.restore(load_checkpoint(checkpoint))
+    world.same_weights(model)
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if resume:
@@ -110,7 +122,9 @@ class _Run:
         callbacks: Sequence[Callback],
         checkpoint: Path | None,
         epochs: int,
+        world: World,
     ) -> None:
+        self.world = world
         self.model, self.rows, self.objective, self.config, self.batching = model, rows, objective, config, batching
         self.validate = validate if config.evaluate_every else None
         self.callbacks, self.checkpoint, self.epochs = callbacks, checkpoint, epochs
@@ -126,7 +140,9 @@ class _Run:
         for callback in self.callbacks:
             callback.started(self.epochs, self.steps_per_epoch, progress.step)
         try:
-            with stop_requested() as stop:
+            with stop_requested(echo=ECHO if self.world.size > 1 else 0.0) as stop:
+                if self.world.size > 1 and not progress.step:
+                    self.save()  # so that there is something to go on from, whenever a rank is lost
                 while progress.epoch < self.epochs and not self._out_of_patience():
                     self._epoch(stop)
         except StopTraining:
@@ -154,11 +170,12 @@ class _Run:
             for callback in self.callbacks:
                 callback.stepped(progress.step)
             now = time.perf_counter()
-            if stop() or now - saved > config.checkpoint_seconds:
+            stopping, due = self.world.any(stop(), now - saved > config.checkpoint_seconds)
+            if stopping or due:
                 saved = now
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
-                if stop():
+                if stopping:
                     raise KeyboardInterrupt
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
@@ -166,7 +183,8 @@ class _Run:
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
         done = self.progress.step - self.progress.epoch * self.steps_per_epoch
-        yield from self.batching.batches(self.progress.epoch, self.model)[done:]
+        batches = self.batching.batches(self.progress.epoch, self.model)
+        yield from (batches if isinstance(self.batching, RandomBatches) else self.world.same_batches(batches))[done:]
 
     def _step(self, batch_rows: Tensor) -> Tensor:
         config = self.config
@@ -175,11 +193,18 @@ class _Run:
             group["lr"] = rate
         if isinstance(self.model, Phased):
             self.model.set_progress(self.progress.step / self.steps_per_epoch)
-        batch = self.rows.cut(batch_rows)
+        batch = self.rows.cut(self.world.share(batch_rows))
+        self.world.reseed(config.seed, self.progress.step)
         with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = self.objective(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.world.size > 1:
+            rows = self.world.rows(batch)
+            loss = loss * rows
+            loss.backward()
+            loss = self.world.average(self.model, loss, rows)
+        else:
+            loss.backward()
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -189,7 +214,7 @@ class _Run:
         progress, config = self.progress, self.config
         mean = progress.loss_sum / self.steps_per_epoch
         if not mean < float("inf"):
-            raise InputError(
+            raise self.world.said(
                 f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set clip_norm"
             )
         progress.epoch += 1
@@ -206,7 +231,7 @@ class _Run:
             progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
         )
         if validated and self.validate is not None:
-            record |= self._judge(self.validate(self.model))
+            record |= self._judge(self.world.same_numbers(self.validate(self.model)))
         progress.records.append(record)
         wish: StopTraining | None = None
         for callback in self.callbacks:
@@ -216,8 +241,9 @@ class _Run:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
         if validated:
             self.save()
-        if wish is not None:
-            raise wish
+        (stopping,) = self.world.any(wish is not None)
+        if stopping:
+            raise wish or StopTraining("another rank asked to stop")
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
         progress, name = self.progress, self.config.metric
@@ -249,7 +275,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or self.world.rank:
             return
         state: dict[str, Any] = {
             "rows": len(self.rows),

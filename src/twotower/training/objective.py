@@ -20,6 +20,7 @@ from twotower.ops.ragged import expand
 from twotower.sampling.base import Observer, Sampler, Stateful
 from twotower.sampling.filters import HardFilter, Scored
 from twotower.sampling.known import Positives
+from twotower.training.distributed import World
 from twotower.training.regularise import Regulariser
 
 
@@ -59,16 +60,24 @@ class AgainstAll(_Stateless):
         dataset: whose items are encoded.
         regulariser: terms of the states alone; None: none.
         seen: whether each item has training events, bool [items]; None: all items are candidates.
+        world: the processes that train as one; each takes its rows over the whole table.
     """
 
-    def __init__(self, dataset: Dataset, regulariser: Regulariser | None = None, seen: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        regulariser: Regulariser | None = None,
+        seen: Tensor | None = None,
+        *,
+        world: World | None = None,
+    ) -> None:
         self.items, self.slots = dataset.all_items(), None
         if seen is not None and not seen[FIRST_KNOWN:].all():
             candidates = seen.clone()
             candidates[:FIRST_KNOWN] = True
             self.items = dataset.items(candidates.nonzero()[:, 0])
             self.slots = candidates.long().cumsum(0) - 1
-        self.regulariser = regulariser or Regulariser({})
+        self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
@@ -76,7 +85,13 @@ class AgainstAll(_Stateless):
         table = model.encode_items(self.items)
         targets = encoded.item_ids if self.slots is None else self.slots[encoded.item_ids]
         loss = full_softmax(encoded.users, table, targets, model.logit_scale())
-        return loss + own_losses(encoded) + self.regulariser(encoded._replace(item_ids=targets), table)
+        if not self.regulariser.weights:
+            return loss + own_losses(encoded)
+        return (
+            loss
+            + own_losses(encoded)
+            + self.regulariser(self.world.gather(encoded._replace(item_ids=targets, items=None)), table)
+        )
 
 
 class AgainstSamples:
@@ -96,6 +111,8 @@ class AgainstSamples:
             the gradient of the shared candidates that were encoded now is scaled to stand for all shared ones. Ours.
         correct_positive: hand the loss the log q of each row's positive too. It is that of the row's own item as an
             in-batch candidate, so the sampler must take the items of all rows; the loss must be `SampledSoftmax`.
+        world: the processes that train as one. The sampler sees the batch of all of them (users and paired items, one
+            row a pair), and must draw alike on each; candidates of a row's own go to the rank that holds the row.
     """
 
     def __init__(
@@ -109,7 +126,9 @@ class AgainstSamples:
         hard: HardFilter | None = None,
         rescale_bank: bool = False,
         correct_positive: bool = False,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.dataset, self.sampler, self.loss, self.positives = dataset, sampler, loss, positives
         self.regulariser = regulariser or Regulariser({})
         self.hard = hard
@@ -118,24 +137,35 @@ class AgainstSamples:
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
-        negatives = self.sampler.sample(batch)
+        whole = self.world.whole(batch)
+        negatives = _own_rows(self.sampler.sample(whole.batch), whole.own)
         encoded, fresh = self._encode(model, batch, negatives)
+        together = self._together(encoded, negatives, whole.sizes)
         scale = model.logit_scale()
-        candidates = self._candidates(model, batch, encoded, negatives, scale, fresh)
+        candidates = self._candidates(model, batch, encoded, negatives, scale, together, fresh)
         if negatives.per_row is not None:
-            candidates = _side_by_side(candidates, self._candidates(model, batch, encoded, negatives.per_row, scale))
+            candidates = _side_by_side(
+                candidates, self._candidates(model, batch, encoded, negatives.per_row, scale, together)
+            )
         own = model.score_rows(encoded.users, encoded.items) * scale
         mask = candidates.mask if self.hard is None else self._hard(model, batch, own, encoded, candidates, scale)
         loss: Tensor
         if self.correct_positive:
             assert isinstance(self.loss, SampledSoftmax)
-            own_log_q = negatives.log_q[: negatives.in_batch]
+            own_log_q = negatives.log_q[: negatives.in_batch][whole.own]
             loss = self.loss(own, candidates.scores, candidates.log_q, mask, own_log_q)
         else:
             loss = self.loss(own, candidates.scores, candidates.log_q, mask)
         if isinstance(self.sampler, Observer):
-            self.sampler.observe(encoded)
-        return loss + own_losses(encoded) + self.regulariser(encoded)
+            self.sampler.observe(together)
+        return loss + own_losses(encoded) + self.regulariser(together)
+
+    def _together(self, encoded: Encoded, negatives: Negatives, sizes: list[int]) -> Encoded:
+        """The rows of all ranks, where something looks at more than this rank's."""
+        weighed = bool(self.regulariser.weights)
+        if not (negatives.in_batch or weighed or isinstance(self.sampler, Observer)):
+            return encoded
+        return self.world.gather(encoded, sizes, users=weighed)
 
     def _encode(self, model: Model, batch: Batch, negatives: Negatives) -> tuple[Encoded, State | None]:
         """What `forward` gives and, where they go through the item encoder in one call with the batch's, drawn items.
@@ -159,9 +189,10 @@ class AgainstSamples:
         encoded: Encoded,
         negatives: Negatives,
         scale: Tensor | float,
+        together: Encoded,
         fresh: State | None = None,
     ) -> _Candidates:
-        states_ = self._states(model, encoded, negatives, fresh)
+        states_ = self._states(model, encoded, negatives, together, fresh)
         # Scaling vectors costs less than scaling scores, where that is the same.
         scaled = encoded.users * scale if model.inner_product else encoded.users
         if negatives.ids.ndim == 1:
@@ -239,10 +270,12 @@ class AgainstSamples:
                 found.scatter_reduce_(0, row[part], near, "amin")
         return found
 
-    def _states(self, model: Model, encoded: Encoded, negatives: Negatives, fresh: State | None) -> State:
+    def _states(
+        self, model: Model, encoded: Encoded, negatives: Negatives, together: Encoded, fresh: State | None
+    ) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
         drawn = _drawn_ids(negatives)
-        parts = [states.take(encoded.items, slice(negatives.in_batch))]
+        parts = [states.take(together.items, slice(negatives.in_batch))]
         if len(drawn):
             parts.append(self._drawn(model, encoded, drawn) if fresh is None else fresh)
         if negatives.states is not None:
@@ -290,6 +323,20 @@ class _Candidates(NamedTuple):
     mask: Tensor
     known: Tensor
     norms: Tensor | None
+
+
+def _own_rows(negatives: Negatives, own: slice) -> Negatives:
+    """Shared candidates as they are, and of those that each row has for itself the rows of this rank."""
+    if own == slice(None):
+        return negatives
+    ids, log_q, keep = (
+        part[own] if part is not None and part.ndim == 2 else part
+        for part in (negatives.ids, negatives.log_q, negatives.keep)
+    )
+    assert ids is not None
+    assert log_q is not None
+    per_row = None if negatives.per_row is None else _own_rows(negatives.per_row, own)
+    return negatives._replace(ids=ids, log_q=log_q, keep=keep, per_row=per_row)
 
 
 def _drawn_ids(negatives: Negatives) -> Tensor:

@@ -1,0 +1,98 @@
+"""Runs on several processes: what cannot be the same as on one is refused, or said, before training."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from twotower.core.errors import InputError
+from twotower.core.version import __version__
+from twotower.data.dataset import Dataset
+from twotower.data.identity import fingerprint
+from twotower.data.split import Targets
+from twotower.evaluation.result import Result
+from twotower.experiment.run import Run
+from twotower.models.base import ClosedForm, Model
+from twotower.training.distributed import World
+
+log = logging.getLogger(__name__)
+
+
+def check_alike(world: World, run: Run, dataset: Dataset) -> None:
+    """Refuse ranks that would train something else than rank 0.
+
+    Raises:
+        InputError: names the first rank that differs, and in what: version, run, data or kind of device.
+    """
+    if world.size == 1:
+        return
+    run_hash = hashlib.sha256(replace(run, data=replace(run.data, path="")).to_toml().encode()).hexdigest()
+    world.agree(
+        {
+            "version of twotower": __version__,
+            "version of torch": torch.__version__,
+            "version of Python": platform.python_version(),
+            "kind of device": dataset.device.type,
+            "run file": run_hash,
+            "data set": fingerprint(dataset),
+        }
+    )
+
+
+def check_model(world: World, run: Run, model: Model) -> None:
+    """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
+
+    Raises:
+        InputError: if the model has a closed form, looks at its batch as a whole, or a batch has fewer rows than ranks.
+    """
+    if world.size == 1:
+        return
+    name, many = run.model.name, f"on {world.size} ranks"
+    if isinstance(model, ClosedForm):
+        raise InputError(f"model '{name}' is computed at once, not trained: start it without torchrun")
+    if run.training.batch_size < world.size:
+        raise InputError(
+            f"training.batch_size is {run.training.batch_size} {many}: each needs a row; raise it, or start fewer ranks"
+        )
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
+        raise InputError(
+            f"model '{name}' normalises over its batch (batch_norm), which {many} is not that of one process: set "
+            "model.batch_norm = false, or start it without torchrun"
+        )
+    if type(model).forward is not Model.forward and not model.row_by_row:
+        raise InputError(
+            f"model '{name}' has losses of its own that look at the batch as a whole, which {many} are not those of "
+            "one process: start it without torchrun"
+        )
+    shares = [
+        key for key, value in run.model.settings.items() if "dropout" in key and isinstance(value, float) and value
+    ]
+    shares += ["dropout"] * any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules())
+    if shares and world.rank == 0:
+        log.warning(
+            "model.%s: each of the %d ranks draws it for its own rows, so the curve is that of one process in "
+            "distribution, not in digits; with 0 it is the same",
+            shares[0],
+            world.size,
+        )
+
+
+def shared_metrics(world: World, targets: Targets, judge: Callable[[Targets], Result]) -> dict[str, float]:
+    """Metrics of all users: each rank judges every ``size``-th of them, and means are taken over all."""
+    users = targets.truth.positives().lengths.nonzero()[:, 0]
+    if world.size == 1 or len(users) < world.size:
+        return judge(targets).metrics
+    mine = torch.zeros(len(targets.truth.offsets) - 1, dtype=torch.bool, device=users.device)
+    mine[users[world.rank :: world.size]] = True
+    with world.together():
+        result = judge(targets._replace(truth=targets.truth.select(mine[targets.truth.users()])))
+    total = world.sums(
+        {name: float(values.sum()) for name, values in result.per_user.items()} | {"": len(result.users)}
+    )
+    return {name: value / total[""] for name, value in total.items() if name}

@@ -1,0 +1,98 @@
+"""Rows between the ranks that ask for them and the ranks that own them: all-to-all there, and back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor
+
+
+class Place(NamedTuple):
+    """Which process this is, of how many."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def current(cls) -> Place:
+        """That of this process; alone where torch.distributed is not set up."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls(0, 1)
+
+
+class Exchange:
+    """One question of every rank to every other: which of its rows go to whom, and how they find back.
+
+    All ranks make one at the same time, and then use it alike: it is where they meet. Alone, nothing moves.
+
+    Args:
+        owners: the rank that each of this rank's rows goes to.
+        size: how many ranks there are.
+
+    Attributes:
+        sent: rows that this rank sends to each rank.
+        received: rows that this rank gets from each rank; `to_owners` gives them rank after rank.
+    """
+
+    def __init__(self, owners: Int[Tensor, " rows"], size: int) -> None:
+        self.order: Tensor | None = None
+        self.sent = self.received = [len(owners)]
+        if size == 1:
+            return
+        self.order = owners.argsort(stable=True)
+        sent = owners.bincount(minlength=size)
+        received = torch.empty_like(sent)
+        with lost_rank():
+            dist.all_to_all_single(received, sent)
+        self.sent, self.received = torch.stack([sent, received]).tolist()  # the one wait for the device
+
+    def to_owners(self, rows: Tensor) -> Tensor:
+        """The rows that all ranks sent to this one, rank after rank, in the order in which each asked."""
+        if self.order is None:
+            return rows
+        return _moved(rows.index_select(0, self.order), self.sent, self.received)
+
+    def to_askers(self, rows: Tensor) -> Tensor:
+        """Answers to what `to_owners` gave, back with those who asked, in the order of their own rows."""
+        if self.order is None:
+            return rows
+        answers = _moved(rows.contiguous(), self.received, self.sent)
+        return torch.empty_like(answers).index_copy_(0, self.order, answers)
+
+
+def side_by_side(part: Tensor) -> Tensor:
+    """The tensor of each rank, which all have one shape, stacked by rank; alone, of this one."""
+    place = Place.current()
+    if place.size == 1:
+        return part[None]
+    held = [torch.empty_like(part) for _ in range(place.size)]
+    with lost_rank():
+        dist.all_gather(held, part.contiguous())
+    return torch.stack(held)
+
+
+@contextlib.contextmanager
+def lost_rank() -> Iterator[None]:
+    """Turn what a backend raises when a rank is gone, or late, into one line.
+
+    Raises:
+        ConnectionError: says that a rank did not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = "did not answer in time" if "imed out" in str(error) else "is gone"
+        raise ConnectionError(f"a rank that holds rows of a table {reason}; all ranks end: start them again") from error
+
+
+def _moved(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    arrived = rows.new_empty(sum(received), *rows.shape[1:])
+    with lost_rank():
+        dist.all_to_all_single(arrived, rows, received, sent)
+    return arrived

@@ -1,0 +1,103 @@
+"""What ranks tell each other: rows side by side with their gradients, sums, texts; a lost rank is one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+AGAIN = "all ranks end; the same command with --resume goes on from the last checkpoint"
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Turn what a backend raises when a rank is gone, or late, into one line.
+
+    Raises:
+        ConnectionError: says that a rank did not answer, and how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = "did not answer in time" if "imed out" in str(error) else "is gone"
+        raise ConnectionError(f"a rank of the training {reason}; {AGAIN}") from error
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """``tensor`` with the sum over ranks in place."""
+    with watched():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def counts(number: int) -> list[int]:
+    """The number that each rank gives, by rank."""
+    mine = torch.tensor([number])
+    held = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    with watched():
+        dist.all_gather(held, mine)
+    return [int(one) for one in held]
+
+
+def rows_of_all(part: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The first ``sizes[rank]`` rows of each rank's ``part``, rank after rank; no gradient."""
+    mine = sizes[dist.get_rank()]
+    padded = part.new_zeros(max(sizes), *part.shape[1:])
+    padded[:mine] = part[:mine]
+    held = [torch.empty_like(padded) for _ in sizes]
+    with watched():
+        dist.all_gather(held, padded)
+    return torch.cat([rows[:size] for rows, size in zip(held, sizes, strict=True)])
+
+
+def with_gradients(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """`rows_of_all` of several tensors; a rank's rows get the gradient that all ranks together have for them.
+
+    They pass back through one node, so that ranks meet in the same order whatever else their graphs hold.
+    """
+    gathered: tuple[Tensor, ...] = _Gather.apply(tuple(sizes), *parts)
+    return gathered
+
+
+def texts(text: str) -> list[str]:
+    """The text of each rank, by rank."""
+    mine = torch.frombuffer(bytearray(text.encode() + b"\n"), dtype=torch.uint8)
+    sizes = counts(len(mine))
+    return [bytes(part.tolist()).decode()[:-1] for part in rows_of_all(mine, sizes).split(sizes)]
+
+
+def of_first(tensor: Tensor) -> Tensor:
+    """``tensor`` as rank 0 holds it, in place; all ranks give one of the same shape."""
+    with watched():
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, sizes: tuple[int, ...], *parts: Tensor) -> tuple[Tensor, ...]:
+        context.sizes = sizes
+        context.mine = [len(part) for part in parts]
+        return tuple(rows_of_all(part, sizes) for part in parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rank = dist.get_rank()
+        start, size = sum(context.sizes[:rank]), context.sizes[rank]
+        given: list[Tensor | None] = []
+        for gradient, rows, needed in zip(gradients, context.mine, context.needs_input_grad[1:], strict=True):
+            if not needed:  # the same on every rank
+                given.append(None)
+                continue
+            # Sums in float32 or wider, whatever the precision of products.
+            whole = summed(gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous())
+            own = whole.new_zeros(rows, *whole.shape[1:])
+            own[:size] = whole[start : start + size]
+            given.append(own.to(gradient.dtype))
+        return None, *given

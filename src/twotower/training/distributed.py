@@ -1,0 +1,256 @@
+"""Several processes that train as one: each takes its rows of every batch, and all take the same step.
+
+A batch is cut by index arithmetic, so that the union over ranks is the batch of one process. Losses are means over
+rows; each rank's gradient counts with its rows. What stands between rows (in-batch items, terms of a batch's states,
+log q of the batch) is gathered with gradients. Weights, samplers and orders are the same on every rank, by the run's
+seed. Dropout is drawn by each rank for its own rows, from (seed, step, rank): the same run on as many ranks repeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from twotower.core import states
+from twotower.core.errors import InputError, SharedError
+from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.seeds import derive
+from twotower.sampling.base import batch_items, batch_users
+from twotower.training import collectives
+
+WAIT = 600.0
+"""Seconds that a rank waits for the others, where the caller does not say."""
+
+
+class Whole(NamedTuple):
+    """The batch of all ranks as samplers see it, one row a pair, and which of its rows are this rank's."""
+
+    batch: Batch
+    own: slice
+    sizes: list[int]
+    """Rows that each rank adds."""
+
+
+class World:
+    """The processes of one training: one, unless torchrun started several.
+
+    Attributes:
+        rank: of this process, from 0. Rank 0 writes logs, checkpoints and the bundle.
+        size: how many processes there are.
+        idle: this rank has no row of the batch at hand. It goes through the step with a borrowed one, which counts
+            for nothing, so that ranks still meet.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.idle = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank, where the run says "auto" or "cuda"."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda") if self.size == 1 else torch.device("cuda", self.local_rank)
+
+    @classmethod
+    def current(cls, wait: float = WAIT) -> World:
+        """That of this process: by torch.distributed where it is set up, else by the variables that torchrun sets.
+
+        Args:
+            wait: seconds that a rank waits for the others before all give up.
+
+        Raises:
+            InputError: if the variables are damaged, or ``wait`` is not positive.
+            ConnectionError: if the others do not come.
+        """
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), local_rank=_variable("LOCAL_RANK", dist.get_rank()))
+        size, rank = _variable("WORLD_SIZE", 1), _variable("RANK", 0)
+        if size <= 1:
+            return cls()
+        if not 0 <= rank < size:
+            raise InputError(f"RANK is {rank} of WORLD_SIZE {size}; start the ranks with torchrun")
+        if not 0.0 < wait < 1e6:
+            raise InputError(f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
+        local = _variable("LOCAL_RANK", rank)
+        if torch.cuda.is_available() and local >= torch.cuda.device_count():
+            raise InputError(f"rank {rank} wants GPU {local}, and there are {torch.cuda.device_count()}: start as many")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with collectives.watched():
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=wait))
+        return cls(rank, size, local_rank=local)
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    # Before training: all alike, or none
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails inside on one rank ends all with its error, which rank 0 alone tells. Ranks must not meet inside.
+
+        Raises:
+            InputError: the first error, by rank.
+        """
+        if self.size == 1:
+            yield
+            return
+        failure = ""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            failure = str(error) or type(error).__name__
+        told = collectives.texts(failure)
+        rank, text = next(((place, text) for place, text in enumerate(told) if text), (0, ""))
+        if text:
+            raise self.said(text if text == told[0] else f"rank {rank}: {text}")
+
+    def said(self, text: str) -> InputError:
+        """The error that every rank finds: rank 0 tells it."""
+        return InputError(text) if self.rank == 0 else SharedError(text)
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compare what must be the same on all ranks, by name.
+
+        Raises:
+            InputError: names the first rank that differs, and in what.
+        """
+        if self.size == 1:
+            return
+        told = [
+            dict(zip(facts, text.split("\n"), strict=True)) for text in collectives.texts("\n".join(facts.values()))
+        ]
+        for rank, other in enumerate(told):
+            for name, value in other.items():
+                if value != told[0][name]:
+                    shown = "" if max(len(value), len(told[0][name])) > 32 else f" ({value}, not {told[0][name]})"
+                    raise self.said(f"rank {rank} has another {name} than rank 0{shown}: start all ranks alike")
+
+    # While training
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
+        low, high = len(rows) * self.rank // self.size, len(rows) * (self.rank + 1) // self.size
+        self.idle = low == high
+        return rows[-1:] if self.idle else rows[low:high]
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Set the global generators for one step; a single process draws on, as ever."""
+        if self.size > 1:
+            torch.manual_seed(derive(seed, "dropout", step, self.rank))
+
+    def rows(self, batch: Batch) -> int:
+        """How many rows of the loss this rank's part of the batch has."""
+        if self.idle:
+            return 0
+        return len(batch_items(batch)) if batch.pairs is None else len(batch.pairs)
+
+    def whole(self, batch: Batch) -> Whole:
+        """What samplers see of the batch of all ranks: users and paired items. Alone, the batch as it is."""
+        if self.size == 1:
+            return Whole(batch, slice(None), [])
+        pairs = torch.stack([batch_users(batch), batch_items(batch)], dim=1)
+        sizes = collectives.counts(0 if self.idle else len(pairs))
+        gathered = collectives.rows_of_all(pairs, sizes)
+        users, items = gathered.unbind(dim=1)
+        start = len(gathered) - len(pairs) if self.idle else sum(sizes[: self.rank])
+        seen = Batch(Users(users, {}, users.new_full((len(users), 0), PADDING)), Items(items))
+        return Whole(seen, slice(start, start + len(pairs)), sizes)
+
+    def gather(self, encoded: Encoded, sizes: list[int] | None = None, *, users: bool = True) -> Encoded:
+        """The rows of all ranks, with gradients; alone, the rows as they are.
+
+        Args:
+            encoded: this rank's rows.
+            sizes: rows of each rank, where they are known.
+            users: whether user states need their gradient.
+        """
+        if self.size == 1:
+            return encoded
+        sizes = sizes or collectives.counts(0 if self.idle else len(encoded.item_ids))
+        user_states = encoded.users if users else states.detach(encoded.users)
+        parts = list(states.to_tensors(user_states).values())
+        kinds = [user_states]
+        if encoded.items is not None:
+            kinds.append(encoded.items)
+            parts += states.to_tensors(encoded.items).values()
+        gathered = iter(collectives.with_gradients(parts, sizes))
+        joined = [states.map_state(lambda _: next(gathered), kind) for kind in kinds]
+        ids = collectives.rows_of_all(encoded.item_ids, sizes)
+        return Encoded(joined[0], joined[1] if len(joined) > 1 else None, ids, {})
+
+    def average(self, model: nn.Module, loss: Tensor, rows: int) -> Tensor:
+        """Make gradients of Σ over this rank's rows those of the mean over all ranks' rows; return the mean loss.
+
+        Args:
+            model: whose gradients are replaced; a weight without one on every rank keeps none.
+            loss: sum of this rank's losses.
+            rows: how many it sums.
+        """
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        told = torch.tensor([rows, *(weight.grad is not None for weight in weights)], dtype=torch.float64)
+        total, *there = collectives.summed(told).tolist()
+        weights = [weight for weight, known in zip(weights, there, strict=True) if known]
+        mean = loss.detach().reshape(1).to(torch.promote_types(loss.dtype, torch.float32))
+        parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in weights]
+        sums = collectives.summed(torch.cat([mean, *(part.to(mean.dtype) for part in parts)])).div_(total)
+        place = 1
+        for weight in weights:
+            weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
+            place += weight.numel()
+        return sums[0]
+
+    def any(self, *wishes: bool) -> list[bool]:
+        """For each wish, whether some rank has it."""
+        if self.size == 1:
+            return list(wishes)
+        return [count > 0 for count in collectives.summed(torch.tensor(wishes, dtype=torch.float64)).tolist()]
+
+    def first(self, value: bool) -> bool:
+        """The value of rank 0."""
+        return value if self.size == 1 else bool(collectives.of_first(torch.tensor([float(value)])))
+
+    def same_numbers(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values of rank 0, by the same names on every rank."""
+        if self.size == 1:
+            return dict(values)
+        told = collectives.of_first(torch.tensor(list(values.values()), dtype=torch.float64))
+        return dict(zip(values, told.tolist(), strict=True))
+
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum over ranks of each value; all ranks name the same."""
+        if self.size == 1:
+            return dict(values)
+        found = collectives.summed(torch.tensor(list(values.values()), dtype=torch.float64))
+        return dict(zip(values, found.tolist(), strict=True))
+
+    def same_batches(self, batches: list[Tensor]) -> list[Tensor]:
+        """The batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
+        if self.size == 1:
+            return batches
+        sizes = collectives.of_first(torch.tensor([len(batch) for batch in batches]))
+        return list(collectives.of_first(torch.cat(batches)).split(sizes.tolist()))
+
+    def same_weights(self, model: nn.Module) -> None:
+        """Give every rank the weights and buffers of rank 0."""
+        if self.size > 1:
+            with torch.no_grad():
+                for part in model.state_dict().values():
+                    collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} is '{text}', and must be a number; start the ranks with torchrun") from None
