@@ -99,14 +99,14 @@ def learnt(run: Run, dataset: Dataset) -> Callable[[World], Any]:
     return work
 
 
-def assert_same(found: Any, expected: Any) -> None:
+def assert_same(found: Any, expected: Any, rel: float = 2e-6) -> None:
     """Losses and weights to rounding; metrics but for a rank or two that rounding may turn around."""
     for one, other in zip(found[0], expected[0], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=2e-6)
+        assert one["loss"] == pytest.approx(other["loss"], rel=rel)
         assert one == pytest.approx(other, abs=5e-3)
     assert found[1] == pytest.approx(expected[1], rel=2e-3, abs=5e-3)
     for name, value in found[2].items():
-        assert value == pytest.approx(expected[2][name], rel=1e-3, abs=2e-5), name
+        assert value == pytest.approx(expected[2][name], rel=1e-3, abs=10 * rel, nan_ok=True), name
 
 
 CLAIMS = {
@@ -173,7 +173,7 @@ def test_the_rest_of_what_claims_it_follows_the_curve_of_one_too(name, dataset, 
     for size in (2, 3):
         for found in on_ranks(size, tmp_path, work):
             assert not isinstance(found, Exception), found
-            assert_same(found, expected)
+            assert_same(found, expected, rel=1e-4 if name == "bfloat16" else 2e-6)
 
 
 def test_ranks_without_a_row_of_the_last_batch_change_nothing(dataset, tmp_path):
