@@ -17,8 +17,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch._dynamo  # optimisers import it: read once for all ranks
 import torch.distributed as dist
 
+import twotower.cli.results
+import twotower.cli.train
+import twotower.diagnosis
+import twotower.experiment.recipes
+import twotower.experiment.train  # noqa: F401 - what ranks read, read once
 from twotower.cli.main import main
 from twotower.serving.retriever import load
 from twotower.training.interrupt import ends_when_told
@@ -156,7 +162,7 @@ def test_one_bundle_is_written_and_one_answer_printed(data, tmp_path):
     assert not list((tmp_path / "b.run").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_rank_ends_all_with_one_line_and_a_state_to_go_on_from(killed, data, tmp_path):
     with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=4)] * 2) as started:
         assert [one.status for one in started.ended()] == [0, 0]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # optimisers import it: read once for all ranks
 import torch.distributed as dist
 
 from twotower.core.errors import InputError, SharedError
