@@ -79,7 +79,8 @@ class Ranks:
 
     def send(self, number: int, *ranks: int) -> None:
         for rank in ranks or range(len(self.ranks)):
-            os.kill(self.ranks[rank].pid or 0, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.ranks[rank].pid or 0, number)
 
     def ended(self, seconds: float = 60.0, *ranks: int) -> list[Ended]:
         """Wait for all, or some; none may take longer."""
@@ -255,9 +256,10 @@ def test_twenty_kills_at_any_moment_lose_nothing(data, tmp_path):
             assert "Traceback" not in "".join(one.stderr for one in ended), ended
             if all(alive) and not to.exists():
                 kills += 1
-                others = [one for rank, one in enumerate(ended) if rank != killed]
-                assert {one.status for one in others} <= {1, -signal.SIGTERM}, ended
-                assert len(lines(ended)) == 1 or any(one.status == -signal.SIGTERM for one in others), ended
+                told = {one.status for rank, one in enumerate(ended) if rank != killed}
+                # Ranks beside the first end well once all is judged; before they are ranks, SIGTERM just ends them.
+                assert told <= {1} or told <= {1, -signal.SIGTERM} or (told == {0} and killed == 0), ended
+                assert len(lines(ended)) == (1 if told == {1} else 0) or -signal.SIGTERM in told, ended
         load(to)
         for one, other in zip(curve(to), curve(tmp_path / "a"), strict=True):
             assert one == pytest.approx(other, rel=1e-4, abs=2e-2)

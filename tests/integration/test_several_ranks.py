@@ -154,6 +154,8 @@ MORE = {
     ),
     "pairs, cold": a_run("bce", ModelSection("cold", {"hidden": [8], "batch_norm": False}), **PAIRS),
 }
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 def test_two_and_three_ranks_follow_the_curve_of_one(name, dataset, tmp_path):
     work = learnt(CLAIMS[name], dataset)

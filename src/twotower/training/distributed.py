@@ -50,9 +50,7 @@ class World:
             for nothing, so that ranks still meet.
     """
 
-    def __init__(
-        self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: dist.Store | None = None
-    ) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: dist.Store | None = None) -> None:
         self.rank, self.size, self.local_rank, self._store = rank, size, local_rank, store
         self.idle = False
 
