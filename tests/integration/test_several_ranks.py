@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import warnings
 from collections.abc import Callable
@@ -101,13 +100,18 @@ def learnt(run: Run, dataset: Dataset) -> Callable[[World], Any]:
 
 
 def assert_same(found: Any, expected: Any, rel: float = 2e-6) -> None:
-    """Losses and weights to rounding; metrics but for a rank or two that rounding may turn around."""
+    """Losses and weights to rounding; metrics but for a rank or two that rounding may turn around.
+
+    Under a coarse ``rel`` losses alone are compared.
+    """
     for one, other in zip(found[0], expected[0], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=rel)
-        assert one == pytest.approx(other, abs=5e-3)
+        assert rel > 1e-5 or one == pytest.approx(other, abs=5e-3)
+    if rel > 1e-5:
+        return
     assert found[1] == pytest.approx(expected[1], rel=2e-3, abs=5e-3)
     for name, value in found[2].items():
-        assert value == pytest.approx(expected[2][name], rel=1e-3, abs=10 * rel, nan_ok=True), name
+        assert value == pytest.approx(expected[2][name], rel=1e-3, abs=2e-5, nan_ok=True), name
 
 
 CLAIMS = {
