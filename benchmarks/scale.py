@@ -84,13 +84,8 @@ def curves(folder: Path, quick: bool) -> dict[str, Any]:
             to = folder / f"{name}.{many}"
             command = [sys.executable, *(launch if many > 1 else []), "-m", "twotower", "train", *words]
             command += ["--data", str(data), "--to", str(to), "--json"]
-            for setting in (
-                "training.epochs=3",
-                "training.patience=0",
-                "training.batch_size=64",
-                "training.device=cpu",
-            ):
-                command += ["--set", setting]
+            for setting in ("epochs=3", "patience=0", "batch_size=64", "device=cpu"):
+                command += ["--set", f"training.{setting}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{name} on {many} process(es) ended with {done.returncode}:\n{done.stderr}")

@@ -234,7 +234,7 @@ def test_ranks_that_were_not_started_alike_end_with_one_line(more, said, data, t
 
 @pytest.mark.slow
 def test_twenty_kills_at_any_moment_lose_nothing(data, tmp_path):
-    with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=30)] * 2) as started:
+    with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=10)] * 2) as started:
         begun = time.monotonic()
         assert [one.status for one in started.ended()] == [0, 0]
         seconds = time.monotonic() - begun
@@ -243,7 +243,8 @@ def test_twenty_kills_at_any_moment_lose_nothing(data, tmp_path):
         rounds += 1
         to = tmp_path / f"b{rounds}"
         while not to.exists():
-            words = training(data, to, *(["--resume"] if to.with_name(to.name + ".run").is_dir() else []), epochs=30)
+            again = ["--resume"] if to.with_name(to.name + ".run").is_dir() else []
+            words = training(data, to, "--wait", "8", *again, epochs=10)
             size = chance.choice((2, 3))
             with ranks(tmp_path / "out", *[words] * size) as started:
                 time.sleep(chance.uniform(0.0, seconds))

@@ -186,10 +186,11 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
     """
     world = world or World()
     if world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        if world.local_rank >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        if world.local_rank >= gpus:
             raise InputError(
-                f"rank {world.rank} is process {world.local_rank} of its machine, which has {torch.cuda.device_count()} "
-                "GPU(s): start as many processes as there are GPUs, or set training.device = 'cpu'"
+                f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
+                "many processes as there are GPUs, or set training.device = 'cpu'"
             )
         torch.cuda.set_device(world.device)
         return world.device

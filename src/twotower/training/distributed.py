@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,7 +50,7 @@ class World:
             for nothing, so that ranks still meet.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: dist.Store | None = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: Any = None) -> None:
         self.rank, self.size, self.local_rank, self._store = rank, size, local_rank, store
         self.idle = False
 
@@ -87,12 +87,15 @@ class World:
         if torch.cuda.is_available() and dist.is_nccl_available():
             backend = "cpu:gloo,cuda:nccl"
             os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # multicast is not granted everywhere, and fails late
+        from torch.distributed.rendezvous import rendezvous
+
         limit = datetime.timedelta(seconds=wait)
         with collectives.watched():
-            store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=limit))
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
             store.set_timeout(limit)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-        return cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=dist.PrefixStore("twotower", store))
+        told = dist.PrefixStore("twotower", store)  # type: ignore[attr-defined]
+        return cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
 
     def tells_first(self) -> bool:
         """Whether this is the first of the ranks that asks: when all must end, one tells the reason."""
@@ -105,7 +108,7 @@ class World:
             return True
 
     def close(self, *, lost: bool = False) -> None:
-        """Leave the others; a ``lost`` rank may still be waited for on a GPU, which then is left to the process's end."""
+        """Leave the others. With a rank ``lost`` a GPU may still wait for it: that is left to the process's end."""
         if self.size > 1 and dist.is_initialized() and not (lost and torch.cuda.is_initialized()):
             dist.destroy_process_group()
 
