@@ -75,7 +75,7 @@ def _ranks(wait: float) -> Iterator[World]:
         lost = isinstance(error, OSError)
         if world.tells_first():
             raise
-        raise (typer.Exit(1) if lost else SharedError(str(error))) from None
+        raise SharedError(str(error), status=1 if lost else 2) from None
     finally:
         world.close(lost=lost)
 

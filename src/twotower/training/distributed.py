@@ -93,9 +93,16 @@ class World:
         with collectives.watched():
             store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
             store.set_timeout(limit)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         told = dist.PrefixStore("twotower", store)  # type: ignore[attr-defined]
-        return cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
+        world = cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
+        try:
+            with collectives.watched():
+                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        except ConnectionError as error:
+            if world.tells_first():
+                raise
+            raise SharedError(str(error), status=1) from error
+        return world
 
     def tells_first(self) -> bool:
         """Whether this is the first of the ranks that asks: when all must end, one tells the reason."""
