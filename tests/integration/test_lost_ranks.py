@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ import twotower.experiment.recipes
 import twotower.experiment.train  # noqa: F401 - what ranks read, read once
 from twotower.cli.main import main
 from twotower.serving.retriever import load
+from twotower.training.collectives import in_time
 from twotower.training.interrupt import ends_when_told
 
 FORK = multiprocessing.get_context("fork")
@@ -313,6 +315,14 @@ def test_a_process_that_cannot_heed_sigterm_is_cut_off_after_its_grace(tmp_path)
     process.join(10.0)
     assert process.exitcode == 1
     assert (tmp_path / "told").is_file()
+
+
+def test_work_that_waits_for_ever_is_given_up_in_time():
+    store = dist.HashStore()
+    with pytest.raises(ConnectionError, match="did not answer in time"):
+        in_time(lambda: store.wait(["never"], timedelta(seconds=3)), 0.1)
+    with pytest.raises(ZeroDivisionError):
+        in_time(lambda: 1 / 0, 5.0)
 
 
 def test_sigterm_ends_a_block_with_an_error_and_leaves_no_handler():

@@ -97,7 +97,10 @@ class World:
         world = cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
         try:
             with collectives.watched():
-                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+                collectives.in_time(
+                    lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit),
+                    wait + TELLING,
+                )
         except ConnectionError as error:
             if world.tells_first():
                 raise
