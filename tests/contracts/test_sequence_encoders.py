@@ -21,8 +21,8 @@ from twotower.experiment.run import ModelSection
 from twotower.models import registry
 from twotower.models.encode import inference, users_with_history
 from twotower.models.registry import MODELS, build_model, model_class, model_parameters
-from twotower.sampling.base import batch_items
 from twotower.models.sequential import Sequential
+from twotower.sampling.base import batch_items
 from twotower.serving.bundle import Bundle, write_bundle
 from twotower.towers.sequence.base import SequenceEncoder, Stepwise
 

@@ -86,8 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'"))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except SharedError:
-        sys.exit(2)
+    except SharedError as error:
+        sys.exit(error.status)
     except InputError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:

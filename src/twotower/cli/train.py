@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, SharedError
 from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
@@ -51,16 +51,33 @@ def command(
 
 @contextlib.contextmanager
 def _ranks(wait: float) -> Iterator[World]:
-    """The processes that torchrun started; all but rank 0 are silent."""
+    """The processes that torchrun started; all but rank 0 are silent, and when all must end one tells why."""
+    from twotower.training.collectives import AGAIN
     from twotower.training.distributed import World
+    from twotower.training.interrupt import ends_when_told
+
+    ended = f"the training was told to end, as torchrun does when a rank is gone; {AGAIN}"
+
+    def tell() -> None:
+        if world.tells_first():
+            _notice(f"error: {ended}")
 
     world = World.current(wait)
     if world.rank:
         logging.getLogger("twotower").setLevel(logging.ERROR)
+    lost = False
     try:
-        yield world
+        with ends_when_told(ended, tell):
+            yield world
+    except SharedError:
+        raise
+    except (InputError, OSError) as error:
+        lost = isinstance(error, OSError)
+        if world.tells_first():
+            raise
+        raise SharedError(str(error), status=1 if lost else 2) from None
     finally:
-        world.close()
+        world.close(lost=lost)
 
 
 def _train(run: Run, to: Path, *, resume: bool, tensorboard: bool, as_json: bool, world: World | None) -> None:

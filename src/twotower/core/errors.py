@@ -11,7 +11,16 @@ class InputError(ValueError):
 
 
 class SharedError(InputError):
-    """An error of all processes of a training that another one tells: this one ends with the same status, silently."""
+    """An error of all processes of a training that another one tells: this one ends with the same status, silently.
+
+    Args:
+        text: what the other one tells.
+        status: of the exit.
+    """
+
+    def __init__(self, text: str, *, status: int = 2) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def shown(value: object, width: int = 80) -> str:

@@ -268,7 +268,7 @@ def build_objective(
             dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None, world=world
         )
     if labelled:
-        return AgainstLabels(regulariser)
+        return AgainstLabels(regulariser, world=world)
     context = BuildContext(run, dataset, train, model)
     if sampling.hard in ("radius", "batch_radius"):
         context.need_inner_product(f"sampling.hard = '{sampling.hard}'")

@@ -185,7 +185,16 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
         InputError: if the name is no device, or the device is not there.
     """
     world = world or World()
-    if name == "auto" or (name == "cuda" and world.size > 1 and torch.cuda.is_available()):
+    if world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        gpus = torch.cuda.device_count()
+        if world.local_rank >= gpus:
+            raise InputError(
+                f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
+                "many processes as there are GPUs, or set training.device = 'cpu'"
+            )
+        torch.cuda.set_device(world.device)
+        return world.device
+    if name == "auto":
         return world.device
     if name.startswith("cuda:") and world.size > 1:
         raise InputError(

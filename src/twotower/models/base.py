@@ -29,8 +29,8 @@ class Model(nn.Module, ABC):
         has_vectors: true when users and items are one vector each, [rows, dim].
         inner_product: true when the score of two states is their inner product, so that a vector index can serve it.
         item_store: how item states are written and read.
-        row_by_row: true when a `forward` of its own gives each row what the row would get alone, so that ranks may
-            share out a batch; the `forward` of this class does.
+        row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
+            batch. None: with the `forward` of this class yes, with one of its own no.
     """
 
     schema: Schema
@@ -39,7 +39,7 @@ class Model(nn.Module, ABC):
     has_vectors: bool = True
     inner_product: bool = True
     item_store: ItemStore = ItemStore()
-    row_by_row: bool = False
+    row_by_row: bool | None = None
 
     @abstractmethod
     def encode_users(self, users: Users) -> State:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from twotower.core.files import replacing_file
 from twotower.core.terminal import visible
 from twotower.models.base import Model
 
@@ -64,10 +65,11 @@ class JsonLines(Silent):
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if step and self.path.is_file() else []
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8") if step and self.path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        with replacing_file(self.path) as partial:
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def epoch_done(self, record: Record, model: Model) -> None:
         """Append the record."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,29 @@ def watched() -> Iterator[None]:
     except RuntimeError as error:
         reason = "did not answer in time" if "imed out" in str(error) else "is gone"
         raise ConnectionError(f"a rank of the training {reason}; {AGAIN}") from error
+
+
+def in_time(work: Callable[[], object], seconds: float) -> None:
+    """Do work that may wait for a lost rank beyond any limit, as gloo does while ranks connect.
+
+    Raises:
+        ConnectionError: if it is not done in time; the thread that does it is left behind.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise ConnectionError(f"a rank of the training did not answer in time; {AGAIN}")
+    if failures:
+        raise failures[0]
 
 
 def summed(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from twotower.training import collectives
 
 WAIT = 600.0
 """Seconds that a rank waits for the others, where the caller does not say."""
+TELLING = 5.0
+"""Seconds in which a rank that must end finds out whether another has told why."""
 
 
 class Whole(NamedTuple):
@@ -48,8 +50,8 @@ class World:
             for nothing, so that ranks still meet.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
-        self.rank, self.size, self.local_rank = rank, size, local_rank
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: Any = None) -> None:
+        self.rank, self.size, self.local_rank, self._store = rank, size, local_rank, store
         self.idle = False
 
     @property
@@ -67,7 +69,7 @@ class World:
             wait: seconds that a rank waits for the others before all give up.
 
         Raises:
-            InputError: if the variables are damaged, or ``wait`` is not positive.
+            InputError: if variables are damaged or missing, or ``wait`` is out of range.
             ConnectionError: if the others do not come.
         """
         if dist.is_available() and dist.is_initialized():
@@ -78,18 +80,46 @@ class World:
         if not 0 <= rank < size:
             raise InputError(f"RANK is {rank} of WORLD_SIZE {size}; start the ranks with torchrun")
         if not 0.0 < wait < 1e6:
-            raise InputError(f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
-        local = _variable("LOCAL_RANK", rank)
-        if torch.cuda.is_available() and local >= torch.cuda.device_count():
-            raise InputError(f"rank {rank} wants GPU {local}, and there are {torch.cuda.device_count()}: start as many")
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with collectives.watched():
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=wait))
-        return cls(rank, size, local_rank=local)
+            raise _alone(rank, f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
+        if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise _alone(rank, f"{missing[0]} is not set, and WORLD_SIZE is {size}; start the ranks with torchrun")
+        backend = "gloo"
+        if torch.cuda.is_available() and dist.is_nccl_available():
+            backend = "cpu:gloo,cuda:nccl"
+            os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # multicast is not granted everywhere, and fails late
+        from torch.distributed.rendezvous import rendezvous
 
-    def close(self) -> None:
-        """Leave the others."""
-        if self.size > 1 and dist.is_initialized():
+        limit = datetime.timedelta(seconds=wait)
+        with collectives.watched():
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
+            store.set_timeout(limit)
+        told = dist.PrefixStore("twotower", store)  # type: ignore[attr-defined]
+        world = cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
+        try:
+            with collectives.watched():
+                collectives.in_time(
+                    lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit),
+                    wait + TELLING,
+                )
+        except ConnectionError as error:
+            if world.tells_first():
+                raise
+            raise SharedError(str(error), status=1) from error
+        return world
+
+    def tells_first(self) -> bool:
+        """Whether this is the first of the ranks that asks: when all must end, one tells the reason."""
+        if self.size == 1 or self._store is None:
+            return True
+        try:
+            self._store.set_timeout(datetime.timedelta(seconds=TELLING))
+            return self._store.add("told", 1) == 1
+        except RuntimeError:  # it went with the process that held it
+            return True
+
+    def close(self, *, lost: bool = False) -> None:
+        """Leave the others. With a rank ``lost`` a GPU may still wait for it: that is left to the process's end."""
+        if self.size > 1 and dist.is_initialized() and not (lost and torch.cuda.is_initialized()):
             dist.destroy_process_group()
 
     # Before training: all alike, or none
@@ -116,7 +146,7 @@ class World:
 
     def said(self, text: str) -> InputError:
         """The error that every rank finds: rank 0 tells it."""
-        return InputError(text) if self.rank == 0 else SharedError(text)
+        return _alone(self.rank, text)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compare what must be the same on all ranks, by name.
@@ -246,6 +276,11 @@ class World:
             with torch.no_grad():
                 for part in model.state_dict().values():
                     collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
+
+
+def _alone(rank: int, text: str) -> InputError:
+    """An error that each rank finds before they know of each other: rank 0 tells it."""
+    return InputError(text) if rank == 0 else SharedError(text)
 
 
 def _variable(name: str, default: int) -> int:

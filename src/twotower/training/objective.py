@@ -380,15 +380,16 @@ def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
 class AgainstLabels(_Stateless):
     """Binary cross-entropy of the rows' own labels."""
 
-    def __init__(self, regulariser: Regulariser | None = None) -> None:
-        self.regulariser = regulariser or Regulariser({})
+    def __init__(self, regulariser: Regulariser | None = None, *, world: World | None = None) -> None:
+        self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Mean over rows."""
         assert batch.labels is not None
         encoded = model(batch)
         scores = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
-        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded) + self.regulariser(encoded)
+        together = self.world.gather(encoded) if self.regulariser.weights else encoded
+        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded) + self.regulariser(together)
 
 
 def own_losses(encoded: Encoded) -> Tensor | float:

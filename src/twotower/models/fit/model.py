@@ -135,6 +135,7 @@ class FIT(Model):
         self.history_length = checked_history_length(history_length)
         self.query_training = query_training
         self.query_balance = query_balance
+        self.row_by_row = not query_balance
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
         self.meta: MetaQueries | None = None

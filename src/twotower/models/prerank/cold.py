@@ -85,6 +85,7 @@ class COLD(PreRanker):
         if select_after < 1:
             raise InputError(f"select_after = {select_after}: weights are learnt for an epoch at least")
         self.keep_fields, self.select_after = keep_fields, select_after
+        self.row_by_row = not keep_fields  # the fields are chosen by their mean weights over batches
         if keep_fields:
             self.register_buffer("mean_weights", torch.zeros(self.num_fields))
 
