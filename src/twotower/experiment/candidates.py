@@ -18,7 +18,7 @@ from twotower.experiment.learn import kept_in, new_model
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
 from twotower.models.registry import all_settings, model_class
-from twotower.training.callbacks import Callback, Record
+from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.config import Training
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -79,7 +79,7 @@ def learn_pairs(
     folder: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-) -> tuple[Model, list[Record]]:
+) -> tuple[Model, list[EpochRecord]]:
     """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by

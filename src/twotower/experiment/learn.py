@@ -25,7 +25,7 @@ from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
-from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
@@ -42,7 +42,7 @@ def learn(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
-) -> tuple[Model, list[Record]]:
+) -> tuple[Model, list[EpochRecord]]:
     """A model that has learnt from the split, and one record for each epoch (none for closed forms).
 
     Args:

@@ -31,7 +31,7 @@ from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
-from twotower.training.callbacks import Callback, Record, Silent
+from twotower.training.callbacks import Callback, EpochRecord, Silent
 
 UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
 """Stands before what a split says of a log without order."""
@@ -48,7 +48,7 @@ class Trained:
     dataset: Dataset
     split: Split | PairSplit
     test: Result
-    records: list[Record]
+    records: list[EpochRecord]
     """One for each epoch; empty for closed forms."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""

@@ -137,15 +137,15 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     split = split_of(run, dataset)
     model, records = learn(with_starts(run, split.train.num_events), dataset, split)
     judged = evaluate(model, dataset, split.test, Protocol(ks=run.evaluation.ks))
+    judged_at = {r.epoch: r.metrics["recall@10"] for r in records if "recall@10" in r.metrics}
     costs = {
-        "seconds_per_epoch": records[-1]["seconds"] / len(records),
-        "best_epoch": float(max((r for r in records if "recall@10" in r), key=lambda r: r["recall@10"])["epoch"]),
+        "seconds_per_epoch": records[-1].seconds / len(records),
+        "best_epoch": float(max(judged_at, key=lambda epoch: judged_at[epoch])),
     }
     kept = {
         name: values for name, values in judged.per_user.items() if name.startswith(("recall", "ndcg@10", "mrr@10"))
     }
-    validation = max(record["recall@10"] for record in records if "recall@10" in record)
-    return Measured(validation, {**judged.metrics, **costs}, records, kept)
+    return Measured(max(judged_at.values()), {**judged.metrics, **costs}, records, kept)
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:

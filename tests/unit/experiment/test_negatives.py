@@ -130,8 +130,8 @@ def test_a_run_stopped_anywhere_and_resumed_gives_the_same_weights_to_the_bit(na
     split = split_log(dataset.log, "leave-one-out")
     model, records = learn(run, dataset, split)
     expected = {key: value.clone() for key, value in model.state_dict().items()}
-    steps = records[-1]["step"]
-    assert all(record["loss"] < float("inf") for record in records)
+    steps = records[-1].step
+    assert all(record.loss < float("inf") for record in records)
     for stop in (1, steps // 2 - 2, steps // 2 + 1):
         folder = tmp_path / str(stop)
         folder.mkdir()
@@ -139,7 +139,7 @@ def test_a_run_stopped_anywhere_and_resumed_gives_the_same_weights_to_the_bit(na
             learn(run, dataset, split, folder=folder, callbacks=[StopAt(stop)])
         resumed, again = learn(run, dataset, split, folder=folder, resume=True)
         assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
-        assert [record["loss"] for record in again] == [record["loss"] for record in records]
+        assert [record.loss for record in again] == [record.loss for record in records]
 
 
 class Watched:
@@ -410,7 +410,7 @@ def test_every_run_of_the_page_trains(number, dataset):
     )
     _, records = learn(run, dataset, split_log(dataset.log, "leave-one-out"))
     assert len(records) == 4
-    assert records[-1]["loss"] < records[0]["loss"] or run.sampling.hard != "none" or len(run.sampling.sources) > 1
+    assert records[-1].loss < records[0].loss or run.sampling.hard != "none" or len(run.sampling.sources) > 1
 
 
 @pytest.mark.parametrize("name", ["bank", "index_mined", "cross_batch_ngame"])
