@@ -237,7 +237,7 @@ def test_two_epochs_teach_something_and_the_bundle_answers_alike(form, walks, tm
         training=replace(run.training, epochs=2, batch_size=4, learning_rate=0.01),
     )
     model, records = learn(run, dataset, split)
-    losses = [record["loss"] for record in records]
+    losses = [record.loss for record in records]
     assert len(losses) == 2
     assert losses[1] < losses[0]
     settings = all_settings("t2diff", run.model.settings)
