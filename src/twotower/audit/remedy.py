@@ -20,8 +20,8 @@ from twotower.core.schema import Feature
 from twotower.data.prepare.encode import prepare_table
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.causes.drift import Drift, compare_values, is_missing, most_frequent
-from twotower.models.encode import inference
-from twotower.serving.bundle import TILE, Bundle
+from twotower.models.encode import TILE, inference
+from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import flat
 
 STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")

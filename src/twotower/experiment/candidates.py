@@ -17,6 +17,7 @@ from twotower.evaluation.result import Result
 from twotower.experiment.learn import kept_in, new_model
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
+from twotower.models.encode import ItemStates
 from twotower.models.registry import all_settings, model_class
 from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.config import Training
@@ -140,7 +141,13 @@ def chosen_by(metric: str) -> str:
 
 
 def judge_pairs(
-    model: Model, dataset: Dataset, split: PairSplit, *, ks: Sequence[int] = (10, 100), candidates: int = CANDIDATES
+    model: Model,
+    dataset: Dataset,
+    split: PairSplit,
+    *,
+    ks: Sequence[int] = (10, 100),
+    candidates: int = CANDIDATES,
+    items: ItemStates | None = None,
 ) -> Judged:
     """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
 
@@ -148,5 +155,5 @@ def judge_pairs(
     """
     pairs = evaluate_rows(model, split.test, pair_tile=PAIR_TILE)
     targets = split.test_targets()
-    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks)
+    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks, items=items)
     return Judged(pairs, replace(request, metrics={**pairs.metrics, **request.metrics}))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
@@ -28,9 +29,9 @@ from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
-from twotower.models.encode import encode_items, inference
+from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
-from twotower.serving.bundle import check_target, write_bundle
+from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 
 UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
@@ -50,6 +51,8 @@ class Trained:
     test: Result
     records: list[EpochRecord]
     """One for each epoch; empty for closed forms."""
+    item_states: ItemStates
+    """What the trained model makes of every known item, encoded once."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
     checks: list[Check] = field(default_factory=list)
@@ -102,19 +105,22 @@ def train(
         check_same_data(folder, dataset)
     claim = Claim(None if resume else folder, run, dataset)
     callbacks = [claim, *callbacks]
+    items: ItemStates
     if isinstance(split, PairSplit):
         model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
         learnt = split.learnt()
-        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
+        items = encode_known_items(model, dataset)
+        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks, items=items).request
     else:
         model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
         learnt = learnt_log(run, split)
+        items = encode_known_items(model, dataset)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-        test = evaluate(model, dataset, split.test, protocol, train=learnt)
+        test = evaluate(model, dataset, split.test, protocol, train=learnt, items=items)
     if isinstance(model, OffersChoices):
         run = with_choice(run, model)
     claim.made()  # closed forms have no training that would begin
-    diagnosis = check_items(model, dataset, learnt)
+    diagnosis = check_items(model, items, learnt)
     checks = [] if diagnosis is None else [check_space(diagnosis)]
     if isinstance(split, Split) and not isinstance(model, ClosedForm):
         mask = run.evaluation.mask_seen
@@ -125,23 +131,23 @@ def train(
         index = None
         if serves(run.index.kind, inner_product=model.inner_product):
             index = build_index(run.index.kind, run.index.settings, model)
-            ids, states = known_states(model, dataset)
-            index.build(states, ids)
-        write_bundle(
-            to,
+            index.build(items.states, items.ids)
+        contents = Contents(
             model=model,
             model_name=run.model.name,
             model_parameters=run.model.settings,
             dataset=dataset,
+            items=items,
             run_toml=run.to_toml(),
             metrics=test.metrics,
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,
         )
+        write_bundle(to, contents)
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()
-    return Trained(run, model, dataset, split, test, records, diagnosis, checks)
+    return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
 
 
 def spelled_out(run: Run) -> Run:
@@ -186,21 +192,14 @@ def split_of(run: Run, dataset: Dataset) -> Split:
     return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
 
 
-def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
-    """Ids of all known items and their states."""
-    ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
-    with inference(model):
-        return ids, encode_items(model, dataset, ids, tile)
-
-
-def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
+def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
     """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
-    ids, states = known_states(model, dataset)
-    if not model.has_vectors or states.shape[1] < 2 or isinstance(model, ClosedForm):
+    states = items.states
+    if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
         return None
     from twotower.diagnosis import diagnose
 
-    popularity = learnt.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items)[items.ids]
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
 
 
