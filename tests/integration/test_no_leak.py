@@ -16,10 +16,10 @@ from twotower.data.log import Log
 from twotower.data.pairs import pre_ranking_pairs
 from twotower.experiment import build, learn
 from twotower.experiment.candidates import PAIRS, learn_pairs, pairs_of
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.mining import miner
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Data, ModelSection, Run
-from twotower.experiment.train import split_of
 from twotower.models.base import ClosedForm
 from twotower.models.registry import MODELS, model_class
 from twotower.sampling.counts import ItemCounts

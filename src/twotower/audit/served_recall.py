@@ -10,8 +10,8 @@ from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Run
-from twotower.experiment.train import split_of
 from twotower.models.base import attach_items
 from twotower.serving.bundle import Bundle
 

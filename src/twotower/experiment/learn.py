@@ -65,12 +65,10 @@ def learn(
     if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit_log(learnt_log(run, split))
         return model, []
-    protocol = Protocol(
-        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
-    )
+    metric_length(run.training.metric)  # refused before anything is trained
 
     def validate(current: Model) -> dict[str, float]:
-        return evaluate(current, dataset, split.validation, protocol).metrics
+        return validation_metrics(current, run, dataset, split)
 
     if isinstance(model, OffersChoices):
         metric = run.training.metric
@@ -120,6 +118,14 @@ def learn(
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Metrics of the validation part, at the list length of ``training.metric``."""
+    protocol = Protocol(
+        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+    )
+    return evaluate(model, dataset, split.validation, protocol).metrics
 
 
 def settle(model: Model, seen: Tensor) -> None:

@@ -18,24 +18,17 @@ from twotower.data.identity import fingerprint
 from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
-from twotower.data.splitters import split_log
-from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
-from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts
-from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
-from twotower.experiment.checks import Check, check_popularity, check_space
-from twotower.experiment.learn import learn, learnt_log
+from twotower.experiment.checks import Check, check_space
 from twotower.experiment.run import Run
+from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.training.callbacks import Callback, EpochRecord, Silent
-
-UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
-"""Stands before what a split says of a log without order."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +90,8 @@ def train(
     if to is not None:
         check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
-    split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
+    task = task_of(run, dataset)
+    split = task.split  # refused, where it is, before anything is written
     folder = None if to is None else to.with_name(to.name + ".run")
     if folder is not None and resume:
         resume = check_resumable(folder, run)
@@ -105,26 +99,15 @@ def train(
         check_same_data(folder, dataset)
     claim = Claim(None if resume else folder, run, dataset)
     callbacks = [claim, *callbacks]
-    items: ItemStates
-    if isinstance(split, PairSplit):
-        model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
-        learnt = split.learnt()
-        items = encode_known_items(model, dataset)
-        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks, items=items).request
-    else:
-        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
-        learnt = learnt_log(run, split)
-        items = encode_known_items(model, dataset)
-        protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-        test = evaluate(model, dataset, split.test, protocol, train=learnt, items=items)
+    model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts)
+    items = encode_known_items(model, dataset)
+    test = task.test(model, items=items)
     if isinstance(model, OffersChoices):
         run = with_choice(run, model)
     claim.made()  # closed forms have no training that would begin
-    diagnosis = check_items(model, items, learnt)
+    diagnosis = check_items(model, items, task.learnt)
     checks = [] if diagnosis is None else [check_space(diagnosis)]
-    if isinstance(split, Split) and not isinstance(model, ClosedForm):
-        mask = run.evaluation.mask_seen
-        checks.append(check_popularity(test, dataset, split, learnt, metric=run.training.metric, mask=mask))
+    checks += task.checks(model, test)
     for check in checks:
         log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
@@ -180,16 +163,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
     return device
-
-
-def split_of(run: Run, dataset: Dataset) -> Split:
-    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
-    if run.data.split:
-        split = split_log(dataset.log, run.data.split, **run.data.split_options)
-    else:
-        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
-        split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
-    return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
 
 
 def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:

@@ -27,9 +27,9 @@ from typing import NamedTuple
 from twotower.data.dataset import Dataset
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.learn import learn
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
-from twotower.experiment.train import split_of
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import Measured, Table
 from twotower.training.clustered import ClusterSchedule

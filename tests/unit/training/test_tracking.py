@@ -11,9 +11,9 @@ from twotower.core.errors import InputError
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import load_thresholds
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.learn import learn
 from twotower.experiment.run import ModelSection, Run
-from twotower.experiment.train import split_of
 from twotower.models.two_tower import TwoTower
 from twotower.training.callbacks import EpochRecord, StopTraining
 from twotower.training.config import Objective, Training
