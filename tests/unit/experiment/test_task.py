@@ -73,4 +73,4 @@ def test_pairs_have_no_ranking_for_validation_and_take_no_sampler(tiny_dataset: 
     with pytest.raises(InputError, match="judge the test"):
         task.test(task.train()[0], part="validation")
     with pytest.raises(InputError, match="leave the sampler out"):
-        task.train(parts=Parts(sampler=Uniform(tiny_dataset.schema.num_items, 4, seed=0)))
+        task.train(parts=Parts(sampler=Uniform(tiny_dataset.schema.num_items, 4, torch.Generator())))
