@@ -241,7 +241,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
         InputError: if loss, sources and filter do not suit each other, the model or the log.
     """
     loss, sampling, parts = run.objective.loss, run.sampling, parts or Parts()
-    LOSSES.get(loss)
+    reads_positive = getattr(parts.loss or LOSSES.get(loss), "reads_positive_log_q", False)
     if run.objective.regularise and not model.has_vectors:
         raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
     regulariser = Regulariser(run.objective.regularise)
@@ -261,11 +261,10 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
     context = BuildContext(run, dataset, train, model)
     if sampling.hard in ("radius", "batch_radius"):
         context.need_inner_product(f"sampling.hard = '{sampling.hard}'")
-    if sampling.correct_positive and (
-        loss != "sampled_softmax" or not _reads_batch(sampling) or sampling.in_batch_number
-    ):
+    if sampling.correct_positive and (not reads_positive or not _reads_batch(sampling) or sampling.in_batch_number):
         raise InputError(
-            "sampling.correct_positive needs objective.loss = 'sampled_softmax' and in_batch or mixed with all rows"
+            "sampling.correct_positive needs a loss that reads it, such as objective.loss = 'sampled_softmax', and "
+            "in_batch or mixed with all rows"
         )
     positives = train.positives()
     return AgainstSamples(

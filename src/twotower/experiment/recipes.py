@@ -64,10 +64,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
 }
 
 
-PRE_RANKERS = ("fit", "dat", "cold", "int_tower", "rank_tower")
-
-
-def pre_ranker(model: str) -> Run:
+def pre_ranking(model: str) -> Run:
     """Labelled pairs, binary cross-entropy, the epoch with the best AUC; settings of a pre-ranker as in its paper."""
     return Run(
         data=Data(split="pre-ranking", split_options={"reading": "all"}),
@@ -75,6 +72,15 @@ def pre_ranker(model: str) -> Run:
         objective=Objective("bce"),
         training=Training(epochs=6, batch_size=2048, learning_rate=1e-3, metric="auc", patience=3),
     )
+
+
+def sequential(model: str) -> Run:
+    """SASRec's recipe under another model's name; its settings were chosen for that one."""
+    return replace(sasrec(), model=ModelSection(model))
+
+
+SHARED: dict[str, Callable[[str], Run]] = {"pre_ranking": pre_ranking, "sequential": sequential}
+"""What several models start from, by `Model.recipe`."""
 
 
 def recipe(name: str) -> Run:
@@ -89,19 +95,20 @@ def recipe(name: str) -> Run:
 
 
 def default_run(model: str) -> Run:
-    """The run of a model's name: its recipe where there is one, else the defaults of every section.
+    """The run of a model's name: its recipe where there is one, else that of its class, else the defaults.
 
-    A sequential model without a recipe takes SASRec's; its settings were chosen for that one.
+    The class names it by `Model.recipe`; one that trains on sequences and names none takes "sequential".
 
     Raises:
-        InputError: if no model has that name; names the closest.
+        InputError: if no model has that name, or its class names no recipe; names the closest.
     """
     if model in RECIPES:
         return RECIPES[model]()
-    if model in PRE_RANKERS:
-        return pre_ranker(model)
     cls = model_class(model)
-    run = replace(sasrec() if cls.batches == "sequences" else Run(), model=ModelSection(model))
-    if not cls.inner_product:
+    shared = cls.recipe or ("sequential" if cls.batches == "sequences" else None)
+    if shared is not None and shared not in SHARED:
+        raise unknown_name(f"recipe of model '{model}'", shared, SHARED)
+    run = Run(model=ModelSection(model)) if shared is None else SHARED[shared](model)
+    if not cls.inner_product and run.objective.loss == "full_softmax":
         run = replace(run, objective=Objective("sampled_softmax"))
     return run

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-import torch
 import torch.nn.functional as F
 
-from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.evaluation.pointwise import relative_improvement
 from twotower.experiment.candidates import judge_pairs, learn_pairs, pairs_of
@@ -75,7 +73,7 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
     """
     assert model.meta is not None
     with inference(model):
-        items = model.item_fields.of_ids(torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device))
+        items = model.item_fields.of_ids(dataset.known_items())
         hard = model.meta.hard()[model.meta.index(items)]
         temperature = 1.0 if model.query_training == "soft" else model.query_temperature
         return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
@@ -85,7 +83,7 @@ def queries_in_use(model: FIT, dataset: Dataset) -> float:
     """`MetaQueries.in_use` over all items."""
     assert model.meta is not None
     with inference(model):
-        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        ids = dataset.known_items()
         return model.meta.in_use(model.item_fields.of_ids(ids)).item()
 
 

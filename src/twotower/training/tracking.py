@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
@@ -56,7 +55,7 @@ class Tracking(Silent):
             raise InputError(f"data set '{dataset.name}': {count} known item(s); a geometry needs at least two")
         self.dataset, self.mode, self.metric = dataset, mode, metric
         self.thresholds = load_thresholds(thresholds)
-        self.ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, -(-count // MOST_ITEMS), device=dataset.device)
+        self.ids = dataset.known_items()[:: -(-count // MOST_ITEMS)]
 
     def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Add the figures to the record.
