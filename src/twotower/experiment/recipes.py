@@ -9,6 +9,7 @@ from twotower.core.errors import unknown_name
 from twotower.experiment.run import Data, ModelSection, Run
 from twotower.models.registry import model_class
 from twotower.training.config import Objective, Sampling, Training
+from twotower.training.sources import NegativeSource
 
 
 def two_tower() -> Run:
@@ -51,7 +52,7 @@ def semantic() -> Run:
     return Run(
         model=ModelSection("semantic"),
         objective=Objective("bce"),
-        sampling=Sampling(("uniform",), number=8),
+        sampling=Sampling((NegativeSource("uniform", {"number": 8}),)),
         training=Training(epochs=20, batch_size=256, learning_rate=2e-3, patience=3),
     )
 
