@@ -44,7 +44,11 @@ def test_a_list_of_names_is_the_short_form_and_stays_one():
     run = read('[sampling]\nsources = ["in_batch", "uniform"]')
     assert run.sampling.sources == (NegativeSource("in_batch"), NegativeSource("uniform"))
     assert run.to_dict()["sampling"]["sources"] == ["in_batch", "uniform"]
-    assert Sampling(("in_batch", "uniform")).sources == run.sampling.sources  # type: ignore[arg-type]
+
+
+@pytest.mark.bad_input
+def test_names_alone_are_taken_in_python_too():
+    assert Sampling(("in_batch", "uniform")).sources == (NegativeSource("in_batch"), NegativeSource("uniform"))
 
 
 def test_each_table_has_its_own_settings_and_survives_toml():
