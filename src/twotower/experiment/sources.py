@@ -20,7 +20,7 @@ from twotower.experiment.mining import miner
 from twotower.index.registry import build_index
 from twotower.models.encode import inference
 from twotower.sampling.base import Sampler
-from twotower.sampling.drift import Drift
+from twotower.sampling.drift import EmbeddingDrift
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.index_mined import IndexMined
 from twotower.sampling.memory_bank import MemoryBank
@@ -109,7 +109,7 @@ def _memory_bank(
     )
 
 
-def _drift(context: BuildContext, threshold: float) -> Drift:
+def _drift(context: BuildContext, threshold: float) -> EmbeddingDrift:
     context.need_vectors("sampling.sources.memory_bank.drift")
     model, dataset = context.model, context.dataset
     seen = (context.counts.counts > 0).nonzero()[:, 0]
@@ -120,7 +120,7 @@ def _drift(context: BuildContext, threshold: float) -> Drift:
             vectors: Tensor = model.encode_items(dataset.items(ids))
             return vectors
 
-    return Drift(encode, seen[order[:DRIFT_SAMPLE]], every=DRIFT_EVERY, threshold=threshold)
+    return EmbeddingDrift(encode, seen[order[:DRIFT_SAMPLE]], every=DRIFT_EVERY, threshold=threshold)
 
 
 def _index_mined(
