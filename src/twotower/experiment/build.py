@@ -54,7 +54,7 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
     reads_positive = getattr(parts.loss or LOSSES.get(loss), "reads_positive_log_q", False)
     check_sources(sampling)
     if run.objective.regularise and not model.has_vectors:
-        raise InputError(f"model '{run.model.name}' has no vectors of one piece: remove objective.regularise")
+        raise InputError(f"objective.regularise needs one vector a user and an item; model '{run.model.name}' has none")
     regulariser = Regulariser(run.objective.regularise)
     labelled = loss == "bce" and train.labels is not None
     if sampling.hard != "none" and (loss == "full_softmax" or labelled):
@@ -62,8 +62,9 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
     if loss == "full_softmax":
         if not model.inner_product:
             raise InputError(
-                f"model '{run.model.name}' scores no inner product: set objective.loss = 'sampled_softmax'; or, for "
-                "a pre-ranker, data.split = 'pre-ranking' and objective.loss = 'bce'"
+                f"full_softmax needs a model whose score is an inner product, and '{run.model.name}' is none: set "
+                "objective.loss = 'sampled_softmax'; or, for a pre-ranker, data.split = 'pre-ranking' and "
+                "objective.loss = 'bce'"
             )
         serves_new = new_item_model(model) is not None
         return AgainstAll(dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None)

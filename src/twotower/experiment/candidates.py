@@ -132,7 +132,7 @@ def learn_pairs(
 
 
 def validate_pairs(model: Model, split: PairSplit) -> dict[str, float]:
-    """AUC, GAUC and log loss of the validation rows."""
+    """Return AUC, group AUC (GAUC) and log loss of the validation rows."""
     return evaluate_rows(model, split.validation, pair_tile=PAIR_TILE).metrics
 
 
@@ -169,19 +169,19 @@ def judge_pairs(
 
 
 class Candidates:
-    """Learns from labelled pairs by binary cross-entropy; judged on pairs and on requests. A `Task`."""
+    """Learn from labelled pairs by binary cross-entropy, and evaluate on pairs and on requests: a `Task`."""
 
     def __init__(self, run: Run, dataset: Dataset) -> None:
         self.run, self.dataset = run, dataset
 
     @cached_property
     def split(self) -> PairSplit:
-        """The rows that the run asks for."""
+        """Return the rows that the run asks for."""
         return pairs_of(self.run, self.dataset)
 
     @property
     def learnt(self) -> Log:
-        """The events of the rows that are learnt from."""
+        """Return the events of the training rows."""
         return self.split.learnt()
 
     def train(

@@ -36,19 +36,19 @@ def split_of(run: Run, dataset: Dataset) -> Split:
 
 
 class Catalogue:
-    """Learns from a split log by the run's objective; judged by full rankings. A `Task`."""
+    """Learn from a split log by the run's objective, and evaluate by full rankings: a `Task`."""
 
     def __init__(self, run: Run, dataset: Dataset) -> None:
         self.run, self.dataset = run, dataset
 
     @cached_property
     def split(self) -> Split:
-        """The split that the run or the data set names."""
+        """Return the split that the run or the data set names."""
         return split_of(self.run, self.dataset)
 
     @property
     def learnt(self) -> Log:
-        """The training events; with ``training.refit`` those of validation too."""
+        """Return the training events; with ``training.refit`` those of validation too."""
         return learnt_log(self.run, self.split)
 
     def train(

@@ -1,4 +1,4 @@
-"""The run, data, training log and model that factories of samplers, losses and batches read."""
+"""Context of a build: the run, data, training log and model that factories read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELLS_OF_ITEM, MOST_CELLS = 4, 1 << 22
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The run, data, training log and model that factories of samplers, losses and batches read."""
+    """Hold the run, data, training log and model that factories of samplers, losses and batches read."""
 
     run: Run
     dataset: Dataset
@@ -33,16 +33,16 @@ class BuildContext:
 
     @property
     def sampling(self) -> Sampling:
-        """The section of the run."""
+        """Return the section of the run."""
         return self.run.sampling
 
     @property
     def num_items(self) -> int:
-        """Rows of the item vocabulary."""
+        """Return the rows of the item vocabulary."""
         return self.dataset.schema.num_items
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The generator of one source, on the device of the batches."""
+        """Return the generator of one source, on the device of the batches."""
         return torch_generator(self.run.training.seed, "sampling", purpose, device=self.dataset.device)
 
     def rows(self, source: str, rows: int) -> int | None:
@@ -61,12 +61,15 @@ class BuildContext:
 
     @cached_property
     def counts(self) -> ItemCounts:
-        """How often each item stands in the training log."""
+        """Return how often each item occurs in the training log."""
         return ItemCounts(self.train.positives().items, self.num_items)
 
     @cached_property
     def frequency(self) -> Frequency:
-        """What log q rests on, one for all sources: the in-batch source feeds it, others read it."""
+        """Return the frequency that log q is computed from, one for all sources.
+
+        The in-batch source feeds it, others read it.
+        """
         if self.sampling.frequency == "counts":
             return self.counts
         width = min(CELLS_OF_ITEM * self.num_items, MOST_CELLS)

@@ -121,7 +121,7 @@ def learn(
 
 
 def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Metrics of the validation part, at the list length of ``training.metric``."""
+    """Return the metrics of the validation part, at the list length of ``training.metric``."""
     protocol = Protocol(
         ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
     )

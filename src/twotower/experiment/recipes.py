@@ -76,7 +76,7 @@ def pre_ranking(model: str) -> Run:
 
 
 def sequential(model: str) -> Run:
-    """SASRec's recipe under another model's name; its settings were chosen for that one."""
+    """Return SASRec's recipe under another model's name; its settings were chosen for SASRec."""
     return replace(sasrec(), model=ModelSection(model))
 
 
@@ -96,7 +96,7 @@ def recipe(name: str) -> Run:
 
 
 def default_run(model: str) -> Run:
-    """The run of a model's name: its recipe where there is one, else that of its class, else the defaults.
+    """Return the run of a model's name: its recipe where there is one, else that of its class, else the defaults.
 
     The class names it by `Model.recipe`; one that trains on sequences and names none takes "sequential".
 

@@ -141,7 +141,7 @@ class Run:
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
-        """A variant from texts like ``training.epochs=3`` or ``sampling.sources.memory_bank.start=500``.
+        """Return a variant from texts like ``training.epochs=3`` or ``sampling.sources.memory_bank.start=500``.
 
         Values are TOML, and bare words are texts. Sources that stay under their names keep their settings.
 

@@ -1,4 +1,4 @@
-"""What a run is asked to do: `Catalogue` ranks all items for a user, `Candidates` orders the few of a request."""
+"""Task of a run: `Catalogue` ranks all items for a user, `Candidates` orders the few of a request."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from twotower.training.callbacks import Callback, EpochRecord
 
 @runtime_checkable
 class Task(Protocol):
-    """Splits the data of one run, learns from them, validates and tests; made by `task_of`."""
+    """Split the data of one run, learn from them, validate and test; made by `task_of`."""
 
     run: Run
     dataset: Dataset
 
     @property
     def split(self) -> Split | PairSplit:
-        """What is learnt from and what is held out; cut when it is first asked for."""
+        """Return the training and the held-out part; split when first asked for."""
         ...
 
     @property
     def learnt(self) -> Log:
-        """The events that the run's final model has learnt from."""
+        """Return the events that the run's final model was trained on."""
         ...
 
     def train(
@@ -44,7 +44,7 @@ class Task(Protocol):
         callbacks: Sequence[Callback] = (),
         parts: Parts | None = None,
     ) -> tuple[Model, list[EpochRecord]]:
-        """Return a model that has learnt from the split, and one record for each epoch (none for closed forms).
+        """Return a model trained on the split, and one record for each epoch (none for closed forms).
 
         Args:
             folder: for logs and checkpoints; None keeps none.
@@ -64,7 +64,7 @@ class Task(Protocol):
     def test(
         self, model: Model, *, part: str = "test", ks: tuple[int, ...] = (), items: ItemStates | None = None
     ) -> Result:
-        """Judge a model on a part of the split that was held out.
+        """Evaluate a model on a held-out part of the split.
 
         Args:
             model: trained.

@@ -25,7 +25,7 @@ TILE = 8192
 
 @dataclass(frozen=True, eq=False)
 class ItemStates:
-    """Holds the states of every known item of a catalogue, with the items' rows."""
+    """Hold the states of every known item of a catalogue, with the items' rows."""
 
     ids: Int[Tensor, " items"]
     states: State

@@ -54,7 +54,7 @@ def best_epoch(records: Sequence[EpochRecord]) -> int:
 
 
 class WatchQueries(Silent):
-    """Adds FIT's query similarity and queries in use to each epoch's metrics."""
+    """Add query similarity and queries in use to each epoch's metrics."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -210,7 +210,7 @@ def check_target(folder: Path) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Contents:
-    """Names what a bundle is written from."""
+    """Name what a bundle is written from."""
 
     model: Model
     model_name: str

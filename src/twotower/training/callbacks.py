@@ -18,7 +18,7 @@ _TRAINING = ("epoch", "step", "loss", "learning_rate", "seconds")
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Describes one finished epoch; callbacks may add figures to its two dicts."""
+    """Describe one finished epoch; callbacks may add figures to its two dicts."""
 
     epoch: int
     """Finished, from 1."""
@@ -37,7 +37,7 @@ class EpochRecord:
     """Whether the weights were trained as they are served, so that they may be chosen: see `Phased`."""
 
     def to_json(self) -> dict[str, Any]:
-        """Write the record as one flat object, a line of ``train.jsonl``; "selectable" stands there where it is false.
+        """Write the record as one flat object, a line of ``train.jsonl``; "selectable" only where it is false.
 
         Examples:
             >>> line = EpochRecord(1, 20, 0.5, 0.001, 2.0, {"auc": 0.7}, {"rankme": 3.0}).to_json()
