@@ -12,8 +12,6 @@ from twotower.data.sources.base import Source
 from twotower.data.sources.registry import SOURCES, source_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "data-sets.md"
-MADE = {"synthetic"}
-"""Sets that are drawn, not fetched: they have no home page and need no files."""
 
 
 @pytest.fixture(params=SOURCES)
@@ -34,7 +32,7 @@ class TestDataSource:
         assert len(source.citation) > 10
 
     def test_has_a_home_page(self, source):
-        assert source.home.startswith("https://") or source.name in MADE
+        assert source.home.startswith("https://") or source.drawn
 
     def test_its_archives_can_be_told_apart_and_checked(self, source):
         names = [archive.name for archive in source.archives]
@@ -60,8 +58,9 @@ class TestDataSource:
         assert f"`{source.name}`" in PAGE.read_text(encoding="utf-8")
 
     def test_a_folder_without_its_files_is_refused_in_one_line(self, source, tmp_path):
-        if source.name in MADE:
-            pytest.skip("needs no files")
+        if source.drawn:
+            assert not source.archives
+            return
         (tmp_path / "copy").mkdir()
         (tmp_path / "copy" / "other.txt").write_text("nothing of it")
         (tmp_path / "out").mkdir()
