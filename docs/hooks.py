@@ -14,6 +14,7 @@ from mkdocs.structure.nav import Navigation, Page, Section
 
 from twotower.cli.main import build_app
 from twotower.experiment.run import Run
+from twotower.experiment.sources import SAMPLERS, source_parameters
 from twotower.index.registry import INDEXES, index_class, index_parameters
 from twotower.models.registry import MODELS, model_class, model_parameters
 
@@ -42,6 +43,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
         markdown.replace("<!-- run keys -->", run_keys())
         .replace("<!-- model keys -->", model_keys())
         .replace("<!-- index keys -->", index_keys())
+        .replace("<!-- source keys -->", source_keys())
     )
 
 
@@ -56,7 +58,7 @@ def run_keys() -> str:
         rows = [f"## [{part.name}]", "", inspect.cleandoc(type(value).__doc__ or ""), ""]
         rows += ["| Key | Default | Meaning |", "|---|---|---|"]
         for key in dataclasses.fields(value):
-            default = getattr(value, key.name)
+            default = Run().to_dict()[part.name][key.name]
             rows.append(f"| `{key.name}` | `{default!r}` | {sentences[key.name]} |")
         sections.append("\n".join(rows))
     return "\n\n".join(sections)
@@ -89,6 +91,23 @@ def index_keys() -> str:
         first = inspect.cleandoc(index_class(kind).__doc__ or "").split("\n\n")[0]
         settings = ", ".join(f"`{key} = {default!r}`" for key, default in index_parameters(kind).items())
         parts.append(f"### {kind}\n\n{' '.join(first.split())}\n\n{settings or 'No settings.'}")
+    return "\n\n".join(parts)
+
+
+def source_keys() -> str:
+    """Every source of negatives with what it does, and its settings with their defaults and meanings."""
+    parts = []
+    for name in sorted(SAMPLERS):
+        first, *rest = inspect.cleandoc(SAMPLERS.get(name).__doc__ or "").split("\n\n")
+        told = {
+            key: " ".join(text.split())
+            for key, text in re.findall(r"^    (\w+): ((?:.|\n {6,})+)", "\n".join(rest), re.M)
+        }
+        rows = [
+            f"| `{key}` | `{default!r}` | {told.get(key, '')} |"
+            for key, default in (source_parameters(name) or {}).items()
+        ]
+        parts.append("\n".join([f"### {name}", "", first, "", "| Key | Default | Meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
 
 

@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.experiment.run import Data, ModelSection, Run
 from twotower.experiment.train import split_of, train
 from twotower.training.callbacks import Silent
-from twotower.training.config import Objective, Sampling, Training
+from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
 
 FORK = multiprocessing.get_context("fork")
@@ -77,15 +77,12 @@ def dataset(tmp_path_factory) -> Dataset:
 
 
 def a_run(loss: str = "full_softmax", model: ModelSection = TOWER, **parts: Any) -> Run:
-    """Two epochs of a small model; ``parts`` are sampling settings, and sections by their names."""
+    """Two epochs of a small model; ``parts`` are sampling settings in their short form, and sections by their names."""
     sections = {name: parts.pop(name) for name in ("training", "data") if name in parts}
     regularise = parts.pop("regularise", {})
-    return Run(
-        model=model,
-        objective=Objective(loss, regularise),
-        sampling=Sampling(**({"number": 12} | parts)),
-        **({"training": TRAINING} | sections),
-    )
+    run = Run(model=model, objective=Objective(loss, regularise), **({"training": TRAINING} | sections))
+    short = {"sources": ["in_batch"], "number": 12} | parts
+    return Run.from_dict(run.to_dict() | {"sampling": short | {"sources": list(short["sources"])}})
 
 
 def learnt(run: Run, dataset: Dataset) -> Callable[[World], Any]:

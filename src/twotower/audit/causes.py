@@ -28,8 +28,8 @@ from twotower.diagnosis.causes.contribution import Encode, Inputs
 from twotower.diagnosis.report import write_report
 from twotower.diagnosis.report.source import columns_of_ids
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
-from twotower.models.encode import inference, training_length
-from twotower.serving.bundle import TILE, Bundle
+from twotower.models.encode import TILE, inference, training_length
+from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import flat
 
 TRAINING_ROWS = 50_000

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.audit.served_recall import METRIC, evaluate_with, tested_on
+from twotower.audit.served_recall import METRIC, evaluate_with_features, tested_on
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features
 from twotower.core.schema import Feature, Side
@@ -57,7 +57,7 @@ def recall_cost(
         notes.append(f"recall: of {MOST_USERS:,} random users out of {len(users):,}")
     columns = {**columns, **degraded}
     worse = replace(dataset, item_features=columns) if side == "item" else replace(dataset, user_features=columns)
-    before, after = (evaluate_with(bundle, served, targets, protocol) for served in (dataset, worse))
+    before, after = (evaluate_with_features(bundle, served, targets, protocol) for served in (dataset, worse))
     pair = compare({"before": before, "after": after}, [METRIC], seed=seed)
     lost = replace(before, per_user={METRIC: before.per_user[METRIC] - after.per_user[METRIC]}, metrics={}).intervals(
         seed=seed

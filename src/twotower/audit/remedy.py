@@ -19,9 +19,9 @@ from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items
 from twotower.core.schema import Feature
 from twotower.data.prepare.encode import prepare_table
 from twotower.diagnosis import diagnose
-from twotower.diagnosis.causes.drift import Drift, compare_values, is_missing, most_frequent
-from twotower.models.encode import inference
-from twotower.serving.bundle import TILE, Bundle
+from twotower.diagnosis.causes.drift import ColumnDrift, compare_values, is_missing, most_frequent
+from twotower.models.encode import TILE, inference
+from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import flat
 
 STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")
@@ -61,7 +61,7 @@ class Fault(NamedTuple):
     feature: Feature
     reason: str
     """missing, unknown or constant."""
-    drift: Drift
+    drift: ColumnDrift
     rows: Tensor
     """Which rows of the table lack a value, bool [rows]."""
 
@@ -195,7 +195,7 @@ def geometry(bundle: Bundle, rows: Tensor, features: Features, ids: list[str], s
     }
 
 
-def _drift(bundle: Bundle, feature: Feature, features: Features, seed: int) -> Drift:
+def _drift(bundle: Bundle, feature: Feature, features: Features, seed: int) -> ColumnDrift:
     training = bundle.dataset.item_features[feature.name][FIRST_KNOWN:]
     return compare_values(feature, features[feature.name], training, seed=seed)
 
@@ -222,7 +222,7 @@ def _merged(values: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
     return merged
 
 
-def _told(fault: Fault, filled: int, after: Drift | None) -> dict[str, Any]:
+def _told(fault: Fault, filled: int, after: ColumnDrift | None) -> dict[str, Any]:
     return {
         "feature": fault.feature.name,
         "reason": fault.reason,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from twotower.audit.served_recall import METRIC, evaluate_with, tested_on
+from twotower.audit.served_recall import METRIC, evaluate_with_features, tested_on
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
 from twotower.evaluation.compare import compare
@@ -43,7 +43,9 @@ def recall_of(
         for feature, value in served.values.items():
             columns[feature] = columns[feature].clone()
             columns[feature][FIRST_KNOWN:] = value
-        results[name] = evaluate_with(bundle, replace(bundle.dataset, item_features=columns), targets, protocol)
+        results[name] = evaluate_with_features(
+            bundle, replace(bundle.dataset, item_features=columns), targets, protocol
+        )
     compared = compare(results, [METRIC], reference="before", seed=seed)
     found: dict[str, Any] = {"metric": METRIC, "users": compared.users}
     for row in compared.rows:

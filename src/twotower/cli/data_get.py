@@ -83,7 +83,7 @@ def _list(known: tuple[Source, ...], as_json: bool) -> None:
                 "name": source.name,
                 "title": source.title,
                 "bytes": source.size,
-                "downloads": bool(source.archives) or source.name == "synthetic",
+                "downloads": bool(source.archives) or source.drawn,
                 "restricted": source.restricted,
                 "licence": source.licence,
                 "home": source.home,
@@ -102,7 +102,7 @@ def _list(known: tuple[Source, ...], as_json: bool) -> None:
 
 
 def _size(source: Source) -> str:
-    if source.name == "synthetic":
+    if source.drawn:
         return "none"
     if not source.archives:
         return "--from only"

@@ -31,7 +31,7 @@ def command(
     from twotower.serving.retriever import Similar, load
 
     if (item is None) == (items is None):
-        raise InputError("give either --item or --items, not both and not neither")
+        raise InputError("give exactly one of --item and --items")
     query: dict[str, Any]
     with gathered() as notices:
         if item is not None:

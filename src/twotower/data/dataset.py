@@ -78,6 +78,10 @@ class Dataset:
         """Items with their features: ``ids`` int64 [rows]."""
         return Items(ids, {name: column[ids] for name, column in self.item_features.items()})
 
+    def known_items(self) -> Tensor:
+        """Return the rows of all known items, ascending: int64 [items]."""
+        return torch.arange(FIRST_KNOWN, self.schema.num_items, device=self.device)
+
     def all_items(self) -> Items:
         """Every item row, padding and unknown too, so that row number = id."""
         return self.items(torch.arange(self.schema.num_items, device=self.device))

@@ -16,7 +16,7 @@ from twotower.core.errors import InputError
 from twotower.diagnosis.load import load_table
 from twotower.diagnosis.statistics import EXACT_ROWS, measure
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 from twotower.diagnosis.verdict import Reason, Verdict, judge
 
 
@@ -110,7 +110,7 @@ def diagnose(
         names = table.ids if names is None else names
         popularity = table.popularity if popularity is None else popularity
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
-    rows = Rows(vectors, where=where, ids=names)
+    rows = Vectors(vectors, where=where, ids=names)
     try:
         found = measure(
             rows,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.spectrum import (
     Moments,
     dimensions_for,
@@ -86,7 +86,7 @@ def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
     }
 
 
-def popularity_figures(rows: Rows, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
+def popularity_figures(rows: Vectors, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
     """Rank correlation of length with popularity, and the share of variance that log(1 + popularity) explains linearly.
 
     The share is Σ_d cov(x_d, p)² / (var p · Σ_d var x_d): 1 when all that moves is popularity.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.seeds import numpy_generator, torch_generator
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 from twotower.ops.cosines import nearest
 
 NOISE = 0.05
@@ -21,7 +21,7 @@ NEAR_DUPLICATE = 1e-3
 """Two directions closer than this share of the root-mean-square distance to the mean are near duplicates."""
 
 
-def duplicates(rows: Rows) -> int:
+def duplicates(rows: Vectors) -> int:
     """How many vectors repeat an earlier one, value for value (0.0 equals -0.0).
 
     Rows are compared by a 64-bit sum of their bits under random odd weights: by chance it errs in one of millions of

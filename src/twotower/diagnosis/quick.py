@@ -11,7 +11,7 @@ from twotower.core.seeds import torch_generator
 from twotower.diagnosis.baselines import SAMPLE, compare
 from twotower.diagnosis.statistics import Statistics
 from twotower.diagnosis.thresholds import Thresholds
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.diagnosis.verdict import LIGHT_RULES, Reason, Verdict, judge
 from twotower.ops.spectrum import effective_dimensions, eigenvalues, moments, participation_ratio, rankme
 
@@ -33,7 +33,7 @@ def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
     Raises:
         InputError: if the vectors hold NaN or inf, or are fewer than two rows or dimensions.
     """
-    rows = Rows(vectors, where="item states")
+    rows = Vectors(vectors, where="item states")
     raw = moments(rows.chunks())
     unit, around = UnitRows(rows), UnitRows(rows, raw.mean)
     axes = eigenvalues(raw.covariance(), rows.count)

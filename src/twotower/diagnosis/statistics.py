@@ -23,7 +23,7 @@ from twotower.diagnosis.geometry import (
 from twotower.diagnosis.neighbours import duplicates
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
 from twotower.diagnosis.space import measure_space
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 EXACT_ROWS = 100_000
@@ -44,7 +44,7 @@ class Statistics(NamedTuple):
 
 
 def measure(
-    rows: Rows,
+    rows: Vectors,
     *,
     popularity: Tensor | None = None,
     positive_pairs: Tensor | None = None,
@@ -128,7 +128,7 @@ def measure(
     )
 
 
-def _check(rows: Rows, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+def _check(rows: Vectors, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
     if popularity is not None:
         if popularity.shape != (rows.count,):
             raise InputError(

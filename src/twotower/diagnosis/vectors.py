@@ -19,7 +19,7 @@ ROUNDING = 1e-12
 """A length below this share of the root-mean-square length counts as zero."""
 
 
-class Rows:
+class Vectors:
     """Checked vectors [count, dim], with their lengths; ``where`` names them in errors.
 
     Raises:
@@ -95,7 +95,7 @@ class UnitRows:
     ``kept`` holds the row numbers of the others.
     """
 
-    def __init__(self, rows: Rows, centre: Tensor | None = None) -> None:
+    def __init__(self, rows: Vectors, centre: Tensor | None = None) -> None:
         self._rows = rows
         self._centre = centre
         scale = rows.norms.square().mean().sqrt()

@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State
 from twotower.core.schema import Side
 from twotower.core.seeds import torch_generator
+from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
@@ -20,7 +21,7 @@ from twotower.evaluation.result import Result
 from twotower.index.brute_force import BruteForceIndex
 from twotower.metrics.ranking import MISSED, ranking_metrics
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import ItemStates, encode_items, inference, users_with_history
 from twotower.models.rank import NO_CANDIDATE, rank
 from twotower.ops.ragged import expand
 
@@ -46,6 +47,7 @@ def evaluate_candidates(
     ks: Sequence[int] = (10, 100),
     *,
     split: str = "test",
+    items: ItemStates | None = None,
 ) -> Result:
     """Rank each user's own candidates by the whole model and say where the relevant ones stand; ties: the lower id.
 
@@ -57,6 +59,7 @@ def evaluate_candidates(
             user's list lacks is missed.
         ks: list lengths.
         split: what the targets are called in reports.
+        items: what the model makes of every known item, where that is at hand; None: they are encoded.
 
     Raises:
         InputError: if the data are not the model's, there is nobody to ask, the lists are not one a user, or a
@@ -70,7 +73,7 @@ def evaluate_candidates(
     budget = CUDA_PAIRS if dataset.device.type == "cuda" else CPU_PAIRS
     ordered = torch.empty_like(lists)
     with inference(model):
-        states = _all_states(model, dataset)
+        states = _all_states(model, dataset, items)
         for rows in torch.arange(len(users), device=dataset.device).split(max(1, budget // lists.shape[1])):
             asked = users_with_history(dataset, history, users[rows], model.history_length)
             ordered[rows] = rank(model, asked, states, lists[rows]).ids
@@ -135,7 +138,7 @@ def retrieved_lists(
     index = BruteForceIndex(retriever)
     found = []
     with inference(retriever):
-        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        ids = dataset.known_items()
         index.build(encode_items(retriever, dataset, ids, ITEM_TILE), ids)
         for some in users.split(256):
             states = retriever.encode_users(users_with_history(dataset, history, some, retriever.history_length))
@@ -211,9 +214,12 @@ def check_data(model: Model, dataset: Dataset) -> None:
                 )
 
 
-def _all_states(model: Model, dataset: Dataset) -> State:
+def _all_states(model: Model, dataset: Dataset, items: ItemStates | None) -> State:
     """States of every row, so that row number = id."""
-    return encode_items(model, dataset, torch.arange(dataset.schema.num_items, device=dataset.device), ITEM_TILE)
+    rows = torch.arange(dataset.schema.num_items, device=dataset.device)
+    if items is None:
+        return encode_items(model, dataset, rows, ITEM_TILE)
+    return join([encode_items(model, dataset, rows[:FIRST_KNOWN], ITEM_TILE), items.states])
 
 
 def _result(users: Tensor, truth: Log, lists: Tensor, ks: Sequence[int], split: str) -> Result:

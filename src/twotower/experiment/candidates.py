@@ -1,25 +1,30 @@
-"""Runs on labelled pairs, the protocol of pre-ranking: learn from them, choose by their AUC, judge as in a request."""
+"""The task of pre-ranking: learn from labelled pairs, choose by their AUC, order the candidates of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
 from twotower.evaluation.candidates import drawn_lists, evaluate_candidates
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
+from twotower.experiment.build import Parts
+from twotower.experiment.checks import Check
 from twotower.experiment.learn import kept_in, new_model
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_model
 from twotower.models.base import ClosedForm, Model
+from twotower.models.encode import ItemStates
 from twotower.models.registry import all_settings, model_class
-from twotower.training.callbacks import Callback, Record
+from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
@@ -82,7 +87,7 @@ def learn_pairs(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
-) -> tuple[Model, list[Record]]:
+) -> tuple[Model, list[EpochRecord]]:
     """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
@@ -120,7 +125,7 @@ def learn_pairs(
         config = replace(config, metric=chosen_by(config.metric))
 
     def validate(current: Model) -> dict[str, float]:
-        return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
+        return validate_pairs(current, split)
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
         parts = kept_in(folder, name, callbacks, resume, world)
@@ -131,6 +136,11 @@ def learn_pairs(
         model = new_model(run, dataset)
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def validate_pairs(model: Model, split: PairSplit) -> dict[str, float]:
+    """Return AUC, group AUC (GAUC) and log loss of the validation rows."""
+    return evaluate_rows(model, split.validation, pair_tile=PAIR_TILE).metrics
 
 
 def chosen_by(metric: str) -> str:
@@ -147,7 +157,13 @@ def chosen_by(metric: str) -> str:
 
 
 def judge_pairs(
-    model: Model, dataset: Dataset, split: PairSplit, *, ks: Sequence[int] = (10, 100), candidates: int = CANDIDATES
+    model: Model,
+    dataset: Dataset,
+    split: PairSplit,
+    *,
+    ks: Sequence[int] = (10, 100),
+    candidates: int = CANDIDATES,
+    items: ItemStates | None = None,
 ) -> Judged:
     """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
 
@@ -155,5 +171,65 @@ def judge_pairs(
     """
     pairs = evaluate_rows(model, split.test, pair_tile=PAIR_TILE)
     targets = split.test_targets()
-    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks)
+    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks, items=items)
     return Judged(pairs, replace(request, metrics={**pairs.metrics, **request.metrics}))
+
+
+class Candidates:
+    """Learn from labelled pairs by binary cross-entropy, and evaluate on pairs and on requests: a `Task`."""
+
+    def __init__(self, run: Run, dataset: Dataset) -> None:
+        self.run, self.dataset = run, dataset
+
+    @cached_property
+    def split(self) -> PairSplit:
+        """Return the rows that the run asks for."""
+        return pairs_of(self.run, self.dataset)
+
+    @property
+    def learnt(self) -> Log:
+        """Return the events of the training rows."""
+        return self.split.learnt()
+
+    def train(
+        self,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+        parts: Parts | None = None,
+        world: World | None = None,
+    ) -> tuple[Model, list[EpochRecord]]:
+        """Train as `learn_pairs` does.
+
+        Raises:
+            InputError: if a sampler is handed over: the pairs bring their negatives.
+        """
+        if parts is not None and parts.sampler is not None:
+            raise InputError(f"split '{PAIRS}' brings its own negatives: leave the sampler out")
+        return learn_pairs(
+            self.run, self.dataset, self.split, folder=folder, resume=resume, callbacks=callbacks, world=world
+        )
+
+    def validate(self, model: Model) -> dict[str, float]:
+        """Score the validation rows."""
+        return validate_pairs(model, self.split)
+
+    def test(
+        self, model: Model, *, part: str = "test", ks: tuple[int, ...] = (), items: ItemStates | None = None
+    ) -> Result:
+        """Order the test item of each user among random unseen ones.
+
+        Raises:
+            InputError: if validation is asked for, which has pairs and no requests.
+        """
+        if part == "validation":
+            raise InputError(f"split '{PAIRS}' has labelled pairs, whose validation is no ranking: judge the test")
+        return judge_pairs(model, self.dataset, self.split, ks=ks or self.run.evaluation.ks, items=items).request
+
+    def targets(self, part: str) -> None:
+        """Return None: candidates are given, so no index is asked."""
+
+    def checks(self, model: Model, test: Result) -> list[Check]:
+        """Return nothing: popularity is no yardstick among random candidates."""
+        return []

@@ -89,4 +89,4 @@ def run_demo(
 def best_validation(trained: Trained) -> float:
     """The best validation metric of a run."""
     metric = trained.run.training.metric
-    return max(record[metric] for record in trained.records if metric in record)
+    return max(record.metrics[metric] for record in trained.records if metric in record.metrics)

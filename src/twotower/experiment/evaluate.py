@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.data.dataset import Dataset
 from twotower.data.identity import check_same_vocabulary
-from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
-from twotower.evaluation.run import evaluate
-from twotower.experiment.candidates import PAIRS, judge_pairs, pairs_of
 from twotower.experiment.index_loss import IndexLoss, index_loss
-from twotower.experiment.learn import learnt_log
 from twotower.experiment.run import Run
-from twotower.experiment.train import split_of
+from twotower.experiment.tasks import task_of
 from twotower.serving.bundle import Bundle
 
 
@@ -66,17 +61,12 @@ def judge_served(
     if dataset.folder is not None and dataset is not bundle.dataset and (dataset.folder / "vocabulary").is_dir():
         both = folder / "vocabulary", dataset.folder / "vocabulary"
         check_same_vocabulary(*both, f"bundle {folder} and data {data}")
-    evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
     title = f"{run.model.name} on {dataset.name}"
-    if run.data.split == PAIRS:
-        if split == "validation":
-            raise InputError(f"{folder}: trained on labelled pairs, whose validation is no ranking; judge the test")
-        return Judged(judge_pairs(bundle.model, dataset, pairs_of(run, dataset), ks=evaluation.ks).request, title)
-    cut = split_of(run, dataset)
-    protocol = Protocol(ks=evaluation.ks, split=split, mask_seen=evaluation.mask_seen)
-    targets = cut.test if split == "test" else cut.validation
-    result = evaluate(bundle.model, dataset, targets, protocol, train=learnt_log(run, cut))
-    loss = None
-    if with_index:
-        loss = index_loss(bundle, dataset, targets, evaluation.ks, mask_seen=evaluation.mask_seen)
+    task = task_of(run, dataset)
+    result = task.test(bundle.model, part=split, ks=ks)
+    targets = task.targets(split) if with_index else None
+    if targets is None:
+        return Judged(result, title)
+    evaluation = run.evaluation
+    loss = index_loss(bundle, dataset, targets, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
     return Judged(result, title, loss)

@@ -13,10 +13,11 @@ from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
 from twotower.experiment import train as whole
-from twotower.experiment.build import SAMPLERS, Parts
+from twotower.experiment.build import Parts
 from twotower.experiment.evaluate import judge_bundle
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
+from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
 from twotower.index.registry import index_parameters
 from twotower.losses.base import Loss
@@ -25,6 +26,7 @@ from twotower.models.base import Model
 from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
+from twotower.training.sources import OLD_OPTIONS, NegativeSource
 
 
 def train(
@@ -163,13 +165,14 @@ def _with_sampler(run: Run, sampler: Any) -> tuple[Run, Sampler | None]:
         return run, None
     is_object = hasattr(sampler, "sample") and not isinstance(sampler, type)
     name = SAMPLERS.name_of(type(sampler) if is_object else sampler)
-    return replace(run, sampling=replace(run.sampling, sources=(name,))), sampler if is_object else None
+    return replace(run, sampling=replace(run.sampling, sources=(NegativeSource(name),))), sampler if is_object else None
 
 
 def _with_setting(run: Run, key: str, value: Any) -> Run:
     """The run with one key changed, found by its name among the sections and the model's own settings."""
     sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
     sections["model"] = set(model_parameters(run.model.name))
+    sections["sampling"] |= OLD_OPTIONS.keys()
     sections["index"] = {"kind", *index_parameters(run.index.kind)}
     section, dot, name = key.partition(".")
     places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
@@ -183,4 +186,4 @@ def _with_setting(run: Run, key: str, value: Any) -> Run:
         raise unknown_name("section", section, sections)
     values = run.to_dict()
     values[section][name] = list(value) if isinstance(value, tuple) else value
-    return Run.from_dict(values, "train")
+    return Run.from_dict(values, "train", override=True)

@@ -15,8 +15,9 @@ from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
 from twotower.data.examples import ROWS
 from twotower.data.log import Log
-from twotower.data.split import Split
+from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
 from twotower.experiment.choose import fit_closed_form
@@ -26,7 +27,7 @@ from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
-from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -45,7 +46,7 @@ def learn(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
     world: World | None = None,
-) -> tuple[Model, list[Record]]:
+) -> tuple[Model, list[EpochRecord]]:
     """A model that has learnt from the split, and one record for each epoch (none for closed forms).
 
     Args:
@@ -72,12 +73,10 @@ def learn(
     if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit_log(learnt_log(run, split))
         return model, []
-    protocol = Protocol(
-        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
-    )
+    metric_length(run.training.metric)  # refused before anything is trained
 
     def validate(current: Model) -> dict[str, float]:
-        return shared_metrics(world, split.validation, lambda part: evaluate(current, dataset, part, protocol))
+        return shared_metrics(world, split.validation, lambda part: ranked(current, run, dataset, part))
 
     if isinstance(model, OffersChoices):
         metric = run.training.metric
@@ -130,6 +129,19 @@ def learn(
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Return the metrics of the validation part, at the list length of ``training.metric``."""
+    return ranked(model, run, dataset, split.validation).metrics
+
+
+def ranked(model: Model, run: Run, dataset: Dataset, targets: Targets) -> Result:
+    """Rank the catalogue for some users of the validation part, at the list length of ``training.metric``."""
+    protocol = Protocol(
+        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+    )
+    return evaluate(model, dataset, targets, protocol)
 
 
 def settle(model: Model, seen: Tensor) -> None:

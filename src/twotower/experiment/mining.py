@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.records import FIRST_KNOWN, TopK
+from twotower.core.records import TopK
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -40,7 +39,7 @@ def miner(
     length = training_length(model)
 
     def search(users: Tensor, k: int) -> TopK:
-        items = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        items = dataset.known_items()
         with inference(model):
             built = index()
             built.build(_finite("item", encode_items(model, dataset, items, 8 * tile)), items)

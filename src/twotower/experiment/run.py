@@ -14,6 +14,7 @@ import tomli_w
 from twotower.core.errors import InputError, shown, unknown_name
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
+from twotower.training.sources import kept_settings, named_sources, plain_sources, read_old_options, set_in_source
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,18 @@ class Run:
         values = dataclasses.asdict(self)
         values["model"] = {"name": self.model.name, **self.model.settings}
         values["index"] = {"kind": self.index.kind, **self.index.settings}
+        values["sampling"]["sources"] = plain_sources(self.sampling.sources)
         return values
 
     @staticmethod
-    def from_dict(values: dict[str, Any], where: str = "run") -> Run:
+    def from_dict(values: dict[str, Any], where: str = "run", *, override: bool = False) -> Run:
         """A run from plain values.
+
+        Args:
+            values: one table a section.
+            where: for messages.
+            override: keys of [sampling] in the form before 0.2, such as ``bank_start``, take the place of the settings
+                of the source that reads them; otherwise a run that gives both is refused.
 
         Raises:
             InputError: for an unknown section or key (the closest is named) or a value of the wrong kind.
@@ -108,6 +116,10 @@ class Run:
                 value = dict(value)
                 built[name] = IndexSection(str(value.pop("kind", "exact")), value)
             else:
+                if name == "sampling":
+                    value = read_old_options(value, where, override=override)
+                    if "sources" in value:
+                        value = {**value, "sources": named_sources(value["sources"], where)}
                 built[name] = _section(get_type_hints(Run)[name], name, value, where)
         return Run(**built)
 
@@ -129,9 +141,9 @@ class Run:
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
-        """A variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
+        """Return a variant from texts like ``training.epochs=3`` or ``sampling.sources.memory_bank.start=500``.
 
-        Values are TOML, and bare words are texts.
+        Values are TOML, and bare words are texts. Sources that stay under their names keep their settings.
 
         Raises:
             InputError: if a text has no ``=`` or names an unknown key.
@@ -144,12 +156,17 @@ class Run:
                 raise InputError(f"--set {setting}: write section.key=value, such as training.epochs=3")
             if section not in values:
                 raise unknown_name("section", section, values, f"--set {setting}")
-            table, inner = values[section], key
+            table, inner, value = values[section], key, _toml_value(text.strip())
             outer, dot, last = key.partition(".")
+            if section == "sampling" and outer == "sources":
+                if dot:
+                    set_in_source(table, last, value, "--set")
+                    continue
+                value = kept_settings(value, table["sources"], "--set")
             if dot and isinstance(table.get(outer), dict):
                 table, inner = table[outer], last
-            table[inner] = _toml_value(text.strip())
-        return Run.from_dict(values, "--set")
+            table[inner] = value
+        return Run.from_dict(values, "--set", override=True)
 
 
 def _toml_value(text: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
@@ -17,26 +18,19 @@ from twotower.data.identity import fingerprint
 from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
-from twotower.data.splitters import split_log
-from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
-from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts
-from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
-from twotower.experiment.checks import Check, check_popularity, check_space
-from twotower.experiment.learn import learn, learnt_log
+from twotower.experiment.checks import Check, check_space
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
+from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
-from twotower.models.encode import encode_items, inference
+from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
-from twotower.serving.bundle import check_target, write_bundle
-from twotower.training.callbacks import Callback, Record, Silent
+from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
-
-UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
-"""Stands before what a split says of a log without order."""
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +44,10 @@ class Trained:
     dataset: Dataset
     split: Split | PairSplit
     test: Result
-    records: list[Record]
+    records: list[EpochRecord]
     """One for each epoch; empty for closed forms."""
+    item_states: ItemStates
+    """What the trained model makes of every known item, encoded once."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
     checks: list[Check] = field(default_factory=list)
@@ -104,7 +100,8 @@ def train(
         if to is not None:
             check_target(to)
         dataset = (dataset or Dataset.load(run.data.path)).to(device)
-        split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
+        task = task_of(run, dataset)
+        split = task.split  # refused, where it is, before anything is written
         folder = None if to is None else to.with_name(to.name + ".run")
         if folder is not None and resume:
             resume = check_resumable(folder, run)
@@ -114,52 +111,40 @@ def train(
     resume = world.first(resume)
     claim = Claim(None if resume or world.rank else folder, run, dataset)
     callbacks = [claim, *callbacks]
-    if isinstance(split, PairSplit):
-        model, records = learn_pairs(
-            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, world=world
-        )
-        learnt = split.learnt()
-        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
-    else:
-        model, records = learn(
-            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world
-        )
-        learnt = learnt_log(run, split)
-        protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-        test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
+    items = encode_known_items(model, dataset)
+    test = task.test(model, items=items)
     if isinstance(model, OffersChoices):
         run = with_choice(run, model)
     if world.rank:
-        return Trained(run, model, dataset, split, test, records, None)
+        return Trained(run, model, dataset, split, test, records, items, None)
     claim.made()  # closed forms have no training that would begin
-    diagnosis = check_items(model, dataset, learnt)
+    diagnosis = check_items(model, items, task.learnt)
     checks = [] if diagnosis is None else [check_space(diagnosis)]
-    if isinstance(split, Split) and not isinstance(model, ClosedForm):
-        mask = run.evaluation.mask_seen
-        checks.append(check_popularity(test, dataset, split, learnt, metric=run.training.metric, mask=mask))
+    checks += task.checks(model, test)
     for check in checks:
         log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
         index = None
         if serves(run.index.kind, inner_product=model.inner_product):
             index = build_index(run.index.kind, run.index.settings, model)
-            ids, states = known_states(model, dataset)
-            index.build(states, ids)
-        write_bundle(
-            to,
+            index.build(items.states, items.ids)
+        contents = Contents(
             model=model,
             model_name=run.model.name,
             model_parameters=run.model.settings,
             dataset=dataset,
+            items=items,
             run_toml=run.to_toml(),
             metrics=test.metrics,
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,
         )
+        write_bundle(to, contents)
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()
-    return Trained(run, model, dataset, split, test, records, diagnosis, checks)
+    return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
 
 
 def spelled_out(run: Run) -> Run:
@@ -208,31 +193,14 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
     return device
 
 
-def split_of(run: Run, dataset: Dataset) -> Split:
-    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
-    if run.data.split:
-        split = split_log(dataset.log, run.data.split, **run.data.split_options)
-    else:
-        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
-        split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
-    return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
-
-
-def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
-    """Ids of all known items and their states."""
-    ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
-    with inference(model):
-        return ids, encode_items(model, dataset, ids, tile)
-
-
-def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
+def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
     """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
-    ids, states = known_states(model, dataset)
-    if not model.has_vectors or states.shape[1] < 2 or isinstance(model, ClosedForm):
+    states = items.states
+    if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
         return None
     from twotower.diagnosis import diagnose
 
-    popularity = learnt.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items)[items.ids]
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
 
 

@@ -16,11 +16,18 @@ class Loss(Protocol):
     """
 
     def __call__(
-        self, positive_scores: Tensor, negative_scores: Tensor, negative_log_q: Tensor, negative_mask: Tensor
+        self,
+        positive_scores: Tensor,
+        negative_scores: Tensor,
+        negative_log_q: Tensor,
+        negative_mask: Tensor,
+        positive_log_q: Tensor | None = None,
     ) -> Tensor:
         """The mean over rows.
 
         ``positive_scores`` is [rows], ``negative_scores`` and the boolean ``negative_mask`` (False: does not count)
         are [rows, candidates], ``negative_log_q`` is [candidates] or [rows, candidates].
+        ``positive_log_q`` [rows] is given only with ``sampling.correct_positive``, which needs a loss whose class says
+        ``reads_positive_log_q = True``; a loss that does not say so may leave the argument out.
         """
         ...

@@ -30,6 +30,7 @@ class BPR(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over rows, in float32 or wider; scores are divided by the temperature.
 
@@ -80,6 +81,7 @@ class Triplet(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over rows, in float32 or wider, in units of the scores.
 

@@ -86,6 +86,7 @@ class SampledBCE(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over rows, in float32 or wider; scores are divided by the temperature.
 

@@ -39,6 +39,8 @@ class SampledSoftmax(nn.Module):
         True
     """
 
+    reads_positive_log_q = True
+
     def forward(
         self,
         positive_scores: Float[Tensor, " rows"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -28,6 +28,10 @@ class Model(nn.Module, ABC):
             narrower window, as wide as the longest history in a batch.
         has_vectors: true when users and items are one vector each, [rows, dim].
         inner_product: true when the score of two states is their inner product, so that a vector index can serve it.
+        recipe: name of the settings that a run of this model starts from where it has none of its own, such as
+            "pre_ranking"; None: by the kind of its training rows. See `twotower.experiment.recipes.default_run`.
+        own_forward: true where a subclass gives its own `forward`; set by itself. Training then encodes no other items
+            in the call that encodes the batch's.
         item_store: how item states are written and read.
         row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
             batch. None: with the `forward` of this class yes, with one of its own no.
@@ -38,8 +42,14 @@ class Model(nn.Module, ABC):
     history_length: int | None = 50
     has_vectors: bool = True
     inner_product: bool = True
+    recipe: ClassVar[str | None] = None
+    own_forward: ClassVar[bool] = False
     item_store: ItemStore = ItemStore()
     row_by_row: bool | None = None
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.own_forward = cls.forward is not Model.forward
 
     @abstractmethod
     def encode_users(self, users: Users) -> State:

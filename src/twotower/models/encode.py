@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -18,6 +19,16 @@ from twotower.ops.windows import windows
 
 LONGEST = 200
 """Items of a history in training, for models that would read all of it."""
+TILE = 8192
+"""Items encoded at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemStates:
+    """Hold the states of every known item of a catalogue, with the items' rows."""
+
+    ids: Int[Tensor, " items"]
+    states: State
 
 
 def training_length(model: Model) -> int:
@@ -49,3 +60,10 @@ def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"
 def encode_items(model: Model, dataset: Dataset, ids: Int[Tensor, " items"], tile: int) -> State:
     """The states of items ``ids``, encoded ``tile`` at a time."""
     return join([model.encode_items(dataset.items(part)) for part in ids.split(tile)])
+
+
+def encode_known_items(model: Model, dataset: Dataset, tile: int = TILE) -> ItemStates:
+    """Encode every known item as it is served: in evaluation mode, without gradients."""
+    ids = dataset.known_items()
+    with inference(model):
+        return ItemStates(ids, encode_items(model, dataset, ids, tile))

@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-import torch
 import torch.nn.functional as F
 
-from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.evaluation.pointwise import relative_improvement
 from twotower.experiment.candidates import judge_pairs, learn_pairs, pairs_of
 from twotower.experiment.run import Run
-from twotower.models.base import Model, is_selectable
+from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.models.fit.model import FIT
 from twotower.reproduce.fit_picture import query_points
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import Measured
-from twotower.training.callbacks import Record, Silent
+from twotower.training.callbacks import EpochRecord, Silent
 
 
 def measure(run: Run, dataset: Dataset) -> Measured:
@@ -32,7 +30,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     started = time.perf_counter()
     model, records = learn_pairs(run, dataset, split, callbacks=[WatchQueries(dataset)])
     costs = {
-        "seconds_per_epoch": records[-1]["seconds"] / len(records),
+        "seconds_per_epoch": records[-1].seconds / len(records),
         "seconds": time.perf_counter() - started,
         "best_epoch": float(best_epoch(records)),
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
@@ -41,32 +39,31 @@ def measure(run: Run, dataset: Dataset) -> Measured:
         costs["query_similarity"] = query_similarity(model, dataset)
         costs["queries_in_use"] = queries_in_use(model, dataset)
     judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
-    validation = records[best_epoch(records) - 1]["auc"]
+    validation = records[best_epoch(records) - 1].metrics["auc"]
     drawn = {}
     if run.training.seed == 1 and isinstance(model, FIT) and model.meta is not None and len(model.meta.meta) > 1:
         drawn = query_points(model, dataset)
     return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user(), drawn)
 
 
-def best_epoch(records: Sequence[Record]) -> int:
+def best_epoch(records: Sequence[EpochRecord]) -> int:
     """The epoch whose weights were kept: the best AUC among those that were trained as they are served."""
-    judged = [record for record in records if "auc" in record]
-    able = [record for record in judged if record.get("selectable", True)] or judged[-1:]
-    return int(max(able, key=lambda record: record["auc"])["epoch"])
+    judged = [record for record in records if "auc" in record.metrics]
+    able = [record for record in judged if record.selectable] or judged[-1:]
+    return max(able, key=lambda record: record.metrics["auc"]).epoch
 
 
 class WatchQueries(Silent):
-    """Notes in each epoch's record whether its weights may be chosen; for FIT, query similarity and queries in use."""
+    """Add query similarity and queries in use to each epoch's metrics."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Add to the record."""
-        record["selectable"] = is_selectable(model)
         if isinstance(model, FIT) and model.meta is not None:
-            record["query_similarity"] = query_similarity(model, self.dataset)
-            record["queries_in_use"] = queries_in_use(model, self.dataset)
+            record.metrics["query_similarity"] = query_similarity(model, self.dataset)
+            record.metrics["queries_in_use"] = queries_in_use(model, self.dataset)
 
 
 def query_similarity(model: FIT, dataset: Dataset) -> float:
@@ -76,7 +73,7 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
     """
     assert model.meta is not None
     with inference(model):
-        items = model.item_fields.of_ids(torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device))
+        items = model.item_fields.of_ids(dataset.known_items())
         hard = model.meta.hard()[model.meta.index(items)]
         temperature = 1.0 if model.query_training == "soft" else model.query_temperature
         return F.cosine_similarity(model.meta.soft(items, temperature), hard, dim=1).mean().item()
@@ -86,7 +83,7 @@ def queries_in_use(model: FIT, dataset: Dataset) -> float:
     """`MetaQueries.in_use` over all items."""
     assert model.meta is not None
     with inference(model):
-        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        ids = dataset.known_items()
         return model.meta.in_use(model.item_fields.of_ids(ids)).item()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
 from twotower.experiment.run import Run
 from twotower.experiment.train import pick_device
+from twotower.training.callbacks import EpochRecord
 
 TUNING_SEED = 0
 """The seed whose validation data picks among a variant's choices; the table's own seeds start at 1."""
@@ -35,7 +36,7 @@ class Measured(NamedTuple):
     """What choices are picked by; more is better."""
     metrics: dict[str, float]
     """On the test, and costs such as "seconds_per_epoch"."""
-    curves: list[dict[str, Any]]
+    curves: list[EpochRecord]
     """One record an epoch."""
     per_user: dict[str, Tensor]
     """Test metrics user by user, in the same order for every variant; empty where there are none."""
@@ -264,7 +265,7 @@ def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
             "seed": cell.run.training.seed,
             "validation": measured.validation,
             "metrics": measured.metrics,
-            "curves": measured.curves,
+            "curves": [record.to_json() for record in measured.curves],
             "run": cell.run.to_toml(),
         },
     )

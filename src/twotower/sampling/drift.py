@@ -10,7 +10,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 
 
-class Drift:
+class EmbeddingDrift:
     """Low once the mean squared distance that sampled items move in ``every`` steps falls below ``threshold``.
 
     Mean over the sample of ‖g(item; now) − g(item; ``every`` steps ago)‖². Once low it stays low.
@@ -29,7 +29,8 @@ class Drift:
 
     Examples:
         >>> tower = torch.nn.Linear(1, 1)
-        >>> drift = Drift(lambda ids: tower(ids[:, None].float()), torch.tensor([2, 5]), every=1, threshold=0.1)
+        >>> ids = torch.tensor([2, 5])
+        >>> drift = EmbeddingDrift(lambda ids: tower(ids[:, None].float()), ids, every=1, threshold=0.1)
         >>> drift.observe(), drift.is_low, drift.observe(), drift.is_low
         (None, False, None, True)
     """

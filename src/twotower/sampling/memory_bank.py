@@ -12,7 +12,7 @@ from twotower.core import states
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Negatives, State
 from twotower.sampling.base import Frequency
-from twotower.sampling.drift import Drift
+from twotower.sampling.drift import EmbeddingDrift
 
 CHECK_EVERY = 128
 """Steps between looks for NaN on a GPU, where each look waits for the device."""
@@ -47,7 +47,7 @@ class MemoryBank:
         frequency: Frequency,
         *,
         count: int | None = None,
-        start: int | Drift = 0,
+        start: int | EmbeddingDrift = 0,
         state_kind: type[Any] | None = None,
     ) -> None:
         brought = min(count or batch_size, batch_size)
@@ -105,7 +105,7 @@ class MemoryBank:
             self._allocate(fresh, ids.device)
         self._write(ids, fresh)
         self.step += 1
-        if isinstance(self.start, Drift):
+        if isinstance(self.start, EmbeddingDrift):
             self.start.observe()
 
     def _allocate(self, like: State, device: torch.device) -> None:
@@ -134,7 +134,7 @@ class MemoryBank:
         if self._states is not None:
             kept |= {"ids": self._ids.clone(), "log_p": self._log_p.clone()}
             kept |= {f"states.{name}": part.clone() for name, part in states.to_tensors(self._states).items()}
-        if isinstance(self.start, Drift):
+        if isinstance(self.start, EmbeddingDrift):
             kept |= {f"drift.{name}": part for name, part in self.start.state_dict().items()}
         return kept
 
@@ -153,8 +153,10 @@ class MemoryBank:
                 {name.removeprefix("states."): part.clone() for name, part in state.items() if "states." in name},
                 self.state_kind,
             )
-        if isinstance(self.start, Drift):
-            self.start.load_state_dict({name[6:]: part for name, part in state.items() if name.startswith("drift.")})
+        if isinstance(self.start, EmbeddingDrift):
+            self.start.load_state_dict(
+                {name.removeprefix("drift."): part for name, part in state.items() if name.startswith("drift.")}
+            )
 
 
 def _refuse_nan(part: Tensor) -> Tensor:

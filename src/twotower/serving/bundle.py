@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
-from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
+from twotower.core.records import UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
 from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
@@ -28,13 +28,10 @@ from twotower.data.log import Log
 from twotower.index.base import AnyIndex
 from twotower.index.registry import INDEXES, index_kind, load_index
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import MODELS, build_model
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
-
-TILE = 8192
-"""Items encoded at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,32 +208,38 @@ def check_target(folder: Path) -> None:
     check_replaceable(folder)
 
 
-def write_bundle(
-    folder: Path | str,
-    *,
-    model: Model,
-    model_name: str,
-    model_parameters: dict[str, Any],
-    dataset: Dataset,
-    run_toml: str,
-    metrics: dict[str, Any],
-    histories: Log | None,
-    diagnosis: dict[str, Any] | None = None,
-    index: AnyIndex | None = None,
-) -> None:
-    """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Contents:
+    """Name what a bundle is written from."""
 
-    Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
-    when the bundle starts to serve: events of whatever label, of which a model reads the positives; ``index`` was built
-    over known item states.
+    model: Model
+    model_name: str
+    model_parameters: dict[str, Any]
+    dataset: Dataset
+    items: ItemStates
+    """What the model makes of every known item."""
+    run_toml: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    histories: Log | None
+    """What is known of each user when the bundle starts to serve: events of whatever label, of which a model reads the
+    positives."""
+    diagnosis: dict[str, Any] | None = None
+    index: AnyIndex | None = None
+    """Built over ``items``."""
+
+
+def write_bundle(folder: Path | str, contents: Contents) -> None:
+    """Write all that serving needs, in one step: a reader never sees half a bundle.
+
+    Needs only torch, NumPy and safetensors when the data set has a folder.
 
     Raises:
         InputError: as `check_target`.
     """
-    folder = Path(folder)
+    folder, model, dataset, index = Path(folder), contents.model, contents.dataset, contents.index
     check_target(folder)
     with replacing_folder(folder) as partial:
-        (partial / "run.toml").write_text(run_toml, encoding="utf-8")
+        (partial / "run.toml").write_text(contents.run_toml, encoding="utf-8")
         dataset.schema.save(partial / "schema.json")
         write_json(partial / "data.json", dataset.manifest)
         _write_vocabulary(partial / "vocabulary", dataset)
@@ -244,27 +247,31 @@ def write_bundle(
             partial / "weights.safetensors"
         ) as file:  # on its own, safetensors lets the owner alone read it
             save_model(model, str(file))
-        _write_items(partial / "items", model, dataset)
+        _write_items(partial / "items", contents.items)
         for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
             for name, column in columns.items():
                 _save_array(partial / side / "features" / f"{name}.npy", column)
-        if histories is not None:
-            for name, column in histories._asdict().items():
+        if contents.histories is not None:
+            for name, column in contents.histories._asdict().items():
                 if column is not None:
                     _save_array(partial / "histories" / f"{name}.npy", column)
         if index is not None:
             (partial / "index").mkdir()
             index.save(partial / "index")
-        if diagnosis is not None:
-            write_json(partial / "diagnosis.json", diagnosis)
+        if contents.diagnosis is not None:
+            write_json(partial / "diagnosis.json", contents.diagnosis)
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": dataset.name,
-            "model": {"name": model_name, "parameters": model_parameters, "module": type(model).__module__},
+            "model": {
+                "name": contents.model_name,
+                "parameters": contents.model_parameters,
+                "module": type(model).__module__,
+            },
             "index": None if index is None else index_kind(index),
             "index_settings": None if index is None else index.settings,
             "index_module": None if index is None else type(index).__module__,
-            "metrics": {name: _finite(value) for name, value in metrics.items()},
+            "metrics": {name: _finite(value) for name, value in contents.metrics.items()},
             "versions": versions(),
         }
         write_manifest(partial, manifest)
@@ -295,13 +302,10 @@ def _write_vocabulary(target: Path, dataset: Dataset) -> None:
     write_row_vocabulary(target / "items.parquet", dataset.schema.num_items)
 
 
-def _write_items(target: Path, model: Model, dataset: Dataset) -> None:
-    ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
-    with inference(model):
-        states = encode_items(model, dataset, ids, TILE)
-    _save_array(target / "ids.npy", ids)
+def _write_items(target: Path, items: ItemStates) -> None:
+    _save_array(target / "ids.npy", items.ids)
     with replacing_file(target / "states.safetensors") as file:
-        save_file(to_tensors(map_state(Tensor.cpu, states)), file)
+        save_file(to_tensors(map_state(Tensor.cpu, items.states)), file)
 
 
 def _save_array(path: Path, values: Tensor) -> None:

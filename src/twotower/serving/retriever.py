@@ -236,7 +236,7 @@ class Retriever:
             InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not.
         """
         if (user is None) == (history is None):
-            raise InputError("give either a user or a history, not both and not neither")
+            raise InputError("give exactly one of user and history")
         if user is not None:
             rows = self._user_rows([user])
             return Asker(self.bundle.users(rows), self._seen(rows))

@@ -19,8 +19,8 @@ from twotower.data.prepare.encode import missing, prepare_table
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import relations
 from twotower.data.prepare.vocabulary import read_columns
-from twotower.models.encode import inference
-from twotower.serving.bundle import TILE, Bundle
+from twotower.models.encode import TILE, inference
+from twotower.serving.bundle import Bundle
 from twotower.serving.columns import plain
 from twotower.serving.neighbours import Neighbours, directions
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,9 +13,52 @@ from twotower.core.files import replacing_file
 from twotower.core.terminal import visible
 from twotower.models.base import Model
 
-Record = dict[str, Any]
-"""epoch (finished, from 1), step, loss (mean since the last record), learning_rate, seconds (of training so far), and
-after a validation its metrics by name."""
+_GEOMETRY = "geometry/"
+_TRAINING = ("epoch", "step", "loss", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Describe one finished epoch; callbacks may add figures to its two dicts."""
+
+    epoch: int
+    """Finished, from 1."""
+    step: int
+    """Optimiser steps done, over all epochs."""
+    loss: float
+    """Mean over the epoch's steps."""
+    learning_rate: float
+    seconds: float
+    """Of training so far, validation left out."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What validation gave, by name; empty where the epoch was not validated."""
+    geometry: dict[str, float] = field(default_factory=dict)
+    """Figures of the item vectors by name, where they are watched: see `Tracking`."""
+    selectable: bool = True
+    """Whether the weights were trained as they are served, so that they may be chosen: see `Phased`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the record as one flat object, a line of ``train.jsonl``; "selectable" only where it is false.
+
+        Examples:
+            >>> line = EpochRecord(1, 20, 0.5, 0.001, 2.0, {"auc": 0.7}, {"rankme": 3.0}).to_json()
+            >>> line["epoch"], line["auc"], line["geometry/rankme"]
+            (1, 0.7, 3.0)
+        """
+        values: dict[str, Any] = {name: getattr(self, name) for name in _TRAINING}
+        values |= self.metrics | {_GEOMETRY + name: value for name, value in self.geometry.items()}
+        return values if self.selectable else values | {"selectable": False}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EpochRecord:
+        """Read what `to_json` wrote."""
+        others = {name: value for name, value in values.items() if name not in (*_TRAINING, "selectable")}
+        return cls(
+            **{name: values[name] for name in _TRAINING},
+            metrics={name: value for name, value in others.items() if not name.startswith(_GEOMETRY)},
+            geometry={name.removeprefix(_GEOMETRY): v for name, v in others.items() if name.startswith(_GEOMETRY)},
+            selectable=values.get("selectable", True),
+        )
 
 
 @runtime_checkable
@@ -28,7 +73,7 @@ class Callback(Protocol):
         """One optimiser step is done."""
         ...
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """An epoch is done, and validated where the run asks for it. May raise `StopTraining`."""
         ...
 
@@ -50,7 +95,7 @@ class Silent:
     def stepped(self, step: int) -> None:
         """Nothing."""
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Nothing."""
 
     def finished(self) -> None:
@@ -71,10 +116,10 @@ class JsonLines(Silent):
         with replacing_file(self.path) as partial:
             partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Append the record."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record.to_json()) + "\n")
 
 
 class TensorBoard(Silent):
@@ -85,11 +130,11 @@ class TensorBoard(Silent):
 
         self.writer = SummaryWriter(str(folder))
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Add the numbers at the record's step."""
-        for name, value in record.items():
+        for name, value in record.to_json().items():
             if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, record["step"])
+                self.writer.add_scalar(name, value, record.step)
 
     def finished(self) -> None:
         """Flush and close."""
@@ -124,10 +169,11 @@ class Progress(Silent):
         """Move the bar."""
         self.bar.update(self.task, completed=step)
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Show the figures."""
-        shown = {k: v for k, v in record.items() if k not in ("epoch", "step", "seconds", "learning_rate")}
-        shown = {k: v for k, v in shown.items() if not k.startswith("geometry/") or k == "geometry/mean_cosine"}
+        shown = {"loss": record.loss, **record.metrics}
+        if "mean_cosine" in record.geometry:
+            shown["mean cosine"] = record.geometry["mean_cosine"]
         self.bar.update(self.task, figures="  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
 
     def finished(self) -> None:

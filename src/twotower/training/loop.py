@@ -17,7 +17,7 @@ from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, is_selectable
 from twotower.training.batching import Batching, RandomBatches
-from twotower.training.callbacks import Callback, Record, StopTraining
+from twotower.training.callbacks import Callback, EpochRecord, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
 from twotower.training.distributed import World
@@ -48,7 +48,7 @@ class Progress:
     best: float = float("-inf")
     """Best validation metric so far."""
     best_epoch: int = 0
-    records: list[Record] = field(default_factory=list)
+    records: list[EpochRecord] = field(default_factory=list)
 
 
 def fit(
@@ -220,18 +220,19 @@ class _Run:
         progress.epoch += 1
         progress.loss_sum = 0.0
         rate = self.optimizer.param_groups[0]["lr"]
-        record: Record = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "loss": mean,
-            "learning_rate": rate,
-            "seconds": round(progress.seconds, 3),
-        }
+        record = EpochRecord(
+            progress.epoch,
+            progress.step,
+            mean,
+            rate,
+            round(progress.seconds, 3),
+            selectable=is_selectable(self.model),
+        )
         validated = self.validate is not None and (
             progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
         )
         if validated and self.validate is not None:
-            record |= self._judge(self.world.same_numbers(self.validate(self.model)))
+            record.metrics.update(self._judge(self.world.same_numbers(self.validate(self.model))))
         progress.records.append(record)
         wish: StopTraining | None = None
         for callback in self.callbacks:
@@ -258,19 +259,19 @@ class _Run:
         if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Phased`
             return False
         config = self.config
-        judged = [r for r in self.progress.records if config.metric in r]
+        judged = [record for record in self.progress.records if config.metric in record.metrics]
         worse = 0
-        last = next(r["step"] for r in judged if r["epoch"] == self.progress.best_epoch)
+        last = next(record.step for record in judged if record.epoch == self.progress.best_epoch)
         for record in judged:
-            if record["epoch"] > self.progress.best_epoch and record["step"] - last >= config.patience_steps:
-                worse, last = worse + 1, record["step"]
+            if record.epoch > self.progress.best_epoch and record.step - last >= config.patience_steps:
+                worse, last = worse + 1, record.step
         return 0 < config.patience <= worse and not (config.patience_loss and self._still_falls(judged))
 
-    def _still_falls(self, judged: list[Record]) -> bool:
+    def _still_falls(self, judged: list[EpochRecord]) -> bool:
         """Whether the training loss fell by more than `Training.patience_loss` since the evaluation before."""
         if len(judged) < 2:
             return False
-        before, now = judged[-2]["loss"], judged[-1]["loss"]
+        before, now = judged[-2].loss, judged[-1].loss
         return bool(before - now > self.config.patience_loss * abs(before))
 
     def save(self) -> None:
@@ -279,7 +280,7 @@ class _Run:
             return
         state: dict[str, Any] = {
             "rows": len(self.rows),
-            "progress": vars(self.progress),
+            "progress": vars(self.progress) | {"records": [record.to_json() for record in self.progress.records]},
             "model": self.model.state_dict(),
             "best": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
@@ -300,6 +301,7 @@ class _Run:
         except RuntimeError as error:
             raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
         self.progress = Progress(**state["progress"])
+        self.progress.records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
         device = next(self.model.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

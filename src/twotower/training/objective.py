@@ -13,7 +13,6 @@ from twotower.data.dataset import Dataset
 from twotower.losses.base import Loss
 from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
-from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.ops.ragged import expand
@@ -110,7 +109,8 @@ class AgainstSamples:
             candidates only, while their own rows still pull in full: popular items drift towards every user. With this,
             the gradient of the shared candidates that were encoded now is scaled to stand for all shared ones. Ours.
         correct_positive: hand the loss the log q of each row's positive too. It is that of the row's own item as an
-            in-batch candidate, so the sampler must take the items of all rows; the loss must be `SampledSoftmax`.
+            in-batch candidate, so the sampler must take the items of all rows; the loss must read it, as its
+            ``reads_positive_log_q`` says.
         world: the processes that train as one. The sampler sees the batch of all of them (users and paired items, one
             row a pair), and must draw alike on each; candidates of a row's own go to the rank that holds the row.
     """
@@ -151,7 +151,6 @@ class AgainstSamples:
         mask = candidates.mask if self.hard is None else self._hard(model, batch, own, encoded, candidates, scale)
         loss: Tensor
         if self.correct_positive:
-            assert isinstance(self.loss, SampledSoftmax)
             own_log_q = negatives.log_q[: negatives.in_batch][whole.own]
             loss = self.loss(own, candidates.scores, candidates.log_q, mask, own_log_q)
         else:
@@ -175,7 +174,7 @@ class AgainstSamples:
         """
         drawn = _drawn_ids(negatives)
         apart = negatives.ids.ndim == 2 or not len(drawn) or drawn.device.type not in TOGETHER
-        if apart or type(model).forward is not Model.forward:
+        if apart or model.own_forward:
             return model(batch), None
         ids = batch.items.ids
         both = model.encode_items(self.dataset.items(torch.cat([ids, drawn])))

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,8 +76,8 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(kind, step, tiny_da
     resumed = fit(model, rows, objective, CONFIG, validate=judge, checkpoint=path, resume=True)
 
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert [{**record, "seconds": 0} for record in resumed.records] == [
-        {**record, "seconds": 0} for record in whole.records
+    assert [replace(record, seconds=0) for record in resumed.records] == [
+        replace(record, seconds=0) for record in whole.records
     ]
 
 
@@ -168,7 +169,7 @@ def test_training_lowers_the_loss(tiny_dataset):
     for kind in ("sequences", "events"):
         model, rows, objective = case(kind, tiny_dataset)
         records = fit(model, rows, objective, Training(epochs=30, batch_size=4, learning_rate=0.02)).records
-        assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+        assert records[-1].loss < 0.8 * records[0].loss
 
 
 def test_fewer_epochs_keep_the_schedule(tiny_dataset):
@@ -177,13 +178,13 @@ def test_fewer_epochs_keep_the_schedule(tiny_dataset):
     short = fit(model, rows, objective, config, epochs=2).records
     model, rows, objective = case("sequences", tiny_dataset)
     long = fit(model, rows, objective, config).records
-    assert [r["learning_rate"] for r in short] == [r["learning_rate"] for r in long[:2]]
+    assert [r.learning_rate for r in short] == [r.learning_rate for r in long[:2]]
 
 
 def test_a_callback_may_end_training(tiny_dataset, tmp_path):
     class Enough(Silent):
         def epoch_done(self, record, model) -> None:
-            if record["epoch"] == 2:
+            if record.epoch == 2:
                 raise StopTraining("enough")
 
     model, rows, objective = case("sequences", tiny_dataset)
@@ -263,7 +264,7 @@ def test_bfloat16_products_train_close_to_float32(tiny_dataset):
     for precision in ("float32", "bfloat16"):
         model, rows, objective = case("sequences", tiny_dataset)
         config = Training(epochs=3, batch_size=4, learning_rate=0.01, precision=precision)
-        losses.append([r["loss"] for r in fit(model, rows, objective, config).records])
+        losses.append([r.loss for r in fit(model, rows, objective, config).records])
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]

@@ -56,6 +56,10 @@ class Source:
     """True when the terms forbid commercial use or passing the data on."""
     categories: tuple[str, ...] = ()
     """Its parts, for a set that is fetched by category."""
+    drawn: bool = False
+    """True when it is made on the spot: nothing is downloaded or read."""
+    in_registry: bool = False
+    """True when the package registry has a copy, for homes that do not answer: see `twotower.data.sources.wheel`."""
 
     @property
     def size(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,8 @@ def _source(identifier: str, title: str, size: int, md5: str, read: Reader | Non
 
 
 SOURCES = (
-    _source("ml-100k", "MovieLens 100K: 100,000 ratings of 943 users, 1,682 films", 4_924_029,
-            "0e33842e24a9c977be4e0107933c0723", read_100k),
+    replace(_source("ml-100k", "MovieLens 100K: 100,000 ratings of 943 users, 1,682 films", 4_924_029,
+                    "0e33842e24a9c977be4e0107933c0723", read_100k), in_registry=True),
     _source("ml-1m", "MovieLens 1M: 1,000,209 ratings of 6,040 users, 3,706 films", 5_917_549,
             "c4d9eecfca2ab87c1945afe126590906", read_1m),
     _source("ml-10m", "MovieLens 10M: 10,000,054 ratings of 69,878 users, 10,677 films", 65_566_137,

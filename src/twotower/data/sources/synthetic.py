@@ -205,5 +205,6 @@ SOURCES = (
         "Drawn on your machine: yours.",
         "None needed.",
         _refuse,
+        drawn=True,
     ),
 )

@@ -14,7 +14,7 @@ from twotower.core.schema import Feature
 from twotower.core.seeds import torch_generator
 from twotower.core.states import map_state, take
 from twotower.diagnosis.causes.contribution import Encode, Inputs, directions_filled, variance_shares
-from twotower.diagnosis.causes.drift import Drift, compare_values
+from twotower.diagnosis.causes.drift import ColumnDrift, compare_values
 from twotower.diagnosis.causes.words import reason
 from twotower.diagnosis.diagnose import diagnose
 from twotower.diagnosis.thresholds import Thresholds
@@ -28,7 +28,7 @@ DRIFT_SAMPLE = 50_000
 """Rows whose values are compared."""
 
 DRIFTED = {"missing": 0.3, "constant": 0.3, "unknown": 0.3, "outside": 0.3, "narrow": 0.9, "values": 0.5}
-"""How much of what was sound in training must be gone for an input to be called drifted: see `Drift.rises`."""
+"""How much of what was sound in training must be gone for an input to be called drifted: see `ColumnDrift.rises`."""
 LEAST_GAIN = 0.1
 """Restoring all drifted inputs must fill this share more directions, or better the verdict; else none is to blame."""
 LEAST_BLAME = 0.03
@@ -131,7 +131,7 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
     )
 
 
-def is_drifted(drift: Drift) -> bool:
+def is_drifted(drift: ColumnDrift) -> bool:
     """Whether a feature is no longer what it was in training."""
     return any(rise >= DRIFTED[name] for name, rise in drift.rises().items())
 

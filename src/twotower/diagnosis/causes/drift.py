@@ -21,7 +21,7 @@ FEW = 2_048
 """A table of more rows than this has its most frequent value by no chance."""
 
 
-class Drift(NamedTuple):
+class ColumnDrift(NamedTuple):
     """Figures of a feature's values now and in training. Shares are of rows, from 0 to 1."""
 
     missing: float
@@ -67,7 +67,7 @@ class Drift(NamedTuple):
         }
 
 
-def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int = 0) -> Drift:
+def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int = 0) -> ColumnDrift:
     """Hold a feature's values ``now`` (rows about to be served) against those in training.
 
     Values are as in `twotower.core.records.Features`: 0 or NaN is missing, 1 is unknown; a vector of zeros is missing.
@@ -96,7 +96,7 @@ def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int
     shift = ratio = outside = None
     if not feature.is_discrete:
         shift, ratio, outside = _moved(_present(feature, now), _present(feature, training))
-    return Drift(
+    return ColumnDrift(
         missing=is_missing(feature, now).double().mean().item(),
         training_missing=is_missing(feature, training).double().mean().item(),
         constant=_constant(feature, now),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.core.seeds import torch_generator
 from twotower.diagnosis.projections import Projection
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.cosines import nearest
 
 MAP_POINTS = 2_000
@@ -49,7 +49,7 @@ def _places(points: Tensor) -> list[list[int]]:
     return (moved * (_STEPS / reach)).round().long().tolist()
 
 
-def neighbours_of(rows: Rows, chosen: Tensor) -> tuple[list[list[int]], list[list[float]]]:
+def neighbours_of(rows: Vectors, chosen: Tensor) -> tuple[list[list[int]], list[list[float]]]:
     """For each chosen row its nearest rows among all, best first, with their cosines; none for a zero vector."""
     unit = UnitRows(rows)
     place = torch.full((rows.count,), -1, dtype=torch.int64)

@@ -93,6 +93,7 @@ class FIT(Model):
 
     has_vectors = False
     inner_product = False
+    recipe = "pre_ranking"
     item_store = FITStore()
     query_temperature: Tensor
 

@@ -20,6 +20,8 @@ class PreRanker(Model):
     The user's fields are its features, its id where asked for, and the history averaged field by field.
     """
 
+    recipe = "pre_ranking"
+
     def __init__(
         self,
         schema: Schema,

@@ -1,0 +1,14 @@
+"""Choose the task of a run by its split."""
+
+from __future__ import annotations
+
+from twotower.data.dataset import Dataset
+from twotower.experiment.candidates import PAIRS, Candidates
+from twotower.experiment.catalogue import Catalogue
+from twotower.experiment.run import Run
+from twotower.experiment.task import Task
+
+
+def task_of(run: Run, dataset: Dataset) -> Task:
+    """Return the task that the run's ``data.split`` asks for: `Candidates` for labelled pairs, else `Catalogue`."""
+    return Candidates(run, dataset) if run.data.split == PAIRS else Catalogue(run, dataset)
