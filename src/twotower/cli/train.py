@@ -9,11 +9,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
 from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.experiment.run import Run
+
+EXAMPLES = examples(
+    "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec",
+    "twotower train --data runs/ml-100k-prepared --model two_tower --set training.epochs=5 --to runs/two-tower",
+    "twotower train runs/sasrec/run.toml --device cuda --to runs/again",
+    "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec --resume",
+)
+
+
+def names() -> str:
+    """List the models, plug-ins with them, and the recipes; none of them is imported."""
+    from importlib.metadata import entry_points
+
+    from twotower.experiment.names import RECIPES
+    from twotower.models.names import GROUP, KNOWN
+
+    models = ", ".join(dict.fromkeys([*KNOWN, *(point.name for point in entry_points(group=GROUP))]))
+    recipes = "; ".join(f"{name}: {words}" for name, words in RECIPES.items())
+    return f"Models: {models}\n\nRecipes: {recipes}"
 
 
 def command(
@@ -25,12 +45,15 @@ def command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
+    device: Device = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Train a model, judge it on the test split, and write its bundle."""
     run = _described(run_file, model, recipe).with_settings(settings or [])
     if data is not None:
         run = replace(run, data=replace(run.data, path=str(data)))
+    if device:
+        run = replace(run, training=replace(run.training, device=device))
     if to is None:
         raise InputError("name the bundle's folder: --to runs/my-model")
     if not run.data.path:

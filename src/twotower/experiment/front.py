@@ -75,7 +75,12 @@ def train(
 
 
 def evaluate(
-    bundle: Path | str, data: Dataset | Path | str | None = None, *, split: str = "test", ks: Sequence[int] = ()
+    bundle: Path | str,
+    data: Dataset | Path | str | None = None,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (),
+    device: str = "cpu",
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
 
@@ -85,15 +90,17 @@ def evaluate(
             bundle keeps.
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
+        device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+        InputError: if the bundle is damaged, the split unknown, the data another catalogue, or the device not there.
     """
     if isinstance(data, Dataset):
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
-    return judge_bundle(Path(bundle), data=None if data is None else Path(data), split=split, ks=tuple(ks))[0]
+    path = None if data is None else Path(data)
+    return judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), device=device)[0]
 
 
 def compare(
@@ -101,6 +108,7 @@ def compare(
     metrics: Sequence[str] = ("ndcg@10", "recall@10"),
     *,
     reference: str | None = None,
+    device: str = "cpu",
 ) -> Comparison:
     """Put models beside each other: means with 95 % intervals, paired permutation tests, Holm's correction.
 
@@ -108,11 +116,12 @@ def compare(
         results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.
         metrics: names such as "ndcg@10".
         reference: the model that the others are tested against; None: the best under the first metric.
+        device: where the models of bundles run.
 
     Raises:
         InputError: if they were judged on different users, or a name is unknown.
     """
-    found = {name: _result(value) for name, value in results.items()}
+    found = {name: _result(value, device) for name, value in results.items()}
     if found and reference is None:
         for name, result in found.items():
             if metrics and metrics[0] not in result.per_user:
@@ -121,10 +130,10 @@ def compare(
     return comparison.compare(found, metrics, reference=reference)
 
 
-def _result(value: Trained | Result | Path | str) -> Result:
+def _result(value: Trained | Result | Path | str, device: str) -> Result:
     if isinstance(value, Trained):
         return value.test
-    return value if isinstance(value, Result) else evaluate(value)
+    return value if isinstance(value, Result) else evaluate(value, device=device)
 
 
 def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None) -> Run:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
@@ -166,14 +167,7 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: if the name is no device, or the device is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
-    return device
+    return find_device(name, "training.device")
 
 
 def split_of(run: Run, dataset: Dataset) -> Split:
