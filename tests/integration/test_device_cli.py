@@ -56,7 +56,7 @@ def test_every_command_that_runs_a_model_refuses_an_absent_device_in_one_line(bu
         ("demo", "--to", new),
     ):
         line = refused(*words, "--device", ABSENT)
-        assert f"device '{ABSENT}' is not there; this machine has cpu" in line, words
+        assert f"device '{ABSENT}': not there; this machine has cpu" in line, words
     assert not new.exists()
 
 

@@ -35,7 +35,7 @@ def find_device(name: str | torch.device, what: str = "device") -> torch.device:
             raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise InputError(f"{what} '{name}' is not there; this machine has {', '.join(present())}") from None
+        raise InputError(f"{what} '{name}': not there; this machine has {', '.join(present())}") from None
     return device
 
 
