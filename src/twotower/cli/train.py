@@ -43,7 +43,12 @@ def command(
     recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last state of a run, to more epochs where they are set.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="After Ctrl-C, write the bundle of the best epoch so far.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
     device: Device = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -68,7 +73,7 @@ def command(
     if tensorboard:
         callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
     try:
-        trained = train(run, to=to, resume=resume, callbacks=callbacks)
+        trained = train(run, to=to, resume=resume, callbacks=callbacks, keep=keep)
     except KeyboardInterrupt:
         kept = any(to.with_name(to.name + ".run").glob("*.safetensors"))
         again = f"with --resume goes on (checkpoint in {to}.run)" if kept else "starts anew: no step was done yet"

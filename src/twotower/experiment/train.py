@@ -27,12 +27,14 @@ from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pair
 from twotower.experiment.checks import Check, check_popularity, check_space
 from twotower.experiment.learn import learn, learnt_log
 from twotower.experiment.run import Run
+from twotower.experiment.stopped import NOTE, STATE, best_so_far, check_longer, is_finished, note_finished
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import encode_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback, Record, Silent
+from twotower.training.interrupt import Stopped
 
 UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
 """Stands before what a split says of a log without order."""
@@ -68,32 +70,38 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
+    keep: bool = False,
 ) -> Trained:
     """Do the whole run and write its bundle.
 
     The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
     all the same, and trains the same model again.
 
-    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
-    the bundle is there, the checkpoint.
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and the
+    checkpoint, from which a run of more epochs goes on.
 
     Args:
         run: what to do.
         to: folder of the bundle; None writes nothing.
         dataset: instead of ``run.data.path``, when it is in memory already.
-        resume: go on from the checkpoint in ``<to>.run``; where there is none yet, start from nothing and say so.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where ``run`` has more; where there is none
+            yet, start from nothing and say so.
         callbacks: told of epochs, beside the log.
         parts: loss and sampler handed over as objects, in place of those that the run names.
+        keep: after Ctrl-C, judge the best epoch so far and write its bundle, in place of raising `Stopped`.
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
-            ``to`` can hold no bundle.
+            ``to`` can hold no bundle, or ``keep`` has nothing that says which epoch is best.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     check_settings(run.index.kind, run.index.settings)
     run = spelled_out(run)
     device = pick_device(run.training.device)
     if to is not None:
         check_target(to)
+    if keep and not run.training.evaluate_every:
+        raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
     split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")
@@ -101,14 +109,23 @@ def train(
         resume = check_resumable(folder, run)
     if folder is not None and resume:
         check_same_data(folder, dataset)
-    claim = Claim(None if resume else folder, run, dataset)
+    claim = Claim(folder, run, dataset, resume=resume)
     callbacks = [claim, *callbacks]
+    stopped = False
+    try:
+        if isinstance(split, PairSplit):
+            model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
+        else:
+            model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
+    except Stopped:
+        kept = best_so_far(run, dataset, folder) if keep and folder is not None else None
+        if kept is None:
+            raise
+        (run, model, records), stopped = kept, True
     if isinstance(split, PairSplit):
-        model, records = learn_pairs(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks)
         learnt = split.learnt()
         test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
     else:
-        model, records = learn(run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts)
         learnt = learnt_log(run, split)
         protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
         test = evaluate(model, dataset, split.test, protocol, train=learnt)
@@ -140,8 +157,8 @@ def train(
             diagnosis=diagnosis,
             index=index,
         )
-        for checkpoint in folder.glob("*.safetensors"):
-            checkpoint.unlink()
+        if not stopped:
+            note_finished(folder)
     return Trained(run, model, dataset, split, test, records, diagnosis, checks)
 
 
@@ -199,22 +216,16 @@ def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] |
 
 
 def check_resumable(folder: Path, run: Run) -> bool:
-    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes.
+    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes, or of fewer epochs.
 
     Raises:
-        InputError: if the run differs.
+        InputError: if the run differs otherwise.
     """
     note = folder / "run.toml"
-    if not (folder / "train.safetensors").is_file():
+    if not (folder / STATE).is_file():
         log.warning("%s: no checkpoint to resume from, so training starts from nothing", folder)
         return False
-    stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
-    if stopped != asked:
-        was, now = (one.to_toml().splitlines() for one in (stopped, asked))
-        other = next((line for line in was if line not in now), "other settings")
-        raise InputError(
-            f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
-        )
+    check_longer(note, spelled_out(Run.load(note)), spelled_out(run))
     return True
 
 
@@ -224,9 +235,9 @@ def check_same_data(folder: Path, dataset: Dataset) -> None:
     Raises:
         InputError: if they are others.
     """
-    if not (folder / "data.json").is_file():
+    if not (folder / NOTE).is_file():
         log.warning("%s: does not note its data (an older twotower wrote it); it is taken to be the same", folder)
-    elif read_json(folder / "data.json").get("fingerprint") != fingerprint(dataset):
+    elif read_json(folder / NOTE).get("fingerprint") != fingerprint(dataset):
         raise InputError(
             f"{folder}: its checkpoint was made with other data than '{dataset.name}' is now; prepare the data as they "
             "were, or train without --resume"
@@ -240,10 +251,11 @@ class Claim(Silent):
         folder: of the run; None: there is nothing to note.
         run: what is trained.
         dataset: what it learns from.
+        resume: whether the run goes on from the checkpoint in its folder, which then stays.
     """
 
-    def __init__(self, folder: Path | None, run: Run, dataset: Dataset) -> None:
-        self.folder, self.run, self.dataset = folder, run, dataset
+    def __init__(self, folder: Path | None, run: Run, dataset: Dataset, *, resume: bool = False) -> None:
+        self.folder, self.run, self.dataset, self.resume = folder, run, dataset, resume
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Training begins: the first one, where a last fit follows."""
@@ -255,9 +267,14 @@ class Claim(Silent):
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if self.resume and spelled_out(Run.load(folder / "run.toml")) == self.run:
+            return
         for checkpoint in folder.glob("*.safetensors"):
-            log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
+            if self.resume and checkpoint.name == STATE:
+                continue  # the last fit of fewer epochs goes, the state that more of them go on from stays
+            if not is_finished(folder):
+                log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
             checkpoint.unlink()
-        write_json(folder / "data.json", {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
+        write_json(folder / NOTE, {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
         with replacing_file(folder / "run.toml") as partial:
             partial.write_text(self.run.to_toml(), encoding="utf-8")

@@ -61,16 +61,22 @@ class JsonLines(Silent):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.last = 0
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if step and self.path.is_file() else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in lines if json.loads(line)["step"] <= step]
+        self.last = json.loads(kept[-1])["epoch"] if kept else 0
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def epoch_done(self, record: Record, model: Model) -> None:
-        """Append the record."""
+        """Append the record; it replaces the last line where that is of the same epoch, judged once more."""
+        if record["epoch"] == self.last:
+            lines = self.path.read_text(encoding="utf-8").splitlines()[:-1]
+            self.path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        self.last = record["epoch"]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

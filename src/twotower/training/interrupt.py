@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
+class Stopped(KeyboardInterrupt):
+    """Ends a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none."""
+
+
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Yield a function that is true once Ctrl-C (or SIGTERM) came; a second Ctrl-C stops at once.

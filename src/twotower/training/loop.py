@@ -20,7 +20,7 @@ from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, Record, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
-from twotower.training.interrupt import stop_requested
+from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
 
@@ -45,6 +45,8 @@ class Progress:
     """Best validation metric so far."""
     best_epoch: int = 0
     records: list[Record] = field(default_factory=list)
+    ended: bool = False
+    """Whether a callback ended the training, which then does not go on when it is resumed with more epochs."""
 
 
 def fit(
@@ -62,7 +64,8 @@ def fit(
 ) -> Progress:
     """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
 
-    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits.
+    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits. Where the
+    learning rate does not depend on ``config.epochs``, so does a run that is resumed with more epochs.
 
     Args:
         model: on the device to train on.
@@ -78,7 +81,7 @@ def fit(
 
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
-        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
     run = _Run(model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs)
@@ -127,10 +130,11 @@ class _Run:
             callback.started(self.epochs, self.steps_per_epoch, progress.step)
         try:
             with stop_requested() as stop:
-                while progress.epoch < self.epochs and not self._out_of_patience():
+                while progress.epoch < self.epochs and not progress.ended and not self._out_of_patience():
                     self._epoch(stop)
         except StopTraining:
-            self.save()
+            if progress.ended:
+                self.save()
         finally:
             for callback in self.callbacks:
                 callback.finished()
@@ -159,7 +163,7 @@ class _Run:
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
                 if stop():
-                    raise KeyboardInterrupt
+                    raise Stopped
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
         self._finish_epoch()
@@ -192,6 +196,10 @@ class _Run:
             raise InputError(
                 f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set clip_norm"
             )
+        last, regular = progress.epoch + 1 == self.epochs, (progress.epoch + 1) % (config.evaluate_every or 1) == 0
+        extra = self.validate is not None and last and not regular
+        if extra:
+            self.save()  # a run of more epochs does not validate here, so it goes on from before
         progress.epoch += 1
         progress.loss_sum = 0.0
         rate = self.optimizer.param_groups[0]["lr"]
@@ -202,9 +210,7 @@ class _Run:
             "learning_rate": rate,
             "seconds": round(progress.seconds, 3),
         }
-        validated = self.validate is not None and (
-            progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
-        )
+        validated = self.validate is not None and (regular or last)
         if validated and self.validate is not None:
             record |= self._judge(self.validate(self.model))
         progress.records.append(record)
@@ -214,7 +220,8 @@ class _Run:
                 callback.epoch_done(record, self.model)
             except StopTraining as stop:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
-        if validated:
+        progress.ended = wish is not None and not extra
+        if (validated or last) and not extra:
             self.save()
         if wish is not None:
             raise wish
