@@ -1,4 +1,4 @@
-"""Ctrl-C during ``twotower train``, as a terminal sends it: stop after the step, keep the best epoch, go on; end at once."""
+"""Ctrl-C during ``twotower train``: stop after the step, keep the best epoch; more epochs by ``--resume``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from twotower.core.errors import InputError
-from twotower.data.dataset import Dataset
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Run
 from twotower.experiment.stopped import check_longer

@@ -35,8 +35,9 @@ def command(
     """Data, baselines and models side by side, an embedding check, recommendations with titles, and the bundle."""
     from rich.console import Console
 
+    from twotower.cli.notices import is_quiet
     from twotower.experiment.demo import run_demo
-    from twotower.training.callbacks import Progress
+    from twotower.training.progress import Progress
 
     console = Console()
     demo = run_demo(
@@ -45,7 +46,7 @@ def command(
         copy=copy,
         seed=seed,
         device=device,
-        watch=lambda model: [Progress(model)],
+        watch=lambda model: [Progress(model, "ndcg@10", quiet=is_quiet())],
         notice=lambda text: print(visible(text), file=sys.stderr),  # noqa: T201
     )
     console.print(_table(demo))

@@ -64,12 +64,15 @@ def command(
     if not run.data.path:
         raise InputError("no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'")
 
+    from twotower.cli.notices import is_quiet
     from twotower.cli.results import show_test
+    from twotower.experiment.candidates import judged_by
     from twotower.experiment.train import train
-    from twotower.training.callbacks import Callback, Progress, TensorBoard
+    from twotower.training.callbacks import Callback, TensorBoard
+    from twotower.training.progress import Progress
     from twotower.training.tracking import curve
 
-    callbacks: list[Callback] = [Progress(run.model.name)]
+    callbacks: list[Callback] = [Progress(run.model.name, judged_by(run), quiet=is_quiet())]
     if tensorboard:
         callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
     try:

@@ -116,7 +116,7 @@ def learn_pairs(
         return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        parts = kept_in(folder, name, callbacks, resume)
+        parts = kept_in(folder, name, callbacks, resume, metric=config.metric)
         return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, **parts)
 
     progress = train(model, split.train, "train", validate, None)
@@ -137,6 +137,16 @@ def chosen_by(metric: str) -> str:
     if metric not in ("auc", "gauc"):
         raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
     return metric
+
+
+def judged_by(run: Run) -> str:
+    """Return the validation metric that picks the epoch of a run.
+
+    Raises:
+        InputError: as `chosen_by`.
+    """
+    pairs = run.data.split == PAIRS and run.training.evaluate_every
+    return chosen_by(run.training.metric) if pairs else run.training.metric
 
 
 def judge_pairs(

@@ -26,6 +26,7 @@ from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items,
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.training.curves import Curves
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
@@ -103,7 +104,7 @@ def learn(
             batching=build_batching(run, dataset, log, rows, model),
             validate=None if validate is None else settled,
             epochs=epochs,
-            **kept_in(folder, name, [*watch, *callbacks], resume),
+            **kept_in(folder, name, [*watch, *callbacks], resume, metric=run.training.metric),
         )
         settle(model, seen)
         return progress
@@ -129,13 +130,15 @@ def settle(model: Model, seen: Tensor) -> None:
         serving.settle_items(seen)
 
 
-def kept_in(folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool) -> dict[str, Any]:
-    """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
+def kept_in(
+    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, *, metric: str
+) -> dict[str, Any]:
+    """What `fit` is told of a part of the training: log, curves and checkpoint in ``folder``, if there is one."""
     if folder is None:
         return {"callbacks": callbacks}
-    checkpoint = folder / f"{name}.safetensors"
+    checkpoint, lines = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
     return {
-        "callbacks": [*callbacks, JsonLines(folder / f"{name}.jsonl")],
+        "callbacks": [*callbacks, JsonLines(lines), Curves(lines, metric)],
         "checkpoint": checkpoint,
         "resume": resume and checkpoint.is_file(),
     }

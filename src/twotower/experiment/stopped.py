@@ -9,6 +9,7 @@ from pathlib import Path
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, write_json
 from twotower.data.dataset import Dataset
+from twotower.experiment.candidates import judged_by
 from twotower.experiment.learn import new_model
 from twotower.experiment.run import Run
 from twotower.models.base import Model
@@ -44,7 +45,7 @@ def best_so_far(run: Run, dataset: Dataset, folder: Path) -> tuple[Run, Model, l
         progress["epoch"],
         run.training.epochs,
         progress["best_epoch"],
-        run.training.metric,
+        judged_by(run),
     )
     return replace(run, training=replace(run.training, refit=False)), model, progress["records"]
 
@@ -75,8 +76,8 @@ def check_longer(note: Path, stopped: Run, asked: Run) -> None:
         )
     if epochs > before and asked.training.schedule != "constant":
         raise InputError(
-            f"{note}: training.schedule = '{asked.training.schedule}' lowers the rate over all {before} epochs, so that "
-            f"a run of {epochs} is another from its first step; train without --resume"
+            f"{note}: training.schedule = '{asked.training.schedule}' lowers the rate over all {before} epochs, so "
+            f"that a run of {epochs} is another from its first step; train without --resume"
         )
 
 

@@ -1,13 +1,11 @@
-"""What watches a training run: progress on the terminal, a JSON-lines log, TensorBoard."""
+"""What watches a training run: a JSON-lines log and TensorBoard; see also `progress`, `curves` and `tracking`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from twotower.core.terminal import visible
 from twotower.models.base import Model
 
 Record = dict[str, Any]
@@ -98,42 +96,3 @@ class TensorBoard(Silent):
     def finished(self) -> None:
         """Flush and close."""
         self.writer.close()
-
-
-class Progress(Silent):
-    """A bar with loss and metrics on standard error; silent when that is no terminal."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.title = visible(title)
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-
-    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Show the bar."""
-        self.task = self.bar.add_task(self.title, total=epochs * steps_per_epoch, completed=step, figures="")
-        self.bar.start()
-
-    def stepped(self, step: int) -> None:
-        """Move the bar."""
-        self.bar.update(self.task, completed=step)
-
-    def epoch_done(self, record: Record, model: Model) -> None:
-        """Show the figures."""
-        shown = {k: v for k, v in record.items() if k not in ("epoch", "step", "seconds", "learning_rate")}
-        shown = {k: v for k, v in shown.items() if not k.startswith("geometry/") or k == "geometry/mean_cosine"}
-        self.bar.update(self.task, figures="  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-
-    def finished(self) -> None:
-        """Remove the bar."""
-        self.bar.stop()
