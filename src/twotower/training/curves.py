@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.files import replacing_file
-from twotower.diagnosis.report.charts import HEIGHT, WIDTH, Axes
+from twotower.diagnosis.report.charts import BOTTOM, HEIGHT, TOP, WIDTH, Axes
 from twotower.models.base import Model
 from twotower.training.callbacks import Record, Silent
 
@@ -82,9 +82,9 @@ def curves_svg(records: Sequence[Mapping[str, Any]], metric: str) -> str:
         (2, True)
     """
     losses = [(record["epoch"], record["loss"]) for record in records]
-    judged = [(record["epoch"], record[metric]) for record in records if metric in record]
-    charts = [_chart(losses, "training loss (nats)")]
-    title = f"{len(losses)} epochs, loss {losses[-1][1]:.4g}"
+    judged = [(record["epoch"], record[metric]) for record in records if math.isfinite(record.get(metric, math.nan))]
+    charts = [_chart(losses, "training loss")]
+    title = f"epoch {losses[-1][0]}, loss {losses[-1][1]:.4g}"
     if judged:
         best = max(judged, key=lambda point: point[1])  # the first of equals, as training takes it
         charts.append(_chart(judged, f"validation {metric}", best))
@@ -115,18 +115,29 @@ def _chart(points: Sequence[tuple[int, float]], label: str, best: tuple[int, flo
                 f"<title>epoch {epoch}: {value:.6g}</title></circle>"
             )
     if best is not None:
-        axes.mark(best[0], f"best {best[1]:.4g}")
+        _mark(axes, *best)
     described = f"{label} by epoch: from {values[0]:.4g} to {values[-1]:.4g}"
     across = [tick for tick in nice_ticks(min(epochs), max(epochs)) if tick == round(tick)]
     inside = {tick: f"{tick:g}" for tick in across if min(epochs) <= tick <= max(epochs)}
     return axes.svg(described, inside or {epochs[0]: str(epochs[0])}, {t: f"{t:g}" for t in ticks}, "epoch", label)
 
 
+def _mark(axes: Axes, epoch: int, value: float) -> None:
+    """A dashed upright line at the best epoch, named at its foot: the curve is at its head."""
+    place = axes.x(epoch)
+    side, shift = ("end", -5) if place > WIDTH / 2 else ("start", 5)
+    axes.add(
+        f'<line class="mark" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text class="marked" x="{place + shift:.1f}" y="{HEIGHT - BOTTOM - 7}" text-anchor="{side}">'
+        f"best {value:.4g}</text>"
+    )
+
+
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return multiples of 1, 2 or 5 times a power of ten that enclose a span; of one value, a span around it.
 
     Examples:
-        >>> nice_ticks(0.0, 9.3), nice_ticks(2.0, 2.0)
+        >>> nice_ticks(0.0, 9.3), nice_ticks(2.0, 2.0, most=3)
         ([0.0, 2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 2.0, 3.0])
     """
     if not high - low > 1e-9 * max(abs(low), abs(high), 1e-9):
