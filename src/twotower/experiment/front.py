@@ -35,6 +35,7 @@ def train(
     loss: str | type[Any] | Loss | None = None,
     sampler: str | Callable[..., Sampler] | Sampler | None = None,
     resume: bool = False,
+    keep: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Trained:
@@ -48,7 +49,8 @@ def train(
         loss: name, class or object; None: what the run names. An object takes part in this training alone: the run
             that is noted holds its registered name, so a resumed training wants the object again.
         sampler: where negatives come from: likewise.
-        resume: go on from the checkpoint in ``<to>.run``.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where there are more now.
+        keep: after Ctrl-C, return the best epoch so far, and write its bundle, in place of raising KeyboardInterrupt.
         callbacks: told of epochs.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
             sections have a key of one name, give the section too: ``**{"training.seed": 3}``.
@@ -69,6 +71,7 @@ def train(
         to=None if to is None else Path(to),
         dataset=dataset,
         resume=resume,
+        keep=keep,
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
