@@ -95,6 +95,12 @@ def test_a_finished_run_goes_on_with_more_epochs(tiny_dataset, tmp_path):
         train(short, to=tmp_path / "b", dataset=tiny_dataset, resume=True)
 
 
+@pytest.mark.parametrize(("geometry", "left"), [("stop", []), ("warn", ["train.safetensors"])])
+def test_a_run_that_a_collapse_may_end_leaves_no_state_to_go_on_from(geometry, left, tiny_dataset, tmp_path):
+    train(small("training.epochs=2", f"training.geometry={geometry}"), to=tmp_path / "b", dataset=tiny_dataset)
+    assert [path.name for path in (tmp_path / "b.run").glob("*.safetensors")] == left
+
+
 def test_the_last_fit_is_made_anew_for_more_epochs(tiny_dataset, tmp_path):
     short, long = (small(f"training.epochs={epochs}", "training.refit=true") for epochs in (2, 5))
     whole = train(long, to=tmp_path / "whole", dataset=tiny_dataset)

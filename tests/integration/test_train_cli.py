@@ -197,7 +197,7 @@ def test_a_resumed_run_must_be_the_same_run(tiny_dataset, tmp_path, caplog):
     again = Claim(tmp_path / "x.run", run, tiny_dataset)
     again.started(1, 1, 0)
     assert "train.safetensors: what an earlier training had done is dropped; --resume would have gone on" in caplog.text
-    note_finished(tmp_path / "x.run")
+    note_finished(tmp_path / "x.run", run)
     (tmp_path / "x.run" / "train.safetensors").touch()
     caplog.clear()
     Claim(tmp_path / "x.run", run, tiny_dataset).made()

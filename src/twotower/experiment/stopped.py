@@ -81,10 +81,13 @@ def check_longer(note: Path, stopped: Run, asked: Run) -> None:
         )
 
 
-def note_finished(folder: Path) -> None:
-    """Note that the bundle of a run is written, and leave of its checkpoints the one to go on from."""
+def note_finished(folder: Path, run: Run) -> None:
+    """Note that the bundle of a run is written, and leave of its checkpoints the one to go on from.
+
+    A run that ``training.geometry = "stop"`` may have ended leaves none: one of more epochs would have ended there too.
+    """
     for checkpoint in folder.glob("*.safetensors"):
-        if checkpoint.name != STATE:
+        if checkpoint.name != STATE or run.training.geometry == "stop":
             checkpoint.unlink()
     if (folder / NOTE).is_file():
         write_json(folder / NOTE, read_json(folder / NOTE) | {"finished": True})

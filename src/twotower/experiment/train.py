@@ -158,7 +158,7 @@ def train(
             index=index,
         )
         if not stopped:
-            note_finished(folder)
+            note_finished(folder, run)
     return Trained(run, model, dataset, split, test, records, diagnosis, checks)
 
 

@@ -119,7 +119,9 @@ def _chart(points: Sequence[tuple[int, float]], label: str, best: tuple[int, flo
     described = f"{label} by epoch: from {values[0]:.4g} to {values[-1]:.4g}"
     across = [tick for tick in nice_ticks(min(epochs), max(epochs)) if tick == round(tick)]
     inside = {tick: f"{tick:g}" for tick in across if min(epochs) <= tick <= max(epochs)}
-    return axes.svg(described, inside or {epochs[0]: str(epochs[0])}, {t: f"{t:g}" for t in ticks}, "epoch", label)
+    return axes.svg(
+        described, inside or {float(epochs[0]): str(epochs[0])}, {t: f"{t:g}" for t in ticks}, "epoch", label
+    )
 
 
 def _mark(axes: Axes, epoch: int, value: float) -> None:
@@ -133,7 +135,7 @@ def _mark(axes: Axes, epoch: int, value: float) -> None:
     )
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+def nice_ticks(low: float | int, high: float | int, most: int = 6) -> list[float]:
     """Return multiples of 1, 2 or 5 times a power of ten that enclose a span; of one value, a span around it.
 
     Examples:

@@ -45,8 +45,6 @@ class Progress:
     """Best validation metric so far."""
     best_epoch: int = 0
     records: list[Record] = field(default_factory=list)
-    ended: bool = False
-    """Whether a callback ended the training, which then does not go on when it is resumed with more epochs."""
 
 
 def fit(
@@ -130,11 +128,10 @@ class _Run:
             callback.started(self.epochs, self.steps_per_epoch, progress.step)
         try:
             with stop_requested() as stop:
-                while progress.epoch < self.epochs and not progress.ended and not self._out_of_patience():
+                while progress.epoch < self.epochs and not self._out_of_patience():
                     self._epoch(stop)
         except StopTraining:
-            if progress.ended:
-                self.save()
+            self.save()
         finally:
             for callback in self.callbacks:
                 callback.finished()
@@ -220,10 +217,9 @@ class _Run:
                 callback.epoch_done(record, self.model)
             except StopTraining as stop:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
-        progress.ended = wish is not None and not extra
         if (validated or last) and not extra:
             self.save()
-        if wish is not None:
+        if wish is not None and not extra:  # after the extra one the training is over anyway
             raise wish
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:

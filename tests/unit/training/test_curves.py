@@ -7,12 +7,14 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
+from twotower.core.schema import Schema
+from twotower.models.registry import build_model
 from twotower.training.callbacks import JsonLines
 from twotower.training.curves import STYLE, Curves, curves_svg, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
+MODEL = build_model("popularity", Schema(4, 4))
 RECORDS = [
     {"epoch": 1, "step": 5, "loss": 4.0, "ndcg@10": 0.05},
     {"epoch": 2, "step": 10, "loss": 3.0},
@@ -80,7 +82,7 @@ def test_the_picture_is_of_the_log_on_disk_from_before_a_resume_on(tmp_path):
             one.started(4, 5, step)
         for record in part:
             for one in (writes, draws):
-                one.epoch_done(dict(record), torch.nn.Module())
+                one.epoch_done(dict(record), MODEL)
         draws.finished()
     assert [json.loads(line) for line in log.read_text().splitlines()] == RECORDS
     assert (tmp_path / "train.svg").read_text(encoding="utf-8") == curves_svg(RECORDS, "ndcg@10")

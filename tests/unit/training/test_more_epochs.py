@@ -18,7 +18,7 @@ from twotower.models.base import Model
 from twotower.models.two_tower import TwoTower
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
-from twotower.training.callbacks import JsonLines, Silent, StopTraining
+from twotower.training.callbacks import JsonLines
 from twotower.training.config import Training
 from twotower.training.loop import Progress, fit
 from twotower.training.objective import AgainstSamples
@@ -84,14 +84,3 @@ def test_early_stopping_holds_for_more_epochs_too(tiny_dataset, tmp_path):
     assert first.epoch < config.epochs
     _, longer = trained(tiny_dataset, replace(config, epochs=20), folder=tmp_path, resume=True)
     assert longer.step == first.step
-
-
-def test_a_training_that_a_callback_ended_does_not_go_on(tiny_dataset, tmp_path):
-    class Enough(Silent):
-        def epoch_done(self, record: dict[str, Any], model: Model) -> None:
-            if record["epoch"] == 2:
-                raise StopTraining("enough")
-
-    _, first = trained(tiny_dataset, CONFIG, folder=tmp_path, callbacks=[Enough()])
-    _, longer = trained(tiny_dataset, replace(CONFIG, epochs=20), folder=tmp_path, resume=True)
-    assert first.epoch == longer.epoch == 2

@@ -7,11 +7,12 @@ import sys
 from typing import Any
 
 import pytest
-import torch
 
+from twotower.core.schema import Schema
+from twotower.models.registry import build_model
 from twotower.training.progress import Progress, duration
 
-MODEL: Any = torch.nn.Module()
+MODEL = build_model("popularity", Schema(4, 4))
 
 
 class Screen(io.StringIO):
@@ -104,7 +105,7 @@ def test_quiet_shows_nothing(stream, monkeypatch, clock):
 
 
 def test_minutes_and_hours_are_written_as_such():
-    assert [duration(value) for value in (119.4, 119.6, 3599.4, 3600, 90000)] == [
+    assert [duration(value) for value in (119.4, 119.6, 3599.4, 3600.0, 90000.0)] == [
         "119 s",
         "2 min 00 s",
         "59 min 59 s",
