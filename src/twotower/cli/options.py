@@ -12,7 +12,7 @@ Device = Annotated[
 
 
 def examples(*lines: str) -> str:
-    """Write the end of a command's help: one example a line.
+    r"""Write the end of a command's help: one example a line.
 
     Examples:
         >>> examples("twotower evaluate runs/sasrec")
