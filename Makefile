@@ -57,13 +57,11 @@ mutants: $(FOR_DEVELOPING)
 docs: $(FOR_DEVELOPING)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The package as a wheel in dist/, tried in an empty environment.
+# The package as a wheel in dist/; docs/how-to/install.md is then done word for word in an empty environment.
 wheel: $(FOR_DEVELOPING)
-	rm -rf dist build/wheel
+	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd build/wheel && bin/twotower --version && bin/python -c "import twotower; print(len(twotower.MODELS), 'models')"
+	$(PYTHON) benchmarks/try_install.py dist/*.whl
 
 # The fast core under each Python that is there; PyTorch for the CPU where PIP_EXTRA_INDEX_URL names its index.
 pythons:

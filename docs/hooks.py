@@ -133,7 +133,7 @@ def table(command: Any) -> str:
             if parameter.opts[0][0] == "-"
             else f"`{parameter.name.upper()}`"
         )
-        default = "" if parameter.default in (None, False, ()) else f"`{parameter.default}`"
+        default = "" if parameter.default in (None, False, (), "") else f"`{parameter.default}`"
         if parameter.required:
             default = "needed"
         rows.append(f"| {name} | {default} | {(parameter.help or '').replace('|', chr(92) + '|')} |")

@@ -161,6 +161,65 @@ def test_the_version_is_the_same_everywhere():
     assert project["version"] == twotower.__version__
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULE_OF = {
+    "scikit-learn": "sklearn",
+    "faiss-cpu": "faiss",
+    "umap-learn": "umap",
+    "tensorboard": "torch.utils.tensorboard",
+}
+"""Modules of packages that have another name; PyTorch imports tensorboard for us."""
+
+
+def imported_modules() -> set[str]:
+    """Every module that the package imports anywhere, by its full name, and the packages that hold them."""
+    found: set[str] = set()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    return found | {name.split(".")[0] for name in found}
+
+
+def unused(requirements: list[str], imported: set[str]) -> list[str]:
+    """Those of a list of requirements that no module imports."""
+    names = [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in requirements]
+    return [name for name in names if MODULE_OF.get(name, name.replace("-", "_")) not in imported]
+
+
+def test_the_search_for_requirements_that_nobody_imports_finds_them():
+    assert unused(["numpy>=1.26", "pymilvus>=2.5", "uvicorn[standard]>=0.30"], {"numpy"}) == ["pymilvus", "uvicorn"]
+
+
+SERVED = (SOURCE / "serving" / "http").is_dir()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(not SERVED, reason="the service is not here yet", strict=True))
+        if name == "serve"
+        else name
+        for name in PROJECT["optional-dependencies"]
+        if name != "dev"
+    ],
+)
+def test_an_extra_names_only_what_is_imported(extra):
+    assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
+
+
+def test_an_install_brings_only_what_is_imported():
+    assert not unused(PROJECT["dependencies"], imported_modules())
+
+
+def test_an_extra_that_a_message_asks_for_exists():
+    texts = [path.read_text(encoding="utf-8") for path in [*MODULES, *(ROOT / "docs").rglob("*.md")]]
+    asked = {extra for text in texts for extra in re.findall(r"twotower\[([a-z]+)\]", text)}
+    assert {"text", "fast", "plots"} <= asked <= PROJECT["optional-dependencies"].keys()
+
+
 def test_continuous_integration_can_be_run():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

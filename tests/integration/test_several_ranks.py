@@ -16,8 +16,9 @@ import torch.distributed as dist
 
 from twotower.core.errors import InputError, SharedError
 from twotower.data.dataset import Dataset
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Data, ModelSection, Run
-from twotower.experiment.train import split_of, train
+from twotower.experiment.train import train
 from twotower.training.callbacks import Silent
 from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
@@ -90,7 +91,7 @@ def learnt(run: Run, dataset: Dataset) -> Callable[[World], Any]:
 
     def work(world: World) -> Any:
         trained = train(run, dataset=dataset, world=world)
-        curve = [{name: value for name, value in one.items() if name != "seconds"} for one in trained.records]
+        curve = [{name: value for name, value in one.to_json().items() if name != "seconds"} for one in trained.records]
         return curve, trained.test.metrics, {name: w.numpy() for name, w in trained.model.state_dict().items()}
 
     return work
@@ -241,7 +242,11 @@ def test_a_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after,
 
     def resumed(world: World) -> Any:
         trained = train(run, dataset=dataset, world=world, to=tmp_path / "b", resume=True)
-        return trained.records, trained.test.metrics, {n: w.numpy() for n, w in trained.model.state_dict().items()}
+        return (
+            [one.to_json() for one in trained.records],
+            trained.test.metrics,
+            {n: w.numpy() for n, w in trained.model.state_dict().items()},
+        )
 
     for found in on_ranks(before, tmp_path, stopped):
         assert isinstance(found, ZeroDivisionError)

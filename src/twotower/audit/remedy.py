@@ -14,6 +14,7 @@ from twotower.audit.keywords import IDF, LIBRARIES
 from twotower.audit.remedy_recall import Served, recall_of
 from twotower.audit.retrain import train_again
 from twotower.audit.text import Readers, enrich_table
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items
 from twotower.core.schema import Feature
@@ -75,6 +76,7 @@ def remedy(
     encoder: str = "",
     keywords: str = IDF,
     seed: int = 0,
+    device: str = "auto",
 ) -> Remedy:
     """Cure what a table of items that is about to be served does to a bundle.
 
@@ -95,6 +97,7 @@ def remedy(
         encoder: for "semantic": a model of sentence-transformers, or "packaged" (`twotower.audit.text_encoder`).
         keywords: for "semantic": "idf", the words of highest idf; or "yake" (`twotower.audit.keywords`).
         seed: of every draw.
+        device: where a strategy that trains again does so; the table is encoded on the CPU.
 
     Raises:
         InputError: if a file cannot be read, there is nothing to repair, or the strategy does not suit the bundle.
@@ -103,6 +106,7 @@ def remedy(
         raise unknown_name("strategy", strategy, STRATEGIES)
     if keywords not in LIBRARIES:
         raise unknown_name("kind of keywords", keywords, LIBRARIES)
+    find_device(device)
     readers = Readers(encoder, keywords)
     if readers.columns() and strategy != "semantic":
         asked = "an encoder belongs" if encoder else "keywords belong"
@@ -121,7 +125,7 @@ def remedy(
     notes: list[str] = []
 
     if strategy in ("feature-dropout", "semantic"):
-        cured = train_again(loaded, strategy, to, readers, notes)
+        cured = train_again(loaded, strategy, to, readers, notes, device)
         now = features
         if readers.columns():
             beside = to.with_name(f"{to.name}.items.parquet")

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.terminal import json_text, literal
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+EXAMPLES = examples(
+    "twotower data describe runs/ml-100k-prepared",
+    "twotower data describe runs/ml-100k-prepared --json",
+)
 
 
 def describe(

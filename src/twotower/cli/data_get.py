@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.errors import InputError
 from twotower.core.terminal import visible
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from twotower.data.sources.base import Progress
 
 DRAWN = "synthetic only: "
+
+EXAMPLES = examples(
+    "twotower data get --list",
+    "twotower data get ml-100k --to runs/ml-100k --prepare",
+    "twotower data get synthetic --users 500 --items 200 --to runs/synthetic",
+)
 
 
 def get(

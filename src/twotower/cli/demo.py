@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.terminal import literal, visible
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from twotower.experiment.demo import Demo
+
+EXAMPLES = examples(
+    "twotower demo",
+    "twotower demo --data ml-100k --from downloads/ml-100k.zip --to runs/demo",
+)
 
 
 def command(
@@ -24,12 +30,14 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
     users: Annotated[int, typer.Option(help="Users to recommend to.", min=0)] = 2,
     k: Annotated[int, typer.Option("-k", help="Length of their lists.", min=1)] = 5,
+    device: Device = "auto",
 ) -> None:
     """Data, baselines and models side by side, an embedding check, recommendations with titles, and the bundle."""
     from rich.console import Console
 
+    from twotower.cli.notices import is_quiet
     from twotower.experiment.demo import run_demo
-    from twotower.training.callbacks import Progress
+    from twotower.training.progress import Progress
 
     console = Console()
     demo = run_demo(
@@ -37,7 +45,8 @@ def command(
         name=data,
         copy=copy,
         seed=seed,
-        watch=lambda model: [Progress(model)],
+        device=device,
+        watch=lambda model: [Progress(model, "ndcg@10", quiet=is_quiet())],
         notice=lambda text: print(visible(text), file=sys.stderr),  # noqa: T201
     )
     console.print(_table(demo))

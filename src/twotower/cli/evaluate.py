@@ -7,6 +7,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
+
+EXAMPLES = examples(
+    "twotower evaluate runs/sasrec",
+    "twotower evaluate runs/sasrec --split validation -k 10,50 --json",
+)
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
@@ -15,6 +22,7 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     ks: Annotated[str, typer.Option("-k", help="List lengths, with commas; default: those of the run.")] = "",
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
@@ -23,7 +31,7 @@ def command(
     from twotower.experiment.evaluate import judge_served
 
     with gathered() as warnings:
-        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks))
+        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), device=device)
     show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 

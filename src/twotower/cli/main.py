@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.errors import InputError, SharedError, closest
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
@@ -31,6 +33,13 @@ VERBS = [
 ]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
 
+EXAMPLES = examples(
+    "twotower demo",
+    "twotower data get ml-100k --prepare",
+    "twotower train --data runs/data/ml-100k-prepared --model sasrec --to runs/sasrec",
+    "twotower recommend runs/sasrec --user 196",
+)
+
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -41,6 +50,7 @@ def build_app(only: str | None = None) -> typer.Typer:
         help="Two-tower retrieval and pre-ranking, from a raw log to a served, inspected recommender.",
         pretty_exceptions_enable=False,
         add_completion=True,
+        epilog=EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -63,8 +73,16 @@ def build_app(only: str | None = None) -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=verb)
         else:
-            app.command(verb)(module.command)
+            app.command(verb, epilog=help_end(module, verb == only))(module.command)
     return app
+
+
+def help_end(module: ModuleType, whole: bool) -> str:
+    """Return the end of a verb's help: its examples; with ``whole``, after the names that the verb takes."""
+    parts = [getattr(module, "EXAMPLES", "")]
+    if whole and hasattr(module, "names"):
+        parts.insert(0, module.names())
+    return "\n\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> None:

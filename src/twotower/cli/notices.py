@@ -21,6 +21,11 @@ def gathered() -> Iterator[list[str]]:
         ours.removeHandler(handler)
 
 
+def is_quiet() -> bool:
+    """Whether the caller asked for errors and results alone (``-q``)."""
+    return logging.getLogger("twotower").getEffectiveLevel() > logging.WARNING
+
+
 class _Gatherer(logging.Handler):
     """Keeps the text of each warning, and hands it to the one who would have shown it."""
 

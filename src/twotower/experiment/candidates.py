@@ -128,7 +128,7 @@ def learn_pairs(
         return validate_pairs(current, split)
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        parts = kept_in(folder, name, callbacks, resume, world)
+        parts = kept_in(folder, name, callbacks, resume, world, metric=config.metric)
         return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, world=world, **parts)
 
     progress = train(model, split.train, "train", validate, None)
@@ -154,6 +154,16 @@ def chosen_by(metric: str) -> str:
     if metric not in ("auc", "gauc"):
         raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
     return metric
+
+
+def judged_by(run: Run) -> str:
+    """Return the validation metric that picks the epoch of a run.
+
+    Raises:
+        InputError: as `chosen_by`.
+    """
+    pairs = run.data.split == PAIRS and run.training.evaluate_every
+    return chosen_by(run.training.metric) if pairs else run.training.metric
 
 
 def judge_pairs(

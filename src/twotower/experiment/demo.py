@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from twotower.core.devices import find_device
 from twotower.data import sources
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
@@ -60,6 +61,7 @@ def run_demo(
     name: str = "ml-100k",
     copy: Path | None = None,
     seed: int = 0,
+    device: str = "auto",
     watch: Callable[[str], Sequence[Callback]] = lambda model: (),
     notice: Callable[[str], None] = lambda text: None,
 ) -> Demo:
@@ -70,14 +72,17 @@ def run_demo(
         name: of the data set.
         copy: of it on this machine, to save the download.
         seed: of every run.
+        device: where models run.
         watch: callbacks for each model's training.
         notice: takes sentences for the user.
     """
+    find_device(device)
     data = fetch(folder / "data", name, copy, notice)
     runs: dict[str, Trained] = {}
     seconds: dict[str, float] = {}
     for model in MODELS:
         run = default_run(model).with_settings([*SETTINGS.get(model, []), f"training.seed={seed}"])
+        run = replace(run, training=replace(run.training, device=device))
         run = replace(run, data=replace(run.data, path=str(data)))
         notice(f"{model} …")
         start = time.perf_counter()

@@ -24,10 +24,15 @@ class Judged(NamedTuple):
 
 
 def judge_bundle(
-    folder: Path, *, data: Path | None = None, split: str = "test", ks: tuple[int, ...] = ()
+    folder: Path,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    ks: tuple[int, ...] = (),
+    device: str = "cpu",
 ) -> tuple[Result, str]:
     """The figures of a bundle's model on a split, and what to call them; arguments and errors as of `judge_served`."""
-    judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False)
+    judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False, device=device)
     return judged.result, judged.title
 
 
@@ -38,6 +43,7 @@ def judge_served(
     split: str = "test",
     ks: tuple[int, ...] = (),
     with_index: bool = True,
+    device: str = "cpu",
 ) -> Judged:
     """The figures of a bundle on a split: what its model finds, and what an approximate index loses of it.
 
@@ -47,15 +53,17 @@ def judge_served(
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
         with_index: whether an approximate index is judged too.
+        device: where the model runs.
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+        InputError: if the bundle is damaged, the split unknown, the data another catalogue, or the device not
+            there.
     """
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder, device)
     run = Run.load(bundle.folder / "run.toml")
-    dataset = bundle.dataset if data is None else Dataset.load(data)
+    dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
     if dataset.schema != bundle.schema:
         raise InputError(f"{data}: its users, items or features are not those that {folder} was trained on")
     if dataset.folder is not None and dataset is not bundle.dataset and (dataset.folder / "vocabulary").is_dir():

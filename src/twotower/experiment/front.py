@@ -37,6 +37,7 @@ def train(
     loss: str | type[Any] | Loss | None = None,
     sampler: str | Callable[..., Sampler] | Sampler | None = None,
     resume: bool = False,
+    keep: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Trained:
@@ -50,7 +51,8 @@ def train(
         loss: name, class or object; None: what the run names. An object takes part in this training alone: the run
             that is noted holds its registered name, so a resumed training wants the object again.
         sampler: where negatives come from: likewise.
-        resume: go on from the checkpoint in ``<to>.run``.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where there are more now.
+        keep: after Ctrl-C, return the best epoch so far, and write its bundle, in place of raising KeyboardInterrupt.
         callbacks: told of epochs.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
             sections have a key of one name, give the section too: ``**{"training.seed": 3}``.
@@ -71,13 +73,19 @@ def train(
         to=None if to is None else Path(to),
         dataset=dataset,
         resume=resume,
+        keep=keep,
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
 
 
 def evaluate(
-    bundle: Path | str, data: Dataset | Path | str | None = None, *, split: str = "test", ks: Sequence[int] = ()
+    bundle: Path | str,
+    data: Dataset | Path | str | None = None,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (),
+    device: str = "cpu",
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
 
@@ -87,15 +95,17 @@ def evaluate(
             bundle keeps.
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
+        device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+        InputError: if the bundle is damaged, the split unknown, the data another catalogue, or the device not there.
     """
     if isinstance(data, Dataset):
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
-    return judge_bundle(Path(bundle), data=None if data is None else Path(data), split=split, ks=tuple(ks))[0]
+    path = None if data is None else Path(data)
+    return judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), device=device)[0]
 
 
 def compare(
@@ -103,6 +113,7 @@ def compare(
     metrics: Sequence[str] = ("ndcg@10", "recall@10"),
     *,
     reference: str | None = None,
+    device: str = "cpu",
 ) -> Comparison:
     """Put models beside each other: means with 95 % intervals, paired permutation tests, Holm's correction.
 
@@ -110,11 +121,12 @@ def compare(
         results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.
         metrics: names such as "ndcg@10".
         reference: the model that the others are tested against; None: the best under the first metric.
+        device: where the models of bundles run.
 
     Raises:
         InputError: if they were judged on different users, or a name is unknown.
     """
-    found = {name: _result(value) for name, value in results.items()}
+    found = {name: _result(value, device) for name, value in results.items()}
     if found and reference is None:
         for name, result in found.items():
             if metrics and metrics[0] not in result.per_user:
@@ -123,10 +135,10 @@ def compare(
     return comparison.compare(found, metrics, reference=reference)
 
 
-def _result(value: Trained | Result | Path | str) -> Result:
+def _result(value: Trained | Result | Path | str, device: str) -> Result:
     if isinstance(value, Trained):
         return value.test
-    return value if isinstance(value, Result) else evaluate(value)
+    return value if isinstance(value, Result) else evaluate(value, device=device)
 
 
 def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None) -> Run:

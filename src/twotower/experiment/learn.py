@@ -28,6 +28,7 @@ from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items,
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
+from twotower.training.curves import Curves
 from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -112,7 +113,7 @@ def learn(
             validate=None if validate is None else settled,
             epochs=epochs,
             world=world,
-            **kept_in(folder, name, [*watch, *callbacks], resume, world),
+            **kept_in(folder, name, [*watch, *callbacks], resume, world, metric=run.training.metric),
         )
         settle(model, seen)
         return progress
@@ -152,14 +153,14 @@ def settle(model: Model, seen: Tensor) -> None:
 
 
 def kept_in(
-    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World
+    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World, *, metric: str
 ) -> dict[str, Any]:
-    """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
+    """What `fit` is told of a part of the training: log, curves and checkpoint in ``folder``, if there is one."""
     if folder is None:
         return {"callbacks": callbacks}
-    checkpoint = folder / f"{name}.safetensors"
+    checkpoint, lines = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
     return {
-        "callbacks": [*callbacks, *([] if world.rank else [JsonLines(folder / f"{name}.jsonl")])],
+        "callbacks": [*callbacks, *([] if world.rank else [JsonLines(lines), Curves(lines, metric)])],
         "checkpoint": checkpoint,
         "resume": world.first(resume and checkpoint.is_file()),
     }

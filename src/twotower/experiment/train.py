@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
@@ -23,6 +24,7 @@ from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_space
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
+from twotower.experiment.stopped import NOTE, STATE, best_so_far, check_longer, is_finished, note_finished
 from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
@@ -31,6 +33,7 @@ from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
+from twotower.training.interrupt import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
     world: World | None = None,
+    keep: bool = False,
 ) -> Trained:
     """Do the whole run and write its bundle.
 
@@ -75,22 +79,25 @@ def train(
     The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
     all the same, and trains the same model again.
 
-    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
-    the bundle is there, the checkpoint.
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and the
+    checkpoint, from which a run of more epochs goes on.
 
     Args:
         run: what to do.
         to: folder of the bundle; None writes nothing.
         dataset: instead of ``run.data.path``, when it is in memory already.
-        resume: go on from the checkpoint in ``<to>.run``; where there is none yet, start from nothing and say so.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where ``run`` has more; where there is none
+            yet, start from nothing and say so.
         callbacks: told of epochs, beside the log.
         parts: loss and sampler handed over as objects, in place of those that the run names.
         world: the processes that train as one; None: that of this process.
+        keep: after Ctrl-C, judge the best epoch so far and write its bundle, in place of raising `Stopped`.
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data,
-            ``to`` can hold no bundle, or the ranks are not alike.
+            ``to`` can hold no bundle, ``keep`` has nothing that says which epoch is best, or the ranks are not alike.
         ConnectionError: if another rank is gone, or does not answer.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     world = world or World.current()
     with world.together():
@@ -99,6 +106,10 @@ def train(
         device = pick_device(run.training.device, world)
         if to is not None:
             check_target(to)
+        if keep and not run.training.evaluate_every:
+            raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
+        if keep and world.size > 1:
+            raise InputError("keep is for a training of one process; on several, stop and go on with resume")
         dataset = (dataset or Dataset.load(run.data.path)).to(device)
         task = task_of(run, dataset)
         split = task.split  # refused, where it is, before anything is written
@@ -109,9 +120,17 @@ def train(
             check_same_data(folder, dataset)
     check_alike(world, run, dataset)
     resume = world.first(resume)
-    claim = Claim(None if resume or world.rank else folder, run, dataset)
+    claim = Claim(None if world.rank else folder, run, dataset, resume=resume)
     callbacks = [claim, *callbacks]
-    model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
+    stopped = False
+    try:
+        model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
+    except Stopped:
+        kept = best_so_far(run, dataset, folder) if keep and folder is not None else None
+        if kept is None:
+            raise
+        (run, model, records), stopped = kept, True
+        task.run = run
     items = encode_known_items(model, dataset)
     test = task.test(model, items=items)
     if isinstance(model, OffersChoices):
@@ -142,8 +161,8 @@ def train(
             index=index,
         )
         write_bundle(to, contents)
-        for checkpoint in folder.glob("*.safetensors"):
-            checkpoint.unlink()
+        if not stopped:
+            note_finished(folder, run)
     return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
 
 
@@ -179,18 +198,11 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
             )
         torch.cuda.set_device(world.device)
         return world.device
-    if name == "auto":
-        return world.device
     if name.startswith("cuda:") and world.size > 1:
         raise InputError(
             f"training.device is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own"
         )
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
-    return device
+    return find_device(name, "training.device")
 
 
 def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
@@ -205,22 +217,16 @@ def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] 
 
 
 def check_resumable(folder: Path, run: Run) -> bool:
-    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes.
+    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes, or of fewer epochs.
 
     Raises:
-        InputError: if the run differs.
+        InputError: if the run differs otherwise.
     """
     note = folder / "run.toml"
-    if not (folder / "train.safetensors").is_file():
+    if not (folder / STATE).is_file():
         log.warning("%s: no checkpoint to resume from, so training starts from nothing", folder)
         return False
-    stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
-    if stopped != asked:
-        was, now = (one.to_toml().splitlines() for one in (stopped, asked))
-        other = next((line for line in was if line not in now), "other settings")
-        raise InputError(
-            f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
-        )
+    check_longer(note, spelled_out(Run.load(note)), spelled_out(run))
     return True
 
 
@@ -230,9 +236,9 @@ def check_same_data(folder: Path, dataset: Dataset) -> None:
     Raises:
         InputError: if they are others.
     """
-    if not (folder / "data.json").is_file():
+    if not (folder / NOTE).is_file():
         log.warning("%s: does not note its data (an older twotower wrote it); it is taken to be the same", folder)
-    elif read_json(folder / "data.json").get("fingerprint") != fingerprint(dataset):
+    elif read_json(folder / NOTE).get("fingerprint") != fingerprint(dataset):
         raise InputError(
             f"{folder}: its checkpoint was made with other data than '{dataset.name}' is now; prepare the data as they "
             "were, or train without --resume"
@@ -246,10 +252,11 @@ class Claim(Silent):
         folder: of the run; None: there is nothing to note.
         run: what is trained.
         dataset: what it learns from.
+        resume: whether the run goes on from the checkpoint in its folder, which then stays.
     """
 
-    def __init__(self, folder: Path | None, run: Run, dataset: Dataset) -> None:
-        self.folder, self.run, self.dataset = folder, run, dataset
+    def __init__(self, folder: Path | None, run: Run, dataset: Dataset, *, resume: bool = False) -> None:
+        self.folder, self.run, self.dataset, self.resume = folder, run, dataset, resume
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Training begins: the first one, where a last fit follows."""
@@ -261,9 +268,14 @@ class Claim(Silent):
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if self.resume and spelled_out(Run.load(folder / "run.toml")) == self.run:
+            return
         for checkpoint in folder.glob("*.safetensors"):
-            log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
+            if self.resume and checkpoint.name == STATE:
+                continue  # the last fit of fewer epochs goes, the state that more of them go on from stays
+            if not is_finished(folder):
+                log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
             checkpoint.unlink()
-        write_json(folder / "data.json", {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
+        write_json(folder / NOTE, {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
         with replacing_file(folder / "run.toml") as partial:
             partial.write_text(self.run.to_toml(), encoding="utf-8")

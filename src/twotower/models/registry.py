@@ -1,4 +1,4 @@
-"""Names become models. Add one of ours by its file and one line here; one of your own by `MODELS.register`.
+"""Names become models. Add one of ours by its file and one line in `names`; one of your own by `MODELS.register`.
 
 A sequence encoder's line, or its registration, makes it a model: see `twotower.models.sequential`.
 """
@@ -12,36 +12,15 @@ from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.models.names import GROUP, KNOWN
 from twotower.models.sequential import sequential_model
 from twotower.towers.sequence.base import SequenceEncoder
 
 MODELS: Registry[type[Model]] = Registry(
     "model",
     "twotower.MODELS",
-    {
-        "two_tower": "twotower.models.two_tower:TwoTower",
-        "sasrec": "twotower.models.sequential:SASRec",
-        "gru4rec": "twotower.towers.sequence.gru4rec:GRU4Rec",
-        "lrurec": "twotower.towers.sequence.lrurec:LRURec",
-        "hstu": "twotower.towers.sequence.hstu:HSTU",
-        "ligr": "twotower.towers.sequence.ligr:LiGR",
-        "caser": "twotower.towers.sequence.caser:Caser",
-        "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
-        "sparcode": "twotower.models.sparcode:SparCode",
-        "t2diff": "twotower.models.t2diff:T2Diff",
-        "popularity": "twotower.models.baselines.popularity:Popularity",
-        "random": "twotower.models.baselines.random:Random",
-        "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
-        "item_lists": "twotower.models.baselines.item_lists:ItemLists",
-        "ease": "twotower.models.baselines.ease:EASE",
-        "dat": "twotower.models.prerank.dat:DAT",
-        "cold": "twotower.models.prerank.cold:COLD",
-        "int_tower": "twotower.models.prerank.int_tower:IntTower",
-        "rank_tower": "twotower.models.prerank.rank_tower:RankTower",
-        "fit": "twotower.models.fit.model:FIT",
-        "semantic": "twotower.models.semantic:Semantic",
-    },
-    group="twotower.models",
+    KNOWN,
+    group=GROUP,
 )
 
 

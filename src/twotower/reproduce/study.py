@@ -117,6 +117,7 @@ def run_table(
     seeds: int | None = None,
     jobs: int = 1,
     only: Sequence[str] = (),
+    device: str = "auto",
     notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Run]]:
     """Train what is missing and return the chosen run of every variant by data set.
@@ -128,6 +129,7 @@ def run_table(
         seeds: runs of each variant; None: the table's number.
         jobs: trainings at a time, each in a process of its own; the processes share out the GPUs.
         only: variants to run; empty: all.
+        device: where models run.
         notice: told of each finished cell.
 
     Raises:
@@ -136,7 +138,13 @@ def run_table(
     count = table.seeds if seeds is None else seeds
     if count < 1 or jobs < 1:
         raise InputError(f"reproduce {table.name}: seeds and jobs must be at least 1, got {count} and {jobs}")
-    rows = {name: _rows(table, name, only) for name in data}
+    rows = {
+        name: {
+            variant: [replace(run, training=replace(run.training, device=device)) for run in runs]
+            for variant, runs in _rows(table, name, only).items()
+        }
+        for name in data
+    }
     tuning = [
         Cell(table.name, name, data[name], variant, seeded(run, TUNING_SEED))
         for name, variants in rows.items()

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import UNKNOWN, Features, State, Users
@@ -46,17 +47,14 @@ class Bundle:
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Bundle:
-        """Read a bundle; ``verify`` compares every file's hash with the manifest first.
+        """Read a bundle onto a device (``auto``: CUDA where there is some); ``verify`` compares all hashes first.
 
         Raises:
             InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file; or
                 if the device is not there.
         """
         folder = Path(folder)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device '{device}': {str(error).splitlines()[0]}") from None
+        device = find_device(device)
         manifest = read_manifest(folder)
         if verify:
             verify_files(folder, manifest)
@@ -69,7 +67,7 @@ class Bundle:
         except (RuntimeError, SafetensorError, OSError) as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{folder / 'weights.safetensors'}: not the weights of this model ({why})") from None
-        return Bundle(folder, manifest, schema, model.to(device).eval(), torch.device(device))
+        return Bundle(folder, manifest, schema, model.to(device).eval(), device)
 
     @cached_property
     def item_ids(self) -> Tensor:

@@ -1,16 +1,14 @@
-"""What watches a training run: progress on the terminal, a JSON-lines log, TensorBoard."""
+"""What watches a training run: a JSON-lines log and TensorBoard; see also `progress`, `curves` and `tracking`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from twotower.core.files import replacing_file
-from twotower.core.terminal import visible
 from twotower.models.base import Model
 
 _GEOMETRY = "geometry/"
@@ -107,19 +105,27 @@ class JsonLines(Silent):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.last = 0
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
         text = self.path.read_text(encoding="utf-8") if step and self.path.is_file() else ""
         whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        with replacing_file(self.path) as partial:
-            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.last = json.loads(kept[-1])["epoch"] if kept else 0
+        self._write(kept)
 
     def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """Append the record."""
+        """Append the record; it replaces the last line where that is of the same epoch, judged once more."""
+        if record.epoch == self.last:
+            self._write(self.path.read_text(encoding="utf-8").splitlines()[:-1])
+        self.last = record.epoch
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record.to_json()) + "\n")
+
+    def _write(self, lines: list[str]) -> None:
+        with replacing_file(self.path) as partial:
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 class TensorBoard(Silent):
@@ -139,43 +145,3 @@ class TensorBoard(Silent):
     def finished(self) -> None:
         """Flush and close."""
         self.writer.close()
-
-
-class Progress(Silent):
-    """A bar with loss and metrics on standard error; silent when that is no terminal."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.title = visible(title)
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-
-    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Show the bar."""
-        self.task = self.bar.add_task(self.title, total=epochs * steps_per_epoch, completed=step, figures="")
-        self.bar.start()
-
-    def stepped(self, step: int) -> None:
-        """Move the bar."""
-        self.bar.update(self.task, completed=step)
-
-    def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """Show the figures."""
-        shown = {"loss": record.loss, **record.metrics}
-        if "mean_cosine" in record.geometry:
-            shown["mean cosine"] = record.geometry["mean_cosine"]
-        self.bar.update(self.task, figures="  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-
-    def finished(self) -> None:
-        """Remove the bar."""
-        self.bar.stop()

@@ -15,6 +15,10 @@ GRACE = 20.0
 """Seconds that a process has after SIGTERM to come to an end by itself, where the caller does not say."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ends a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none."""
+
+
 @contextlib.contextmanager
 def stop_requested(*, echo: float = 0.0) -> Iterator[Callable[[], bool]]:
     """Yield a function that is true once Ctrl-C (or SIGTERM) came; a second Ctrl-C stops at once.

@@ -21,7 +21,7 @@ from twotower.training.callbacks import Callback, EpochRecord, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
 from twotower.training.distributed import World
-from twotower.training.interrupt import stop_requested
+from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
 
@@ -67,7 +67,8 @@ def fit(
 ) -> Progress:
     """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
 
-    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits.
+    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits. Where the
+    learning rate does not depend on ``config.epochs``, so does a run that is resumed with more epochs.
 
     Args:
         model: on the device to train on.
@@ -85,7 +86,7 @@ def fit(
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         ConnectionError: if another rank is gone, or does not answer.
-        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
     world = world or World()
@@ -176,7 +177,7 @@ class _Run:
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
                 if stopping:
-                    raise KeyboardInterrupt
+                    raise Stopped
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
         self._finish_epoch()
@@ -217,6 +218,10 @@ class _Run:
             raise self.world.said(
                 f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set clip_norm"
             )
+        last, regular = progress.epoch + 1 == self.epochs, (progress.epoch + 1) % (config.evaluate_every or 1) == 0
+        extra = self.validate is not None and last and not regular
+        if extra:
+            self.save()  # a run of more epochs does not validate here, so it goes on from before
         progress.epoch += 1
         progress.loss_sum = 0.0
         rate = self.optimizer.param_groups[0]["lr"]
@@ -228,9 +233,7 @@ class _Run:
             round(progress.seconds, 3),
             selectable=is_selectable(self.model),
         )
-        validated = self.validate is not None and (
-            progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
-        )
+        validated = self.validate is not None and (regular or last)
         if validated and self.validate is not None:
             record.metrics.update(self._judge(self.world.same_numbers(self.validate(self.model))))
         progress.records.append(record)
@@ -240,9 +243,9 @@ class _Run:
                 callback.epoch_done(record, self.model)
             except StopTraining as stop:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
-        if validated:
+        if (validated or last) and not extra:
             self.save()
-        (stopping,) = self.world.any(wish is not None)
+        (stopping,) = self.world.any(wish is not None and not extra)  # after the extra one the training is over anyway
         if stopping:
             raise wish or StopTraining("another rank asked to stop")
 
