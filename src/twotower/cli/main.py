@@ -18,6 +18,7 @@ from twotower.core.version import __version__
 VERBS = [
     "demo",
     "data",
+    "fit",
     "train",
     "evaluate",
     "index",

@@ -59,6 +59,12 @@ def judge_served(
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder)
+    if learnt := bundle.manifest.get("learnt"):
+        raise InputError(
+            f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
+            "anything; judge the bundle that 'twotower fit' kept of it in "
+            f"{folder.with_name(folder.name + '.run') / 'models' / str(bundle.manifest['model']['name'])}"
+        )
     run = Run.load(bundle.folder / "run.toml")
     dataset = bundle.dataset if data is None else Dataset.load(data)
     if dataset.schema != bundle.schema:

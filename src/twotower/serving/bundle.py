@@ -223,12 +223,13 @@ def write_bundle(
     histories: Log | None,
     diagnosis: dict[str, Any] | None = None,
     index: AnyIndex | None = None,
+    learnt: str = "",
 ) -> None:
     """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
 
     Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
     when the bundle starts to serve: events of whatever label, of which a model reads the positives; ``index`` was built
-    over known item states.
+    over known item states; ``learnt`` says what the model has learnt from where that is not what its run says.
 
     Raises:
         InputError: as `check_target`.
@@ -267,6 +268,8 @@ def write_bundle(
             "metrics": {name: _finite(value) for name, value in metrics.items()},
             "versions": versions(),
         }
+        if learnt:
+            manifest["learnt"] = learnt
         write_manifest(partial, manifest)
 
 
