@@ -62,8 +62,8 @@ def judge_served(
     if learnt := bundle.manifest.get("learnt"):
         raise InputError(
             f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
-            "anything; judge the bundle that 'twotower fit' kept of it in "
-            f"{folder.with_name(folder.name + '.run') / 'models' / str(bundle.manifest['model']['name'])}"
+            "anything; judge those that 'twotower fit' kept of the ladder, in "
+            f"{folder.with_name(folder.name + '.run') / 'models'}"
         )
     run = Run.load(bundle.folder / "run.toml")
     dataset = bundle.dataset if data is None else Dataset.load(data)

@@ -12,11 +12,12 @@ from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints
 from twotower.experiment.ladder.budget import Budget, clock, seconds_of
+from twotower.experiment.ladder.climb import Ladder, Watch
 from twotower.experiment.ladder.fitted import Fitted, line
 from twotower.experiment.ladder.last_fit import as_it_is, best_epoch, fit_on_all
 from twotower.experiment.ladder.page import write_page
 from twotower.experiment.ladder.pick import pick
-from twotower.experiment.ladder.rungs import LADDER, METRIC, Rung, Watch, climb, forget, is_closed, rung_run
+from twotower.experiment.ladder.rungs import METRIC, Rung, forget, is_closed
 from twotower.experiment.ladder.sources import (
     Notice,
     check_same,
@@ -25,7 +26,6 @@ from twotower.experiment.ladder.sources import (
     prepare_log,
     repeats,
 )
-from twotower.experiment.train import split_of
 from twotower.serving.bundle import check_target
 
 REPEATS = 0.2
@@ -109,44 +109,39 @@ def fit(
             tell(f"{folder}: nothing to resume from, so the fit starts from nothing")
         forget(models)
         dataset = prepare_log(found_spec, folder, found, tell)
-    split = split_of(rung_run(LADDER[0], folder / "data", mask_seen=True), dataset)
-    again = repeats(split)
-    mask_seen = again < REPEATS
-    if not mask_seen:
+    ladder = Ladder(dataset, models, Budget(seconds), watch=watch, tell=progress, done=lambda rung: tell(line(rung)))
+    again = repeats(ladder.split)
+    ladder.mask_seen = again < REPEATS
+    if not ladder.mask_seen:
         tell(f"{again:.0%} of the next items were seen before: answers may repeat (recommend with --include-seen)")
-    rungs: list[Rung] = []
     stopped = False
-    spending = Budget(seconds)
-
-    def done(rung: Rung) -> None:
-        rungs.append(rung)
-        tell(line(rung))
-
     try:
-        climb(dataset, models, spending, mask_seen=mask_seen, watch=watch, tell=progress, done=done)
+        ladder.climb()
     except KeyboardInterrupt:
         stopped = True
-        if not any(rung.validation for rung in rungs):
+        if not any(rung.validation for rung in ladder.rungs):
+            tell("stopped before the first model was done; --resume goes on with the data as they are prepared")
             raise
         tell("stopped: the best model so far is written; --resume goes on")
+    rungs = ladder.rungs
     judged = {rung.name: rung.validation for rung in rungs if rung.validation is not None}
     if not judged:
         raise InputError("no model could be learnt: " + "; ".join(f"{rung.name}: {rung.left_out}" for rung in rungs))
     choice = pick(judged, METRIC)
     tell(choice.reason)
     winner = next(rung for rung in rungs if rung.name == choice.name)
-    last_fit, diagnosis = _written(winner, dataset, to, spending, stopped, watch, tell)
+    last_fit, diagnosis = _written(winner, dataset, to, ladder.budget, stopped, watch, tell)
     fitted = Fitted(
         choice,
         rungs,
         dataset,
-        split,
+        ladder.split,
         to,
         folder / "report.html",
         saved,
         last_fit,
         diagnosis,
-        mask_seen,
+        ladder.mask_seen,
         again,
         stopped,
         [*notices.said, *dataset.manifest["treatments"]],
@@ -162,9 +157,9 @@ def _written(
     without = "the training events alone"
     if stopped:
         return f"{without} (stopped)", as_it_is(winner, to)
-    if not is_closed(winner.name):
+    if not is_closed(winner.model):
         took = winner.records[-1]["seconds"] * best_epoch(winner) / len(winner.records) if winner.records else None
-        if took is None or took > 1.5 * budget.left + 5.0:
+        if took is None or took > budget.left:
             tell(f"no time is left to fit {winner.name} on all events: the bundle has learnt {without}")
             return f"{without} (no time was left for more)", as_it_is(winner, to)
         tell(f"{winner.name}: once more on all events, about {clock(took)}")

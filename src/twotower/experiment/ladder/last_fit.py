@@ -43,7 +43,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
     split = Split(everything, Targets(nothing, nothing), Targets(nothing, nothing), everything, "")
     training = replace(run.training, evaluate_every=0, patience=0, refit=False, geometry="off")
     once = replace(run, training=training)
-    stop = [] if is_closed(rung.name) else [StopAfter(best_epoch(rung)), *callbacks]
+    stop = [] if is_closed(rung.model) else [StopAfter(best_epoch(rung)), *callbacks]
     model, _ = learn(once, dataset, split, callbacks=stop, parts=Parts())
     diagnosis = check_items(model, dataset, everything)
     index = None

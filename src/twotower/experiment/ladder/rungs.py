@@ -1,4 +1,4 @@
-"""The models of the ladder, each trained with its default run and judged; those done already are read from disk."""
+"""One rung of the ladder: a model trained and judged, or read from the disk where an earlier call has done it."""
 
 from __future__ import annotations
 
@@ -6,52 +6,36 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
 from twotower.core.files import read_json, write_json
-from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
-from twotower.experiment.ladder.budget import Budget, TimeLimit, clock
+from twotower.experiment.ladder.budget import TimeLimit
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Data, Run
-from twotower.experiment.train import split_of, train
+from twotower.experiment.train import train
 from twotower.models.base import ClosedForm, Model
 from twotower.models.registry import model_class
 from twotower.serving.bundle import Bundle
 from twotower.training.callbacks import Callback, Record
 
-LADDER = ("popularity", "item_cosine", "item_lists", "ease", "two_tower", "sasrec")
-"""The models that `twotower fit` tries, simplest first: where the difference is noise the earlier one is taken. Another
-joins by its name; closed forms come before those that are trained."""
-
 METRIC = "ndcg@10"
-LEAST_SECONDS = 3.0
-"""With less than this a model is not trained at all."""
-
-_EASE_PAIRS_A_SECOND = 2e10
-"""Cubed items that one solution of EASE takes on in a second, on a slow core."""
-_EASE_SOLUTIONS = 5
-"""Solved so often while its penalty is chosen."""
-
 log = logging.getLogger(__name__)
-
-Watch = Callable[[str], Sequence[Callback]]
-"""Callbacks for a model's training, by its name."""
-
 
 @dataclass(frozen=True)
 class Rung:
-    """A model of the ladder: judged, or left out."""
+    """A model of the ladder, or a variant of one: judged, or left out."""
 
     name: str
+    """As it is shown; that of a variant says what it changes."""
+    model: str
     bundle: Path
     seconds: float = 0.0
     validation: Result | None = None
@@ -69,74 +53,30 @@ def is_closed(name: str) -> bool:
     return issubclass(model_class(name), ClosedForm)
 
 
-def rung_run(name: str, data: Path, *, mask_seen: bool) -> Run:
-    """The default run of a model on prepared data."""
-    run = replace(default_run(name), data=Data(path=str(data)))
+def rung_run(model: str, data: Path, *, settings: Sequence[str] = (), mask_seen: bool) -> Run:
+    """The default run of a model on prepared data, with ``settings`` such as "model.dropout=0.5" changed.
+
+    Raises:
+        InputError: if a setting is unknown.
+    """
+    run = replace(default_run(model).with_settings(list(settings)), data=Data(path=str(data)))
     return replace(run, evaluation=replace(run.evaluation, mask_seen=mask_seen))
 
 
-def climb(
-    dataset: Dataset,
-    folder: Path,
-    budget: Budget,
-    *,
-    mask_seen: bool = True,
-    watch: Watch = lambda name: (),
-    tell: Callable[[str], None] = lambda text: None,
-    done: Callable[[Rung], None] = lambda rung: None,
-) -> None:
-    """Train the ladder in ``folder``: a bundle a model, that of an earlier call is taken as it is.
-
-    Closed forms come first and are fitted whatever the budget, save where the size of the catalogue says that one takes
-    far more. The others share what is left evenly, with one share more for the last fit of the winner.
+def trained_rung(
+    name: str, to: Path, run: Run, dataset: Dataset, *, seconds: float, callbacks: Sequence[Callback] = ()
+) -> Rung:
+    """Train a model, judge it, and write its bundle; goes on from a checkpoint where a stopped call has left one.
 
     Args:
-        dataset: prepared, with a folder.
-        folder: of the bundles.
-        budget: of the whole ladder and the last fit.
-        mask_seen: whether answers leave out what the user has seen.
-        watch: further callbacks.
-        tell: hears which model begins, and how long it may take.
-        done: hears each rung.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C; the checkpoint of a training is kept, and goes on with the next call.
+        name: as it is shown.
+        to: folder of the bundle.
+        run: what to train.
+        dataset: prepared.
+        seconds: until a training is ended; a closed form is fitted to its end.
+        callbacks: told of a training.
     """
-    split = split_of(rung_run(LADDER[0], dataset.folder or Path(), mask_seen=mask_seen), dataset)
-    for place, name in enumerate(LADDER):
-        to = folder / name
-        run = rung_run(name, dataset.folder or Path(), mask_seen=mask_seen)
-        if (to / "manifest.json").is_file():
-            done(stored(name, to, run, dataset, split))
-            continue
-        trained_ones = [other for other in LADDER[place:] if not is_closed(other)]
-        share = budget.left / (len(trained_ones) + 1) if trained_ones else budget.left
-        why = _left_out(name, dataset, budget, share)
-        if why:
-            done(Rung(name, to, left_out=why))
-            continue
-        tell(f"{name}: {clock(budget.left)} left" + ("" if is_closed(name) else f", at most {clock(share)} for it"))
-        try:
-            done(_trained(name, to, run, dataset, share, watch(name)))
-        except InputError as error:
-            done(Rung(name, to, left_out=str(error)))
-
-
-def _left_out(name: str, dataset: Dataset, budget: Budget, share: float) -> str:
-    cls = model_class(name)
-    if cls.batches == "sequences" and not dataset.is_ordered:
-        return "it learns from order, and the log has none; name a time column"
-    if not is_closed(name):
-        return "" if share >= LEAST_SECONDS else "the budget leaves no time to train it; raise --budget"
-    items = dataset.schema.num_items - FIRST_KNOWN
-    needed = _EASE_SOLUTIONS * items**3 / _EASE_PAIRS_A_SECOND if name == "ease" else 0.0
-    if needed > max(30.0, budget.left / 2):
-        return f"for {items:,} items it would take about {clock(needed)}; raise --budget beyond {clock(2 * needed)}"
-    return ""
-
-
-def _trained(name: str, to: Path, run: Run, dataset: Dataset, share: float, callbacks: Sequence[Callback]) -> Rung:
-    limit = TimeLimit(share)
+    limit = TimeLimit(seconds)
     beside = to.with_name(to.name + ".run")
     start = time.perf_counter()
     trained = train(
@@ -144,13 +84,13 @@ def _trained(name: str, to: Path, run: Run, dataset: Dataset, share: float, call
         to=to,
         dataset=dataset,
         resume=(beside / "train.safetensors").is_file(),
-        callbacks=[] if is_closed(name) else [limit, *callbacks],
+        callbacks=[] if is_closed(run.model.name) else [limit, *callbacks],
     )
     assert isinstance(trained.split, Split)
     validation = judged(trained.model, run, trained.dataset, trained.split, "validation")
-    seconds = time.perf_counter() - start
-    write_json(beside / "fit.json", {"seconds": round(seconds, 3), "short": limit.reached})
-    return Rung(name, to, seconds, validation, trained.test, trained.records, limit.reached)
+    took = time.perf_counter() - start
+    write_json(beside / "fit.json", {"seconds": round(took, 3), "short": limit.reached})
+    return Rung(name, run.model.name, to, took, validation, trained.test, trained.records, limit.reached)
 
 
 def judged(model: Model, run: Run, dataset: Dataset, split: Split, part: str) -> Result:
@@ -169,9 +109,8 @@ def stored(name: str, to: Path, run: Run, dataset: Dataset, split: Split) -> Run
     lines = beside / "train.jsonl"
     records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
     figures = [judged(model, run, dataset, split, part) for part in ("validation", "test")]
-    return Rung(
-        name, to, float(note.get("seconds", 0.0)), figures[0], figures[1], records, bool(note.get("short", False))
-    )
+    took, short = float(note.get("seconds", 0.0)), bool(note.get("short", False))
+    return Rung(name, run.model.name, to, took, figures[0], figures[1], records, short)
 
 
 def forget(folder: Path) -> None:
