@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -38,7 +39,7 @@ def write_page(fitted: Fitted, *, budget: float) -> None:
         fitted: what a fit has left; its bundle is asked for the examples.
         budget: seconds that it was given.
     """
-    style = (files("twotower.diagnosis.report") / "page.css").read_text(encoding="utf-8") + STYLE
+    style = follow_system((files("twotower.diagnosis.report") / "page.css").read_text(encoding="utf-8")) + STYLE
     name = fitted.dataset.name
     steps = "".join(f"<li>{text}</li>" for text in advice(fitted, budget=budget))
     page = _PAGE.substitute(
@@ -59,6 +60,16 @@ def write_page(fitted: Fitted, *, budget: float) -> None:
     )
     with replacing_file(fitted.report) as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def follow_system(style: str) -> str:
+    """The style of a page without a script: dark where the system is, not by a button.
+
+    Examples:
+        >>> follow_system(':root[data-theme="dark"] { --page: black; }')
+        '@media (prefers-color-scheme: dark) { :root { --page: black; } }'
+    """
+    return re.sub(r':root\[data-theme="dark"\] (\{[^}]*\})', r"@media (prefers-color-scheme: dark) { :root \1 }", style)
 
 
 def _hash(text: str) -> str:

@@ -29,6 +29,7 @@ from twotower.training.callbacks import Callback, Record
 METRIC = "ndcg@10"
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Rung:
     """A model of the ladder, or a variant of one: judged, or left out."""
