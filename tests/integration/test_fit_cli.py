@@ -381,6 +381,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(log, closed, tmp_path, monkey
     assert run_cli("fit", log, "--budget", "9s", "--to", to, "--resume").returncode == 0
 
 
+def test_the_demo_is_a_fit_of_a_public_log_and_ends_with_answers(closed, tmp_path):
+    done = run_cli("demo", "--data", "synthetic", "--budget", "30s", "--to", tmp_path, "--users", "1")
+    assert done.returncode == 0, done.stderr
+    assert "For user" in done.stdout
+    kept = re.search(r"twotower evaluate (\S+)", done.stdout)
+    assert kept is not None
+    assert run_cli("evaluate", kept[1]).returncode == 0
+    again = re.search(r"twotower fit --spec (\S+) --budget 30s --to (\S+)", done.stderr)
+    assert again is not None
+    assert run_cli("fit", "--spec", again[1], "--budget", "30s", "--to", again[2], "--resume").returncode == 0
+
+
 @pytest.mark.slow
 def test_real_ratings_are_fitted_within_their_budget(shared_data, tmp_path):
     data = shared_data("ml-100k")

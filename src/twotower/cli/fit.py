@@ -64,20 +64,21 @@ def command(
         positive_from=positive_from,
         columns=[name.strip() for name in columns.split(",")] if columns else [],
         watch=lambda name: [Progress(name)],
-        notice=_notice,
-        progress=_notice if sys.stderr.isatty() else lambda text: None,
+        notice=notice,
+        progress=notice if sys.stderr.isatty() else lambda text: None,
     )
     if as_json:
         print_json(fitted.to_json())
     else:
-        Console().print(_table(fitted))
+        Console().print(board(fitted))
     for text in (f"bundle: {fitted.bundle}", f"page: {fitted.report}"):
-        _notice(text)
+        notice(text)
     if fitted.stopped:
         raise typer.Exit(130)
 
 
-def _table(fitted: Fitted) -> Table:
+def board(fitted: Fitted) -> Table:
+    """Every model with its figures, in the order of the ladder."""
     from rich import box
     from rich.table import Table
 
@@ -87,7 +88,7 @@ def _table(fitted: Fitted) -> Table:
 
     table = Table(
         title=literal(f"{fitted.dataset.name}: {fitted.choice.name} is taken"),
-        caption="p: paired test against the best on validation; the test chooses nothing",
+        caption="95 % intervals over users; p: paired test against the best on validation; the test chooses nothing",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -99,17 +100,16 @@ def _table(fitted: Fitted) -> Table:
         if rung.validation is None or rung.test is None:
             table.add_row(literal(rung.name), "left out", "", "", "")
             continue
-        p = fitted.choice.p_values.get(rung.name)
-        figures = [rung.validation.metrics[METRIC], rung.test.metrics[METRIC]]
-        table.add_row(
-            literal(rung.name),
-            f"{figures[0]:.4f}",
-            shown_p(p),
-            f"{figures[1]:.4f}",
-            clock(rung.seconds),
-        )
+        figures = [
+            f"{result.metrics[METRIC]:.4f} [{low:.2f}, {high:.2f}]"
+            for result in (rung.validation, rung.test)
+            for low, high in [result.intervals()[METRIC]]
+        ]
+        p = shown_p(fitted.choice.p_values.get(rung.name))
+        table.add_row(literal(rung.name), literal(figures[0]), p, literal(figures[1]), clock(rung.seconds))
     return table
 
 
-def _notice(text: str) -> None:
+def notice(text: str) -> None:
+    """Tell the user something on standard error."""
     print(visible(text, lines=True), file=sys.stderr)  # noqa: T201

@@ -20,7 +20,7 @@ def advice(fitted: Fitted, *, budget: float) -> list[str]:
         budget: seconds that it was given.
     """
     bundle = shlex.quote(str(fitted.bundle))
-    kept = shlex.quote(str(next(rung.bundle for rung in fitted.rungs if rung.name == fitted.choice.name)))
+    kept = shlex.quote(str(fitted.winner.bundle))
     seen = "" if fitted.mask_seen else " --include-seen"
     said = [f"Ask the bundle: {_code(f'twotower recommend {bundle} --user ID -k 10{seen}')}"]
     if fitted.stopped:

@@ -42,6 +42,11 @@ class Fitted:
     def __repr__(self) -> str:
         return f"Fitted({self.choice.name} on {self.dataset.name}: {self.bundle})"
 
+    @property
+    def winner(self) -> Rung:
+        """The rung that is taken; its own bundle has learnt the training events alone, and can be judged."""
+        return next(rung for rung in self.rungs if rung.name == self.choice.name)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: the choice, and one entry a model."""
         return {
