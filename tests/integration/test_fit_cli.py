@@ -187,6 +187,23 @@ def test_what_is_chosen_by_has_not_seen_validation_and_test(log, closed, tmp_pat
         assert times[0].max() < times[1].min()
 
 
+def test_a_log_of_users_who_come_back_is_cut_at_one_moment_and_the_spec_says_so(closed, tmp_path):
+    rows = [
+        (user, 500 + (user + day) % 20, 5, 1_600_000_000 + 86_400 * day + user)
+        for user in range(1100)
+        for day in range(10)
+    ]
+    log = written(tmp_path / "log.csv", rows)
+    fitted = twotower.fit(log, to=tmp_path / "bundle", budget="30s")
+    assert tomllib.loads(fitted.spec.read_text())["split"] == {"kind": "global-time"}
+    assert fitted.split.train.times.max() < fitted.split.validation.truth.times.min()
+    assert fitted.split.validation.truth.times.max() < fitted.split.test.truth.times.min()
+    assert fitted.choice.name != "popularity"
+    saved = fitted.spec.read_text()
+    again = twotower.fit(log, to=tmp_path / "bundle", budget="30s", resume=True)
+    assert (again.choice, again.spec.read_text()) == (fitted.choice, saved)
+
+
 def test_a_data_frame_is_fitted_as_its_file(closed, tmp_path, log):
     frame = pd.read_csv(log)
     fitted = twotower.fit(frame, to=tmp_path / "frame", budget=9)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
+from twotower.data.log import Log
 from twotower.evaluation.result import Result
 from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit, clock, seconds_of
 from twotower.experiment.ladder.climb import LADDER, VARIANTS, Ladder
+from twotower.experiment.ladder.cut import choose_split
 from twotower.experiment.ladder.last_fit import best_epoch
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run
@@ -133,3 +135,31 @@ def test_times_are_written_for_people():
         "59:59 min",
         "1:00:00 h",
     ]
+
+
+def clocked_log(users: int, *, stay: bool) -> Log:
+    """Ten events a user; who stays has one a day from the first day on, who does not has all on a day of its own."""
+    days = torch.arange(10).repeat(users)
+    own = torch.arange(users).repeat_interleave(10)
+    times = 86_400 * (days if stay else own) + (own if stay else days)
+    items = 2 + (own + days) % 15
+    lengths = torch.cat([torch.zeros(2, dtype=torch.int64), torch.full((users,), 10)])
+    return Log(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), items, times)
+
+
+def test_a_log_whose_users_come_back_is_cut_at_one_moment():
+    kind, why = choose_split(clocked_log(1_200, stay=True))
+    assert kind == "global-time"
+    assert "nothing of the future" in why
+
+
+def test_a_log_whose_users_come_once_is_cut_by_user():
+    kind, why = choose_split(clocked_log(1_200, stay=False))
+    assert kind == "leave-one-out"
+    assert "users with a history would be asked about" in why
+
+
+def test_a_small_log_and_one_without_a_clock_are_cut_by_user():
+    log = clocked_log(200, stay=True)
+    assert choose_split(log)[0] == "leave-one-out"
+    assert "has no clock" in choose_split(log._replace(times=None))[1]

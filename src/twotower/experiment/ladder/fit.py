@@ -11,6 +11,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints
+from twotower.data.prepare.spec import Spec
 from twotower.experiment.ladder.budget import Budget, clock, seconds_of
 from twotower.experiment.ladder.climb import Ladder, Watch
 from twotower.experiment.ladder.fitted import Fitted, line
@@ -98,8 +99,6 @@ def fit(
     saved = folder / "data.toml"
     if spec is None or Path(spec).resolve() != saved.resolve():
         found_spec.to_toml(saved)
-    verb = "the data as they are read" if spec is not None else "what the log was taken for; correct it and give it"
-    tell(f"{saved} is {verb} with --spec:\n\n{saved.read_text(encoding='utf-8')}")
     found = identity(found_spec)
     models = folder / "models"
     if resume and check_same(folder, found) and (folder / "data" / "manifest.json").is_file():
@@ -108,7 +107,11 @@ def fit(
         if resume:
             tell(f"{folder}: nothing to resume from, so the fit starts from nothing")
         forget(models)
-        dataset = prepare_log(found_spec, folder, found, tell)
+        dataset = prepare_log(found_spec, folder, found, tell, guessed=spec is None)
+    if spec is None:
+        Spec.from_dict(dataset.manifest["spec"]).to_toml(saved)
+    verb = "the data as they are read" if spec is not None else "what the log was taken for; correct it and give it"
+    tell(f"{saved} is {verb} with --spec:\n\n{saved.read_text(encoding='utf-8')}")
     ladder = Ladder(dataset, models, Budget(seconds), watch=watch, tell=progress, done=lambda rung: tell(line(rung)))
     again = repeats(ladder.split)
     ladder.mask_seen = again < REPEATS

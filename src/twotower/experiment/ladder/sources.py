@@ -21,6 +21,7 @@ from twotower.data.prepare.database import database
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.data.split import Split
+from twotower.experiment.ladder.cut import choose_split
 
 _FAR_MORE = 20
 """Items per user from which a notice asks whether the two columns are exchanged."""
@@ -88,8 +89,15 @@ def check_same(folder: Path, found: Mapping[str, Any]) -> bool:
     return True
 
 
-def prepare_log(spec: Spec, folder: Path, found: Mapping[str, Any], notice: Notice) -> Dataset:
+def prepare_log(spec: Spec, folder: Path, found: Mapping[str, Any], notice: Notice, *, guessed: bool) -> Dataset:
     """Prepare the data of a fit in ``folder``; a clock that never moves is dropped.
+
+    Args:
+        spec: of the data.
+        folder: of the fit.
+        found: the fit's `identity`, noted once the data are there.
+        notice: hears what was done.
+        guessed: whether the split is chosen here, and not by the spec.
 
     Raises:
         InputError: if the data cannot be used.
@@ -101,6 +109,12 @@ def prepare_log(spec: Spec, folder: Path, found: Mapping[str, Any], notice: Noti
         notice(f"all events have one time in '{spec.interactions.time}', so it tells no order and is left out")
         spec = replace(spec, interactions=replace(spec.interactions, time="", unit="s", duplicates="first"))
         dataset = Dataset.load(prepare(spec, data), verify=False)
+    if guessed:
+        kind, why = choose_split(dataset.log)
+        notice(why)
+        if kind != spec.split["kind"]:
+            spec = replace(spec, split={"kind": kind})
+            dataset = Dataset.load(prepare(spec, data), verify=False)
     for sentence in dataset.manifest["treatments"]:
         notice(sentence)
     users, items = (size - FIRST_KNOWN for size in (dataset.schema.num_users, dataset.schema.num_items))
