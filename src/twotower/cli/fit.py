@@ -48,25 +48,29 @@ def command(
     from twotower.experiment.ladder.fit import fit
     from twotower.training.callbacks import Progress
 
-    fitted = fit(
-        log,
-        items,
-        users,
-        to=to,
-        budget=budget,
-        resume=resume,
-        spec=spec,
-        user=user,
-        item=item,
-        time=time,
-        unit=unit,
-        value=value,
-        positive_from=positive_from,
-        columns=[name.strip() for name in columns.split(",")] if columns else [],
-        watch=lambda name: [Progress(name)],
-        notice=notice,
-        progress=notice if sys.stderr.isatty() else lambda text: None,
-    )
+    try:
+        fitted = fit(
+            log,
+            items,
+            users,
+            to=to,
+            budget=budget,
+            resume=resume,
+            spec=spec,
+            user=user,
+            item=item,
+            time=time,
+            unit=unit,
+            value=value,
+            positive_from=positive_from,
+            columns=[name.strip() for name in columns.split(",")] if columns else [],
+            watch=lambda name: [Progress(name)],
+            notice=notice,
+            progress=notice if sys.stderr.isatty() else lambda text: None,
+        )
+    except KeyboardInterrupt:
+        notice("stopped; the same command with --resume goes on with what is done")
+        raise
     if as_json:
         print_json(fitted.to_json())
     else:

@@ -36,7 +36,7 @@ class Hints:
     """"none": the log has no clock, whatever its columns are called."""
     unit: str | None = None
     value: str | None = None
-    at_least: float | None = None
+    at_least: int | float | None = None
     """Events with this value or a higher one are positives."""
     columns: tuple[str, ...] = ()
     """Names for a log without a header line."""

@@ -19,6 +19,7 @@ from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run
 from twotower.experiment.ladder.sources import repeats
 from twotower.experiment.train import spelled_out
+from twotower.models.base import Model
 from twotower.models.registry import build_model
 from twotower.training.callbacks import StopTraining
 
@@ -69,14 +70,19 @@ def test_what_is_no_budget_is_refused(text):
         seconds_of(text)
 
 
-def test_a_time_limit_ends_before_an_epoch_that_would_be_late():
+@pytest.fixture
+def model(tiny_dataset) -> Model:
+    return build_model("popularity", tiny_dataset.schema)
+
+
+def test_a_time_limit_ends_before_an_epoch_that_would_be_late(model):
     limit = TimeLimit(0.25)
     limit.started(9, 1, 0)
     time.sleep(0.1)
-    limit.epoch_done({"epoch": 1}, None)
+    limit.epoch_done({"epoch": 1}, model)
     time.sleep(0.1)
     with pytest.raises(StopTraining):
-        limit.epoch_done({"epoch": 2}, None)
+        limit.epoch_done({"epoch": 2}, model)
     assert limit.reached
 
 
@@ -87,14 +93,14 @@ def test_a_time_limit_ends_in_the_middle_of_an_epoch_too():
         limit.stepped(1)
 
 
-def test_a_last_fit_ends_after_the_best_epoch():
+def test_a_last_fit_ends_after_the_best_epoch(model, tmp_path):
     records = [{"epoch": 1, METRIC: 0.1}, {"epoch": 2, METRIC: 0.3}, {"epoch": 3, METRIC: 0.2}]
-    epochs = best_epoch(Rung("sasrec", "sasrec", None, records=records))
+    epochs = best_epoch(Rung("sasrec", "sasrec", tmp_path, records=records))
     assert epochs == 2
     stop = StopAfter(epochs)
-    stop.epoch_done(records[0], None)
+    stop.epoch_done(records[0], model)
     with pytest.raises(StopTraining):
-        stop.epoch_done(records[1], None)
+        stop.epoch_done(records[1], model)
 
 
 def test_a_model_joins_the_ladder_by_its_name_simplest_first():

@@ -12,7 +12,7 @@ from twotower.training.callbacks import Record, Silent, StopTraining
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-def seconds_of(text: str | float) -> float:
+def seconds_of(text: str | int | float) -> float:
     """The seconds of a budget such as 90s, 10m, 1h30m; a number is seconds.
 
     Raises:

@@ -41,7 +41,7 @@ def fit(
     users: Any = None,
     *,
     to: Path | str,
-    budget: str | float = "10m",
+    budget: str | int | float = "10m",
     resume: bool = False,
     spec: Path | str | None = None,
     user: str | None = None,
@@ -49,7 +49,7 @@ def fit(
     time: str | None = None,
     unit: str | None = None,
     value: str | None = None,
-    positive_from: float | None = None,
+    positive_from: int | float | None = None,
     columns: Sequence[str] = (),
     watch: Watch = lambda name: (),
     notice: Notice | None = None,
@@ -123,7 +123,6 @@ def fit(
     except KeyboardInterrupt:
         stopped = True
         if not any(rung.validation for rung in ladder.rungs):
-            tell("stopped before the first model was done; --resume goes on with the data as they are prepared")
             raise
         tell("stopped: the best model so far is written; --resume goes on")
     rungs = ladder.rungs
