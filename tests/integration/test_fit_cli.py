@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 import twotower
 from twotower.cli.main import main
@@ -210,6 +211,16 @@ def test_a_data_frame_is_fitted_as_its_file(closed, tmp_path, log):
     from_file = twotower.fit(log, to=tmp_path / "file", budget=9)
     assert fitted.choice.p_values == from_file.choice.p_values
     assert (tmp_path / "frame.run" / "raw" / "events.parquet").is_file()
+
+
+def test_the_last_fit_counts_the_events_that_were_held_out(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(climb, "LADDER", ("popularity",))
+    fitted = twotower.fit(log, to=tmp_path / "bundle", budget="9s")
+    counted = [
+        float(load_file(folder / "weights.safetensors")["counts"].sum())
+        for folder in (fitted.winner.bundle, fitted.bundle)
+    ]
+    assert counted == [len(events()) - 2 * USERS, len(events())]
 
 
 def test_a_budget_that_trains_nothing_still_answers_by_closed_forms(log, tmp_path):

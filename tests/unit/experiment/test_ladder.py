@@ -169,3 +169,15 @@ def test_a_small_log_and_one_without_a_clock_are_cut_by_user():
     log = clocked_log(200, stay=True)
     assert choose_split(log)[0] == "leave-one-out"
     assert "has no clock" in choose_split(log._replace(times=None))[1]
+
+
+def test_a_log_whose_late_users_are_mostly_new_is_cut_by_user():
+    stay, new = 6_000, 18_000
+    lengths = torch.cat([torch.tensor([0, 0]), torch.full((stay,), 10), torch.ones(new, dtype=torch.int64)])
+    users = torch.arange(stay + new)
+    days = torch.cat([torch.arange(10).repeat(stay), 8 + torch.arange(new) % 2])
+    moments = ((users * 7_919) % 80_000).repeat_interleave(lengths[2:])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    kind, why = choose_split(Log(offsets, 2 + moments % 15, 86_400 * days + moments))
+    assert kind == "leave-one-out"
+    assert "% of the users asked about would have a history" in why
