@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twotower.evaluation.compare import Comparison
     from twotower.evaluation.result import Result
     from twotower.experiment.front import compare, evaluate, train
+    from twotower.experiment.ladder.fit import fit
     from twotower.experiment.run import Run
     from twotower.experiment.sources import SAMPLERS
     from twotower.experiment.train import Trained
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "fit",
     "load",
     "train",
 ]
@@ -72,6 +74,7 @@ _ON_DEMAND = {
     "compare": "twotower.experiment.front",
     "diagnose": "twotower.diagnosis",
     "evaluate": "twotower.experiment.front",
+    "fit": "twotower.experiment.ladder.fit",
     "load": "twotower.serving.retriever",
     "train": "twotower.experiment.front",
 }

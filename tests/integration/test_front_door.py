@@ -102,6 +102,7 @@ def test_the_names_of_the_package_are_pinned_and_all_there():
         "compare",
         "diagnose",
         "evaluate",
+        "fit",
         "load",
         "train",
     ]

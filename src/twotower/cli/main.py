@@ -20,6 +20,7 @@ from twotower.core.version import __version__
 VERBS = [
     "demo",
     "data",
+    "fit",
     "train",
     "evaluate",
     "index",

@@ -12,18 +12,22 @@ from twotower.data.prepare.database import quoted
 NAMES = {
     "user": (
         *("user", "user_id", "userId", "uid", "users", "customer", "customer_id", "client", "client_id", "visitor"),
-        *("visitor_id", "member_id", "account_id", "profile_id", "reviewer_id", "session", "session_id"),
+        *("visitor_id", "member_id", "account_id", "profile_id", "reviewer_id", "session", "session_id", "buyer_id"),
+        *("subscriber_id", "person_id", "household_key", "steam_id", "user_name"),
     ),
     "item": (
         *("item", "item_id", "itemId", "iid", "items", "movie", "movie_id", "film", "film_id", "product"),
         *("product_id", "parent_asin", "asin", "sku", "article", "article_id", "book", "book_id", "isbn", "song"),
         *("song_id", "track", "track_id", "artist", "artist_id", "video", "video_id", "news_id", "content_id"),
-        *("doc_id", "document_id", "business_id", "game_id", "ad_id", "listing_id", "recipe_id"),
+        *("doc_id", "document_id", "business_id", "game_id", "ad_id", "listing_id", "recipe_id", "stock_code"),
     ),
     "time": (
         *("time", "timestamp", "ts", "datetime", "date", "unixtime", "unix_timestamp", "event_time", "event_timestamp"),
-        *("time_ms", "timestamp_ms", "created_at", "created", "when"),
+        *("time_ms", "timestamp_ms", "created_at", "created", "when", "unix_review_time", "played_at", "invoice_date"),
+        *("order_date", "date_time"),
     ),
+    "value": ("rating", "ratings", "stars", "score", "overall", "vote", "value"),
+    "label": ("label", "click", "clicked", "is_click", "liked", "is_liked", "target"),
     "title": ("title", "name", "item_title", "item_name", "movie_title", "product_title", "product_name"),
 }
 """Column names by what they are taken for; case and signs between words do not matter."""
@@ -39,6 +43,16 @@ def candidates(frame: Frame, role: str, *more: str) -> list[str]:
     """Columns whose names say that they hold ``role``, a key of `NAMES`, or that are called as one of ``more``."""
     known = {_folded(name) for name in (*NAMES[role], *more)}
     return [name for name in frame.columns if _folded(name) in known]
+
+
+def is_usual(name: str) -> bool:
+    """Whether a text is a usual name of a column, of whatever role.
+
+    Examples:
+        >>> is_usual("User ID"), is_usual("item_id:token"), is_usual("42")
+        (True, True, False)
+    """
+    return _folded(name) in {_folded(known) for names in NAMES.values() for known in names}
 
 
 def find_column(frame: Frame, role: str, given: str | None, *, required: bool) -> str:
@@ -147,4 +161,4 @@ def _list_kind(connection: Any, source: str, name: str, sql_type: str) -> tuple[
 
 
 def _folded(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", re.sub(r":(token|float)(_seq)?$", "", name.lower()))

@@ -63,7 +63,8 @@ def prepare_frames(
                 for what, frame in frames.items()
                 if what != "events"
             }
-            _check_sides(connection, work, log, tables, notices)
+            source = f"read_parquet({literal(work / 'events')})"
+            check_sides(connection, source, log, tables, notices)
             chosen = choose_features(connection, tables, features, notices)
         values: dict[str, Any] = {
             "name": name,
@@ -180,18 +181,34 @@ def _check_label(connection: Any, path: Path, column: str, kind: str) -> None:
         )
 
 
-def _check_sides(
-    connection: Any, work: Path, log: Mapping[str, Any], tables: Mapping[str, Table], notices: Notices
+def check_sides(
+    connection: Any,
+    source: str,
+    log: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    notices: Notices,
+    where: str = "in the frame",
 ) -> None:
-    """Say how many users and items there are; refuse where the tables show that the two columns are exchanged."""
-    source = f"read_parquet({literal(work / 'events')})"
+    """Say how many users and items there are; refuse where the tables show that the two columns are exchanged.
+
+    Args:
+        connection: to DuckDB.
+        source: SQL of the events.
+        log: names of their columns ``user`` and ``item``.
+        tables: of users and items, as far as there are any.
+        notices: hear the counts.
+        where: the events are, for the sentence with the counts.
+
+    Raises:
+        InputError: if a table has none of the log's ids.
+    """
     num_users, num_items, rows = connection.execute(
         f"SELECT count(DISTINCT {quoted(log['user'])}), count(DISTINCT {quoted(log['item'])}), count(*) FROM {source}"
     ).fetchall()[0]
     counts = f"{num_users:,} users, {num_items:,} items, {rows:,} events"
     many = num_items > _FAR_MORE * num_users
     doubt = f"; are user='{log['user']}' and item='{log['item']}' exchanged?" if many else ""
-    notices.tell(f"{counts} in the frame{doubt}", doubtful=many)
+    notices.tell(f"{counts} {where}{doubt}", doubtful=many)
     types = types_of(connection, source)
     ids = {side: text_of(log[side], types[log[side]], quoted) for side in ("user", "item")}
     for side, other in (("user", "item"), ("item", "user")):

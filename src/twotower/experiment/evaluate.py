@@ -62,6 +62,12 @@ def judge_served(
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
+    if learnt := bundle.manifest.get("learnt"):
+        raise InputError(
+            f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
+            "anything; judge those that 'twotower fit' kept of the ladder, in "
+            f"{folder.with_name(folder.name + '.run') / 'models'}"
+        )
     run = Run.load(bundle.folder / "run.toml")
     dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
     if dataset.schema != bundle.schema:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 RECIPES = {
-    "two_tower": "features and pooled history, for sets of the size of MovieLens-100K",
-    "sasrec": "causal transformer, for sets of the size of MovieLens-100K",
+    "two_tower": "linear towers over features and pooled history, in-batch softmax",
+    "sasrec": "causal transformer, full softmax",
     "sasrec_ml_1m": "the same for MovieLens-1M, 200 epochs",
     "semantic": "items and users by texts alone",
 }

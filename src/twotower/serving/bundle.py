@@ -224,6 +224,8 @@ class Contents:
     diagnosis: dict[str, Any] | None = None
     index: AnyIndex | None = None
     """Built over ``items``."""
+    learnt: str = ""
+    """What the model has learnt from, where that is not what its run says."""
 
 
 def write_bundle(folder: Path | str, contents: Contents) -> None:
@@ -272,6 +274,8 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             "metrics": {name: _finite(value) for name, value in contents.metrics.items()},
             "versions": versions(),
         }
+        if contents.learnt:
+            manifest["learnt"] = contents.learnt
         write_manifest(partial, manifest)
 
 

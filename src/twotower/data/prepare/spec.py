@@ -196,7 +196,7 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML; what has its default is left out."""
-        return _flatten(self)
+        return plain_table(self)
 
     def to_toml(self, path: Path | str) -> None:
         """Write it; paths become absolute when ``path`` is in another folder than the spec's own."""
@@ -278,7 +278,7 @@ _TYPES: dict[str, type[Any]] = {"str": str, "int": int, "float": float, "dict": 
 _WORDS: dict[type[Any], str] = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 
 
-def _flatten(part: Any) -> dict[str, Any]:
+def plain_table(part: Any) -> dict[str, Any]:
     """A dataclass as a table of TOML, without defaults; the inverse of `_build`."""
     table: dict[str, Any] = {}
     for item in fields(part):
@@ -286,14 +286,14 @@ def _flatten(part: Any) -> dict[str, Any]:
         if item.name == "folder" or (not _is_required(item) and item.name != "split" and value == item.default):
             continue
         if item.name == "source":
-            table.update(_flatten(value))
+            table.update(plain_table(value))
         elif item.name == "features":
             table["features"] = {
-                feature.name: {key: cell for key, cell in _flatten(feature).items() if key != "name"}
+                feature.name: {key: cell for key, cell in plain_table(feature).items() if key != "name"}
                 for feature in value
             }
         elif item.name in _SECTIONS and not isinstance(part, FeatureSpec):
-            table[item.name] = _flatten(value)
+            table[item.name] = plain_table(value)
         else:
             table[item.name] = list(value) if isinstance(value, tuple) else value
     return table
