@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, cut, shown
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
@@ -33,6 +34,9 @@ VERBS = [
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+_WRONG_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of the system that mean: another path was wanted, not: the machine failed."""
 
 
 def build_app(only: str | None = None) -> typer.Typer:
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         build_app()(prog_name="twotower")
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        sys.exit(_fail(f"no verb '{verb}'; {closest(verb, VERBS)}; see 'twotower --help'"))
+        sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:
         status = build_app(verb)(words, standalone_mode=False, prog_name="twotower")
         sys.exit(status if isinstance(status, int) else 0)
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(str(error)))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}", status=1))
+        sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
 
 
 def _set_notices(level: int) -> None:
@@ -105,7 +109,7 @@ class _Notices(logging.Handler):
     """Prints a record as one line without control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(record.getMessage()), file=sys.stderr)  # noqa: T201
+        print(cut(visible(record.getMessage())), file=sys.stderr)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> bool:
@@ -116,5 +120,5 @@ def _show_version(wanted: bool) -> bool:
 
 
 def _fail(text: str, status: int = 2) -> int:
-    print("error: " + visible(" ".join(text.split())), file=sys.stderr)  # noqa: T201
+    print("error: " + cut(visible(" ".join(text.split()))), file=sys.stderr)  # noqa: T201
     return status

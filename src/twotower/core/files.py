@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, cut
 
 
 @contextlib.contextmanager
@@ -104,8 +105,40 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not valid JSON here: it is nested too deeply") from None
+    except ValueError as error:  # of JSON, of UTF-8, or a number of thousands of digits
+        raise InputError(f"{path}: not valid JSON ({cut(str(error), 160)})") from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        InputError: if it is not TOML, or more than can be read; begins with ``where``.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}: not valid TOML here: it is nested too deeply") from None
+    except ValueError as error:  # of TOML, a time that no clock has, or a number of thousands of digits
+        raise InputError(f"{where}: not valid TOML ({cut(str(error), 160)})") from None
+
+
+def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
+    """Read a TOML file, with or without a byte-order mark.
+
+    Raises:
+        InputError: if it is missing, a folder, not UTF-8 or not TOML; ``what`` names what was looked for.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8-sig"), str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; give the {what} itself, such as run.toml in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
 
 
 def sha256(path: Path) -> str:

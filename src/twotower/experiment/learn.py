@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
 from twotower.data.examples import ROWS
@@ -171,7 +171,7 @@ def metric_of(metrics: dict[str, float], name: str) -> float:
         InputError: if validation does not give it; says what it gives.
     """
     if name not in metrics:
-        raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+        raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
     return metrics[name]
 
 
@@ -183,5 +183,5 @@ def metric_length(metric: str) -> int:
     """
     _, at, k = metric.partition("@")
     if not at or not k.isdecimal() or int(k) < 1:
-        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+        raise InputError(f"training.metric {shown(metric)}: write name@k, such as ndcg@10")
     return int(k)

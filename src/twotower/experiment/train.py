@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
@@ -172,7 +172,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
+        raise InputError(f"training.device {shown(name)}: {str(error).splitlines()[0]}") from None
     return device
 
 

@@ -55,7 +55,7 @@ def model_class(model: str | type[Model]) -> type[Model]:
     if isinstance(found, type) and issubclass(found, SequenceEncoder):
         return sequential_model(found)  # type: ignore[arg-type]  # a class is hashable
     if not (isinstance(found, type) and issubclass(found, Model)):
-        raise InputError(f"model {model!r} is no class that inherits twotower.Model")
+        raise InputError(f"model {shown(model)} is no class that inherits twotower.Model")
     return found
 
 

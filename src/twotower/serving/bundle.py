@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
@@ -59,7 +59,7 @@ class Bundle:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device '{device}': {str(error).splitlines()[0]}") from None
+            raise InputError(f"device {shown(str(device))}: {str(error).splitlines()[0]}") from None
         manifest = read_manifest(folder)
         if verify:
             verify_files(folder, manifest)
@@ -192,7 +192,7 @@ def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
     ):
         if name is not None and name not in known:
             where = f"import {module}" if module else f"import the package that registers '{name}'"
-            raise InputError(f"{folder}: its {what} '{name}' is not registered here; {where} before you load it")
+            raise InputError(f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it")
 
 
 def check_target(folder: Path) -> None:

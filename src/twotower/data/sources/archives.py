@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 TAR = (".tar", ".tar.gz", ".tgz")
 ZIP = (".zip", ".whl")
@@ -63,11 +63,11 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
                 with source, target.open("wb") as plain:
                     shutil.copyfileobj(source, plain)
             elif not member.isdir():
-                raise InputError(f"{archive}: its member {member.name!r} is a link or device; it is not unpacked")
+                raise InputError(f"{archive}: its member {shown(member.name)} is a link or device; it is not unpacked")
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-        raise InputError(f"{archive}: its member {name!r} would be written outside the folder; it is not unpacked")
+        raise InputError(f"{archive}: its member {shown(name)} would be written outside the folder; it is not unpacked")
     return folder.joinpath(*parts)
