@@ -15,6 +15,9 @@ from typing import Any
 
 from twotower.core.errors import InputError, cut
 
+MOST_DEEP = 20
+TOO_DEEP = f"its lists and tables are nested too deeply, over {MOST_DEEP} levels"
+
 
 @contextlib.contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
@@ -118,11 +121,32 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         InputError: if it is not TOML, or more than can be read; begins with ``where``.
     """
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except RecursionError:
-        raise InputError(f"{where}: not valid TOML here: it is nested too deeply") from None
+        raise InputError(f"{where}: {TOO_DEEP}") from None
     except ValueError as error:  # of TOML, a time that no clock has, or a number of thousands of digits
         raise InputError(f"{where}: not valid TOML ({cut(str(error), 160)})") from None
+    check_depth(values, where)
+    return values
+
+
+def check_depth(values: object, where: str) -> None:
+    """Refuse lists and tables that are nested deeper than any setting is: what reads on calls itself for each level.
+
+    Raises:
+        InputError: begins with ``where``.
+    """
+    level = [values]
+    for _ in range(MOST_DEEP):
+        level = [
+            part
+            for parts in level
+            if isinstance(parts, dict | list | tuple)
+            for part in (parts.values() if isinstance(parts, dict) else parts)
+        ]
+        if not level:
+            return
+    raise InputError(f"{where}: {TOO_DEEP}")
 
 
 def read_toml(path: Path, what: str = "file") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tomli_w
 
 from twotower.core.errors import InputError, cut, shown, unknown_name
-from twotower.core.files import read_toml
+from twotower.core.files import check_depth, read_toml
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 
@@ -95,6 +95,7 @@ class Run:
         Raises:
             InputError: for an unknown section or key (the closest is named) or a value of the wrong kind.
         """
+        check_depth(values, where)
         sections = {part.name: part for part in dataclasses.fields(Run)}
         built: dict[str, Any] = {}
         for name, value in values.items():
