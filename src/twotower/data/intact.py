@@ -29,7 +29,7 @@ def read_array(path: Path, dtype: torch.dtype) -> Tensor:
         raise InputError(f"{path}: damaged, no array of numbers ({why}); take a fresh copy of its folder") from None
     if not dtype.is_floating_point and (stored.is_floating_point() or stored.is_complex()):
         raise InputError(
-            f"{path}: damaged, holds {stored.dtype} and not whole numbers; take a fresh copy of its folder"
+            f"{path}: damaged, holds {stored.dtype}, not whole numbers; take a fresh copy of its folder"
         )
     return stored.to(dtype)
 

@@ -16,7 +16,7 @@ def _change(folder, name, change):
     [
         ("log/items.npy", lambda items: items + 1000, "'items' names rows beyond"),
         ("log/items.npy", lambda items: -items, "'items' names rows beyond"),
-        ("log/items.npy", lambda items: items + 0.5, r"items\.npy: damaged, holds torch.float64 and not whole"),
+        ("log/items.npy", lambda items: items + 0.5, r"items\.npy: damaged, holds torch.float64, not whole"),
         ("log/items.npy", lambda items: items[:-1], "'offsets' is not that of"),
         ("log/offsets.npy", lambda offsets: offsets[::-1].copy(), "'offsets' is not that of"),
         ("log/offsets.npy", lambda offsets: np.r_[offsets[:2], -5, offsets[3:]], "'offsets' does not rise from 0"),
