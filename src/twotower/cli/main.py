@@ -92,9 +92,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except InputError as error:
         sys.exit(_fail(str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.exit(_fail(f"more memory was asked for than is free ({shown(str(error), 120)}); lower the sizes asked for"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so by a RuntimeError on a CPU, and DuckDB by its own error."""
+    return isinstance(error, MemoryError) or any(
+        part in str(error) for part in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _set_notices(level: int) -> None:

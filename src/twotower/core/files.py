@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, cut
+from twotower.core.lock import writing_alone
 
 MOST_DEEP = 20
 TOO_DEEP = f"its lists and tables are nested too deeply, over {MOST_DEEP} levels"
@@ -53,22 +54,23 @@ def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator
     """Yield an empty folder beside ``target``; swap it in when the block ends, remove it when the block fails.
 
     Raises:
-        InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), before
-            any work: nothing is lost.
+        InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), or another
+            process writes it, before any work: nothing is lost.
     """
     check_replaceable(target, marker=marker)
     target = target.resolve()  # "." has no name of its own, and a link should keep pointing at what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        if target.exists():
-            _swap(partial, target)
-        else:
-            partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing_alone(target):
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            if target.exists():
+                _swap(partial, target)
+            else:
+                partial.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _swap(partial: Path, target: Path) -> None:

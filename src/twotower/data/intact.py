@@ -28,9 +28,7 @@ def read_array(path: Path, dtype: torch.dtype) -> Tensor:
         why = cut(" ".join(str(error).split()) or type(error).__name__, 120)
         raise InputError(f"{path}: damaged, no array of numbers ({why}); take a fresh copy of its folder") from None
     if not dtype.is_floating_point and (stored.is_floating_point() or stored.is_complex()):
-        raise InputError(
-            f"{path}: damaged, holds {stored.dtype}, not whole numbers; take a fresh copy of its folder"
-        )
+        raise InputError(f"{path}: damaged, holds {stored.dtype}, not whole numbers; take a fresh copy of its folder")
     return stored.to(dtype)
 
 

@@ -25,6 +25,7 @@ from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
+from twotower.models.size import check_batch_size, check_training_size
 from twotower.training.callbacks import Callback, JsonLines, Record
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -95,6 +96,8 @@ def learn(
             settle(current, seen)
             return validate(current) if validate is not None else {}
 
+        if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
+            check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
         progress = fit(
             model,
             rows,
@@ -150,7 +153,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     """The run's model with weights drawn from the run's seed, on the data set's device.
 
     Raises:
-        InputError: if the run's index cannot serve the model.
+        InputError: if the run's index cannot serve the model, or it needs more memory than is free.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
@@ -160,6 +163,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
             f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
             "leave [index] out, or set index.kind = 'brute_force'"
         )
+    check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
     return model
 

@@ -12,6 +12,7 @@ import torch
 
 from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
 from twotower.data.log import Log
@@ -86,13 +87,26 @@ def train(
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data, or
-            ``to`` can hold no bundle.
+            ``to`` can hold no bundle, or another process writes it.
     """
     check_settings(run.index.kind, run.index.settings)
     run = spelled_out(run)
+    if to is None:
+        return _train(run, None, dataset, resume, callbacks, parts)
+    check_target(to)
+    with writing_alone(to):
+        return _train(run, to, dataset, resume, callbacks, parts)
+
+
+def _train(
+    run: Run,
+    to: Path | None,
+    dataset: Dataset | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    parts: Parts | None,
+) -> Trained:
     device = pick_device(run.training.device)
-    if to is not None:
-        check_target(to)
     dataset = (dataset or Dataset.load(run.data.path)).to(device)
     split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
     folder = None if to is None else to.with_name(to.name + ".run")

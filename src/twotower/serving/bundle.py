@@ -278,9 +278,10 @@ def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]
         InputError: as `Bundle.load`.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    verify_files(folder, manifest)
-    with replacing_folder(folder) as partial:
+    read_manifest(folder)
+    with replacing_folder(folder) as partial:  # from here on nobody else changes it
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         yield partial, manifest
         write_manifest(partial, manifest)

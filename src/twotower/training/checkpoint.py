@@ -58,7 +58,7 @@ def _digest(form: str, plain: str, tensors: dict[str, Tensor]) -> str:
     summed = hashlib.sha256(json.dumps([form, plain]).encode())
     for name, tensor in sorted(tensors.items()):
         summed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        summed.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        summed.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return summed.hexdigest()
 
 
