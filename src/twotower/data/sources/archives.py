@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Protocol
 
 from twotower.core.errors import InputError, cut, shown
 
@@ -23,6 +23,12 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, er
 def is_archive(path: Path) -> bool:
     """True for a name that `unpack` understands."""
     return path.name.lower().endswith((*TAR, *ZIP, ".gz"))
+
+
+class _Reads(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes."""
+        ...
 
 
 class _Room:
@@ -58,7 +64,7 @@ class _Room:
                 "make room, or name a folder on another disk"
             )
 
-    def copy(self, source: IO[bytes], plain: IO[bytes]) -> None:
+    def copy(self, source: _Reads, plain: IO[bytes]) -> None:
         """Copy to the end of ``source``."""
         while block := source.read(BLOCK):
             self.take(len(block))

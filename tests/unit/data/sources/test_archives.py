@@ -168,9 +168,11 @@ def test_whatever_byte_of_an_archive_is_changed_it_is_unpacked_or_one_line(tmp_p
     for number in range(200):
         place = random_.randrange(min(len(healthy), 600))
         path.write_bytes(healthy[:place] + bytes([random_.randrange(256)]) + healthy[place + 1 :])
+        line = ""
         try:
             unpack(path, tmp_path / "in" / f"out{number}")
         except InputError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 500
+            line = str(error)
+        assert "\n" not in line
+        assert len(line) < 500
     assert not [file for file in tmp_path.iterdir() if file.name not in ("in", name)]
