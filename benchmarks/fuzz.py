@@ -1,5 +1,7 @@
 """Feeds seeded nonsense to the command line: logs, tables of items, specs, run files and files for `diagnose`.
 
+Then it changes single bytes in every file of a bundle, a prepared data set and a stopped training (`fuzz_flips`).
+
 Allowed are: exit status 0, for a log with read + malformed + blank + header = lines of the file; 2 with one error line
 below 500 characters; 3 from `diagnose` (collapsed). Whatever else comes back is a finding. Each input is drawn from
 the seed and its own number, so that ``--only NUMBER --keep FOLDER`` makes one again::
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import common
+import fuzz_flips
 import fuzz_inputs
 from twotower.cli.main import main as twotower
 from twotower.data.prepare.prepare import prepare
@@ -154,11 +157,36 @@ def run(
     return findings, dict(sorted(ends.items()))
 
 
+def run_flips(
+    count: int, seed: int, progress: Callable[[str], None] | None = None
+) -> tuple[list[Finding], dict[str, int]]:
+    """Change ``count`` bytes in every stored file; returns what was found, and how each kind ended."""
+    findings: list[Finding] = []
+    ends: Counter[str] = Counter()
+    with prepared_data() as prepared, tempfile.TemporaryDirectory() as work:
+        for target in fuzz_flips.targets(prepared, Path(work)):
+            for command in target.commands[: 3 if target.kind != "checkpoint" else 0]:
+                if (done := ended(command)).status not in (0, 3):
+                    findings.append(Finding(-1, target.kind, f"refused as it is: {done.errors[:200]}", command[0]))
+            for number, (name, command) in enumerate(fuzz_flips.flips(target, count, seed)):
+                done = ended(command)
+                ends[f"flip {target.kind}: {done.status}"] += 1
+                what = wrong("diagnose" if command[0] == "diagnose" else "flip", done, None)
+                if not what and done.status != 2 and target.must_refuse(name):
+                    what = f"a changed byte of {name} was read without a word"
+                if what:
+                    findings.append(Finding(number, target.kind, f"{name}: {what}", " ".join(command)))
+                    if progress is not None:
+                        progress(f"{number} {target.kind}: {name}: {what}")
+    return findings, dict(sorted(ends.items()))
+
+
 def main() -> None:
     """Run as a script."""
     parser = common.parser(__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--flips", type=int, default=300, help="changed bytes in every stored file")
     parser.add_argument("--only", type=int, help="one input by its number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the inputs that were found")
@@ -170,16 +198,28 @@ def main() -> None:
     numbers = range(options.first, options.first + count)
     if options.only is not None:
         numbers = range(options.only, options.only + 1)
+    flipped = 3 if options.quick else options.flips
     with common.Clock() as clock, np.errstate(all="ignore"):
-        findings, ends = run(numbers, options.seed, options.keep, lambda text: print(text, file=sys.stderr, flush=True))
+        told = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+        findings, ends = run(numbers, options.seed, options.keep, told)
+        if options.only is None and flipped:
+            more, changed = run_flips(flipped, options.seed, told)
+            findings, ends = findings + more, ends | changed
+    settings = {"seed": options.seed, "inputs": len(numbers), "first": numbers.start, "flips": flipped}
     figures: dict[str, Any] = {
         "inputs": len(numbers),
+        "flips": sum(count for end, count in ends.items() if end.startswith("flip")),
         "findings": len(findings),
         "ends": ends,
         "cpu_seconds": round(clock.cpu, 1),
         "found": [finding._asdict() for finding in findings[:50]],
     }
-    common.finish("fuzz", options, settings={"seed": options.seed, "inputs": len(numbers)}, figures=figures)
+    common.finish(
+        "fuzz",
+        options,
+        settings=settings,
+        figures=figures,
+    )
 
 
 if __name__ == "__main__":

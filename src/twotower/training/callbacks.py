@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from twotower.core.terminal import visible
 from twotower.models.base import Model
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """epoch (finished, from 1), step, loss (mean since the last record), learning_rate, seconds (of training so far), and
@@ -57,22 +60,44 @@ class Silent:
 
 
 class JsonLines(Silent):
-    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo."""
+    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo.
+
+    So it does with lines that are no records, such as one that a crash cut off, and says so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if step and self.path.is_file() else []
+        resumed = bool(step) and self.path.is_file()
+        lines = self.path.read_bytes().decode("utf-8", errors="replace").split("\n") if resumed else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = []
+        for number, line in enumerate(lines, 1):
+            of_record = _step_of(line)
+            if of_record is None and line.strip():
+                log.warning(
+                    "%s: line %s is damaged and dropped; the training itself goes on as it was", self.path, number
+                )
+            elif of_record is not None and of_record <= step:
+                kept.append(line)
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def epoch_done(self, record: Record, model: Model) -> None:
         """Append the record."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a record; None for a line that is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) and "\ufffd" not in line else None
 
 
 class TensorBoard(Silent):

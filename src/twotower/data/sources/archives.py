@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from twotower.core.errors import InputError, cut, shown
 
@@ -25,6 +25,7 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((*TAR, *ZIP, ".gz"))
 
 
+@runtime_checkable
 class _Reads(Protocol):
     def read(self, size: int, /) -> bytes:
         """Return the next bytes."""
