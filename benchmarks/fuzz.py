@@ -16,11 +16,13 @@ import faulthandler
 import io
 import json
 import logging
+import math
 import resource
 import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -134,13 +136,19 @@ def prepared_data() -> Iterator[Path]:
 
 
 def run(
-    numbers: range, seed: int, keep: Path | None = None, progress: Callable[[str], None] | None = None
+    numbers: range,
+    seed: int,
+    keep: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    until: float = math.inf,
 ) -> tuple[list[Finding], dict[str, int]]:
-    """Try the inputs of those numbers; returns what was found, and how often each kind ended with each status."""
+    """Try the inputs of those numbers, until the clock says so at most; returns what was found, and how often each kind ended with each status."""
     findings: list[Finding] = []
     ends: Counter[str] = Counter()
     with prepared_data() as prepared, tempfile.TemporaryDirectory() as work:
         for number in numbers:
+            if time.monotonic() > until:
+                break
             folder = Path(work) / str(number)
             folder.mkdir()
             kind, words, lines = one(number, seed, folder, prepared)
@@ -158,9 +166,9 @@ def run(
 
 
 def run_flips(
-    count: int, seed: int, progress: Callable[[str], None] | None = None
+    count: int, seed: int, progress: Callable[[str], None] | None = None, until: float = math.inf
 ) -> tuple[list[Finding], dict[str, int]]:
-    """Change ``count`` bytes in every stored file; returns what was found, and how each kind ended."""
+    """Change ``count`` bytes in every stored file, until the clock says so at most; returns what was found, and how each kind ended."""
     findings: list[Finding] = []
     ends: Counter[str] = Counter()
     with prepared_data() as prepared, tempfile.TemporaryDirectory() as work:
@@ -169,6 +177,8 @@ def run_flips(
                 if (done := ended(command)).status not in (0, 3):
                     findings.append(Finding(-1, target.kind, f"refused as it is: {done.errors[:200]}", command[0]))
             for number, (name, command) in enumerate(fuzz_flips.flips(target, count, seed)):
+                if time.monotonic() > until:
+                    break
                 done = ended(command)
                 ends[f"flip {target.kind}: {done.status}"] += 1
                 what = wrong("diagnose" if command[0] == "diagnose" else "flip", done, None)
@@ -187,6 +197,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--flips", type=int, default=300, help="changed bytes in every stored file")
+    parser.add_argument("--seconds", type=float, default=0, help="wall seconds for all; 0: as long as it takes")
     parser.add_argument("--only", type=int, help="one input by its number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the inputs that were found")
@@ -198,16 +209,23 @@ def main() -> None:
     numbers = range(options.first, options.first + count)
     if options.only is not None:
         numbers = range(options.only, options.only + 1)
+    until = time.monotonic() + (options.seconds or math.inf)
     flipped = 3 if options.quick else options.flips
     with common.Clock() as clock, np.errstate(all="ignore"):
         told = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        findings, ends = run(numbers, options.seed, options.keep, told)
+        findings, ends = run(numbers, options.seed, options.keep, told, until)
         if options.only is None and flipped:
-            more, changed = run_flips(flipped, options.seed, told)
+            more, changed = run_flips(flipped, options.seed, told, until)
             findings, ends = findings + more, ends | changed
-    settings = {"seed": options.seed, "inputs": len(numbers), "first": numbers.start, "flips": flipped}
+    settings = {
+        "seed": options.seed,
+        "asked": len(numbers),
+        "seconds": options.seconds,
+        "first": numbers.start,
+        "flips": flipped,
+    }
     figures: dict[str, Any] = {
-        "inputs": len(numbers),
+        "inputs": sum(count for end, count in ends.items() if not end.startswith("flip")),
         "flips": sum(count for end, count in ends.items() if end.startswith("flip")),
         "findings": len(findings),
         "ends": ends,

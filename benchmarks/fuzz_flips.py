@@ -89,10 +89,12 @@ def targets(prepared: Path, work: Path) -> list[Target]:
 def flips(target: Target, count: int, seed: int) -> Iterator[tuple[str, list[str]]]:
     """Change a byte, yield the file's name and a command, and put the byte back: ``count`` times for each file."""
     healthy = {path: path.read_bytes() for path in sorted(target.folder.rglob("*")) if path.is_file()}
-    for path, content in healthy.items():
-        name = path.relative_to(target.folder).as_posix()
-        random = Random(f"{seed}:{target.kind}:{name}")
-        for number in range(count if content else 0):
+    for number in range(count):  # file after file in each round, so that a run that is cut short has seen them all
+        for path, content in healthy.items():
+            name = path.relative_to(target.folder).as_posix()
+            if not content:
+                continue
+            random = Random(f"{seed}:{target.kind}:{name}:{number}")
             place, bit = random.randrange(len(content)), 1 << random.randrange(8)
             path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
             yield name, target.commands[number % len(target.commands)]
