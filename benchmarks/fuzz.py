@@ -142,7 +142,7 @@ def run(
     progress: Callable[[str], None] | None = None,
     until: float = math.inf,
 ) -> tuple[list[Finding], dict[str, int]]:
-    """Try the inputs of those numbers, until the clock says so at most; returns what was found, and how often each kind ended with each status."""
+    """Try the inputs of those numbers, until a time; returns what was found, and how often each kind ended how."""
     findings: list[Finding] = []
     ends: Counter[str] = Counter()
     with prepared_data() as prepared, tempfile.TemporaryDirectory() as work:
@@ -168,16 +168,19 @@ def run(
 def run_flips(
     count: int, seed: int, progress: Callable[[str], None] | None = None, until: float = math.inf
 ) -> tuple[list[Finding], dict[str, int]]:
-    """Change ``count`` bytes in every stored file, until the clock says so at most; returns what was found, and how each kind ended."""
+    """Change ``count`` bytes in every stored file, until a time; returns what was found, and how each kind ended."""
     findings: list[Finding] = []
     ends: Counter[str] = Counter()
     with prepared_data() as prepared, tempfile.TemporaryDirectory() as work:
-        for target in fuzz_flips.targets(prepared, Path(work)):
+        targets = fuzz_flips.targets(prepared, Path(work))
+        for place, target in enumerate(targets):
+            now = time.monotonic()
+            enough = now + (until - now) / (len(targets) - place)
             for command in target.commands[: 3 if target.kind != "checkpoint" else 0]:
                 if (done := ended(command)).status not in (0, 3):
                     findings.append(Finding(-1, target.kind, f"refused as it is: {done.errors[:200]}", command[0]))
             for number, (name, command) in enumerate(fuzz_flips.flips(target, count, seed)):
-                if time.monotonic() > until:
+                if time.monotonic() > enough:
                     break
                 done = ended(command)
                 ends[f"flip {target.kind}: {done.status}"] += 1
