@@ -115,7 +115,7 @@ def check_batch_size(rows: int, length: int, name: str) -> None:
         )
 
 
-def _too_large(name: str, parameters: dict[str, Any], told: str, free: float) -> InputError:
+def _too_large(name: str, parameters: dict[str, Any], told: str, free: int | float) -> InputError:
     numbers = [f"{key} = {shown(value, 40)}" for key, value in parameters.items() if not isinstance(value, bool | str)]
     given = f" with {', '.join(numbers)}"[:200] if numbers else ""
     return InputError(
@@ -124,5 +124,5 @@ def _too_large(name: str, parameters: dict[str, Any], told: str, free: float) ->
     )
 
 
-def _gb(count: float) -> str:
+def _gb(count: int | float) -> str:
     return f"{count / 1e9:,.1f} GB"
