@@ -53,16 +53,16 @@ def command(
 def _settings(texts: list[str]) -> dict[str, Any]:
     import tomllib
 
-    from twotower.core.errors import InputError
+    from twotower.core.errors import InputError, shown
 
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
-            raise InputError(f"--set {text}: write key=value, such as ef_search=64")
+            raise InputError(f"--set {shown(text)}: write key=value, such as ef_search=64")
         try:
             found[key.removeprefix("index.")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             found[key.removeprefix("index.")] = value
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli.options import examples
-from twotower.core.errors import InputError, SharedError, closest
+from twotower.core.errors import InputError, SharedError, closest, cut, shown
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
@@ -43,6 +44,9 @@ EXAMPLES = examples(
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+_WRONG_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of the system that mean: another path was wanted, not: the machine failed."""
 
 
 def build_app(only: str | None = None) -> typer.Typer:
@@ -96,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         build_app()(prog_name="twotower")
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        sys.exit(_fail(f"no verb '{verb}'; {closest(verb, VERBS)}; see 'twotower --help'"))
+        sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:
         status = build_app(verb)(words, standalone_mode=False, prog_name="twotower")
         sys.exit(status if isinstance(status, int) else 0)
@@ -109,9 +113,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.status)
     except InputError as error:
         sys.exit(_fail(str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.exit(_fail(f"more memory was asked for than is free ({shown(str(error), 120)}); lower the sizes asked for"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}", status=1))
+        sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so by a RuntimeError on a CPU, and DuckDB by its own error."""
+    return isinstance(error, MemoryError) or any(
+        part in str(error) for part in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _set_notices(level: int) -> None:
@@ -126,7 +141,7 @@ class _Notices(logging.Handler):
     """Prints a record as one line without control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(record.getMessage()), file=sys.stderr)  # noqa: T201
+        print(cut(visible(record.getMessage())), file=sys.stderr)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> bool:
@@ -137,5 +152,5 @@ def _show_version(wanted: bool) -> bool:
 
 
 def _fail(text: str, status: int = 2) -> int:
-    print("error: " + visible(" ".join(text.split())), file=sys.stderr)  # noqa: T201
+    print("error: " + cut(visible(" ".join(text.split()))), file=sys.stderr)  # noqa: T201
     return status

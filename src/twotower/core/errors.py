@@ -5,9 +5,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from twotower.core.terminal import visible
+
+LONGEST = 480
+"""Characters of a message: whatever a value's length, the line stays one that can be read."""
+
 
 class InputError(ValueError):
-    """Bad input or wrong use. The command line prints its text as one line and exits with status 2."""
+    """Bad input or wrong use. The command line prints its text as one line and exits with status 2.
+
+    Control characters become their escapes, and a text of over `LONGEST` characters loses its middle: what went wrong
+    stands first, what to do last.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(cut(visible(text, lines=True)))
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """A text of at most ``longest`` characters: the middle of a longer one is left out.
+
+    Examples:
+        >>> cut("a" * 50 + "end", 9)
+        'aaaaa…end'
+    """
+    tail = longest // 3
+    return text if len(text) <= longest else text[: longest - tail - 1] + "…" + text[-tail:]
 
 
 class SharedError(InputError):
@@ -30,8 +53,11 @@ def shown(value: object, width: int = 80) -> str:
         >>> shown("a\\x00b"), shown("x" * 99, 8)
         ("'ab'", "'xxxxxx…")
     """
-    text = str(value) if not isinstance(value, str) else f"'{value}'"
-    text = "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in text)
+    try:
+        text = str(value) if not isinstance(value, str) else f"'{value}'"
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a value that holds itself
+        text = f"a value of type {type(value).__name__} that is too large to show"
+    text = "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in text[: 20 * width])
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -46,13 +72,17 @@ def closest(name: str, known: Iterable[str]) -> str:
     """
     words = sorted(set(known))
     lowered = {word.lower(): word for word in words}
-    match = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    match = difflib.get_close_matches(name.lower()[:80], lowered, n=1, cutoff=0.6)
     if match:
-        return f"did you mean '{lowered[match[0]]}'?"
+        return f"did you mean '{_short(lowered[match[0]])}'?"
     if not words:
         return "there are none"
-    shown = words[:20]
-    return "known: " + ", ".join(shown) + ("" if len(words) <= 20 else f" and {len(words) - 20} more")
+    first = words[:20]
+    return "known: " + ", ".join(map(_short, first)) + ("" if len(words) <= 20 else f" and {len(words) - 20} more")
+
+
+def _short(name: str) -> str:
+    return shown(name)[1:].removesuffix("'")
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], where: str = "") -> InputError:

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
                 again, as a notebook does when a cell is run twice: the last definition counts.
         """
         if not isinstance(name, str) or not name or any(letter.isspace() for letter in name):
-            raise InputError(f"a {self.what}'s name is one word, such as 'nearest'; got {name!r}")
+            raise InputError(f"a {self.what}'s name is one word, such as 'nearest'; got {shown(name)}")
 
         def add(part: P) -> P:
             holder = self.parts.get(name)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.files import read_json, write_json
 
 Kind = Literal["id", "categorical", "multi_categorical", "numeric", "text", "vector"]
@@ -35,7 +35,7 @@ class Feature:
             raise unknown_name("feature kind", self.kind, KINDS, f"feature '{self.name}'")
         if not self.name or self.name.startswith(".") or set(self.name) & set("/\\\0"):
             raise InputError(
-                f"feature {self.name!r}: its column becomes a file; rename it, without slash or leading dot"
+                f"feature {shown(self.name)}: its column becomes a file; rename it, without slash or leading dot"
             )
         if self.size < 1 or self.width < 1:
             raise InputError(f"feature '{self.name}': size and width must be at least 1, got {self.size}, {self.width}")

@@ -8,15 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
-from twotower.core.files import hash_folder, read_json
+from twotower.core.errors import InputError, shown
+from twotower.core.files import read_json
 from twotower.core.records import FIRST_KNOWN, Features, Items, Users
 from twotower.core.schema import Schema, Side
-from twotower.data.folder import FORMAT
+from twotower.data.folder import FORMAT, check_folder
+from twotower.data.intact import check_features, check_log, read_array
 from twotower.data.log import Log
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class Dataset:
         """Read a prepared folder; ``verify`` compares every file's hash with the manifest first.
 
         Raises:
-            InputError: if the folder is not a prepared data set, of a newer format, or has a changed file.
+            InputError: if the folder is not a prepared data set, is of a newer format, has a changed, missing or added
+                file, or arrays that are not what their schema says.
         """
         folder = Path(folder)
         if not (folder / "manifest.json").is_file():
@@ -116,23 +117,22 @@ class Dataset:
                 f"{folder}: not a prepared data set (no manifest.json); make one with 'twotower data prepare'"
             )
         manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("kind") != "prepared-data" or "hashes" not in manifest:
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("kind") != "prepared-data"
+            or not isinstance(manifest.get("hashes"), dict)
+        ):
             raise InputError(f"{folder}: its manifest is not that of a prepared data set")
         if manifest.get("format") not in range(1, FORMAT + 1):
             raise InputError(
-                f"{folder}: format {manifest.get('format')}, this version reads up to {FORMAT}; upgrade twotower"
+                f"{folder}: format {shown(manifest.get('format'))}, this version reads up to {FORMAT}; upgrade twotower"
             )
         if verify:
-            found = hash_folder(folder)
-            wrong = sorted(name for name, digest in manifest["hashes"].items() if found.get(name) != digest)
-            if wrong:
-                raise InputError(
-                    f"{folder}: {wrong[0]} is missing or was changed since it was prepared; prepare it again"
-                )
+            check_folder(folder, manifest)
         schema = Schema.load(folder / "schema.json")
 
         def column(path: Path, dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(np.load(path, mmap_mode="r").astype(_NUMPY[dtype])).to(device)
+            return read_array(path, dtype).to(device)
 
         def optional(name: str, dtype: torch.dtype) -> Tensor | None:
             return column(folder / "log" / f"{name}.npy", dtype) if f"log/{name}.npy" in manifest["hashes"] else None
@@ -152,7 +152,11 @@ class Dataset:
             optional("times", torch.int64),
             optional("labels", torch.float32),
         )
-        return Dataset(schema, log, features("user"), features("item"), manifest, folder)
+        check_log(log, schema, folder)
+        users, items = features("user"), features("item")
+        check_features(users, schema, "user", folder)
+        check_features(items, schema, "item", folder)
+        return Dataset(schema, log, users, items, manifest, folder)
 
     @staticmethod
     def prepare(
@@ -279,6 +283,3 @@ class Dataset:
                 memory_limit=memory_limit,
             )
             return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)
-
-
-_NUMPY = {torch.int64: np.int64, torch.float32: np.float32}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.core.errors import InputError, closest, unknown_name
+from twotower.core.errors import InputError, closest, shown, unknown_name
 from twotower.core.schema import KINDS
 from twotower.data.frame_guesses import guess_kind
 from twotower.data.frame_notices import Notices
@@ -75,7 +75,7 @@ def _check(tables: Mapping[str, Table], given: Sequence[tuple[str, Any]]) -> Non
         if not tables:
             raise InputError("features are columns of users or items; give items=... or users=... as frames")
         if not (value is None or isinstance(value, str | Mapping)):
-            raise InputError(f"features: '{name}' has {value!r}; give a kind, one of {', '.join(KINDS)}")
+            raise InputError(f"features: '{name}' has {shown(value)}; give a kind, one of {', '.join(KINDS)}")
         kind = value.get("kind", KINDS[0]) if isinstance(value, Mapping) else value
         if kind is not None and kind not in KINDS:
             raise unknown_name("kind", str(kind), KINDS, f"features: '{name}'")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, read_json, write_json
+from twotower.core.files import check_replaceable, read_json
+from twotower.core.manifest import write_signed
 from twotower.data.frame_features import Given, Table, choose_features
 from twotower.data.frame_guesses import candidates, find_column, find_id
 from twotower.data.frame_notices import Notices, logger
@@ -241,4 +242,4 @@ def _note(folder: Path, frames: Mapping[str, Frame], notices: Notices) -> None:
         logger.log(logging.WARNING if "malformed" in sentence else logging.INFO, "%s", sentence)
     manifest["treatments"] = [*notices.said, *manifest["treatments"]]
     manifest["made_from"] = {what: frame.library for what, frame in frames.items()}
-    write_json(folder / "manifest.json", manifest)
+    write_signed(folder, manifest)

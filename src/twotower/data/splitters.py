@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
@@ -33,17 +34,41 @@ def split_log(log: Log, kind: str, **options: Any) -> Split:
 
 
 def check_split(kind: str = "", **options: Any) -> None:
-    """Refuse a split of unknown kind or with an unknown option.
+    """Refuse a split of unknown kind, with an unknown option or a value of the wrong kind.
 
     Raises:
-        InputError: names the closest known one.
+        InputError: names the closest known one, or what is wanted.
     """
     if _dashed(kind) not in SPLITTERS:
         raise unknown_name("kind", kind, SPLITTERS, "split")
-    known = [name for name in inspect.signature(SPLITTERS.get(_dashed(kind))).parameters if name != "log"]
-    for name in options:
+    parameters = inspect.signature(SPLITTERS.get(_dashed(kind))).parameters
+    known = [name for name in parameters if name != "log"]
+    for name, value in options.items():
         if name not in known:
             raise unknown_name("option", name, known, f"split '{_dashed(kind)}'")
+        wanted, fits = _KINDS.get(str(parameters[name].annotation), ("", lambda value: True))
+        if not fits(value):
+            raise InputError(f"split '{_dashed(kind)}': {name} must be {wanted}, got {shown(value)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "int": ("a whole number", _is_whole),
+    "int | None": ("a whole number", lambda value: value is None or _is_whole(value)),
+    "float": ("a finite number", _is_number),
+    "Sequence[int | float]": (
+        "three positive numbers, as [8, 1, 1]",
+        lambda value: isinstance(value, list | tuple) and all(map(_is_number, value)),
+    ),
+}
+"""By the annotation of a splitter's option: what is wanted, and whether a value is that."""
 
 
 def leave_one_out(log: Log) -> Split:
@@ -66,7 +91,7 @@ def last_n(log: Log, *, n: int = 5) -> Split:
         InputError: if ``n`` is below 1, or no user has more than ``n`` positives.
     """
     if not isinstance(n, int) or n < 1:
-        raise InputError(f"last-n split: n must be a whole number of at least 1, got {n!r}")
+        raise InputError(f"last-n split: n must be a whole number of at least 1, got {shown(n)}")
     positives = log.positives()
     users, count = positives.users(), positives.lengths
     if not (count > n).any():
@@ -259,5 +284,5 @@ def _check_shares(name: str, shares: Sequence[float]) -> None:
 def _check_ratio(name: str, ratio: Sequence[int | float]) -> tuple[float, float, float]:
     parts = list(ratio) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else []
     if len(parts) != 3 or not all(isinstance(part, int | float) and part > 0 for part in parts):
-        raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {ratio!r}")
+        raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {shown(ratio)}")
     return parts[0] / sum(parts), parts[1] / sum(parts), parts[2] / sum(parts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
@@ -68,7 +68,7 @@ def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
         raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")
     share = run.data.split_options.get("validation_share", 0.0)
     if isinstance(share, bool) or not isinstance(share, int | float):
-        raise InputError(f"data.split_options.validation_share = {share!r}: a number in [0, 1) is wanted")
+        raise InputError(f"data.split_options.validation_share = {shown(share)}: a number in [0, 1) is wanted")
     if model_class(run.model.name).batches == "sequences":
         raise InputError(
             f"model '{run.model.name}' trains on whole sequences, split '{PAIRS}' has rows of one user and one item: "
@@ -152,7 +152,7 @@ def chosen_by(metric: str) -> str:
     if metric == Training.metric:
         return "auc"
     if metric not in ("auc", "gauc"):
-        raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
+        raise InputError(f"training.metric {shown(metric)}: split '{PAIRS}' picks the epoch by auc or gauc")
     return metric
 
 

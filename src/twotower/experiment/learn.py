@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
 from twotower.data.examples import ROWS
@@ -27,6 +27,7 @@ from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
+from twotower.models.size import check_batch_size, check_training_size
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.curves import Curves
 from twotower.training.distributed import World
@@ -104,6 +105,8 @@ def learn(
             settle(current, seen)
             return validate(current) if validate is not None else {}
 
+        if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
+            check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
         progress = fit(
             model,
             rows,
@@ -175,7 +178,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     """The run's model with weights drawn from the run's seed, on the data set's device.
 
     Raises:
-        InputError: if the run's index cannot serve the model.
+        InputError: if the run's index cannot serve the model, or it needs more memory than is free.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
@@ -185,6 +188,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
             f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
             "leave [index] out, or set index.kind = 'brute_force'"
         )
+    check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
     return model
 
@@ -196,7 +200,7 @@ def metric_of(metrics: dict[str, float], name: str) -> float:
         InputError: if validation does not give it; says what it gives.
     """
     if name not in metrics:
-        raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+        raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
     return metrics[name]
 
 
@@ -208,5 +212,5 @@ def metric_length(metric: str) -> int:
     """
     _, at, k = metric.partition("@")
     if not at or not k.isdecimal() or int(k) < 1:
-        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+        raise InputError(f"training.metric {shown(metric)}: write name@k, such as ndcg@10")
     return int(k)

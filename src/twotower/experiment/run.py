@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from twotower.core.errors import InputError, shown, unknown_name
+from twotower.core.errors import InputError, cut, shown, unknown_name
+from twotower.core.files import check_depth, read_toml
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.sources import kept_settings, named_sources, plain_sources, read_old_options, set_in_source
@@ -102,13 +103,14 @@ class Run:
         Raises:
             InputError: for an unknown section or key (the closest is named) or a value of the wrong kind.
         """
+        check_depth(values, where)
         sections = {part.name: part for part in dataclasses.fields(Run)}
         built: dict[str, Any] = {}
         for name, value in values.items():
             if name not in sections:
                 raise unknown_name("section", name, sections, where)
             if not isinstance(value, dict):
-                raise InputError(f"{where}: '{name}' is a section: write [{name}] and its keys below")
+                raise InputError(f"{where}: {shown(name)} is a section: write [{name}] and its keys below")
             if name == "model":
                 value = dict(value)
                 built[name] = ModelSection(str(value.pop("name", "two_tower")), value)
@@ -130,14 +132,7 @@ class Run:
         Raises:
             InputError: if it is missing, not TOML, or not a run.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such run file") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: a folder; give the run file itself, such as run.toml in it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML: {error}") from None
+        values = read_toml(path, "run file")
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
@@ -153,9 +148,9 @@ class Run:
             name, equals, text = setting.partition("=")
             section, dot, key = name.strip().partition(".")
             if not (equals and dot and key):
-                raise InputError(f"--set {setting}: write section.key=value, such as training.epochs=3")
+                raise InputError(f"--set {cut(setting, 80)}: write section.key=value, such as training.epochs=3")
             if section not in values:
-                raise unknown_name("section", section, values, f"--set {setting}")
+                raise unknown_name("section", section, values, f"--set {cut(setting, 80)}")
             table, inner, value = values[section], key, _toml_value(text.strip())
             outer, dot, last = key.partition(".")
             if section == "sampling" and outer == "sources":
@@ -172,7 +167,7 @@ class Run:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number or nesting beyond what it can read
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 from twotower.core.devices import find_device
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
 from twotower.data.log import Log
@@ -95,21 +97,41 @@ def train(
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data,
-            ``to`` can hold no bundle, ``keep`` has nothing that says which epoch is best, or the ranks are not alike.
+            ``to`` can hold no bundle, another process writes it, ``keep`` has nothing that says which epoch is best, or
+            the ranks are not alike.
         ConnectionError: if another rank is gone, or does not answer.
         Stopped: after Ctrl-C, once the checkpoint is written.
     """
     world = world or World.current()
+    with contextlib.ExitStack() as held:
+        with world.together():
+            check_settings(run.index.kind, run.index.settings)
+            run = spelled_out(run)
+            if keep and not run.training.evaluate_every:
+                raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
+            if keep and world.size > 1:
+                raise InputError("keep is for a training of one process; on several, stop and go on with resume")
+            device = pick_device(run.training.device, world)
+            if to is not None:
+                check_target(to)
+                if not world.rank:
+                    held.enter_context(writing_alone(to))
+        return _train(run, to, dataset, device, world, resume=resume, callbacks=callbacks, parts=parts, keep=keep)
+
+
+def _train(
+    run: Run,
+    to: Path | None,
+    dataset: Dataset | None,
+    device: torch.device,
+    world: World,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    parts: Parts | None,
+    keep: bool,
+) -> Trained:
     with world.together():
-        check_settings(run.index.kind, run.index.settings)
-        run = spelled_out(run)
-        device = pick_device(run.training.device, world)
-        if to is not None:
-            check_target(to)
-        if keep and not run.training.evaluate_every:
-            raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
-        if keep and world.size > 1:
-            raise InputError("keep is for a training of one process; on several, stop and go on with resume")
         dataset = (dataset or Dataset.load(run.data.path)).to(device)
         task = task_of(run, dataset)
         split = task.split  # refused, where it is, before anything is written

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.losses.checks import check_shapes
 
 
@@ -70,7 +70,7 @@ class Triplet(nn.Module):
         super().__init__()
         for name, value in (("margin", margin), ("hardest", hardest), ("weight_temperature", weight_temperature)):
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"triplet loss: {name} must be positive and finite, got {value!r}")
+                raise InputError(f"triplet loss: {name} must be positive and finite, got {shown(value)}")
         self.margin = margin
         self.hardest = hardest
         self.weight_temperature = weight_temperature

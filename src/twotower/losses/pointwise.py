@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.losses.checks import check_shapes
 
 
@@ -55,9 +55,9 @@ class SampledBCE(nn.Module):
     def __init__(self, *, num_items: int | None = None, calibration: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= calibration <= 1.0:
-            raise InputError(f"gBCE: calibration t must lie between 0 and 1, got {calibration!r}")
+            raise InputError(f"gBCE: calibration t must lie between 0 and 1, got {shown(calibration)}")
         if calibration and (num_items is None or num_items < 2):
-            raise InputError(f"gBCE: calibration needs the number of items, at least 2, got {num_items!r}")
+            raise InputError(f"gBCE: calibration needs the number of items, at least 2, got {shown(num_items)}")
         self.num_items = num_items
         self.calibration = calibration
 

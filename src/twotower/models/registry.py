@@ -14,6 +14,7 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.models.names import GROUP, KNOWN
 from twotower.models.sequential import sequential_model
+from twotower.models.size import build_within_memory
 from twotower.towers.sequence.base import SequenceEncoder
 
 MODELS: Registry[type[Model]] = Registry(
@@ -34,7 +35,7 @@ def model_class(model: str | type[Model]) -> type[Model]:
     if isinstance(found, type) and issubclass(found, SequenceEncoder):
         return sequential_model(found)  # type: ignore[arg-type]  # a class is hashable
     if not (isinstance(found, type) and issubclass(found, Model)):
-        raise InputError(f"model {model!r} is no class that inherits twotower.Model")
+        raise InputError(f"model {shown(model)} is no class that inherits twotower.Model")
     return found
 
 
@@ -60,7 +61,8 @@ def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = N
     """A new model: ``Class(schema, **parameters)``.
 
     Raises:
-        InputError: if a parameter is unknown to the model (names the closest) or out of range.
+        InputError: if a parameter is unknown to the model (names the closest) or out of range, or the model would take
+            more memory than is free.
     """
     cls, known = model_class(name), model_parameters(name)
     for key in parameters or {}:
@@ -68,7 +70,7 @@ def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = N
             raise unknown_name(f"setting of model '{name}'", f"model.{key}", [f"model.{k}" for k in known])
         _check_kind(f"model.{key}", (parameters or {})[key], known[key])
     try:
-        return cls(schema, **(parameters or {}))
+        return build_within_memory(cls, name, schema, parameters or {})
     except InputError:
         raise
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from twotower.core.devices import find_device
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
@@ -187,7 +187,7 @@ def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
     ):
         if name is not None and name not in known:
             where = f"import {module}" if module else f"import the package that registers '{name}'"
-            raise InputError(f"{folder}: its {what} '{name}' is not registered here; {where} before you load it")
+            raise InputError(f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it")
 
 
 def check_target(folder: Path) -> None:
@@ -287,9 +287,10 @@ def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]
         InputError: as `Bundle.load`.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    verify_files(folder, manifest)
-    with replacing_folder(folder) as partial:
+    read_manifest(folder)
+    with replacing_folder(folder) as partial:  # from here on nobody else changes it
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         yield partial, manifest
         write_manifest(partial, manifest)

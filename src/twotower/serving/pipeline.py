@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.log import NO_ITEM
 from twotower.serving.bundle import Bundle
 from twotower.serving.retriever import Answer, Retriever
@@ -35,7 +35,7 @@ class Pipeline:
         except TypeError:
             wanted = 0
         if wanted < 1:
-            raise InputError(f"candidates must be a whole number of at least 1, got {candidates!r}")
+            raise InputError(f"candidates must be a whole number of at least 1, got {shown(candidates)}")
         check_same_catalogue(retriever.bundle, ranker.bundle)
         self.retriever, self.ranker, self.candidates = retriever, ranker, wanted
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex
@@ -138,7 +138,7 @@ class Retriever:
             raise InputError("the list of candidates is empty; name at least one item")
         if len(items.unique()) < len(items):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"candidate '{twice}' is named more than once; name each candidate once")
+            raise InputError(f"candidate {shown(twice)} is named more than once; name each candidate once")
         asker = self.asker(user, history)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
@@ -336,7 +336,7 @@ class Retriever:
         texts = self.bundle.item_vocabulary.texts(ids)
         found = self.bundle.item_vocabulary.known(texts)
         if missing := [text for text in texts if text not in found]:
-            log.warning("%d items to leave out are not in the catalogue, such as '%s'", len(missing), missing[0])
+            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
         return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
 
     def _user_rows(self, ids: Iterable[object]) -> Tensor:

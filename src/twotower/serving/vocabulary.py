@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
 
@@ -54,7 +54,7 @@ class Vocabulary:
         found = self.known(texts)
         for text in texts:
             if text not in found:
-                raise InputError(f"unknown {self.what} '{text}'; {self._closest(text)}")
+                raise InputError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
         return [found[text] for text in texts]
 
     def rows_of_known(self, ids: Iterable[object]) -> list[int]:
@@ -67,10 +67,10 @@ class Vocabulary:
         found = self.known(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing and not found:
-            raise InputError(f"unknown {self.what} '{missing[0]}'; {self._closest(missing[0])}")
+            raise InputError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
         if missing:
-            shown = ", ".join(f"'{text}'" for text in missing[:5]) + (", …" if len(missing) > 5 else "")
-            log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, shown)
+            first = ", ".join(shown(text, 40) for text in missing[:5]) + (", …" if len(missing) > 5 else "")
+            log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, first)
         return [found[text] for text in texts if text in found]
 
     def texts(self, ids: Iterable[object]) -> list[str]:
@@ -80,7 +80,7 @@ class Vocabulary:
             InputError: if ``ids`` is no list: a text alone would be read letter by letter.
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            raise InputError(f"ids of {self.what}s come as a list, got {ids!r}")
+            raise InputError(f"ids of {self.what}s come as a list, got {shown(ids)}")
         return [plain_text(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
@@ -130,9 +130,9 @@ class Vocabulary:
             id,
         )
         if near and near[0][1] <= max(1, len(id) // 3):
-            return f"did you mean '{near[0][0]}'?"
+            return f"did you mean {shown(near[0][0])}?"
         some = self._ask("SELECT id FROM vocabulary ORDER BY row LIMIT 3")
-        return "known ids look like " + ", ".join(f"'{row[0]}'" for row in some) if some else "there are none"
+        return "known ids look like " + ", ".join(shown(row[0], 40) for row in some) if some else "there are none"
 
 
 def write_row_vocabulary(path: Path, num_rows: int) -> None:

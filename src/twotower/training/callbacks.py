@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from twotower.core.files import replacing_file
 from twotower.models.base import Model
+
+log = logging.getLogger(__name__)
 
 _GEOMETRY = "geometry/"
 _TRAINING = ("epoch", "step", "loss", "learning_rate", "seconds")
@@ -101,7 +104,10 @@ class Silent:
 
 
 class JsonLines(Silent):
-    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo."""
+    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo.
+
+    So it does with lines that are no records, such as one that a crash cut off, and says so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,9 +115,17 @@ class JsonLines(Silent):
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
-        text = self.path.read_text(encoding="utf-8") if step and self.path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        resumed = bool(step) and self.path.is_file()
+        lines = self.path.read_bytes().decode("utf-8", errors="replace").split("\n") if resumed else []
+        kept = []
+        for number, line in enumerate(lines, 1):
+            of_record = _step_of(line)
+            if of_record is None and line.strip():
+                log.warning(
+                    "%s: line %s is damaged and dropped; the training itself goes on as it was", self.path, number
+                )
+            elif of_record is not None and of_record <= step:
+                kept.append(line)
         self.last = json.loads(kept[-1])["epoch"] if kept else 0
         self._write(kept)
 
@@ -126,6 +140,16 @@ class JsonLines(Silent):
     def _write(self, lines: list[str]) -> None:
         with replacing_file(self.path) as partial:
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a record; None for a line that is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) and "\ufffd" not in line else None
 
 
 class TensorBoard(Silent):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.losses.registry import LOSSES
 from twotower.training.sources import NegativeSource, unrepeated
 
@@ -44,7 +44,7 @@ class Objective:
         for name, weight in self.regularise.items():
             _choice("objective.regularise", name, REGULARISERS)
             if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise InputError(f"objective.regularise.{name} must be a number, got {weight!r}")
+                raise InputError(f"objective.regularise.{name} must be a number, got {shown(weight)}")
             _at_least(f"objective.regularise.{name}", weight, 0.0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, is_selectable
@@ -252,7 +252,7 @@ class _Run:
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
         progress, name = self.progress, self.config.metric
         if name not in metrics:
-            raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+            raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
         if is_selectable(self.model) and metrics[name] > progress.best:
             progress.best, progress.best_epoch = metrics[name], progress.epoch
             self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}

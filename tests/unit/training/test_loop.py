@@ -278,3 +278,14 @@ def test_batches_are_a_partition_that_differs_by_epoch():
     assert [len(batch) for batch in first] == [8] * 6 + [2]
     assert torch.equal(torch.cat(first), torch.cat(again))
     assert not torch.equal(torch.cat(first), torch.cat(other))
+
+
+def test_a_damaged_line_of_the_log_is_dropped_with_a_word_and_the_training_goes_on(tmp_path, caplog):
+    healthy = '{"step": 1, "loss": 0.5}'
+    (tmp_path / "log.jsonl").write_bytes(
+        b'{"step": 0}\n{"step": x}\n[1]\n{"step": 1, "l\xff": 0}\n' + healthy.encode() + b'\n{"ste'
+    )
+    JsonLines(tmp_path / "log.jsonl").started(3, 1, 1)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 0}\n' + healthy + "\n"
+    told = [record.getMessage() for record in caplog.records]
+    assert [int(line.split("line ")[1].split()[0]) for line in told] == [2, 3, 4, 6]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
 
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", memory_limit, re.IGNORECASE)
     if size is None or float(size[1]) <= 0:
-        raise InputError(f"memory limit '{memory_limit}' is not a size; write it as 500MB or 2GB")
+        raise InputError(f"memory limit {shown(memory_limit)} is not a size; write it as 500MB or 2GB")
     try:
         with duckdb.connect(
             str(work / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}

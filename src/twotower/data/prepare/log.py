@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import literal, one
@@ -76,7 +76,7 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
         and (one(connection, "SELECT max(abs(time)) FROM raw_events") or 0) > _FAR_FUTURE
     ):
         raise InputError(
-            f"{name}: times in column '{log.time}' lie beyond the year 5000 when read as unit '{log.unit}'; "
+            f"{name}: times in column {shown(log.time)} lie beyond the year 5000 when read as unit '{log.unit}'; "
             "set unit to 'ms', 'us' or 'ns'"
         )
     if log.time and log.unit != "order":

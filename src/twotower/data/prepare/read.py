@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
 from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.rows import Row, count_lines, rows_of
@@ -46,7 +46,7 @@ class Relation:
             InputError: if the file has no such column; names the closest one.
         """
         if column not in self.types:
-            raise InputError(f"{self.path}: no column '{column}'; {closest(column, self.types)}")
+            raise InputError(f"{self.path}: no column {shown(column)}; {closest(column, self.types)}")
         return self.types[column]
 
 
@@ -192,7 +192,7 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: two columns are called '{name}'; rename one")
+            raise InputError(f"{path}: two columns are called {shown(name)}; rename one")
     types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "

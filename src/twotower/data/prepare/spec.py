@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -10,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 import tomli_w
 
 from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.files import replacing_file
+from twotower.core.files import read_toml, replacing_file
 from twotower.core.schema import KINDS, Feature
 from twotower.data.splitters import check_split
 
@@ -177,12 +176,7 @@ class Spec:
             InputError: if the file is missing, is not TOML, or has an unknown key, a wrong type or a contradiction.
         """
         path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML ({error})") from None
+        values = read_toml(path)
         try:
             return Spec.from_dict(values, folder=path.parent)
         except InputError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.diagnosis.columns import account_of, roles_of
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
@@ -52,7 +52,7 @@ def choose(path: Path, shapes: dict[str, Sequence[int]], column: str | None, wha
     """
     if column is not None:
         if column not in shapes:
-            raise InputError(f"{path}: no {what} '{column}'; {closest(column, shapes)}")
+            raise InputError(f"{path}: no {what} {shown(column)}; {closest(column, shapes)}")
         return column
     flat = [name for name, shape in shapes.items() if len(shape) == 2]
     told = [name for name in flat if name.lower() in VECTOR_NAMES]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.models.fit.triton import lss_of, packed_weights
 from twotower.scorers.heads import HeadScorer
 
@@ -132,7 +132,7 @@ def c_compiler() -> list[str]:
     try:
         command = shlex.split(named) or ["cc"]
     except ValueError as error:
-        raise InputError(f"the variable CC is no command: {named!r} ({error})") from None
+        raise InputError(f"the variable CC is no command: {shown(named)} ({error})") from None
     if shutil.which(command[0]) is None:
         raise InputError(f"no C compiler '{command[0]}': install gcc or clang, or name one in the variable CC")
     return command
