@@ -62,19 +62,27 @@ class JsonLines(Silent):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._last = 0
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Drop records from after the checkpoint."""
-        text = self.path.read_text(encoding="utf-8") if step and self.path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        with replacing_file(self.path) as partial:
-            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep("step", step)
 
     def epoch_done(self, record: Record, model: Model) -> None:
-        """Append the record."""
+        """Append the record; a checkpoint of an epoch's last step has that epoch done, and recorded, again."""
+        if record["epoch"] <= self._last:
+            self._keep("epoch", record["epoch"] - 1)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def _keep(self, name: str, most: int) -> None:
+        text = self.path.read_text(encoding="utf-8") if most and self.path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line
+        kept = [line for line in whole if json.loads(line)[name] <= most]
+        with replacing_file(self.path) as partial:
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._last = json.loads(kept[-1])["epoch"] if kept else 0
 
 
 class TensorBoard(Silent):
