@@ -15,6 +15,7 @@ import torch
 from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.core.lock import writing_alone
+from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
 from twotower.serving.bundle import changing_bundle, write_bundle
 from twotower.serving.retriever import load
@@ -48,16 +49,16 @@ def test_a_file_of_another_bundle_of_equal_shape_is_refused_by_name(tmp_path, ti
     one, other = tmp_path / "one", tmp_path / "other"
     for seed, folder in enumerate((one, other)):
         torch.manual_seed(seed)
-        write_bundle(
-            folder,
-            model=build_model("two_tower", titled_dataset.schema, SMALL),
+        model = build_model("two_tower", titled_dataset.schema, SMALL)
+        contents = Contents(
+            model=model,
             model_name="two_tower",
             model_parameters=SMALL,
             dataset=titled_dataset,
-            run_toml="",
-            metrics={},
+            items=encode_known_items(model, titled_dataset),
             histories=titled_dataset.log,
         )
+        write_bundle(folder, contents)
     assert files_of(one) == files_of(other)
     differ = [name for name in files_of(one) if (one / name).read_bytes() != (other / name).read_bytes()]
     assert {"weights.safetensors", "items/states.safetensors"} <= set(differ)

@@ -126,13 +126,13 @@ class JsonLines(Silent):
                 )
             elif of_record is not None and of_record <= step:
                 kept.append(line)
-        self.last = json.loads(kept[-1])["epoch"] if kept else 0
         self._write(kept)
 
     def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """Append the record; it replaces the last line where that is of the same epoch, judged once more."""
-        if record.epoch == self.last:
-            self._write(self.path.read_text(encoding="utf-8").splitlines()[:-1])
+        """Append the record; a checkpoint of an epoch's last step has that epoch done, and recorded, again."""
+        if record.epoch <= self.last:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self._write([line for line in lines if json.loads(line)["epoch"] < record.epoch])
         self.last = record.epoch
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record.to_json()) + "\n")
@@ -140,6 +140,7 @@ class JsonLines(Silent):
     def _write(self, lines: list[str]) -> None:
         with replacing_file(self.path) as partial:
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        self.last = json.loads(lines[-1])["epoch"] if lines else 0
 
 
 def _step_of(line: str) -> int | None:

@@ -15,7 +15,7 @@ from twotower.experiment.catalogue import split_of
 from twotower.experiment.learn import learn
 from twotower.experiment.run import ModelSection, Run
 from twotower.models.two_tower import TwoTower
-from twotower.training.callbacks import EpochRecord, StopTraining
+from twotower.training.callbacks import EpochRecord, JsonLines, StopTraining
 from twotower.training.config import Objective, Training
 from twotower.training.tracking import Tracking, curve
 
@@ -166,3 +166,16 @@ def test_regularised_training_lowers_the_mean_cosine(loss, tiny_dataset):
         _, records = learn(run, tiny_dataset, split_of(run, tiny_dataset))
         figures.append(records[-1].geometry["mean_cosine"])
     assert figures[1] < figures[0] - 0.02
+
+
+def test_a_log_that_was_killed_goes_on_with_each_epoch_once(tiny_dataset, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"epoch": 1, "step": 7}\n{"epoch": 2, "step": 14}\n{"epoch": 3, "st')
+    log = JsonLines(path)
+    log.started(4, 7, 14)  # the checkpoint of step 14 was written before its epoch was over
+    for epoch in (2, 3):
+        log.epoch_done(EpochRecord(epoch, 7 * epoch, 1.0, 0.1, 1.0), TwoTower(tiny_dataset.schema))
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    log = JsonLines(path)
+    log.started(4, 7, 0)
+    assert path.read_text() == ""
