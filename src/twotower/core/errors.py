@@ -7,11 +7,14 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input or wrong use. The command line prints its text as one line and exits with status 2."""
+    """Report bad input or wrong use.
+
+    The command line prints the text as one line and exits with status 2.
+    """
 
 
 def shown(value: object, width: int = 80) -> str:
-    """A bad value for a message: quoted, on one line without control characters, cut to ``width``.
+    """Return a bad value for a message: quoted, on one line without control characters, cut to ``width``.
 
     Examples:
         >>> shown("a\\x00b"), shown("x" * 99, 8)
@@ -23,7 +26,7 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or lists them when none is close.
+    """Return a hint that names the closest known word, or lists them when none is close.
 
     Examples:
         >>> closest("recal", ["recall", "ndcg"])
@@ -43,7 +46,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], where: str = "") -> InputError:
-    """The error for a name that nobody knows, with the closest known one.
+    """Return the error for an unknown name, with the closest known one.
 
     Examples:
         >>> str(unknown_name("model", "sasrek", ["sasrec", "ease"], "run.toml"))

@@ -1,4 +1,4 @@
-"""How much memory a process may still take."""
+"""Memory that a process may still take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> float:
-    """Bytes that can be taken without swapping: what the system has free, or what the process's group may still take.
+    """Return the bytes that can be taken without swapping: free in the system, or left to the process's group.
 
     Infinite where neither is told (outside Linux): then nothing is refused for want of memory.
 

@@ -16,7 +16,7 @@ from twotower.sampling.base import batch_items, joined_state, split_state
 
 @runtime_checkable
 class KnownSource(Protocol):
-    """State of any item, drawn or not, how many the sampler expects among its candidates."""
+    """Give, for any item, drawn or not, its expected count among the sampler's candidates."""
 
     def sample(self, batch: Batch) -> Negatives:
         """Return candidates shared by all rows."""
