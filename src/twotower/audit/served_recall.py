@@ -19,7 +19,7 @@ METRIC = "recall@10"
 
 
 def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
-    """What the run of a bundle was tested on, and how.
+    """Return the test targets and the protocol of a bundle's run.
 
     Raises:
         InputError: if the run cannot be read or split, or the bundle keeps no events.
@@ -32,7 +32,7 @@ def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
 
 
 def evaluate_with(bundle: Bundle, dataset: Dataset, targets: Targets, protocol: Protocol) -> Result:
-    """The bundle's model on ``dataset``; models that keep all items' features have those of ``dataset`` meanwhile."""
+    """Evaluate the bundle's model on ``dataset``, whose item features replace those that the model keeps."""
     with torch.no_grad():
         attach_items(bundle.model, dataset.all_items())
     try:
