@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class Clustering(NamedTuple):
-    """Hold the best restart: ``labels`` int64 [rows], ``centres`` [clusters, dim], ``inertia`` Σ of squared distances."""
+    """Hold the best restart.
+
+    ``labels`` is int64 [rows], ``centres`` [clusters, dim], ``inertia`` the sum of squared distances.
+    """
 
     labels: Tensor
     centres: Tensor
