@@ -1,4 +1,4 @@
-"""What watches a training run: progress on the terminal, a JSON-lines log, TensorBoard."""
+"""Callbacks of a training run: progress on the terminal, a JSON-lines log, TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,47 +17,50 @@ after a validation its metrics by name."""
 
 @runtime_checkable
 class Callback(Protocol):
-    """Told of every finished epoch, and of every optimiser step's number."""
+    """Watch a training: called at its start and end, after every epoch and every optimiser step."""
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training begins, or goes on, at ``step``."""
+        """Handle the start of training, or its continuation, at ``step``."""
         ...
 
     def stepped(self, step: int) -> None:
-        """One optimiser step is done."""
+        """Handle one finished optimiser step."""
         ...
 
     def epoch_done(self, record: Record, model: Model) -> None:
-        """An epoch is done, and validated where the run asks for it. May raise `StopTraining`."""
+        """Handle a finished epoch, validated where the run asks for it. May raise `StopTraining`."""
         ...
 
     def finished(self) -> None:
-        """Training is over, however it ended."""
+        """Handle the end of training, however it ended."""
         ...
 
 
 class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
-    """Raised by a callback to end training after this epoch; its text says why."""
+    """Stop training after this epoch: raised by a callback; its text says why."""
 
 
 class Silent:
-    """A callback that does nothing: others override what they need."""
+    """Do nothing: others override what they need."""
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stepped(self, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch_done(self, record: Record, model: Model) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finished(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class JsonLines(Silent):
-    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo."""
+    """Append one JSON object an epoch to a file.
+
+    A resumed run first drops lines of epochs that it will do again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,7 +79,7 @@ class JsonLines(Silent):
 
 
 class TensorBoard(Silent):
-    """Every number of every record, for TensorBoard (extra ``tensorboard``)."""
+    """Write every number of every record for TensorBoard (extra ``tensorboard``)."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -90,12 +93,12 @@ class TensorBoard(Silent):
                 self.writer.add_scalar(name, value, record["step"])
 
     def finished(self) -> None:
-        """Flush and close."""
+        """Flush and close the writer."""
         self.writer.close()
 
 
 class Progress(Silent):
-    """A bar with loss and metrics on standard error; silent when that is no terminal."""
+    """Show a bar with loss and metrics on standard error; silent when that is no terminal."""
 
     def __init__(self, title: str) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop after the current step, so that what is saved is never half a step."""
+"""Interrupts: Ctrl-C and SIGTERM as a flag that the loop reads after each step."""
 
 from __future__ import annotations
 
