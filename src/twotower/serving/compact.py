@@ -1,4 +1,4 @@
-"""A bundle's item states in fewer bytes."""
+"""Compact bundles: item states in fewer bytes."""
 
 from __future__ import annotations
 
