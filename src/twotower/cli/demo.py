@@ -25,7 +25,7 @@ def command(
     users: Annotated[int, typer.Option(help="Users to recommend to.", min=0)] = 2,
     k: Annotated[int, typer.Option("-k", help="Length of their lists.", min=1)] = 5,
 ) -> None:
-    """Data, baselines and models side by side, an embedding check, recommendations with titles, and the bundle."""
+    """Train baselines and models side by side on real data, check the embeddings, and recommend with titles."""
     from rich.console import Console
 
     from twotower.experiment.demo import run_demo

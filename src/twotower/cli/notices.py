@@ -1,4 +1,4 @@
-"""What a command logs on the way, gathered for its JSON."""
+"""Notices: warnings that a command logs, collected for its JSON."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def command(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Train a model, judge it on the test split, and write its bundle."""
+    """Train a model, evaluate it on the test split, and write its bundle."""
     run = _described(run_file, model, recipe).with_settings(settings or [])
     if data is not None:
         run = replace(run, data=replace(run.data, path=str(data)))
