@@ -16,7 +16,7 @@ ZIP = (".zip", ".whl")
 
 
 def is_archive(path: Path) -> bool:
-    """True for a name that `unpack` understands."""
+    """Return True for a name that `unpack` understands."""
     return path.name.lower().endswith((*TAR, *ZIP, ".gz"))
 
 
