@@ -1,4 +1,4 @@
-"""The objective, negatives and batches of a run: its names become parts, and parts of one's own take their place."""
+"""Builders of the objective, negatives and batches of a run: names become parts, or your own parts are used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CELLS_OF_ITEM, MOST_CELLS = 4, 1 << 22
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The run, data, training log and model that factories of samplers, losses and batches read."""
+    """Hold the run, data, training log and model that factories of samplers, losses and batches read."""
 
     run: Run
     dataset: Dataset
@@ -58,26 +58,29 @@ class BuildContext:
 
     @property
     def sampling(self) -> Sampling:
-        """The section of the run."""
+        """Return the section of the run."""
         return self.run.sampling
 
     @property
     def num_items(self) -> int:
-        """Rows of the item vocabulary."""
+        """Return the rows of the item vocabulary."""
         return self.dataset.schema.num_items
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The generator of one source, on the device of the batches."""
+        """Return the generator of one source, on the device of the batches."""
         return torch_generator(self.run.training.seed, "sampling", purpose, device=self.dataset.device)
 
     @cached_property
     def counts(self) -> ItemCounts:
-        """How often each item stands in the training log."""
+        """Return how often each item occurs in the training log."""
         return ItemCounts(self.train.positives().items, self.num_items)
 
     @cached_property
     def frequency(self) -> Frequency:
-        """What log q rests on, one for all sources: the in-batch source feeds it, others read it."""
+        """Return the frequency that log q is computed from, one for all sources.
+
+        The in-batch source feeds it, others read it.
+        """
         if self.sampling.frequency == "counts":
             return self.counts
         width = min(CELLS_OF_ITEM * self.num_items, MOST_CELLS)
@@ -197,7 +200,7 @@ FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
 
 
 def build_sampler(context: BuildContext) -> Sampler:
-    """The run's sources, joined when there are several.
+    """Build the run's sources, joined when there are several.
 
     Raises:
         InputError: if a source is unknown (the closest is named), asks for more negatives than there are items, or
@@ -228,14 +231,14 @@ def _reads_batch(sampling: Sampling) -> bool:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of one's own that a caller hands over as objects, in place of those that the run names."""
+    """Hold parts given as objects, in place of those that the run names."""
 
     loss: Loss | None = None
     sampler: Sampler | None = None
 
 
 def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts: Parts | None = None) -> Objective:
-    """Build what a training step minimises; ``parts`` take the place of what the run names.
+    """Build the objective of a training step; ``parts`` replace what the run names.
 
     Raises:
         InputError: if loss, sources and filter do not suit each other, the model or the log.
@@ -281,12 +284,12 @@ def build_objective(run: Run, dataset: Dataset, train: Log, model: Model, parts:
 
 
 def seen_items(dataset: Dataset, train: Log) -> Tensor:
-    """Whether each item row has an event in the log that is trained on: bool [items]."""
+    """Return whether each item row has an event in the log that is trained on: bool [items]."""
     return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device) > 0
 
 
 def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:
-    """Which rows share a batch.
+    """Build the batching of a run: which rows share a batch.
 
     Raises:
         InputError: if clusters cannot be had of these rows or this model, or would change nothing.

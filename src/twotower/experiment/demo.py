@@ -1,4 +1,4 @@
-"""The main job from nothing: data, baselines and two neural models on one split, bundles of all of them."""
+"""Demo: the main job from nothing, with data, baselines and two neural models on one split, and their bundles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = {"two_tower": ["training.epochs=8"]}
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves: every run in the order of `MODELS`, its seconds, and the model that answers."""
+    """Hold every run in the order of `MODELS`, its seconds, and the model that answers."""
 
     runs: dict[str, Trained]
     seconds: dict[str, float]
@@ -35,12 +35,12 @@ class Demo:
 
     @property
     def bundle(self) -> Path:
-        """The bundle of the best learnt model."""
+        """Return the bundle of the best learned model."""
         return self.folder / "bundles" / self.best
 
 
 def fetch(folder: Path, name: str, copy: Path | None, notice: Callable[[str], None]) -> Path:
-    """Prepared data in ``folder``: the set of that name, or ``synthetic`` when no source answers.
+    """Fetch prepared data into ``folder``: the set of that name, or ``synthetic`` when no source answers.
 
     Raises:
         InputError: if a copy was named and is not that data set, or the folder holds something else.
@@ -63,7 +63,7 @@ def run_demo(
     watch: Callable[[str], Sequence[Callback]] = lambda model: (),
     notice: Callable[[str], None] = lambda text: None,
 ) -> Demo:
-    """Fetch, prepare, train and judge everything.
+    """Fetch, prepare, train and evaluate everything.
 
     Args:
         folder: where data and bundles go.
@@ -87,6 +87,6 @@ def run_demo(
 
 
 def best_validation(trained: Trained) -> float:
-    """The best validation metric of a run."""
+    """Return the best validation metric of a run."""
     metric = trained.run.training.metric
     return max(record[metric] for record in trained.records if metric in record)

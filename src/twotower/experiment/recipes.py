@@ -1,4 +1,4 @@
-"""Whole runs by name: each model's default, and settings that were chosen on validation data for a data set."""
+"""Recipes: whole runs by name, each model's default, and settings chosen on validation data for a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.training.config import Objective, Sampling, Training
 
 
 def two_tower() -> Run:
-    """Features and pooled history, cosine with a learnt temperature, full softmax."""
+    """Return the run of a two-tower: features and pooled history, cosine with a learned temperature, full softmax."""
     return Run(
         model=ModelSection("two_tower", {"field_dim": 32, "history_length": 20}),
         objective=Objective("full_softmax"),
@@ -21,7 +21,7 @@ def two_tower() -> Run:
 
 
 def sasrec() -> Run:
-    """The causal transformer with full softmax, for sets of the size of MovieLens-100K."""
+    """Return the run of the causal transformer with full softmax, for sets of the size of MovieLens-100K."""
     return Run(
         model=ModelSection("sasrec"),
         objective=Objective("full_softmax"),
@@ -30,7 +30,10 @@ def sasrec() -> Run:
 
 
 def sasrec_ml_1m() -> Run:
-    """SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256; the rest chosen on validation data."""
+    """Return the run of SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256.
+
+    The rest was chosen on validation data.
+    """
     return Run(
         model=ModelSection("sasrec", {"history_length": 200, "attention_dropout": 0.2, "feed_forward": 4}),
         objective=Objective("full_softmax"),
@@ -47,7 +50,10 @@ def sasrec_ml_1m() -> Run:
 
 
 def semantic() -> Run:
-    """Items by their texts alone, users by the texts of their history, binary cross-entropy on the dot product."""
+    """Return the run of the semantic two-tower: texts alone, binary cross-entropy on the dot product.
+
+    Items by their texts, users by the texts of their history.
+    """
     return Run(
         model=ModelSection("semantic"),
         objective=Objective("bce"),
@@ -68,7 +74,10 @@ PRE_RANKERS = ("fit", "dat", "cold", "int_tower", "rank_tower")
 
 
 def pre_ranker(model: str) -> Run:
-    """Labelled pairs, binary cross-entropy, the epoch with the best AUC; settings of a pre-ranker as in its paper."""
+    """Return the run of a pre-ranker: labelled pairs, binary cross-entropy, the epoch with the best AUC.
+
+    Settings of a pre-ranker as in its paper.
+    """
     return Run(
         data=Data(split="pre-ranking", split_options={"reading": "all"}),
         model=ModelSection(model),
@@ -78,7 +87,7 @@ def pre_ranker(model: str) -> Run:
 
 
 def recipe(name: str) -> Run:
-    """The run of a recipe's name.
+    """Return the run of a recipe's name.
 
     Raises:
         InputError: if no recipe has that name; names the closest.
@@ -89,7 +98,7 @@ def recipe(name: str) -> Run:
 
 
 def default_run(model: str) -> Run:
-    """The run of a model's name: its recipe where there is one, else the defaults of every section.
+    """Return the run of a model's name: its recipe where there is one, else the defaults of every section.
 
     A sequential model without a recipe takes SASRec's; its settings were chosen for that one.
 

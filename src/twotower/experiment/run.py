@@ -1,4 +1,4 @@
-"""The description of a run: one frozen dataclass a section, read from and written to TOML."""
+"""Description of a run: one frozen dataclass a section, read from and written to TOML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twotower.training.config import Objective, Sampling, Training
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt from."""
+    """Configure the data of a run."""
 
     path: str = ""
     """A prepared folder."""
@@ -31,7 +31,7 @@ class Data:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which model, and its settings: ``name`` and any keyword of its class."""
+    """Configure the model and its settings: ``name`` and any keyword of its class."""
 
     name: str = "two_tower"
     """Name from `twotower.MODELS`."""
@@ -41,7 +41,7 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured at the end, over the whole catalogue."""
+    """Configure what is measured at the end, over the whole catalogue."""
 
     ks: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
     """List lengths."""
@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class IndexSection:
-    """How the bundle answers: ``kind`` and any keyword of its class."""
+    """Configure how the bundle answers: ``kind`` and any keyword of its class."""
 
     kind: str = "exact"
     """Name from `twotower.INDEXES`."""
@@ -65,7 +65,7 @@ class IndexSection:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run. Written to TOML and read back, it is equal."""
+    """Describe a whole run. Written to TOML and read back, it is equal."""
 
     data: Data = field(default_factory=Data)
     model: ModelSection = field(default_factory=ModelSection)
@@ -89,7 +89,7 @@ class Run:
 
     @staticmethod
     def from_dict(values: dict[str, Any], where: str = "run") -> Run:
-        """A run from plain values.
+        """Build a run from plain values.
 
         Raises:
             InputError: for an unknown section or key (the closest is named) or a value of the wrong kind.
@@ -129,7 +129,7 @@ class Run:
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
-        """A variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
+        """Return a variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
 
         Values are TOML, and bare words are texts.
 

@@ -1,4 +1,4 @@
-"""A whole run: split, train or fit, judge on the test, index, check the item vectors, write the bundle."""
+"""Whole run: split, train or fit, evaluate on the test, index, check the item vectors, write the bundle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """What a run leaves in memory."""
+    """Hold what a run leaves in memory."""
 
     run: Run
     model: Model
@@ -68,7 +68,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
 ) -> Trained:
-    """Do the whole run and write its bundle.
+    """Train by the whole run and write its bundle.
 
     The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
     all the same, and trains the same model again.
@@ -145,7 +145,7 @@ def train(
 
 
 def spelled_out(run: Run) -> Run:
-    """The run with the defaults of its model and its index written down."""
+    """Return the run with the defaults of its model and its index written down."""
     model, index = run.model, run.index
     return replace(
         run,
@@ -155,13 +155,13 @@ def spelled_out(run: Run) -> Run:
 
 
 def with_choice(run: Run, model: OffersChoices) -> Run:
-    """The run with the value that its model settled on, so that the same run again gives the same model."""
+    """Return the run with the value that its model settled on, so that the same run again gives the same model."""
     settings = run.model.settings | {model.choice: getattr(model, model.choice)}
     return replace(run, model=replace(run.model, settings=settings))
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a run; "auto" takes CUDA where there is some.
+    """Return the device of a run; "auto" takes CUDA where there is some.
 
     Raises:
         InputError: if the name is no device, or the device is not there.
@@ -177,7 +177,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def split_of(run: Run, dataset: Dataset) -> Split:
-    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
+    """Split the data as the run names, else as the data set's spec, else by leave-one-out."""
     if run.data.split:
         split = split_log(dataset.log, run.data.split, **run.data.split_options)
     else:
@@ -187,14 +187,14 @@ def split_of(run: Run, dataset: Dataset) -> Split:
 
 
 def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
-    """Ids of all known items and their states."""
+    """Return the ids of all known items and their states."""
     ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
     with inference(model):
         return ids, encode_items(model, dataset, ids, tile)
 
 
 def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
-    """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
+    """Diagnose the item vectors, where the model has vectors of at least two numbers."""
     ids, states = known_states(model, dataset)
     if not model.has_vectors or states.shape[1] < 2 or isinstance(model, ClosedForm):
         return None
@@ -205,7 +205,7 @@ def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] |
 
 
 def check_resumable(folder: Path, run: Run) -> bool:
-    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes.
+    """Return whether there is a checkpoint to resume from; it must be of the run that its folder notes.
 
     Raises:
         InputError: if the run differs.
@@ -225,7 +225,7 @@ def check_resumable(folder: Path, run: Run) -> bool:
 
 
 def check_same_data(folder: Path, dataset: Dataset) -> None:
-    """A resumed run must have the data that are noted in its folder, by content.
+    """Refuse to resume with other data than those noted in the folder, by content.
 
     Raises:
         InputError: if they are others.
@@ -240,7 +240,9 @@ def check_same_data(folder: Path, dataset: Dataset) -> None:
 
 
 class Claim(Silent):
-    """Notes the run in its folder once training begins; a run that is refused before that costs no checkpoint.
+    """Write run.toml when training starts.
+
+    An invalid run fails before that, so an older checkpoint survives.
 
     Args:
         folder: of the run; None: there is nothing to note.
@@ -252,11 +254,11 @@ class Claim(Silent):
         self.folder, self.run, self.dataset = folder, run, dataset
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training begins: the first one, where a last fit follows."""
+        """Write the run when training starts: the first one, where a last fit follows."""
         self.made()
 
     def made(self) -> None:
-        """Note the run, unless that is done; what an earlier training left there goes."""
+        """Write the run, unless that is done; files of an earlier training there are removed."""
         folder, self.folder = self.folder, None
         if folder is None:
             return
