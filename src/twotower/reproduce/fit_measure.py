@@ -1,4 +1,4 @@
-"""How a cell of FIT's tables is measured: AUC and costs of one training, and whether FIT's queries are in use."""
+"""Measuring of a cell of FIT's tables: AUC and costs of one training, and whether FIT's queries are in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twotower.training.callbacks import Record, Silent
 
 
 def measure(run: Run, dataset: Dataset) -> Measured:
-    """Train one run on pairs and judge it on the test: AUC, log loss, GAUC, and among 2,000 candidates.
+    """Train one run on pairs and evaluate its test: AUC, log loss, GAUC, and recall among 2,000 candidates.
 
     Text features are left out, for every model alike: they are dear in a history, and the paper names none.
     """
@@ -49,14 +49,14 @@ def measure(run: Run, dataset: Dataset) -> Measured:
 
 
 def best_epoch(records: Sequence[Record]) -> int:
-    """The epoch whose weights were kept: the best AUC among those that were trained as they are served."""
+    """Return the epoch whose weights were kept: the best AUC among those that were trained as they are served."""
     judged = [record for record in records if "auc" in record]
     able = [record for record in judged if record.get("selectable", True)] or judged[-1:]
     return int(max(able, key=lambda record: record["auc"])["epoch"])
 
 
 class WatchQueries(Silent):
-    """Notes in each epoch's record whether its weights may be chosen; for FIT, query similarity and queries in use."""
+    """Add to each epoch's record whether its weights may be chosen; for FIT, query similarity and queries in use."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -70,7 +70,7 @@ class WatchQueries(Silent):
 
 
 def query_similarity(model: FIT, dataset: Dataset) -> float:
-    """Mean cosine of each item's soft query, at the temperature of now, with its hard one.
+    """Return the mean cosine of each item's soft query, at the current temperature, with its hard one.
 
     Source: FIT (Xiong et al., SIGIR 2025), equation 24.
     """
@@ -83,7 +83,7 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
 
 
 def queries_in_use(model: FIT, dataset: Dataset) -> float:
-    """`MetaQueries.in_use` over all items."""
+    """Return `MetaQueries.in_use` over all items."""
     assert model.meta is not None
     with inference(model):
         ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
@@ -91,5 +91,5 @@ def queries_in_use(model: FIT, dataset: Dataset) -> float:
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """RelaImpr of a training over the reference's of the same seed."""
+    """Return RelaImpr of a training over the reference's of the same seed."""
     return {"relaimpr": relative_improvement(own["auc"], reference["auc"])} if reference["auc"] > 0.5 else {}
