@@ -152,7 +152,7 @@ def remedy(
 
 
 def find_faults(bundle: Bundle, features: Features, seed: int) -> list[Fault]:
-    """Return the the discrete features of a table that lost values which training had."""
+    """Return the discrete features of a table that lost values which training had."""
     faults = []
     for feature in bundle.schema.item_features:
         if not feature.is_discrete:

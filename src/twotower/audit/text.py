@@ -41,7 +41,7 @@ class Readers(NamedTuple):
     keywords: str = text_keywords.IDF
 
     def columns(self) -> dict[str, str]:
-        """Return the the columns that they make, with the SQL type of each."""
+        """Return the columns that they make, with the SQL type of each."""
         made = {text_encoder.FEATURE: "FLOAT[]"} if self.encoder else {}
         return made | ({text_keywords.FEATURE: "VARCHAR[]"} if self.keywords != text_keywords.IDF else {})
 

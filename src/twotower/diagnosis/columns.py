@@ -78,7 +78,7 @@ def roles_of(names: Sequence[str], indexes: Sequence[str] = ()) -> Roles:
 
 
 def account_of(names: Sequence[str], roles: Roles) -> Account:
-    """Begin the account with what the names gave."""
+    """Start the account with what the names gave."""
     shown = [shown_name(name, place) for place, name in enumerate(names)]
     key, title, label, popularity = (None if place is None else shown[place] for place in roles[:4])
     spare = {shown[place]: "a second key" for place in roles.keys if place != roles.id}

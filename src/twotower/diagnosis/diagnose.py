@@ -1,4 +1,4 @@
-"""`diagnose`: is this embedding space healthy?"""
+"""`diagnose`: whether an embedding space is healthy, and why not."""
 
 from __future__ import annotations
 

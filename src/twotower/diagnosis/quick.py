@@ -17,7 +17,7 @@ from twotower.ops.spectrum import effective_dimensions, eigenvalues, moments, pa
 
 
 class Glance(NamedTuple):
-    """Hold figures by name (None where undefined), the verdict, and its reasons, the gravest first."""
+    """Hold figures by name (None where undefined), the verdict, and its reasons, the most serious first."""
 
     figures: dict[str, float | None]
     verdict: Verdict

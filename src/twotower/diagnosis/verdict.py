@@ -27,9 +27,9 @@ Rule: TypeAlias = Callable[[Statistics, Thresholds], Reason | None]
 def judge(
     found: Statistics, thresholds: Thresholds, rules: Sequence[Rule] | None = None
 ) -> tuple[Verdict, list[Reason]]:
-    """Return the verdict by ``rules`` (None: all) and its reasons, the gravest first.
+    """Return the verdict by ``rules`` (None: all) and its reasons, the most serious first.
 
-    The gravest is the verdict. None: healthy.
+    The most serious is the verdict. None: healthy.
     """
     rules = RULES if rules is None else rules
     reasons = [reason for rule in rules if (reason := rule(found, thresholds)) is not None]
@@ -38,7 +38,7 @@ def judge(
 
 
 def structure(baselines: dict[str, Any]) -> float | None:
-    """Return how much more the nearest stand out than in the shuffled space.
+    """Return how much more the nearest neighbours differ from the rest than in the shuffled space.
 
     1 is noise, None when too small to tell.
     """

@@ -1,4 +1,4 @@
-"""Evaluation on labelled pairs: does a model score positives above the negatives that came with them?"""
+"""Evaluation on labelled pairs: whether positives score above the negatives that came with them."""
 
 from __future__ import annotations
 

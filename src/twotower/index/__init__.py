@@ -1,1 +1,1 @@
-"""Indexes: item states -> search. An `Index` knows no model, a `ModelIndex` is made with one; both say if exact."""
+"""Item states -> search. An `Index` knows no model, a `ModelIndex` is made with one; both have ``is_exact``."""

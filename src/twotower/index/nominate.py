@@ -156,7 +156,7 @@ class Nominate:
     def search(
         self, user_states: State, k: int, exclude: Tensor | None = None, *, allowed: Tensor | None = None
     ) -> TopK:
-        """Return the the best ``k`` nominated items a user, by the model's own score; equal scores: the lower id first.
+        """Return the best ``k`` nominated items a user, by the model's own score; equal scores: the lower id first.
 
         Args:
             user_states: who asks.
@@ -195,7 +195,7 @@ class Nominate:
         return TopK(scores, found)
 
     def codes(self, user_states: State) -> Tensor:
-        """Return the the nearest codes of each user, nearest first: int64 [users, nearest].
+        """Return the nearest codes of each user, nearest first: int64 [users, nearest].
 
         Raises:
             InputError: if the vectors are not as wide as the centres.
@@ -294,7 +294,7 @@ class Nominate:
 
 
 def side_by_side(states: State) -> Tensor:
-    """Return the the numbers of a user's state as one vector.
+    """Return the numbers of a user's state as one vector.
 
     Raises:
         InputError: if a part holds no real numbers, such as ids of a history.

@@ -156,7 +156,7 @@ class Postings:
 
     @staticmethod
     def load(folder: Path) -> Postings:
-        """Map the files that `save` wrote into memory; nothing is read before it is asked for.
+        """Map the files that `save` wrote into memory; pages are read at their first use.
 
         Raises:
             InputError: if a file is missing, cut short, or is not one of these lists.

@@ -62,7 +62,7 @@ class CapturedRank:
         self.host = torch.empty_like(self.answer, device="cpu", pin_memory=True)
 
     def __call__(self, users: Users, candidates: Int[Tensor, " candidates"]) -> TopK:
-        """Return the the best ``k`` of the candidates, on the host; equal scores: the lower id first.
+        """Return the best ``k`` of the candidates, on the host; equal scores: the lower id first.
 
         Raises:
             InputError: if shapes differ from the example's, a candidate is unknown or stands twice, or the model was

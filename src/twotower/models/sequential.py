@@ -59,11 +59,11 @@ class Sequential(Model):
         self.tower = encoder(dim=dim, **settings)
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
-        """Return the the state after each item of the history; meaningless where it is padded."""
+        """Return the state after each item of the history; meaningless where it is padded."""
         return self.tower(self._embedded(history), history != PADDING, times)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """Return the the state after the latest item: one vector a user."""
+        """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1

@@ -140,7 +140,7 @@ class T2Diff(Model):
         )
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """Return the the state after the latest item: one vector a user."""
+        """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1

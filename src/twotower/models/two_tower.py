@@ -131,7 +131,7 @@ class TwoTower(Model):
         return bool(self.schema.item_features)
 
     def settle_items(self, seen: Tensor) -> None:
-        """Give new items the id vector of the unknown item; their features tell them apart."""
+        """Give new items the id vector of the unknown item; their features distinguish them."""
         settle_unseen(self.item_table, seen, unknown_learns=self.item_id and self.id_dropout > 0)
 
     def logit_scale(self) -> Tensor:

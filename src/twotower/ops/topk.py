@@ -12,7 +12,7 @@ from twotower.core.records import TopK
 
 
 def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
-    """Return the the ``k`` best columns of each row; equal scores: the lower column first.
+    """Return the ``k`` best columns of each row; equal scores: the lower column first.
 
     A score of -inf means "not allowed": such columns are never returned, and rows with fewer than ``k`` allowed columns
     end in id -1 and score -inf. Scores must not be NaN.

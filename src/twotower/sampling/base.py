@@ -66,7 +66,7 @@ def batch_items(batch: Batch) -> Tensor:
 
 
 def batch_users(batch: Batch) -> Tensor:
-    """Return the the user row of each of `batch_items`."""
+    """Return the user row of each of `batch_items`."""
     ids = batch.items.ids
     return batch.users.ids if ids.ndim == 1 else batch.users.ids[:, None].expand_as(ids)[ids != PADDING]
 

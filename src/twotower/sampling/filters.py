@@ -118,7 +118,7 @@ class WithinMargin:
 
 
 class WithinRadius:
-    """Keep candidates no farther from the user than the farthest of all the user's positives (NGAME, as printed).
+    """Keep candidates no farther from the user than the farthest of all the user's positives.
 
     Keep j where ‖u − v_j‖² ≤ r = max over the user's known positives l of ‖u − v_l‖², whether they are among the
     candidates or not. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.

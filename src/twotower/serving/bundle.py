@@ -149,7 +149,7 @@ class Bundle:
         return users_with_history(self.dataset, self.positives, rows, self.model.history_length)
 
     def newcomer(self, history: Tensor) -> Users:
-        """Return an unknown user with this history (int64 [items], oldest first), all of it at the latest stored time."""
+        """Return an unknown user with this history (int64 [items], oldest first), all at the latest stored time."""
         times = self.dataset.log.times
         if times is not None:
             now = times.max() if len(times) else times.new_tensor(0)

@@ -31,7 +31,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the the manifest of a bundle that this version can read.
+    """Return the manifest of a bundle that this version can read.
 
     Raises:
         InputError: if ``folder`` is not a bundle, or one of a newer format.

@@ -64,11 +64,11 @@ class Neighbours:
         self._index.build(vectors, ids)
 
     def vectors(self, ids: Int[Tensor, " queries"]) -> Float[Tensor, "queries numbers"]:
-        """Return the the directions of ``ids``."""
+        """Return the directions of ``ids``."""
         return self._vectors[torch.searchsorted(self._ids, ids)]
 
     def of_ids(self, ids: Int[Tensor, " queries"], k: int) -> TopK:
-        """Return the the ``k`` items nearest to each of ``ids``, itself left out."""
+        """Return the ``k`` items nearest to each of ``ids``, itself left out."""
         return self.of_vectors(self.vectors(ids), k, ids)
 
     def of_vectors(self, vectors: Float[Tensor, "queries numbers"], k: int, leave_out: Int[Tensor, " queries"]) -> TopK:

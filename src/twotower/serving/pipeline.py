@@ -48,7 +48,7 @@ class Pipeline:
         exclude: Iterable[object] = (),
         include_seen: bool = False,
     ) -> list[Answer]:
-        """Recommend the pre-ranker's best ``k`` of the retriever's candidates, best first, with the pre-ranker's scores.
+        """Recommend the pre-ranker's best ``k`` of the retriever's candidates, best first, with its scores.
 
         Who asks and what is left out are said as to `Retriever.recommend`.
 

@@ -124,7 +124,7 @@ class Retriever:
         history: Iterable[object] | None = None,
         k: int | None = None,
     ) -> list[Answer]:
-        """Rank candidates (None: all) for a known user or a history and return the best ``k``, by the whole model's score.
+        """Rank candidates (None: all) for a known user or a history by the whole model; return the best ``k``.
 
         Equal scores keep the order of the catalogue.
 

@@ -84,17 +84,17 @@ class Vocabulary:
         return [plain_text(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the the rows of those ids that are known."""
+        """Return the rows of those ids that are known."""
         if self._row_of is not None:
             return {id: self._row_of[id] for id in ids if id in self._row_of}
         return dict(self._ask("SELECT id, row FROM vocabulary WHERE id IN (SELECT unnest(?::VARCHAR[]))", list(ids)))
 
     def ids(self, rows: Sequence[int]) -> list[str]:
-        """Return the the id of each row, in order."""
+        """Return the id of each row, in order."""
         return [record.id for record in self.records(rows)]
 
     def records(self, rows: Sequence[int]) -> list[Record]:
-        """Return the the id and the raw columns, as plain values, of each row, in order."""
+        """Return the id and the raw columns, as plain values, of each row, in order."""
         found = self._record_of
         if self._row_of is None:
             question = "SELECT * FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))"

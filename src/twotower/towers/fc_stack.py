@@ -47,7 +47,7 @@ class FCStack(nn.Module):
         self.width = widths[-1]
 
     def forward(self, inputs: Float[Tensor, "*rows width_in"]) -> Float[Tensor, "*rows width"]:
-        """Return the the last layer's output."""
+        """Return the last layer's output."""
         return self.outputs(inputs)[-1]
 
     def outputs(self, inputs: Float[Tensor, "*rows width_in"]) -> list[Tensor]:

@@ -59,7 +59,7 @@ class ItemFields(nn.Module):
         return torch.cat([ids, self.features(self._values(items))], dim=1)
 
     def of_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length width"]:
-        """Return the the concatenated fields of each item of a history; zero where padded."""
+        """Return the concatenated fields of each item of a history; zero where padded."""
         return self.of_ids(history) * (history != PADDING)[:, :, None]
 
     def of_present(
@@ -71,7 +71,7 @@ class ItemFields(nn.Module):
         return self.of_ids(flat.index_select(0, place)), place
 
     def of_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
-        """Return the the concatenated fields of items by id alone."""
+        """Return the concatenated fields of items by id alone."""
         if not self.features.features:
             return self.ids(ids)
         self._need_attached()
@@ -80,7 +80,7 @@ class ItemFields(nn.Module):
         return self._by_id(ids.flatten()).view(*ids.shape, self.width)
 
     def pooled_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows fields dim"]:
-        """Return the the mean of the history's fields, field by field; zero for an empty history."""
+        """Return the mean of the history's fields, field by field; zero for an empty history."""
         if self.features.features and history.numel() < self.num_items:
             present = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
             mean = self.of_history(history).sum(dim=1) / present

@@ -29,6 +29,6 @@ class GatedHeads(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(width_in, dim) for _ in range(heads))
 
     def forward(self, inputs: Float[Tensor, "rows width_in"]) -> Float[Tensor, "rows heads dim"]:
-        """Return the the heads of each row."""
+        """Return the heads of each row."""
         gates = torch.sigmoid(self.gate(inputs)).unflatten(1, (self.heads, -1))
         return torch.stack([linear(inputs * gates[:, head]) for head, linear in enumerate(self.maps)], dim=1)

@@ -31,7 +31,7 @@ class Heads(nn.Module):
         self.linear = nn.Linear(width_in, heads * dim)
 
     def forward(self, inputs: Float[Tensor, "*rows width_in"]) -> Float[Tensor, "*rows heads dim"]:
-        """Return the the heads of each row."""
+        """Return the heads of each row."""
         heads = self.linear(inputs).unflatten(-1, (self.heads, -1))
         return F.normalize(heads, dim=-1) if self.normalise else heads
 

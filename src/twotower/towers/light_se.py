@@ -1,4 +1,4 @@
-"""Light-SE: squeeze and excitation over fields, in its light form."""
+"""Light-SE (light squeeze-and-excitation): weights of fields from their means."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Batching(Protocol):
     """
 
     def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """Return the the rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
+        """Return the rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class RandomBatches:
 
 
 class ClusteredUsers:
-    """Cut epochs by NGAME: users whose vectors are near each other share a batch; see `ClusteredBatches`.
+    """Cut epochs into clustered batches: users whose vectors are near each other share a batch.
 
     A user's vector is that of all its training events, encoded by the model as it is when clusters are due.
 
@@ -113,7 +113,7 @@ class ClusteredUsers:
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the the clusters in use."""
+        """Return the clusters in use."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -122,7 +122,7 @@ class ClusteredUsers:
 
 
 def users_of(rows: Rows) -> Tensor:
-    """Return the the user of each training row: int64 [rows].
+    """Return the user of each training row: int64 [rows].
 
     Raises:
         InputError: if the rows are of a kind that does not tell.

@@ -28,7 +28,7 @@ class Callback(Protocol):
         ...
 
     def epoch_done(self, record: Record, model: Model) -> None:
-        """Handle a finished epoch, validated where the run asks for it. May raise `StopTraining`."""
+        """Handle a finished epoch, validated where the run does so. May raise `StopTraining`."""
         ...
 
     def finished(self) -> None:
@@ -37,7 +37,7 @@ class Callback(Protocol):
 
 
 class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
-    """Stop training after this epoch: raised by a callback; its text says why."""
+    """Stop training after this epoch: raised by a callback; its text is the reason."""
 
 
 class Silent:

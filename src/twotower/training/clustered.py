@@ -1,4 +1,7 @@
-"""Clustered batches (NGAME): users with states near each other share a batch, so their items are hard negatives."""
+"""Clustered batches: users with states near each other share a batch, so their items are hard negatives.
+
+The method is NGAME (negative mining-aware mini-batching for extreme classification).
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,7 @@ class ClusteredBatches:
         self._epoch = -1
 
     def batches(self, epoch: int, states: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Return the the rows of each batch of ``epoch``, counted from 0, on the CPU.
+        """Return the rows of each batch of ``epoch``, counted from 0, on the CPU.
 
         ``states`` gives the current vectors, [points, dim], of `points`; it is called only when they are clustered
         anew. Asked again for the same epoch, also after a resume, the clusters and the batches are the same.

@@ -268,7 +268,7 @@ class AgainstSamples:
         return states.map_state(lambda part: part.index_select(0, at), pool)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the the sampler's state, where it has one."""
+        """Return the sampler's state, where it has one."""
         return self.sampler.state_dict() if isinstance(self.sampler, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

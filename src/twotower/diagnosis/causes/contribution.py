@@ -25,7 +25,7 @@ SHIFTS = 8
 def variance_shares(
     encode: Encode, inputs: Inputs, names: Sequence[str] | None = None, *, shifts: int = SHIFTS, seed: int = 0
 ) -> dict[str, float | None]:
-    """Return the the share of state variance that each input carries: its total effect.
+    """Return the share of state variance that each input carries: its total effect.
 
     With z = f(x) the state of a row, and x' another row:
 

@@ -119,7 +119,7 @@ def _categories(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def groups(column: dict[str, Any]) -> bool:
-    """Return whether the colours of a column tell rows apart.
+    """Return whether the colours of a column distinguish rows.
 
     Numbers do, or values when half of the rows have a mark.
     """

@@ -78,7 +78,7 @@ class ItemLists(ClosedForm):
             self.values[part] = found.scores.clamp(min=0.0).to(self.values)
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
-        """Return the the latest items of the history, the latest first; 0 where there are none."""
+        """Return the latest items of the history, the latest first; 0 where there are none."""
         history = users.history
         lengths = (history != PADDING).sum(1, keepdim=True)
         at = lengths - 1 - torch.arange(self.history_length or 0, device=history.device)

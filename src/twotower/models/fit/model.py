@@ -206,7 +206,7 @@ class FIT(Model):
         return self._user_heads([self.user_fields(users).flatten(1)[:, None], interest, queries[None]])
 
     def encode_items(self, items: Items) -> FITItems:
-        """Return the the index of the nearest hard query, and the heads."""
+        """Return the index of the nearest hard query, and the heads."""
         return self._encode_fields(self._item_fields(items))
 
     def forward(self, batch: Batch) -> Encoded:

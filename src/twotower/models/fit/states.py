@@ -70,7 +70,7 @@ def compact(items: FITItems, precision: str) -> FITItems | FITCompactItems:
 
 
 def whole_heads(items: FITItems | FITCompactItems, dtype: torch.dtype) -> Float[Tensor, "*items heads dim"]:
-    """Return the the heads as numbers of ``dtype``."""
+    """Return the heads as numbers of ``dtype``."""
     heads = items.heads.to(dtype)
     return heads * items.step.to(dtype)[..., None, None] if isinstance(items, FITCompactItems) else heads
 

@@ -47,7 +47,7 @@ class PreRanker(Model):
         return self.temperature.scale()
 
     def embed_users(self, users: Users) -> Float[Tensor, "rows fields dim"]:
-        """Return the the user's fields, the history's last."""
+        """Return the user's fields, the history's last."""
         return torch.cat([self.user_fields(users), self.item_fields.pooled_history(users.history)], dim=1)
 
     def embed_items(self, items: Items) -> Float[Tensor, "rows fields dim"]:

@@ -110,11 +110,11 @@ class COLD(PreRanker):
         return user + [f"{side}.{name}" for side in ("history", "item", "cross") for name in item]
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows fields dim"]:
-        """Return the the embedded fields."""
+        """Return the embedded fields."""
         return self.embed_users(users)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows fields dim"]:
-        """Return the the embedded fields."""
+        """Return the embedded fields."""
         return self.embed_items(items)
 
     def score(
@@ -133,12 +133,12 @@ class COLD(PreRanker):
 
     @torch.no_grad()
     def field_weights(self, batch: Batch) -> Float[Tensor, " fields"]:
-        """Return the the mean weight of each field over the rows of ``batch``: 0 for those already left out."""
+        """Return the mean weight of each field over the rows of ``batch``: 0 for those already left out."""
         fields = self._join(self.embed_users(batch.users), self.embed_items(batch.items))
         return self._weights(fields).mean(dim=0)
 
     def select_fields(self, batch: Batch, count: int) -> list[str]:
-        """Keep the ``count`` fields that weigh most on ``batch``, leave the others out, and return their names.
+        """Keep the ``count`` fields of the largest weight on ``batch``, leave the others out, and return their names.
 
         Raises:
             InputError: if ``count`` is below 1 or over the number of fields.

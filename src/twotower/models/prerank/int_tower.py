@@ -20,9 +20,10 @@ from twotower.towers.light_se import LightSE
 
 
 class IntTower(PreRanker):
-    """Score by sum-max over layers and heads (FE-Block), with Light-SE on the fields and a contrastive loss.
+    """Score by sum-max over layers and heads, with weighted fields and a contrastive loss.
 
-    The contrastive loss is the paper's contrastive interaction regularisation (CIR).
+    In the paper's words: Light-SE (light squeeze-and-excitation) on the fields, FE-Block (fine-grained and early
+    feature interaction), and CIR (contrastive interaction regularisation).
 
     Each user layer's output is mapped to ``user_heads`` heads, the item's last one to ``item_heads``; a score is the
     sum, over all user heads of all layers, of the best similarity with an item head.

@@ -23,7 +23,7 @@ class Gated(NamedTuple):
 
 
 class Gate(nn.Module):
-    """Choose the c codes with the largest logits W h + g of N and weigh them by their softmax.
+    """Choose the c codes with the largest logits W h + g of N and weight them by their softmax.
 
     A code has a vector and an offset.
 

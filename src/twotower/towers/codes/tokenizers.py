@@ -46,7 +46,7 @@ class SENetHeads(nn.Module):
     def forward(
         self, states: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows heads dim"]:
-        """Return the the tokens of each row, from states that are padded at the end."""
+        """Return the tokens of each row, from states that are padded at the end."""
         places = torch.arange(self.places, device=states.device)
         at = lengths[:, None] - 1 - places
         there = at >= 0
@@ -69,7 +69,7 @@ class MeanPool(SequenceEncoder):
         mask: Tensor,
         times: Tensor | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """Return the the mean of the events so far at each place."""
+        """Return the mean of the events so far at each place."""
         count = torch.arange(1, events.shape[1] + 1, device=events.device)
         mean = (events * mask[:, :, None]).cumsum(1) / count[:, None]
         return mean + self.network(mean)
@@ -121,7 +121,7 @@ class Tokenizer(nn.Module):
     def forward(
         self, events: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows tokens dim"]:
-        """Return the the tokens of each row; events are padded at the end. A row without events has zero tokens."""
+        """Return the tokens of each row; events are padded at the end. A row without events has zero tokens."""
         if self.linear is not None:
             tokens = self.linear(self.encoder.at_end(events, lengths))
         else:

@@ -76,7 +76,7 @@ class Diffusion(nn.Module):
         return x_s.to(x_t.dtype)
 
     def visited(self, count: int) -> list[int]:
-        """Return the the steps that a reverse process of ``count`` passes visits: T first, evenly down to 0."""
+        """Return the steps that a reverse process of ``count`` passes visits: T first, evenly down to 0."""
         if not 1 <= count <= self.steps:
             raise ValueError(f"restore_steps must be from 1 to noise_steps = {self.steps}, got {count}")
         return [round(self.steps * (count - done) / count) for done in range(count + 1)]

@@ -44,7 +44,7 @@ class InteractionUnit(nn.Module):
 
 
 class PairwiseUnit(InteractionUnit):
-    """Weigh each history item by that item and the query alone, then sum.
+    """Weight each history item by that item and the query alone, then sum.
 
     Its logits are a table [items, queries] once the queries are fixed, so that a served request looks them up.
     """
@@ -79,7 +79,7 @@ class PairwiseUnit(InteractionUnit):
     def pool(
         self, logits: Float[Tensor, "rows length queries"], history: Float[Tensor, "rows length dim"]
     ) -> Float[Tensor, "rows queries dim"]:
-        """Return the the weighted sum of the history, for each query."""
+        """Return the weighted sum of the history, for each query."""
         return self.weights(logits).mT @ history
 
     def forward(

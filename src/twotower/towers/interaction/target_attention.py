@@ -26,13 +26,13 @@ class TargetAttention(PairwiseUnit):
     def row_logits(
         self, keys: Float[Tensor, "pairs dim"], queries: Float[Tensor, "pairs dim"]
     ) -> Float[Tensor, " pairs"]:
-        """Return the the scaled inner product of pair i."""
+        """Return the scaled inner product of pair i."""
         return (self.key_map(keys) * self.query_map(queries)).sum(dim=1) * self.width**-0.5
 
     def all_logits(
         self, keys: Float[Tensor, "keys dim"], queries: Float[Tensor, "queries dim"]
     ) -> Float[Tensor, "keys queries"]:
-        """Return the the scaled inner products of all pairs."""
+        """Return the scaled inner products of all pairs."""
         return self.key_map(keys) @ self.query_map(queries).T * self.width**-0.5
 
     def weights(self, logits: Float[Tensor, "rows length queries"]) -> Float[Tensor, "rows length queries"]:

@@ -51,7 +51,7 @@ class GRU4Rec(SequenceEncoder):
     def step(
         self, event: Float[Tensor, "users dim"], state: list[Tensor] | None = None
     ) -> tuple[Float[Tensor, "users dim"], list[Tensor]]:
-        """Return the the state after one more event, and the states of the layers."""
+        """Return the state after one more event, and the states of the layers."""
         x, after = event[:, None], []
         for place, layer in enumerate(self.layers):
             x, kept = layer(dropout(x, self.dropout, self.training), None if state is None else state[place])

@@ -138,7 +138,7 @@ class LRURec(SequenceEncoder):
     def step(
         self, event: Float[Tensor, "users dim"], state: list[Tensor] | None = None
     ) -> tuple[Float[Tensor, "users dim"], list[Tensor]]:
-        """Return the the state after one more event, and the recurrent states of the blocks."""
+        """Return the state after one more event, and the recurrent states of the blocks."""
         x, after = self.norm(dropout(event, self.dropout, self.training)), []
         for place, block in enumerate(self.blocks):
             assert isinstance(block, LRUBlock)

@@ -40,7 +40,7 @@ class SessionBlock(nn.Module):
 
 
 class ActivationUnit(nn.Module):
-    """Weigh older events by how they fit the present: a small network of event, present and the time between them.
+    """Weight older events by how they fit the present: a small network of event, present and the time between them.
 
     The network reads [x, x − h, x ⊙ h, h] and, of the lag, log(1 + seconds) / 20 and a 1; without a clock both are 0.
     Weights are a softmax of its answers over the older events; without older events the sum is 0.
