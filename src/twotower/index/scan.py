@@ -28,7 +28,7 @@ USER_TILE, ITEM_TILE = 1024, 16_384
 
 
 def inner_product(users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]) -> Float[Tensor, "users items"]:
-    """Return <user, item> of every pair."""
+    """Return ⟨user, item⟩ of every pair."""
     return users @ items.T
 
 

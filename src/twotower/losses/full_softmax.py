@@ -28,7 +28,7 @@ def full_softmax(
     bias: Float[Tensor, " items"] | None = None,
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean over rows of −log softmax(scale · <user, item> + bias) at the target, in nats.
+    """Return the mean over rows of −log softmax(scale · ⟨user, item⟩ + bias) at the target, in nats.
 
     The softmax goes over all known items.
 

@@ -18,7 +18,7 @@ class Scored(NamedTuple):
     ``positive`` is [rows]; ``candidates``, ``keep`` (False: masked already) and ``known`` (True: the row's own item or
     another known positive of its user) are [rows, candidates]. ``positive_norms`` [rows] and ``candidate_norms``
     ([candidates] or [rows, candidates]) are squared lengths of the item vectors, None when nobody asked. ``farthest``
-    [rows] is scale · (<u, v> − ‖v‖² / 2) of the farthest of all the user's known positives v, None when nobody asked.
+    [rows] is scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all the user's known positives v, None when nobody asked.
     """
 
     positive: Tensor
@@ -121,7 +121,7 @@ class WithinRadius:
     """Keep candidates no farther from the user than the farthest of all the user's positives.
 
     Keep j where ‖u − v_j‖² ≤ r = max over the user's known positives l of ‖u − v_l‖², whether they are among the
-    candidates or not. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.
+    candidates or not. ‖u‖² stands on both sides, so ⟨u, v_j⟩ − ‖v_j‖² / 2 is compared and no distance is formed.
     Scores must be inner products. The step encodes the items that its users know, which costs about what a step of
     the full softmax does.
 

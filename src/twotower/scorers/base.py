@@ -15,7 +15,7 @@ class Scorer(Protocol):
 
     @property
     def inner_product(self) -> bool:
-        """Return true when score = <user vector, item vector>, so that a vector index can serve it."""
+        """Return True when score = ⟨user vector, item vector⟩, so that a vector index can serve it."""
         ...
 
     def prepare(self, vectors: Tensor) -> State:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Dot:
-    """Score by the inner product <user, item>."""
+    """Score by the inner product ⟨user, item⟩."""
 
     inner_product = True
 

@@ -216,7 +216,7 @@ class AgainstSamples:
         return mask
 
     def _farthest(self, model: Model, batch: Batch, encoded: Encoded, scale: Tensor | float) -> Tensor:
-        """scale · (<u, v> − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
+        """scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
 
         The items are encoded as they are served, without dropout, so that nothing is drawn and no running mean moves.
         """

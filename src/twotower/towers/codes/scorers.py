@@ -12,7 +12,7 @@ from twotower.towers.mlp import mlp
 
 
 class SumOfDots(nn.Module):
-    """Score S = Σ_j <token, item_j>: one inner product with the sum of the item's tokens."""
+    """Score S = Σ_j ⟨token, item_j⟩: one inner product with the sum of the item's tokens."""
 
     def forward(
         self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
@@ -22,7 +22,7 @@ class SumOfDots(nn.Module):
 
 
 class MaxSim(nn.Module):
-    """Score S = max_j <token, item_j>.
+    """Score S = max_j ⟨token, item_j⟩.
 
     Source: ColBERT (Khattab and Zaharia, SIGIR 2020), whose sum is over query tokens.
     """

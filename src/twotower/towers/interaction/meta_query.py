@@ -45,11 +45,11 @@ class MetaQueries(nn.Module):
         self.self_attention = self_attention
 
     def hard(self) -> Float[Tensor, "queries dim"]:
-        """Return Q*: every hard query. It does not depend on any item."""
+        """Return ``Q*``: every hard query. It does not depend on any item."""
         return parameter_free_attention(self.meta) if self.self_attention else self.meta
 
     def soft(self, items: Float[Tensor, "rows dim"], temperature: Tensor | float) -> Float[Tensor, "rows dim"]:
-        """Return softmax(e q*ᵀ / temperature) Q*: hard queries weighted by similarity to each item (equations 6, 7)."""
+        """Return ``softmax(e q*ᵀ / temperature) Q*``: hard queries by similarity to each item (equations 6, 7)."""
         queries = self.hard()
         return torch.softmax(items @ queries.T / temperature, dim=1) @ queries
 
