@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parents[2] / "src" / "twotower"
 
 # Imperative, since most lines are. A verb that is missing here may be added; a noun may not.
 VERBS = """
-    Account Add Answer Append Apply Build Call Change Check Choose Combine Compare Compile Compute Configure Convert
-    Convolve Copy Correct Count Cut Dequantise Describe Diagnose Do Download Draw Drop Embed Encode Estimate Evaluate
-    Extract Fetch Fill Find Fit Flatten Flush Follow Give Guess Hand Handle Hold Index Join Keep Learn Leave Let Load
-    Log Look Make Map Measure Move Name Narrow Number Offer Open Pass Predict Prepare Print Project Put Quantise Rank
-    Read Recognise Recommend Record Reduce Refuse Remove Replace Report Represent Restore Return Run Scale Schedule
-    Score Search Select Set Show Solve Split Start Stop Store Sum Summarise Switch Take Test Train Tune Turn Undo
-    Unpack Watch Weight Wrap Write Yield
+    Account Add Answer Append Apply Attach Build Call Change Check Choose Close Combine Compare Compile Compute
+    Configure Convert Convolve Copy Correct Count Cut Dequantise Describe Diagnose Do Download Draw Drop Embed
+    Encode End Estimate Evaluate Exchange Extract Fetch Fill Find Fit Flatten Flush Follow Forget Gather Give Guess
+    Hand Handle Hold Index Join Keep Learn Leave Let List Load Log Look Make Map Measure Merge Move Name Narrow Note
+    Number Offer Open Order Parse Pass Pool Predict Prepare Print Project Put Quantise Raise Rank Read Recognise
+    Recommend Record Reduce Refuse Release Remove Replace Report Represent Reserve Restore Resume Return Run Scale
+    Schedule Score Search Select Serve Set Show Solve Sort Split Start Stop Store Sum Summarise Switch Take Test
+    Train Tune Turn Undo Unpack Verify Warn Watch Weight Wrap Write Yield
 """
 # Verbs that are nouns as well: "Score of every user" is a noun phrase.
 NOUN_PHRASE = re.compile(r"^\w+ of ")
@@ -33,8 +34,8 @@ PICTURES = re.compile(
 )
 # Formats, units, machines and terms that stand in every textbook. Names of methods are spelled out in their file.
 ACRONYMS = """
-    AUC CPU CSV CUDA FAISS GB GELU GPU GRU HTML HTTP IDF JSON MAP MLP MRR NDCG NULL PCA ROC SHA SIGTERM SIMD SNE SQL
-    SVD SVG TF TOML TSV UMAP UTF DOUBLE FLOAT VARCHAR NAME DATA ID
+    API ASGI AUC CPU CSV CUDA FAISS GB GELU GPU GRU HTML HTTP IDF JSON MAP MLP MRR NDCG NULL PCA ROC SHA SIGTERM SIMD
+    SNE SQL SVD SVG TF TOML TSV UMAP UTF DOUBLE FLOAT VARCHAR NAME DATA ID
 """
 # Names of public data sets, of their files, and of one variable of the environment.
 NAMES = {"ALS", "CC", "MIND", "TT", "UT"}
