@@ -21,7 +21,7 @@ VERBS = """
     Number Offer Open Order Parse Pass Pool Predict Prepare Print Project Put Quantise Raise Rank Read Recognise
     Recommend Record Reduce Refuse Release Remove Replace Report Represent Reserve Restore Resume Return Run Scale
     Schedule Score Search Select Serve Set Show Solve Sort Split Start Stop Store Sum Summarise Switch Take Test
-    Train Tune Turn Undo Unpack Verify Warn Watch Weight Wrap Write Yield
+    Train Tune Turn Undo Unpack Update Verify Warn Watch Weight Wrap Write Yield
 """
 # Verbs that are nouns as well: "Score of every user" is a noun phrase.
 NOUN_PHRASE = re.compile(r"^\w+ of ")
