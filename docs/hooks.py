@@ -7,11 +7,15 @@ import dataclasses
 import inspect
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation, Page, Section
 
+import twotower
 from twotower.cli.main import build_app
 from twotower.experiment.run import Run
 from twotower.experiment.sources import SAMPLERS, source_parameters
@@ -19,6 +23,39 @@ from twotower.index.registry import INDEXES, index_class, index_parameters
 from twotower.models.registry import MODELS, model_class, model_parameters
 
 ORDER = ["index.md", "tutorial", "how-to", "concepts", "reference", "decisions.md", "experiments.md"]
+
+# Folders of the package in the order in which data runs through them; the build fails when one is missing here.
+FOLDERS = """
+    data towers scorers models sampling losses training evaluation metrics index serving diagnosis experiment audit
+    reproduce ops core
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the Python reference: a page for each folder of the package, and one that lists them."""
+    for name, text in api_pages().items():
+        files.append(File.generated(config, f"reference/api/{name}.md", content=text))
+    return files
+
+
+def api_pages() -> dict[str, str]:
+    """The text of each page of the Python reference, by its name; mkdocstrings fills the pages from the docstrings."""
+    root = Path(twotower.__file__).parent
+    found = {path.parent.name for path in root.glob("*/__init__.py")} - {"cli"}
+    if found != set(FOLDERS.split()):
+        raise ValueError(f"FOLDERS and the package differ in {sorted(found ^ set(FOLDERS.split()))}")
+    rows = ["| Folder | Contents |", "|---|---|"]
+    pages = {}
+    for folder in FOLDERS.split():
+        head = ast.get_docstring(ast.parse((root / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+        rows.append(f"| [`twotower.{folder}`]({folder}.md) | {head.splitlines()[0]} |")
+        pages[folder] = f"# {folder}\n\n::: twotower.{folder}\n"
+    pages["index"] = "\n".join(["# Python, from the docstrings", "", API_HEAD, "", *rows, ""])
+    return pages
+
+
+API_HEAD = """Made from the docstrings of the code at every build, a page for each folder of the package. What most
+users need is on one page: [Python](../python-api.md)."""
 
 
 def on_nav(nav: Navigation, **_: object) -> Navigation:

@@ -159,6 +159,30 @@ def test_every_verb_is_in_the_reference(verb):
 def test_the_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == twotower.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", changelog, re.MULTILINE)
+    assert sections[0] == project["version"]
+
+
+def test_the_readme_opens_with_six_lines():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"```(\w+)\n(.*?)```", readme, re.DOTALL)
+    assert first is not None
+    assert first[1] == "python"
+    assert len([line for line in first[2].splitlines() if line]) == 6
+
+
+@pytest.mark.slow
+def test_the_six_lines_of_the_readme_run(tmp_path):
+    pytest.importorskip("pandas")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [lines, *_] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    rows = [f"{190 + user},{user % 2}-{(user + step) % 7},{step}" for user in range(12) for step in range(6)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ndcg@10" in done.stdout
+    assert "Answer(id=" in done.stdout
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

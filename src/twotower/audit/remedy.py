@@ -1,4 +1,4 @@
-"""Cures of a collapse, each with the geometry and, where the bundle keeps events, the recall before and after."""
+"""Remedies of a collapse, each with geometry and, where the bundle keeps events, recall before and after."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIGURES = ("mean_cosine", "std_cosine", "rankme", "participation_ratio", "effect
 
 @dataclass(frozen=True)
 class Remedy:
-    """What a remedy did, with what was before and after."""
+    """Hold what a remedy did, with the figures before and after."""
 
     strategy: str
     to: str
@@ -52,12 +52,12 @@ class Remedy:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with neither NaN nor infinity."""
+        """Return plain values, with neither NaN nor infinity."""
         return asdict(self)
 
 
 class Fault(NamedTuple):
-    """A feature of the table that came without its values."""
+    """Hold a feature of the table that came without its values."""
 
     feature: Feature
     reason: str
@@ -78,7 +78,7 @@ def remedy(
     seed: int = 0,
     device: str = "auto",
 ) -> Remedy:
-    """Cure what a table of items that is about to be served does to a bundle.
+    """Apply a remedy for a table of items about to be served, and measure geometry and recall before and after.
 
     "marginals" and "clusters" fill categories that are missing, unknown or constant with synthetic ones, drawn from
     their shares in training, or those of most training items with like texts; ``to`` is the repaired table.
@@ -156,7 +156,7 @@ def remedy(
 
 
 def find_faults(bundle: Bundle, features: Features, seed: int) -> list[Fault]:
-    """The discrete features of a table that lost values which training had."""
+    """Return the discrete features of a table that lost values which training had."""
     faults = []
     for feature in bundle.schema.item_features:
         if not feature.is_discrete:
@@ -177,7 +177,7 @@ def find_faults(bundle: Bundle, features: Features, seed: int) -> list[Fault]:
 
 
 def geometry(bundle: Bundle, rows: Tensor, features: Features, ids: list[str], seed: int) -> dict[str, Any]:
-    """Verdict, reasons and figures of the vectors that a bundle's model makes of a table.
+    """Return verdict, reasons and figures of the vectors that a bundle's model makes of a table.
 
     Raises:
         InputError: if the model has no item vectors.

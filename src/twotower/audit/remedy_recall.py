@@ -16,7 +16,7 @@ from twotower.serving.bundle import Bundle
 
 
 class Served(NamedTuple):
-    """Values of item features in place of those of training: one for all known items, or one a known item."""
+    """Hold values of item features in place of those of training: one for all known items, or one a known item."""
 
     values: dict[str, Tensor]
 
@@ -24,7 +24,7 @@ class Served(NamedTuple):
 def recall_of(
     source: Bundle, cases: Sequence[tuple[str, Bundle, Served]], notes: list[str], seed: int
 ) -> dict[str, Any] | None:
-    """Mean, 95 % interval over users and p-value against "before" of each case, by name.
+    """Return mean, 95 % interval over users and p-value against "before" of each case, by name.
 
     Args:
         source: whose events and run say what is to be found.

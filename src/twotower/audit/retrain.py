@@ -1,4 +1,4 @@
-"""The cures that train again, on the events that a bundle keeps."""
+"""Remedies that train again, on the events that a bundle keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURE_DROPOUT = 0.5
 
 
 def train_again(bundle: Bundle, strategy: str, to: Path, readers: Readers, notes: list[str], device: str) -> Bundle:
-    """The bundle of a model that needs less: its own with feature dropout, or "semantic", trained on ``device``.
+    """Train the bundle of a model that needs less: its own with feature dropout, or "semantic", on ``device``.
 
     Raises:
         InputError: if the bundle keeps no events, its model cannot leave features out or did so already, or as

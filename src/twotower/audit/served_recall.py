@@ -21,7 +21,7 @@ METRIC = "recall@10"
 
 
 def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
-    """What the run of a bundle was tested on, and how.
+    """Return the test targets and the protocol of a bundle's run.
 
     Raises:
         InputError: if the run cannot be read or split, or the bundle keeps no events.

@@ -25,7 +25,7 @@ def command(
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Put bundles beside each other: means with intervals, paired permutation tests, Holm's correction."""
+    """Compare bundles: means with intervals, paired permutation tests, Holm's correction."""
     from rich.console import Console
 
     from twotower.core.terminal import json_text

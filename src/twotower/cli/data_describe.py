@@ -23,7 +23,7 @@ def describe(
     folder: Annotated[Path, typer.Argument(help="A prepared data set.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Describe a prepared data set: counts, lengths, time, popularity, features that say little."""
+    """Describe a prepared data set: counts, lengths, time, popularity, features with little information."""
     from rich.console import Console
 
     from twotower.data.dataset import Dataset

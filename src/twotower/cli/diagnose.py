@@ -1,4 +1,4 @@
-"""``twotower diagnose``: is this embedding space healthy?"""
+"""``twotower diagnose``: check whether an embedding space is healthy."""
 
 from __future__ import annotations
 

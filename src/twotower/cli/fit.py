@@ -94,7 +94,7 @@ def command(
 
 
 def board(fitted: Fitted) -> Table:
-    """Every model with its figures, in the order of the ladder."""
+    """Build the table of every model with its figures, in the order of the ladder."""
     from rich import box
     from rich.table import Table
 
@@ -127,5 +127,5 @@ def board(fitted: Fitted) -> Table:
 
 
 def notice(text: str) -> None:
-    """Tell the user something on standard error."""
+    """Print a notice to the user on standard error."""
     print(visible(text, lines=True), file=sys.stderr)  # noqa: T201

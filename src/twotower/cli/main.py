@@ -1,4 +1,4 @@
-"""The entry point: registers the verbs, and turns errors into one line and an exit status."""
+"""Entry point: registers the verbs, and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _WRONG_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, e
 
 
 def build_app(only: str | None = None) -> typer.Typer:
-    """The application with every verb, or with one, so that a call imports only what it runs."""
+    """Build the application with every verb, or with one, so that a call imports only what it runs."""
     app = typer.Typer(
         help="Two-tower retrieval and pre-ranking, from a raw log to a served, inspected recommender.",
         pretty_exceptions_enable=False,
@@ -91,7 +91,7 @@ def help_end(module: ModuleType, whole: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run; exit status 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a title shows the rest of it
             stream.reconfigure(errors="replace")

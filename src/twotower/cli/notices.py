@@ -1,4 +1,4 @@
-"""What a command logs on the way, gathered for its JSON."""
+"""Notices: warnings that a command logs, collected for its JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gathered() -> Iterator[list[str]]:
 
 
 def is_quiet() -> bool:
-    """Whether the caller asked for errors and results alone (``-q``)."""
+    """Return whether the caller wants errors and results alone (``-q``)."""
     return logging.getLogger("twotower").getEffectiveLevel() > logging.WARNING
 
 

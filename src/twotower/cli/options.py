@@ -1,4 +1,4 @@
-"""What several commands share: the option ``--device``, and the examples at the end of their help."""
+"""Common parts of commands: the option ``--device``, and the examples at the end of their help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``twotower recommend``: what to offer a user, or someone with a history typed in."""
+"""``twotower recommend``: recommend items to a user, or to someone with a history typed in."""
 
 from __future__ import annotations
 

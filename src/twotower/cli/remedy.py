@@ -1,4 +1,4 @@
-"""``twotower remedy``: cure what a table of items does to a bundle, with figures before and after."""
+"""``twotower remedy``: remedy what a table of items does to a bundle, with figures before and after."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def command(
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Find the items that a model takes for nearest."""
+    """Find the items that are nearest by the model."""
     from rich.console import Console
 
     from twotower.cli.answers import print_json, row, table, write_csv

@@ -59,7 +59,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
 ) -> None:
-    """Train a model, judge it on the test split, and write its bundle; under torchrun on several processes."""
+    """Train a model, evaluate it on the test split, and write its bundle; under torchrun on several processes."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     with _ranks(wait) if several else contextlib.nullcontext() as world:
         with world.together() if world else contextlib.nullcontext():

@@ -12,7 +12,9 @@ LONGEST = 480
 
 
 class InputError(ValueError):
-    """Bad input or wrong use. The command line prints its text as one line and exits with status 2.
+    """Report bad input or wrong use.
+
+    The command line prints the text as one line and exits with status 2.
 
     Control characters become their escapes, and a text of over `LONGEST` characters loses its middle: what went wrong
     stands first, what to do last.
@@ -23,7 +25,7 @@ class InputError(ValueError):
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    """A text of at most ``longest`` characters: the middle of a longer one is left out.
+    """Return a text of at most ``longest`` characters: the middle of a longer one is left out.
 
     Examples:
         >>> cut("a" * 50 + "end", 9)
@@ -34,7 +36,7 @@ def cut(text: str, longest: int = LONGEST) -> str:
 
 
 class SharedError(InputError):
-    """An error of all processes of a training that another one tells: this one ends with the same status, silently.
+    """End a process silently with the status of an error that another process of the training reports.
 
     Args:
         text: what the other one tells.
@@ -47,7 +49,7 @@ class SharedError(InputError):
 
 
 def shown(value: object, width: int = 80) -> str:
-    """A bad value for a message: quoted, on one line without control characters, cut to ``width``.
+    """Return a bad value for a message: quoted, on one line without control characters, cut to ``width``.
 
     Examples:
         >>> shown("a\\x00b"), shown("x" * 99, 8)
@@ -62,7 +64,7 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or lists them when none is close.
+    """Return a hint that names the closest known word, or lists them when none is close.
 
     Examples:
         >>> closest("recal", ["recall", "ndcg"])
@@ -86,7 +88,7 @@ def _short(name: str) -> str:
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], where: str = "") -> InputError:
-    """The error for a name that nobody knows, with the closest known one.
+    """Return the error for an unknown name, with the closest known one.
 
     Examples:
         >>> str(unknown_name("model", "sasrek", ["sasrec", "ease"], "run.toml"))

@@ -38,7 +38,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path, *, marker: str = "manifest.json") -> None:
-    """Refuse a folder that `replacing_folder` would refuse; long work asks before it starts.
+    """Refuse a folder that `replacing_folder` would refuse; long work calls this before it starts.
 
     Raises:
         InputError: if ``target`` is a file, or holds something without ``marker`` in it.
@@ -168,13 +168,13 @@ def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: Path, *, leave_out: tuple[str, ...] = ("manifest.json",)) -> dict[str, str]:
-    """The SHA-256 of every file below ``folder``, by its path there with forward slashes."""
+    """Return the SHA-256 of every file below ``folder``, by its path there with forward slashes."""
     return {
         name: sha256(path)
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""What the features of users and items are: the one description that data, towers, diagnosis and bundles share."""
+"""Schema of the features of users and items: the description that data, towers, diagnosis and bundles share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of users or of items."""
+    """Describe one feature of users or of items."""
 
     name: str
     kind: Kind
@@ -42,13 +42,13 @@ class Feature:
 
     @property
     def is_discrete(self) -> bool:
-        """True when values are rows of a vocabulary."""
+        """Return True when values are rows of a vocabulary."""
         return self.kind in ("id", "categorical", "multi_categorical", "text")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Counts of users and items (rows, with padding and unknown) and the features of both."""
+    """Hold the counts of users and items (rows, with padding and unknown) and the features of both."""
 
     num_users: int
     num_items: int
@@ -65,16 +65,16 @@ class Schema:
                     raise InputError(f"feature '{name}' is there twice; rename one")
 
     def features(self, side: Side) -> tuple[Feature, ...]:
-        """The features of one side."""
+        """Return the features of one side."""
         return self.user_features if side == "user" else self.item_features
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Schema:
-        """The schema that `to_dict` gave.
+        """Return the schema that `to_dict` gave.
 
         Raises:
             InputError: if a key is missing or unknown.

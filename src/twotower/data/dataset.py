@@ -1,4 +1,4 @@
-"""A prepared data set: the folder of arrays on disk, and the same as tensors on the training device."""
+"""Prepared data set: the folder of arrays on disk, and the same as tensors on the training device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Log, features and schema as tensors on one device.
+    """Hold log, features and schema as tensors on one device.
 
     Feature tensors have a row for every id, also for padding (0) and unknown (1). ``folder`` holds the vocabulary
     Parquet files; None for a data set made in memory.
@@ -61,21 +61,21 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What the spec called it."""
+        """Return the name that the spec gave it."""
         return str(self.manifest.get("name", "data"))
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """Return the device of its tensors."""
         return self.log.items.device
 
     @property
     def is_ordered(self) -> bool:
-        """Whether a user's events have an order; else they are a set, and stand in an order that was drawn."""
+        """Return whether a user's events have an order; else they are a set, in an order that was drawn."""
         return bool(self.manifest.get("ordered", True))
 
     def items(self, ids: Tensor) -> Items:
-        """Items with their features: ``ids`` int64 [rows]."""
+        """Return items with their features: ``ids`` int64 [rows]."""
         return Items(ids, {name: column[ids] for name, column in self.item_features.items()})
 
     def known_items(self) -> Tensor:
@@ -83,19 +83,19 @@ class Dataset:
         return torch.arange(FIRST_KNOWN, self.schema.num_items, device=self.device)
 
     def all_items(self) -> Items:
-        """Every item row, padding and unknown too, so that row number = id."""
+        """Return every item row, padding and unknown too, so that row number = id."""
         return self.items(torch.arange(self.schema.num_items, device=self.device))
 
     def users(self, ids: Tensor, history: Tensor, history_times: Tensor | None = None) -> Users:
-        """Users with their features: ``ids`` int64 [rows], ``history`` int64 [rows, length]."""
+        """Return users with their features: ``ids`` int64 [rows], ``history`` int64 [rows, length]."""
         return Users(ids, {name: column[ids] for name, column in self.user_features.items()}, history, history_times)
 
     def with_log(self, log: Log) -> Dataset:
-        """The same users and items with another log."""
+        """Return the same users and items with another log."""
         return replace(self, log=log)
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The data set on another device."""
+        """Return the data set on another device."""
         return replace(
             self,
             log=self.log.to(device),

@@ -1,4 +1,4 @@
-"""The folder of a prepared data set: its format, and what completes it."""
+"""Folder of a prepared data set: its format, and what completes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The features of users and items that are read from frames: kinds guessed, given, or both."""
+"""Features of users and items that are read from frames: kinds guessed, given, or both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Given = Mapping[str, Any] | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of users or items that DuckDB can read."""
+    """Hold a frame of users or items that DuckDB can read."""
 
     frame: Frame
     source: str
@@ -32,7 +32,7 @@ class Table:
 def choose_features(
     connection: Any, tables: Mapping[str, Table], given: Given, notices: Notices
 ) -> dict[str, dict[str, Any]]:
-    """The sections [users.features] and [items.features] of a spec, by table.
+    """Choose the sections [users.features] and [items.features] of a spec, by table.
 
     Args:
         connection: to DuckDB.

@@ -40,13 +40,13 @@ _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "
 
 
 def candidates(frame: Frame, role: str, *more: str) -> list[str]:
-    """Columns whose names say that they hold ``role``, a key of `NAMES`, or that are called as one of ``more``."""
+    """Return columns whose names suggest that they hold ``role``, a key of `NAMES`, or that are one of ``more``."""
     known = {_folded(name) for name in (*NAMES[role], *more)}
     return [name for name in frame.columns if _folded(name) in known]
 
 
 def is_usual(name: str) -> bool:
-    """Whether a text is a usual name of a column, of whatever role.
+    """Return whether a text is a usual name of a column, of whatever role.
 
     Examples:
         >>> is_usual("User ID"), is_usual("item_id:token"), is_usual("42")
@@ -56,7 +56,7 @@ def is_usual(name: str) -> bool:
 
 
 def find_column(frame: Frame, role: str, given: str | None, *, required: bool) -> str:
-    """The column of the events that holds ``role``: the given one, else the only one with such a name.
+    """Find the column of the events that holds ``role``: the given one, else the only one with such a name.
 
     Returns:
         Its name; empty when there is none and none is required.
@@ -82,7 +82,7 @@ def find_column(frame: Frame, role: str, given: str | None, *, required: bool) -
 
 
 def find_id(frame: Frame, role: str, in_events: str) -> str:
-    """The id column of a table of users or items: called as in the events, else the only one with a usual name.
+    """Find the id column of a table of users or items: named as in the events, else the only usual name.
 
     Raises:
         InputError: if none or several could be meant.
@@ -109,7 +109,7 @@ def guess_unit(usual: float) -> str:
 
 
 def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tuple[str, str]:
-    """The kind of feature that a column makes, and why; an empty kind where it makes none.
+    """Guess the kind of feature that a column makes, and why; an empty kind where it makes none.
 
     Args:
         connection: to DuckDB.

@@ -1,4 +1,4 @@
-"""The time column of a frame: datetimes with and without a zone, dates, texts, and numbers of any unit."""
+"""Time column of a frame: datetimes with and without a zone, dates, texts, and numbers of any unit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 
 
 def read_times(connection: Any, path: Path, column: str, unit: str | None, zone: str, notices: Notices) -> str:
-    """Find out how the time column of a stored frame is to be read; nanoseconds are rewritten as microseconds.
+    """Find out how to read the time column of a stored frame; nanoseconds are rewritten as microseconds.
 
     Args:
         connection: to DuckDB.

@@ -190,7 +190,7 @@ def check_sides(
     notices: Notices,
     where: str = "in the frame",
 ) -> None:
-    """Say how many users and items there are; refuse where the tables show that the two columns are exchanged.
+    """Log how many users and items there are; refuse where the tables show that the two columns are exchanged.
 
     Args:
         connection: to DuckDB.

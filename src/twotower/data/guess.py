@@ -28,7 +28,7 @@ _LEVELS = 20
 
 @dataclass(frozen=True)
 class Hints:
-    """What the caller says himself; what is None is guessed."""
+    """Hold what the caller gives; what is None is guessed."""
 
     user: str | None = None
     item: str | None = None

@@ -1,4 +1,4 @@
-"""What a file is that nobody described: its format by its first bytes, its separator, its header, its encoding."""
+"""Guess of a file that nobody described: its format by its first bytes, its separator, header and encoding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BO
 
 
 def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[str] = ()) -> tuple[Source, str]:
-    """The source that a spec would name, and the first lines of a text file in UTF-8 ('' for Parquet).
+    """Return the source that a spec would name, and the first lines of a text file in UTF-8 ('' for Parquet).
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""The pairs that pre-rankers are compared on: each positive beside one item that its user has not seen."""
+"""Labelled pairs to compare pre-rankers on: each positive beside one item that its user has not seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEAKS = {
 
 
 class PairRows:
-    """Labelled rows over a log: `twotower.data.examples.Rows`.
+    """Cut labelled rows over a log: see `twotower.data.examples.Rows`.
 
     ``users``, ``ends`` and ``items`` are int64 [rows], ``labels`` float32 [rows]. Row i's history is what its user did
     before event ``ends[i]`` of ``log``, at most ``history_length`` items: never the row's own event or a later one.
@@ -59,7 +59,7 @@ class PairRows:
         return len(self.users)
 
     def cut(self, rows: Int[Tensor, " rows"]) -> Batch:
-        """The batch of these rows, with the items' features."""
+        """Return the batch of these rows, with the items' features."""
         rows = rows.to(self.users.device, non_blocking=True)
         users, ends = self.users[rows], self.ends[rows]
         starts = self.log.offsets[users]
@@ -73,7 +73,7 @@ class PairRows:
         return Batch(self.dataset.users(users, history, times), self.dataset.items(items), labels)
 
     def take(self, rows: Int[Tensor, " rows"]) -> PairRows:
-        """Some of the rows, in this order."""
+        """Return some of the rows, in this order."""
         return PairRows(
             self.dataset,
             self.log,
@@ -87,7 +87,7 @@ class PairRows:
 
 
 class PairSplit(NamedTuple):
-    """Rows to train on, to choose a checkpoint by, and to report; and in words what leaks between them."""
+    """Hold rows to train on, to choose a checkpoint by, and to report; and in words what leaks between them."""
 
     train: PairRows
     validation: PairRows
@@ -97,14 +97,14 @@ class PairSplit(NamedTuple):
     leaks: str
 
     def test_targets(self) -> Targets:
-        """The test as a search: each user's last positive is to be found, given the ones before it."""
+        """Return the test as a search: each user's last positive is to be found, given the ones before it."""
         log = self.test.log
         last = torch.zeros(log.num_events, dtype=torch.bool, device=log.items.device)
         last[self.test.ends] = True
         return Targets(log.select(~last), log.select(last))
 
     def learnt(self) -> Log:
-        """The events that training rows are made from: all that precede a test."""
+        """Return the events that training rows are made from: all that precede a test."""
         return self.test_targets().history
 
 
@@ -118,7 +118,9 @@ def pre_ranking_pairs(
     negatives: str = "fixed",
     seed: int = 0,
 ) -> PairSplit:
-    """Each user's last positive is tested, each earlier one trained; every positive has one random negative beside it.
+    """Build labelled pairs: each user's last positive is tested, each earlier one trained.
+
+    Every positive has one random negative beside it.
 
     A row reads the ``history_length`` positives before its own event; a user's first positive has none and gives no
     row. A negative is an item of the log that the user never met: in training and validation rows among the events

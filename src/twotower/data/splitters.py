@@ -1,4 +1,7 @@
-"""Ways to cut a log in three. Each says what leaks; truths are positives only, training and histories keep labels."""
+"""Splitters: ways to cut a log in three, each with its leaks.
+
+Truths are positives only, training and histories keep labels.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def leave_one_out(log: Log) -> Split:
-    """Each user's last positive is the test, the one before it the validation; the rest trains.
+    """Split each user: the last positive is the test, the one before it the validation; the rest trains.
 
     A user with two positives has no validation, one with a single positive is only trained on.
 
@@ -83,7 +86,9 @@ def leave_one_out(log: Log) -> Split:
 
 
 def last_n(log: Log, *, n: int = 5) -> Split:
-    """Each user's last ``n`` positives are the test, the ``n`` before them the validation; what precedes trains.
+    """Split each user: the last ``n`` positives are the test, the ``n`` before them the validation.
+
+    What precedes them trains.
 
     A user needs more than 2n positives for both, more than n for the test alone; others are only trained on.
 
@@ -164,7 +169,7 @@ def global_time(
 
 
 def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
-    """Whole users are held out; the first part of their positives is the history, the rest is to be found.
+    """Hold out whole users; the first part of their positives is the history, the rest is to be found.
 
     Source: SparCode (SIGIR 2023), section 4.1, splits users 8:1:1; it leaves open what of a held-out user is known.
     Here the first ``fold_in`` share in time, at least one event and not all. Users with a single positive train.
@@ -206,7 +211,7 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
 
 
 def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: int = 0) -> Split:
-    """Each event is drawn into training, validation or test on its own.
+    """Draw each event into training, validation or test on its own.
 
     Args:
         log: the log.

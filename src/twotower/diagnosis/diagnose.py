@@ -1,4 +1,4 @@
-"""`diagnose`: is this embedding space healthy?"""
+"""`diagnose`: whether an embedding space is healthy, and why not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twotower.diagnosis.verdict import Reason, Verdict, judge
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found. Figures that are undefined for the vectors given are None."""
+    """Hold what `diagnose` found. Figures that are undefined for the vectors given are None."""
 
     verdict: Verdict
     reasons: list[Reason]
@@ -47,7 +47,7 @@ class Diagnosis:
     """Rows and dimensions, which columns of a file were taken for vector, id, title, label, and what was left out."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with neither NaN nor infinity."""
+        """Return plain values, with neither NaN nor infinity."""
         return {
             "read": self.read,
             "verdict": self.verdict,
@@ -74,7 +74,7 @@ def diagnose(
     seed: int = 0,
     exact_rows: int = EXACT_ROWS,
 ) -> Diagnosis:
-    """Measure an embedding space and judge it: healthy, suspect or collapsed, with the reasons.
+    """Measure an embedding space and give a verdict: healthy, suspect or collapsed, with the reasons.
 
     Source: George et al., "Diagnosing Embedding Space Collapse", section IV and Table I. Differences: self-pairs are
     left out (`Diagnosis.with_self_pairs` keeps them); the threshold on the mean cosine is held against the same

@@ -1,4 +1,4 @@
-"""Lengths, dimensions and directions of the whole set: what needs no pair of vectors."""
+"""Geometry of the whole set: lengths, dimensions and directions, without pairs of vectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEAD_SHARE = 1e-4
 
 
 def dimension_figures(raw: Moments) -> dict[str, Any]:
-    """The paper's two counts on coordinates, the same on principal axes, and the dimensions that carry nothing.
+    """Count effective dimensions on coordinates and on principal axes, and the dimensions that carry nothing.
 
     Source: George et al., section IV b. Coordinates depend on how the space is rotated; principal axes do not.
     """
@@ -47,7 +47,10 @@ def dimension_figures(raw: Moments) -> dict[str, Any]:
 
 
 def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float | None]:
-    """Participation ratio, RankMe and stable rank of a moment matrix: raw about the origin, centred about the mean."""
+    """Return participation ratio, RankMe and stable rank of a moment matrix.
+
+    Raw ones are about the origin, centred ones about the mean.
+    """
     values = eigenvalues(matrix, rows)
     return {
         "participation_ratio": participation_ratio(values),
@@ -57,7 +60,7 @@ def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float
 
 
 def isotropy(chunks: Iterable[Float[Tensor, "_ dim"]], second_moment: Float[Tensor, "dim dim"]) -> float:
-    """min Z(c) / max Z(c) over the principal axes c and their opposites, Z(c) = Σ exp(c·u): 1 is isotropic.
+    """Return min Z(c) / max Z(c) over the principal axes c and their opposites, Z(c) = Σ exp(c·u): 1 is isotropic.
 
     Source: Mu and Viswanath, "All-but-the-Top", ICLR 2018, equation 5. Differences: vectors are scaled to length 1, so
     that the figure has no unit; each axis counts in both directions, since the sign of an eigenvector is arbitrary.
@@ -72,7 +75,7 @@ def isotropy(chunks: Iterable[Float[Tensor, "_ dim"]], second_moment: Float[Tens
 
 
 def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
-    """Mean, deviation and their ratio; the largest over the median; the share of squared length in the top 1 %."""
+    """Return mean, deviation and their ratio of lengths; largest over median; squared-length share of the top 1 %."""
     square = (norms / norms.max().clamp(min=torch.finfo(torch.float64).tiny)).square()
     top = square.topk(math.ceil(len(norms) / 100)).values.sum()
     mean, deviation = norms.mean().item(), norms.std(correction=0).item()
@@ -87,7 +90,9 @@ def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
 
 
 def popularity_figures(rows: Vectors, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
-    """Rank correlation of length with popularity, and the share of variance that log(1 + popularity) explains linearly.
+    """Return the correlation of length with popularity, and the variance share that popularity explains.
+
+    Rank correlation; the share is that which log(1 + popularity) explains linearly.
 
     The share is Σ_d cov(x_d, p)² / (var p · Σ_d var x_d): 1 when all that moves is popularity.
     """
@@ -108,7 +113,7 @@ def popularity_figures(rows: Vectors, raw: Moments, popularity: Float[Tensor, " 
 
 
 def alignment(unit: UnitRows, pairs: Tensor) -> float:
-    """Mean squared distance of the unit vectors of positive pairs: int64 [pairs, 2] of row numbers.
+    """Return the mean squared distance of the unit vectors of positive pairs: int64 [pairs, 2] of row numbers.
 
     Source: Wang and Isola, ICML 2020, equation 4 with α = 2.
     """

@@ -1,4 +1,4 @@
-"""A few figures of a space, quick enough for every evaluation of a training run, and the verdict that they allow."""
+"""Quick figures of a space for every evaluation of a training run, and the verdict that they allow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twotower.ops.spectrum import effective_dimensions, eigenvalues, moments, pa
 
 
 class Glance(NamedTuple):
-    """Figures by name (None where undefined), the verdict, and its reasons, the gravest first."""
+    """Hold figures by name (None where undefined), the verdict, and its reasons, the most serious first."""
 
     figures: dict[str, float | None]
     verdict: Verdict
@@ -25,7 +25,9 @@ class Glance(NamedTuple):
 
 
 def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
-    """Cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`, judged for cone and rank alone.
+    """Return cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`.
+
+    The verdict is for cone and rank alone.
 
     ``mean_cosine`` and ``centred_mean_cosine`` are over all pairs of two different vectors, raw and about the mean;
     ``rankme`` and ``participation_ratio`` are those of the covariance.

@@ -1,4 +1,4 @@
-"""All statistics of one set of vectors: raw, mean-centred, and with self-pairs as the paper counts them."""
+"""Statistics of one set of vectors: raw, mean-centred, and with self-pairs as the paper counts them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIRECTION_NAMES = ("direction_rank", "direction_participation", "direction_top_s
 
 
 class Statistics(NamedTuple):
-    """Figures by their names in the JSON, and curves to draw."""
+    """Hold figures by their names in the JSON, and curves to draw."""
 
     statistics: dict[str, Any]
     centred: dict[str, Any]

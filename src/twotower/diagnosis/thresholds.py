@@ -1,4 +1,4 @@
-"""The thresholds of the verdict: those shipped, and those of a user's file laid over them."""
+"""Thresholds of the verdict: the shipped ones, replaced by those of a user's file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Thresholds: TypeAlias = dict[str, dict[str, float]]
 
 
 def load_thresholds(path: Path | str | None = None) -> Thresholds:
-    """The shipped thresholds, with the numbers of the TOML file ``path`` in their place where it names them.
+    """Return the shipped thresholds, with those replaced that the TOML file ``path`` names.
 
     Raises:
         InputError: if the file is missing, is not TOML, names an unknown reason or number, or holds something else

@@ -1,4 +1,4 @@
-"""Vectors to be judged, in memory or mapped from a file, read in chunks so that memory stays bounded."""
+"""Vectors to be diagnosed, in memory or mapped from a file, read in chunks so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDING = 1e-12
 
 
 class Vectors:
-    """Checked vectors [count, dim], with their lengths; ``where`` names them in errors.
+    """Check vectors [count, dim] and hold their lengths; ``where`` names them in errors.
 
     Raises:
         InputError: if the array is not 2-d of numbers, has fewer than two rows or dimensions, or holds NaN or inf.
@@ -48,13 +48,13 @@ class Vectors:
         self.norms = self._checked_norms()
 
     def chunks(self) -> Iterator[Tensor]:
-        """All rows in order, in float64."""
+        """Yield all rows in order, in float64."""
         step = max(1, CHUNK_NUMBERS // self.dim)
         for start in range(0, self.count, step):
             yield self._double(slice(start, start + step))
 
     def take(self, index: Tensor) -> Tensor:
-        """Chosen rows, in float64."""
+        """Return chosen rows, in float64."""
         return self._double(index.numpy() if isinstance(self._array, np.ndarray) else index)
 
     def _double(self, index: Any) -> Tensor:
@@ -90,7 +90,7 @@ class Vectors:
 
 
 class UnitRows:
-    """Rows scaled to length 1 after ``centre`` is subtracted; rows without a direction are left out.
+    """Scale rows to length 1 after ``centre`` is subtracted; rows without a direction are left out.
 
     ``kept`` holds the row numbers of the others.
     """
@@ -108,7 +108,7 @@ class UnitRows:
         self.kept = self._has_direction.nonzero()[:, 0]
 
     def chunks(self) -> Iterator[Tensor]:
-        """All kept rows in order, in float64."""
+        """Yield all kept rows in order, in float64."""
         start = 0
         for chunk in self._rows.chunks():
             mask = self._has_direction[start : start + len(chunk)]
@@ -116,7 +116,7 @@ class UnitRows:
             yield self._scaled(chunk if mask.all() else chunk[mask])
 
     def take(self, index: Tensor) -> Tensor:
-        """Kept rows number ``index`` of the kept ones, in float64."""
+        """Return rows number ``index`` of the kept ones, in float64."""
         return self._scaled(self._rows.take(self.kept[index]))
 
     def _scaled(self, chunk: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lists of candidates instead of a catalogue: where does a model put the relevant ones among the candidates given?"""
+"""Evaluation on lists of candidates: the ranks of the relevant ones among the candidates given."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ITEM_TILE = 8_192
 
 
 class TwoStage(NamedTuple):
-    """A retriever and a pre-ranker as a whole."""
+    """Hold the figures of a retriever and a pre-ranker as a whole."""
 
     stage_one: Result
     """The retriever's own order. Its recall at the number of candidates bounds what any second stage can reach."""
@@ -49,7 +49,9 @@ def evaluate_candidates(
     split: str = "test",
     items: ItemStates | None = None,
 ) -> Result:
-    """Rank each user's own candidates by the whole model and say where the relevant ones stand; ties: the lower id.
+    """Rank each user's own candidates by the whole model and give the ranks of the relevant ones.
+
+    Ties: the lower id first.
 
     Args:
         model: any model.
@@ -91,7 +93,7 @@ def evaluate_two_stage(
     mask_seen: bool = True,
     split: str = "test",
 ) -> TwoStage:
-    """The retriever's best ``candidates`` of each user, and their order by the pre-ranker.
+    """Evaluate the retriever's best ``candidates`` of each user, and their order by the pre-ranker.
 
     Metrics count every relevant item, also those that the first stage did not bring. `TwoStage.stage_one` has metrics
     at ``candidates`` too.
@@ -127,7 +129,7 @@ def retrieved_lists(
     mask_seen: bool = True,
     split: str = "test",
 ) -> Int[Tensor, "queries candidates"]:
-    """The retriever's best items of each user of ``targets.users()``, best first; -1 where there are no more.
+    """Return the retriever's best items of each user of ``targets.users()``, best first; -1 fills up.
 
     Raises:
         InputError: if ``candidates`` is below 1, the data are not the model's, or there is nobody to ask.
@@ -150,7 +152,9 @@ def retrieved_lists(
 def drawn_lists(
     dataset: Dataset, targets: Targets, candidates: int = 2_000, *, seed: int = 0
 ) -> Int[Tensor, "queries candidates"]:
-    """Each user's relevant items among random ones that the user never met: no two alike, uniform, -1 fills up.
+    """Return each user's relevant items among random ones that the user has not seen.
+
+    No two alike, drawn uniformly; -1 fills up.
 
     Drawn are items that have an event in the log: others are too easy. A user who met so many that fewer are left gets
     all that are.

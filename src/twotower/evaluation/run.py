@@ -44,7 +44,7 @@ def evaluate(
     item_tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Rank all candidates for every user of ``targets``, and say where the relevant ones stand.
+    """Rank all candidates for every user of ``targets``, and give the ranks of the relevant ones.
 
     The user tower reads the positive events of ``targets.history``; its events of whatever label are what the user has
     seen (`Log.seen`), which ``protocol.mask_seen`` leaves out. Memory holds the states of all candidates and the

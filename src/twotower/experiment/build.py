@@ -1,4 +1,4 @@
-"""The objective, negatives and batches of a run: its names become parts, and parts of one's own take their place."""
+"""Builders of the objective, negatives and batches of a run: names become parts, or your own parts are used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of one's own that a caller hands over as objects, in place of those that the run names."""
+    """Hold parts given as objects, in place of those that the run names."""
 
     loss: Loss | None = None
     sampler: Sampler | None = None
@@ -54,7 +54,7 @@ def build_objective(
     *,
     world: World | None = None,
 ) -> Objective:
-    """Build what a training step minimises; ``parts`` take the place of what the run names.
+    """Build the objective of a training step; ``parts`` replace what the run names.
 
     Raises:
         InputError: if loss, sources and filter do not suit each other, the model or the log.
@@ -105,12 +105,12 @@ def build_objective(
 
 
 def seen_items(dataset: Dataset, train: Log) -> Tensor:
-    """Whether each item row has an event in the log that is trained on: bool [items]."""
+    """Return whether each item row has an event in the log that is trained on: bool [items]."""
     return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device) > 0
 
 
 def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:
-    """Which rows share a batch.
+    """Build the batching of a run: which rows share a batch.
 
     Raises:
         InputError: if clusters cannot be had of these rows or this model, or would change nothing.

@@ -42,7 +42,7 @@ PAIR_TILE = 16_384
 
 @dataclass(frozen=True)
 class Judged:
-    """What the test showed."""
+    """Hold the figures of the test."""
 
     pairs: PairResult
     """Positives against one random negative each."""
@@ -50,14 +50,17 @@ class Judged:
     """The positive among 2,000 random unseen items. Its ``metrics`` hold those of ``pairs`` too."""
 
     def per_user(self) -> dict[str, Tensor]:
-        """Values user by user, users ascending: GAUC (the user's own pair in order: 1, tied: 0.5) and the request's."""
+        """Return values user by user, users ascending: grouped AUC (GAUC) and the request's.
+
+        GAUC is that of the user's own pair: in order 1, tied 0.5.
+        """
         positive, negative = self.pairs.scores.view(-1, 2).unbind(dim=1)
         won = (positive > negative).double() + 0.5 * (positive == negative).double()
         return {"gauc": won, **self.request.per_user}
 
 
 def pairs_of(run: Run, dataset: Dataset) -> PairSplit:
-    """The rows that a run with ``data.split = "pre-ranking"`` asks for.
+    """Return the rows of a run with ``data.split = "pre-ranking"``.
 
     Raises:
         InputError: if an option is unknown or out of range, nobody has two positives, or the model trains on sequences.
@@ -88,7 +91,7 @@ def learn_pairs(
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
 ) -> tuple[Model, list[EpochRecord]]:
-    """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
+    """Train a model on the split's training rows by binary cross-entropy, with a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
     ``training.metric`` ("auc", also where the run leaves the default, or "gauc") among those that the model calls
@@ -144,7 +147,7 @@ def validate_pairs(model: Model, split: PairSplit) -> dict[str, float]:
 
 
 def chosen_by(metric: str) -> str:
-    """What picks the epoch on pairs: the run's metric, or AUC in the place of the default, which needs a catalogue.
+    """Return the metric that picks the epoch on pairs: the run's, or AUC for the default, which needs a catalogue.
 
     Raises:
         InputError: if validation pairs have no such metric, or more of it is not better.
@@ -175,7 +178,9 @@ def judge_pairs(
     candidates: int = CANDIDATES,
     items: ItemStates | None = None,
 ) -> Judged:
-    """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
+    """Evaluate AUC, grouped AUC (GAUC) and log loss of the test pairs.
+
+    And recall and NDCG of the test item among random unseen ones.
 
     The candidates are the same for every model, whatever the run's seed.
     """

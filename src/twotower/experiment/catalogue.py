@@ -27,7 +27,7 @@ UNORDERED = "The log has no order: what is held out of a user's events is drawn 
 
 
 def split_of(run: Run, dataset: Dataset) -> Split:
-    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
+    """Split the data as the run names, else as the data set's spec, else by leave-one-out."""
     if run.data.split:
         split = split_log(dataset.log, run.data.split, **run.data.split_options)
     else:

@@ -13,7 +13,7 @@ from twotower.experiment.ladder.fitted import Fitted
 
 
 def fetch(folder: Path, name: str, copy: Path | None, notice: Callable[[str], None]) -> Path:
-    """The spec of the set of that name in ``folder``, or of ``synthetic`` when no source answers.
+    """Return the spec of the set of that name in ``folder``, or of ``synthetic`` when no source answers.
 
     Raises:
         InputError: if a copy was named and is not that data set, or the folder holds something else.

@@ -1,4 +1,4 @@
-"""Judges a bundle again: the split of its run, on its data or on the events that it keeps."""
+"""Evaluation of a saved bundle on the test or validation split of its run, with its own events or given data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twotower.serving.bundle import Bundle
 
 
 class Judged(NamedTuple):
-    """The figures of a bundle: of its model, and of its index where that is not exact."""
+    """Hold the figures of a bundle: of its model, and of its index where that is not exact."""
 
     result: Result
     title: str
@@ -31,7 +31,7 @@ def judge_bundle(
     ks: tuple[int, ...] = (),
     device: str = "cpu",
 ) -> tuple[Result, str]:
-    """The figures of a bundle's model on a split, and what to call them; arguments and errors as of `judge_served`."""
+    """Evaluate a bundle's model on a split and name the data; arguments and errors as of `judge_served`."""
     judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False, device=device)
     return judged.result, judged.title
 
@@ -45,7 +45,7 @@ def judge_served(
     with_index: bool = True,
     device: str = "cpu",
 ) -> Judged:
-    """The figures of a bundle on a split: what its model finds, and what an approximate index loses of it.
+    """Evaluate a bundle on a split: what its model finds, and what an approximate index loses of it.
 
     Args:
         folder: the bundle.

@@ -1,4 +1,4 @@
-"""The functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
+"""Functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Trained:
-    """Train a model, judge it on its test split and, with ``to``, write its bundle.
+    """Train a model, evaluate it on its test split and, with ``to``, write its bundle.
 
     Args:
         model: the name of a model or recipe, such as "sasrec", with its default run; the class of a registered model;
@@ -115,7 +115,7 @@ def compare(
     reference: str | None = None,
     device: str = "cpu",
 ) -> Comparison:
-    """Put models beside each other: means with 95 % intervals, paired permutation tests, Holm's correction.
+    """Compare models: means with 95 % intervals, paired permutation tests, Holm's correction.
 
     Args:
         results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.

@@ -1,4 +1,4 @@
-"""Builds a bundle's index again, and finds how hard it must search on the bundle's own users."""
+"""Rebuilding a bundle's index, and tuning its effort on the bundle's own users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TILE = 256
 
 @dataclass(frozen=True)
 class Point:
-    """One value of the setting: recall of exact search's answers, and milliseconds of one user's search."""
+    """Hold one value of the setting: recall of exact search's answers, and milliseconds of one user's search."""
 
     value: int
     choosing: float
@@ -50,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, and what was chosen: the least value that reaches the target on the users that choose."""
+    """Hold what was tried, and the choice: the least value that reaches the target on the users that choose."""
 
     setting: str
     target: float
@@ -64,7 +64,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The index that a bundle now has."""
+    """Hold the index that a bundle now has."""
 
     kind: str
     settings: dict[str, Any]
@@ -132,7 +132,7 @@ def rebuild_index(
 
 
 def tune(bundle: Bundle, index: ApproximateIndex, target: float, k: int) -> Tuning:
-    """Set the effort of an index to the least doubling that reaches ``target``, and say what each step gives.
+    """Set the effort of an index to the least doubling that reaches ``target``, and report each step.
 
     Questions are those that the service would put: stored users with what they have seen left out.
 

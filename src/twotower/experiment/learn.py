@@ -1,4 +1,4 @@
-"""The learning part of a run: fit a closed form, or train with validation and, where asked, once more with all."""
+"""Training part of a run: fit a closed form, or train with validation and, if set, once more on all events."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def learn(
     parts: Parts | None = None,
     world: World | None = None,
 ) -> tuple[Model, list[EpochRecord]]:
-    """A model that has learnt from the split, and one record for each epoch (none for closed forms).
+    """Train a model on the split, with one record for each epoch (none for closed forms).
 
     Args:
         run: what to learn, and how.
@@ -149,7 +149,7 @@ def ranked(model: Model, run: Run, dataset: Dataset, targets: Targets) -> Result
 
 
 def settle(model: Model, seen: Tensor) -> None:
-    """Let a model that serves new items take up those that have no training event (False in ``seen``)."""
+    """Let a model that serves new items represent those that have no training event (False in ``seen``)."""
     serving = new_item_model(model)
     if serving is not None:
         serving.settle_items(seen)
@@ -158,7 +158,7 @@ def settle(model: Model, seen: Tensor) -> None:
 def kept_in(
     folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World, *, metric: str
 ) -> dict[str, Any]:
-    """What `fit` is told of a part of the training: log, curves and checkpoint in ``folder``, if there is one."""
+    """Return callbacks, curves and checkpoint of one training phase, written to ``folder`` if there is one."""
     if folder is None:
         return {"callbacks": callbacks}
     checkpoint, lines = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
@@ -170,12 +170,12 @@ def kept_in(
 
 
 def learnt_log(run: Run, split: Split) -> Log:
-    """The events that the run's final model has learnt from."""
+    """Return the events that the run's final model was trained on."""
     return split.known if run.training.refit else split.train
 
 
 def new_model(run: Run, dataset: Dataset) -> Model:
-    """The run's model with weights drawn from the run's seed, on the data set's device.
+    """Return the run's model with weights drawn from the run's seed, on the data set's device.
 
     Raises:
         InputError: if the run's index cannot serve the model, or it needs more memory than is free.
@@ -194,7 +194,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
 
 
 def metric_of(metrics: dict[str, float], name: str) -> float:
-    """The figure that validation judges by.
+    """Return the metric that validation uses.
 
     Raises:
         InputError: if validation does not give it; says what it gives.
@@ -205,7 +205,7 @@ def metric_of(metrics: dict[str, float], name: str) -> float:
 
 
 def metric_length(metric: str) -> int:
-    """The k of a metric such as "ndcg@10".
+    """Return the k of a metric such as "ndcg@10".
 
     Raises:
         InputError: if it has none.

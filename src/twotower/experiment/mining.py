@@ -1,4 +1,4 @@
-"""The search behind index-mined negatives: the model as it is now, the run's index, known positives left out."""
+"""Search behind index-mined negatives: the current model, the run's index, known positives left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twotower.ops.windows import windows
 def miner(
     model: Model, dataset: Dataset, log: Log, index: Callable[[], AnyIndex], *, tile: int = 1024
 ) -> Callable[[Tensor, int], TopK]:
-    """What `IndexMined` asks for: users and k to their k best items, without their positives in ``log``.
+    """Build the search of `IndexMined`: users and k to their k best items, without their positives in ``log``.
 
     Only positives are left out, not all that a user has seen: an item that was rated badly may be a negative.
 

@@ -1,4 +1,4 @@
-"""What each recipe is, in a few words, so that a list of them needs no PyTorch; `recipes` has the runs."""
+"""Names of recipes with a few words each, so that a list of them needs no PyTorch; `recipes` has the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs by name: each model's default, and settings that were chosen on validation data for a data set."""
+"""Recipes: whole runs by name, each model's default, and settings chosen on validation data for a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENCODER = {"history_length": 200, "score": "cosine", "temperature": 0.1}
 
 
 def two_tower() -> Run:
-    """Linear towers over features and a history pooled twice, cosine at a fixed temperature, in-batch softmax.
+    """Return linear towers over features and a history pooled twice: cosine, fixed temperature, in-batch softmax.
 
     Chosen on the validation data of twelve logs: docs/experiments.md.
     """
@@ -39,7 +39,7 @@ def two_tower() -> Run:
 
 
 def sasrec() -> Run:
-    """The causal transformer, cosine at a fixed temperature, full softmax.
+    """Return the causal transformer, cosine at a fixed temperature, full softmax.
 
     Chosen on the validation data of twelve logs: docs/experiments.md.
     """
@@ -51,7 +51,10 @@ def sasrec() -> Run:
 
 
 def sasrec_ml_1m() -> Run:
-    """SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256; the rest chosen on validation data."""
+    """Return the run of SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256.
+
+    The rest was chosen on validation data.
+    """
     return Run(
         model=ModelSection("sasrec", {"history_length": 200, "attention_dropout": 0.2, "feed_forward": 4}),
         objective=Objective("full_softmax"),
@@ -68,7 +71,10 @@ def sasrec_ml_1m() -> Run:
 
 
 def semantic() -> Run:
-    """Items by their texts alone, users by the texts of their history, binary cross-entropy on the dot product."""
+    """Return the run of the semantic two-tower: texts alone, binary cross-entropy on the dot product.
+
+    Items by their texts, users by the texts of their history.
+    """
     return Run(
         model=ModelSection("semantic"),
         objective=Objective("bce"),
@@ -86,7 +92,10 @@ RECIPES: dict[str, Callable[[], Run]] = {
 
 
 def pre_ranking(model: str) -> Run:
-    """Labelled pairs, binary cross-entropy, the epoch with the best AUC; settings of a pre-ranker as in its paper."""
+    """Return the run of a pre-ranker: labelled pairs, binary cross-entropy, the epoch with the best AUC.
+
+    Settings are as in its paper.
+    """
     return Run(
         data=Data(split="pre-ranking", split_options={"reading": "all"}),
         model=ModelSection(model),
@@ -106,7 +115,7 @@ SHARED: dict[str, Callable[[str], Run]] = {"pre_ranking": pre_ranking, "sequenti
 
 
 def recipe(name: str) -> Run:
-    """The run of a recipe's name.
+    """Return the run of a recipe's name.
 
     Raises:
         InputError: if no recipe has that name; names the closest.

@@ -1,4 +1,4 @@
-"""The description of a run: one frozen dataclass a section, read from and written to TOML."""
+"""Description of a run: one frozen dataclass a section, read from and written to TOML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.training.sources import kept_settings, named_sources, plain_source
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt from."""
+    """Configure the data of a run."""
 
     path: str = ""
     """A prepared folder."""
@@ -33,7 +33,7 @@ class Data:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which model, and its settings: ``name`` and any keyword of its class."""
+    """Configure the model and its settings: ``name`` and any keyword of its class."""
 
     name: str = "two_tower"
     """Name from `twotower.MODELS`."""
@@ -43,7 +43,7 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured at the end, over the whole catalogue."""
+    """Configure what is measured at the end, over the whole catalogue."""
 
     ks: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
     """List lengths."""
@@ -57,7 +57,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class IndexSection:
-    """How the bundle answers: ``kind`` and any keyword of its class."""
+    """Configure how the bundle answers: ``kind`` and any keyword of its class."""
 
     kind: str = "exact"
     """Name from `twotower.INDEXES`."""
@@ -67,7 +67,7 @@ class IndexSection:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run. Written to TOML and read back, it is equal."""
+    """Describe a whole run. Written to TOML and read back, it is equal."""
 
     data: Data = field(default_factory=Data)
     model: ModelSection = field(default_factory=ModelSection)
@@ -92,7 +92,7 @@ class Run:
 
     @staticmethod
     def from_dict(values: dict[str, Any], where: str = "run", *, override: bool = False) -> Run:
-        """A run from plain values.
+        """Build a run from plain values.
 
         Args:
             values: one table a section.

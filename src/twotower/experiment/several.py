@@ -86,7 +86,7 @@ def check_model(world: World, run: Run, model: Model) -> None:
 
 
 def shared_metrics(world: World, targets: Targets, judge: Callable[[Targets], Result]) -> dict[str, float]:
-    """Metrics of all users: each rank judges every ``size``-th of them, and means are taken over all."""
+    """Return the metrics of all users: each rank evaluates every ``size``-th of them, and means are taken over all."""
     users = targets.truth.positives().lengths.nonzero()[:, 0]
     if world.size == 1 or len(users) < world.size:
         return judge(targets).metrics

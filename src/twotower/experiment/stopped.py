@@ -1,4 +1,4 @@
-"""What is kept of a training that was stopped: its best epoch so far, and the state to go on from."""
+"""State of a stopped training: its best epoch so far, and what a resume needs."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ def note_finished(folder: Path, run: Run) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether `note_finished` was told of the run of a folder."""
+    """Return whether `note_finished` was called for the run of a folder."""
     return (folder / NOTE).is_file() and bool(read_json(folder / NOTE).get("finished"))

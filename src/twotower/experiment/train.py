@@ -1,4 +1,4 @@
-"""A whole run: split, train or fit, judge on the test, index, check the item vectors, write the bundle."""
+"""Whole run: split, train or fit, evaluate on the test, index, check the item vectors, write the bundle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """What a run leaves in memory."""
+    """Hold what a run leaves in memory."""
 
     run: Run
     model: Model
@@ -73,7 +73,7 @@ def train(
     world: World | None = None,
     keep: bool = False,
 ) -> Trained:
-    """Do the whole run and write its bundle.
+    """Train by the whole run and write its bundle.
 
     Started by torchrun, the processes train as one: each calls this with the same arguments, rank 0 writes and checks
     the item vectors, and all return the model and its test.
@@ -189,7 +189,7 @@ def _train(
 
 
 def spelled_out(run: Run) -> Run:
-    """The run with the defaults of its model and its index written down."""
+    """Return the run with the defaults of its model and its index written down."""
     model, index = run.model, run.index
     return replace(
         run,
@@ -199,13 +199,13 @@ def spelled_out(run: Run) -> Run:
 
 
 def with_choice(run: Run, model: OffersChoices) -> Run:
-    """The run with the value that its model settled on, so that the same run again gives the same model."""
+    """Return the run with the value that its model settled on, so that the same run again gives the same model."""
     settings = run.model.settings | {model.choice: getattr(model, model.choice)}
     return replace(run, model=replace(run.model, settings=settings))
 
 
 def pick_device(name: str, world: World | None = None) -> torch.device:
-    """The device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
+    """Return the device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
 
     Raises:
         InputError: if the name is no device, or the device is not there.
@@ -228,7 +228,7 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
 
 
 def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
-    """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
+    """Diagnose the item vectors, where the model has vectors of at least two numbers."""
     states = items.states
     if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
         return None
@@ -239,7 +239,7 @@ def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] 
 
 
 def check_resumable(folder: Path, run: Run) -> bool:
-    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes, or of fewer epochs.
+    """Return whether there is a checkpoint to resume from, of the run that its folder notes, or of fewer epochs.
 
     Raises:
         InputError: if the run differs otherwise.
@@ -253,7 +253,7 @@ def check_resumable(folder: Path, run: Run) -> bool:
 
 
 def check_same_data(folder: Path, dataset: Dataset) -> None:
-    """A resumed run must have the data that are noted in its folder, by content.
+    """Refuse to resume with other data than those noted in the folder, by content.
 
     Raises:
         InputError: if they are others.
@@ -268,7 +268,9 @@ def check_same_data(folder: Path, dataset: Dataset) -> None:
 
 
 class Claim(Silent):
-    """Notes the run in its folder once training begins; a run that is refused before that costs no checkpoint.
+    """Write run.toml when training starts.
+
+    An invalid run fails before that, so an older checkpoint survives.
 
     Args:
         folder: of the run; None: there is nothing to note.
@@ -281,11 +283,11 @@ class Claim(Silent):
         self.folder, self.run, self.dataset, self.resume = folder, run, dataset, resume
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training begins: the first one, where a last fit follows."""
+        """Write the run when training starts: the first one, where a last fit follows."""
         self.made()
 
     def made(self) -> None:
-        """Note the run, unless that is done; what an earlier training left there goes."""
+        """Write the run, unless that is done; files of an earlier training there are removed."""
         folder, self.folder = self.folder, None
         if folder is None:
             return

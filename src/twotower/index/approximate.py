@@ -1,4 +1,4 @@
-"""What the FAISS indexes share: rows, exclusions, filters, removal, files; a subclass gives the structure."""
+"""Common part of the FAISS indexes: rows, exclusions, filters, removal, files; a subclass gives the structure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TILE = 256
 
 
 class ApproximateIndex(ABC):
-    """Finds most of the best inner products through a FAISS structure, and scores what it finds by the stored vectors.
+    """Find most of the best inner products through a FAISS structure, and score them by the stored vectors.
 
     Rows of the structure are numbered as they came; ids, removed rows and the float32 vectors stand beside it. Removed
     and forbidden rows are masked while the structure is searched, with an effort raised by the share that is masked. If
@@ -91,16 +91,16 @@ class ApproximateIndex(ABC):
 
     @property
     def is_exact(self) -> bool:
-        """False: some of the best may be missed."""
+        """Return False: some of the best may be missed."""
         return False
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was called with, defaults included, and the effort as it was last set."""
+        """Return the settings it was called with, defaults included, and the effort as it was last set."""
         return dict(self._settings)
 
     def set_effort(self, value: int) -> None:
-        """Search with another effort from now on; nothing is built again."""
+        """Search with another effort from the next call on; nothing is built again."""
         self._settings = self._settings | {self.effort: value}
 
     def most_effort(self) -> int:
@@ -126,7 +126,7 @@ class ApproximateIndex(ABC):
         exclude: Int[Tensor, "users excluded"] | None = None,
         allow: Tensor | None = None,
     ) -> TopK:
-        """Find the best ``k`` items a user, nearly; what ``exclude`` and ``allow`` hold is said at `Index.search`.
+        """Find the best ``k`` items a user, nearly; ``exclude`` and ``allow`` are those of `Index.search`.
 
         Raises:
             InputError: if ``k`` is below 1, ``exclude`` is not one row a user, ``allow`` neither mask nor ids, or the
@@ -148,7 +148,7 @@ class ApproximateIndex(ABC):
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
-        """Add items; an id that is there is replaced. The structure is built anew once it has doubled.
+        """Add items; an id that is there is replaced. The structure is rebuilt once it has doubled.
 
         Raises:
             InputError: as `build` does, or if the vectors are of another width; nothing has changed then.
@@ -171,7 +171,7 @@ class ApproximateIndex(ABC):
         return None
 
     def remove(self, ids: Int[Tensor, " items"]) -> None:
-        """Remove items: their rows are masked, and the structure is built anew once a quarter of it is dead.
+        """Remove items: their rows are masked, and the structure is rebuilt once a quarter of it is dead.
 
         Raises:
             InputError: if an id is not there; nothing has changed then.
@@ -230,7 +230,7 @@ class ApproximateIndex(ABC):
         return index
 
     def to(self, device: torch.device | str) -> None:
-        """Hand answers out on ``device``; the structure itself is searched on the CPU."""
+        """Return answers on ``device`` from now on; the structure itself is searched on the CPU."""
         self._device = torch.device(device)
 
     def _hold(self, vectors: NDArray[np.float32], ids: Tensor, structure: Any) -> None:

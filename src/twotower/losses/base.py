@@ -1,4 +1,4 @@
-"""The loss protocol: one positive a row against its negatives."""
+"""Loss protocol: one positive a row against its negatives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Loss(Protocol):
-    """Scores, log q and a mask in; a scalar out.
+    """Reduce the scores of positives and negatives, log q and a mask to a scalar.
 
     Scores come already divided by the temperature (score * scale); log q is subtracted here and nowhere else, so the
     order logit = score / temperature − log q cannot be got wrong.
@@ -23,7 +23,7 @@ class Loss(Protocol):
         negative_mask: Tensor,
         positive_log_q: Tensor | None = None,
     ) -> Tensor:
-        """The mean over rows.
+        """Return the mean over rows.
 
         ``positive_scores`` is [rows], ``negative_scores`` and the boolean ``negative_mask`` (False: does not count)
         are [rows, candidates], ``negative_log_q`` is [candidates] or [rows, candidates].

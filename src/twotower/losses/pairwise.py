@@ -12,7 +12,7 @@ from twotower.losses.checks import check_shapes
 
 
 class BPR(nn.Module):
-    """Mean over rows of the mean over negatives of −log σ(s_p − s_j), in nats.
+    """Compute Bayesian personalised ranking (BPR): mean of −log σ(s_p − s_j) over negatives and rows, in nats.
 
     log q is not used: a candidate counts once however likely it was. A row without negatives counts 0.
 
@@ -32,7 +32,7 @@ class BPR(nn.Module):
         negative_mask: Bool[Tensor, "rows candidates"],
         positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider; scores are divided by the temperature.
+        """Return the mean over rows, in float32 or wider; scores are divided by the temperature.
 
         Raises:
             InputError: if the shapes disagree.
@@ -45,7 +45,7 @@ class BPR(nn.Module):
 
 
 class Triplet(nn.Module):
-    """Mean over rows of the violations max(0, margin + s_j − s_p) of the hardest negatives.
+    """Compute the triplet loss: mean over rows of max(0, margin + s_j − s_p) of the hardest negatives.
 
     The negatives of a row are its ``hardest`` highest-scored ones. Their violations are averaged, or, with
     ``weight_temperature``, weighted by a softmax over the violating scores at that temperature; the weights are
@@ -83,7 +83,7 @@ class Triplet(nn.Module):
         negative_mask: Bool[Tensor, "rows candidates"],
         positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider, in units of the scores.
+        """Return the mean over rows, in float32 or wider, in units of the scores.
 
         Raises:
             InputError: if the shapes disagree.

@@ -1,4 +1,4 @@
-"""Losses that judge each pair alone: labels, or one positive with sampled negatives."""
+"""Losses that treat each pair alone: labels, or one positive with sampled negatives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.losses.checks import check_shapes
 
 
 def binary_cross_entropy(scores: Float[Tensor, " rows"], labels: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Mean of −y log σ(s) − (1 − y) log(1 − σ(s)) over rows, in nats; labels are 0 to 1.
+    """Return the mean of −y log σ(s) − (1 − y) log(1 − σ(s)) over rows, in nats; labels are 0 to 1.
 
     Raises:
         InputError: if the shapes disagree or there are no rows.
@@ -31,7 +31,7 @@ def binary_cross_entropy(scores: Float[Tensor, " rows"], labels: Float[Tensor, "
 
 
 class SampledBCE(nn.Module):
-    """Binary cross-entropy of one positive and its negatives, raised by gBCE where asked.
+    """Compute binary cross-entropy (BCE) of one positive and its sampled negatives; with calibration, gBCE.
 
     For a row with positive p and the negatives that count, N of them, averaged over rows, in nats:
 
@@ -62,7 +62,7 @@ class SampledBCE(nn.Module):
         self.calibration = calibration
 
     def beta(self, num_negatives: int) -> float:
-        """The power of the positive's probability.
+        """Return the power of the positive's probability.
 
         Raises:
             InputError: if more negatives are drawn than there are other items.
@@ -88,7 +88,7 @@ class SampledBCE(nn.Module):
         negative_mask: Bool[Tensor, "rows candidates"],
         positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider; scores are divided by the temperature.
+        """Return the mean over rows, in float32 or wider; scores are divided by the temperature.
 
         Raises:
             InputError: if the shapes disagree.
@@ -101,7 +101,7 @@ class SampledBCE(nn.Module):
 
 
 class GBCE(SampledBCE):
-    """Generalised binary cross-entropy at calibration 0.75, the value that its paper recommends.
+    """Compute generalised binary cross-entropy (gBCE) at calibration 0.75, the value that its paper recommends.
 
     Source: Petrov and Macdonald, RecSys 2023; see `SampledBCE`.
     """

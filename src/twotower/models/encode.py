@@ -1,4 +1,4 @@
-"""Encoding outside training: users as of the end of their history, items in tiles, and the mode for both."""
+"""Encoding outside training: users at the end of their history, items in tiles, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class ItemStates:
 
 
 def training_length(model: Model) -> int:
-    """Items of a history that a model reads in training, at most."""
+    """Return how many items of a history a model reads in training, at most."""
     return LONGEST if model.history_length is None else model.history_length
 
 
 @contextlib.contextmanager
 def inference(model: Model) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode comes back afterwards."""
+    """Switch to evaluation mode without gradients; the model's own mode comes back afterwards."""
     training = model.training
     model.eval()
     try:
@@ -49,7 +49,7 @@ def inference(model: Model) -> Iterator[None]:
 
 
 def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"], length: int | None) -> Users:
-    """Users ``ids`` with their last ``length`` events of ``history`` (None: all), as wide as the longest of them."""
+    """Return users ``ids`` with their last ``length`` events of ``history`` (None: all), as wide as the longest."""
     starts, ends = history.offsets[ids], history.offsets[ids + 1]
     longest = int((ends - starts).max()) if len(ids) else 0
     width = max(1, longest if length is None else min(length, longest))
@@ -58,7 +58,7 @@ def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"
 
 
 def encode_items(model: Model, dataset: Dataset, ids: Int[Tensor, " items"], tile: int) -> State:
-    """The states of items ``ids``, encoded ``tile`` at a time."""
+    """Return the states of items ``ids``, encoded ``tile`` at a time."""
     return join([model.encode_items(dataset.items(part)) for part in ids.split(tile)])
 
 

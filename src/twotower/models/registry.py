@@ -40,13 +40,13 @@ def model_class(model: str | type[Model]) -> type[Model]:
 
 
 def model_parameters(name: str) -> dict[str, Any]:
-    """The settings that a model takes and their defaults."""
+    """Return the settings that a model takes and their defaults."""
     parameters = inspect.signature(model_class(name).__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def all_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the defaults of what they leave out, as TOML reads them back: lists instead of tuples."""
+    """Return the settings with all defaults, as TOML reads them back: lists instead of tuples."""
     whole = model_parameters(name) | settings
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
 
@@ -58,7 +58,7 @@ MOST_LAYERS = 1000
 
 
 def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = None) -> Model:
-    """A new model: ``Class(schema, **parameters)``.
+    """Build a new model: ``Class(schema, **parameters)``.
 
     Raises:
         InputError: if a parameter is unknown to the model (names the closest) or out of range, or the model would take

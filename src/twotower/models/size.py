@@ -1,4 +1,4 @@
-"""How much memory a model takes, told before it is taken."""
+"""Memory of a model, estimated before it is allocated."""
 
 from __future__ import annotations
 

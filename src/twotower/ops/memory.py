@@ -1,4 +1,4 @@
-"""How much memory a process may still take, and what asks before it starts."""
+"""Memory that a process may still take, and the check before work starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> float:
-    """Bytes that can be taken without swapping: what the system has free, or what the process's group may still take.
+    """Return the bytes that can be taken without swapping: free in the system, or left to the process's group.
 
     Infinite where neither is told (outside Linux): then nothing is refused for want of memory.
 
@@ -27,7 +27,7 @@ def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> float:
 
 
 def need_memory(needed: float, what: str, advice: str) -> None:
-    """Say what work takes, and refuse it where less memory is free.
+    """Refuse work that takes more memory than is free.
 
     Args:
         needed: bytes.

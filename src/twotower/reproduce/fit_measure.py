@@ -1,4 +1,4 @@
-"""How a cell of FIT's tables is measured: AUC and costs of one training, and whether FIT's queries are in use."""
+"""Measuring of a cell of FIT's tables: AUC and costs of one training, and whether FIT's queries are in use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twotower.training.callbacks import EpochRecord, Silent
 
 
 def measure(run: Run, dataset: Dataset) -> Measured:
-    """Train one run on pairs and judge it on the test: AUC, log loss, GAUC, and among 2,000 candidates.
+    """Train one run on pairs and evaluate its test: AUC, log loss, GAUC, and recall among 2,000 candidates.
 
     Text features are left out, for every model alike: they are dear in a history, and the paper names none.
     """
@@ -47,7 +47,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
 
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:
-    """The epoch whose weights were kept: the best AUC among those that were trained as they are served."""
+    """Return the epoch whose weights were kept: the best AUC among those that were trained as they are served."""
     judged = [record for record in records if "auc" in record.metrics]
     able = [record for record in judged if record.selectable] or judged[-1:]
     return max(able, key=lambda record: record.metrics["auc"]).epoch
@@ -67,7 +67,7 @@ class WatchQueries(Silent):
 
 
 def query_similarity(model: FIT, dataset: Dataset) -> float:
-    """Mean cosine of each item's soft query, at the temperature of now, with its hard one.
+    """Return the mean cosine of each item's soft query, at the current temperature, with its hard one.
 
     Source: FIT (Xiong et al., SIGIR 2025), equation 24.
     """
@@ -80,7 +80,7 @@ def query_similarity(model: FIT, dataset: Dataset) -> float:
 
 
 def queries_in_use(model: FIT, dataset: Dataset) -> float:
-    """`MetaQueries.in_use` over all items."""
+    """Return `MetaQueries.in_use` over all items."""
     assert model.meta is not None
     with inference(model):
         ids = dataset.known_items()
@@ -88,5 +88,5 @@ def queries_in_use(model: FIT, dataset: Dataset) -> float:
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """RelaImpr of a training over the reference's of the same seed."""
+    """Return RelaImpr of a training over the reference's of the same seed."""
     return {"relaimpr": relative_improvement(own["auc"], reference["auc"])} if reference["auc"] > 0.5 else {}

@@ -1,4 +1,4 @@
-"""Ways to sample negatives for one two-tower model: the report's own experiment, and two sets that can tell.
+"""Ways to sample negatives for one two-tower model: the report's own experiment, and two data sets with more signal.
 
 Source: Thomas, Dongritot and Syam, "Enhancing the Performance of Two Tower Models using Negative Mining and Sampling",
 NITK 2024, chapter 4 (table 4.3, figures 4.1 to 4.3).
@@ -61,7 +61,7 @@ VARIANTS = (
 
 
 class Size(NamedTuple):
-    """What depends on the data set."""
+    """Configure what depends on the data set."""
 
     batch: int
     negatives: int
@@ -73,7 +73,7 @@ OTHERWISE = Size(1024, 1024, 10)
 
 
 def variant_run(variant: str, size: Size, temperature: float) -> Run:
-    """One training of a variant."""
+    """Return the run of one training of a variant."""
     clustered, has_bank = "ngame" in variant, variant.startswith(("memory_bank", "cross_batch"))
     more = size.negatives * 9 // 16
     rows = size.negatives - more if has_bank or variant == "mixed" else size.negatives
@@ -121,13 +121,16 @@ def variant_run(variant: str, size: Size, temperature: float) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Every variant with every temperature."""
+    """Return every variant with every temperature."""
     size = SIZES.get(data, OTHERWISE)
     return {name: [variant_run(name, size, temperature) for temperature in TEMPERATURES] for name in VARIANTS}
 
 
 def with_starts(run: Run, rows: int) -> Run:
-    """The run with bank and mining from half-way, and mining anew when clusters are, in steps of so many rows."""
+    """Return the run with bank and mining from half-way, and mining again with the clusters.
+
+    ``rows`` training rows give the steps of an epoch.
+    """
     epochs, steps = run.training.epochs, -(-rows // run.training.batch_size)
     halfway = epochs * steps // 2
     every = run.clusters.refresh_every * steps
@@ -155,7 +158,10 @@ def measure(run: Run, dataset: Dataset) -> Measured:
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """Time of an epoch over the reference's of the same seed; a rough figure where trainings ran beside others."""
+    """Compare the time of an epoch with the reference's of the same seed.
+
+    A rough figure where trainings ran beside others.
+    """
     return {"relative_epoch_time": own["seconds_per_epoch"] / reference["seconds_per_epoch"]}
 
 

@@ -1,4 +1,4 @@
-"""How far item states move between two looks, on a sample of items."""
+"""Drift of item states between two measurements, on a sample of items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 
 
 class EmbeddingDrift:
-    """Low once the mean squared distance that sampled items move in ``every`` steps falls below ``threshold``.
+    """Track whether sampled items move little: by a mean squared distance below ``threshold`` in ``every`` steps.
 
     Mean over the sample of ‖g(item; now) − g(item; ``every`` steps ago)‖². Once low it stays low.
 
@@ -62,11 +62,11 @@ class EmbeddingDrift:
         self.step += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Steps, the newest mean, whether it is low, and the vectors of the last look."""
+        """Return steps, the newest mean, whether it is low, and the vectors of the last measurement."""
         kept = {"step": torch.tensor(self.step), "low": torch.tensor(self.is_low), "value": torch.tensor(self.value)}
         return kept if self._before is None else {**kept, "before": self._before}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.step, self.is_low, self.value = int(state["step"]), bool(state["low"]), float(state["value"])
         self._before = state.get("before")

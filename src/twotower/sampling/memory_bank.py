@@ -1,4 +1,4 @@
-"""Cross-batch negatives (CBNS): item states of past batches, kept in a ring."""
+"""Cross-batch negative sampling (CBNS): item states of past batches, kept in a ring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK_EVERY = 128
 
 
 class MemoryBank:
-    """The newest ``capacity`` item states, first in first out, with their ids and log q: no encoding, no gradient.
+    """Keep the newest ``capacity`` item states, first in first out, with ids and log q: no encoding, no gradient.
 
     The batches' items are draws from the training log, so log q = log(filled) + log p(item), with p as it was when
     the item came in. Samplers give ids, not states; this one is the exception. It fills from the first step, and gives
@@ -72,11 +72,11 @@ class MemoryBank:
 
     @property
     def started(self) -> bool:
-        """Whether it gives candidates."""
+        """Return whether it gives candidates."""
         return self.step >= self.start if isinstance(self.start, int) else self.start.is_low
 
     def sample(self, batch: Batch) -> Negatives:
-        """All that the bank holds, in the order of its places; nothing before it has started.
+        """Return all that the bank holds, in the order of its places; nothing before it has started.
 
         The states are the bank's own and change with the next `observe`.
         """
@@ -129,7 +129,7 @@ class MemoryBank:
         self.filled = min(self.filled + len(ids), self.capacity)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Ring, its place and the steps done."""
+        """Return ring, its place and the steps done."""
         kept = {"place": torch.tensor([self.step, self.filled, self._next])}
         if self._states is not None:
             kept |= {"ids": self._ids.clone(), "log_p": self._log_p.clone()}
@@ -139,7 +139,7 @@ class MemoryBank:
         return kept
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the bank as it was.
+        """Restore the bank as it was.
 
         Raises:
             InputError: if the stored bank has another capacity.

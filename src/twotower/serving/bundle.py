@@ -1,4 +1,4 @@
-"""A bundle: one folder with all that serving needs, so that it answers without the training data."""
+"""Bundle: one folder with all that serving needs, so that it answers without the training data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle on disk: what is small is read at once, the rest when it is first asked for."""
+    """Read a bundle on disk: what is small at once, the rest at its first use."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -71,12 +71,12 @@ class Bundle:
 
     @cached_property
     def item_ids(self) -> Tensor:
-        """The row of each stored item state: int64 [items]."""
+        """Return the row of each stored item state: int64 [items]."""
         return self._array("items/ids")
 
     @cached_property
     def item_states(self) -> State:
-        """What the item tower made of every known item, in the order of ``item_ids``.
+        """Return the states of every known item, in the order of ``item_ids``.
 
         Raises:
             InputError: if the file holds another model's states.
@@ -92,7 +92,7 @@ class Bundle:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Features of users and items, and each user's events when the bundle was written, as a data set.
+        """Return features of users and items, and each user's events when the bundle was written, as a data set.
 
         A bundle of format 1 kept positives alone: its log has no labels.
         """
@@ -107,44 +107,44 @@ class Bundle:
 
     @cached_property
     def positives(self) -> Log:
-        """The stored events that a model reads as histories; `dataset` has them all, with their labels."""
+        """Return the stored events that a model reads as histories; `dataset` has them all, with their labels."""
         return self.dataset.log.positives()
 
     @cached_property
     def user_vocabulary(self) -> Vocabulary:
-        """Outside user ids and their rows."""
+        """Return outside user ids and their rows."""
         return Vocabulary(self.folder / "vocabulary" / "users.parquet", "user")
 
     @cached_property
     def item_vocabulary(self) -> Vocabulary:
-        """Outside item ids and their rows."""
+        """Return outside item ids and their rows."""
         return Vocabulary(self.folder / "vocabulary" / "items.parquet", "item")
 
     @cached_property
     def index(self) -> AnyIndex | None:
-        """The stored index, or None: search the item states themselves then."""
+        """Return the stored index, or None: search the item states themselves then."""
         if self.manifest["index"] is None:
             return None
         return load_index(self.manifest["index"], self.folder / "index", model=self.model, device=self.device)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What was measured when the model was trained."""
+        """Return what was measured when the model was trained."""
         metrics: dict[str, Any] = self.manifest["metrics"]
         return metrics
 
     @property
     def diagnosis(self) -> dict[str, Any] | None:
-        """The report of the embedding check, if one was made."""
+        """Return the report of the embedding check, if one was made."""
         path = self.folder / "diagnosis.json"
         return read_json(path) if path.is_file() else None
 
     def users(self, rows: Tensor) -> Users:
-        """Known users as the user tower sees them: their features and latest stored positives."""
+        """Return known users as the user tower reads them: their features and latest stored positives."""
         return users_with_history(self.dataset, self.positives, rows, self.model.history_length)
 
     def newcomer(self, history: Tensor) -> Users:
-        """An unknown user with this history (int64 [items], oldest first), all of it at the latest stored time."""
+        """Return an unknown user with this history (int64 [items], oldest first), all at the latest stored time."""
         times = self.dataset.log.times
         if times is not None:
             now = times.max() if len(times) else times.new_tensor(0)
@@ -175,7 +175,7 @@ class Bundle:
 
 
 def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a bundle whose model or index nothing in this process has registered; no file makes us import code.
+    """Refuse a bundle whose model or index is not registered in this process; no file makes us import code.
 
     Raises:
         InputError: says which import is missing.
@@ -191,7 +191,7 @@ def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that no bundle can be written to; a training asks before it starts.
+    """Refuse a folder that no bundle can be written to; a training calls this before it starts.
 
     Raises:
         InputError: if ``folder`` holds something other than an earlier bundle, or lies inside one.
@@ -281,7 +281,7 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
 
 @contextlib.contextmanager
 def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield a copy of a bundle and its manifest to alter; it replaces the bundle when the block ends without an error.
+    """Yield a copy of a bundle and its manifest to change; it replaces the bundle when the block ends without error.
 
     Raises:
         InputError: as `Bundle.load`.

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what it is, what every file's bytes must be, and with which libraries it was written."""
+"""Manifest of a bundle: its format, the hash of every file, and the libraries that wrote it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle that this version can read.
+    """Return the manifest of a bundle that this version can read.
 
     Raises:
         InputError: if ``folder`` is not a bundle, or one of a newer format.
@@ -59,7 +59,7 @@ def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a bundle remembers."""
+    """Return the versions of libraries that a bundle stores."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""Two stages in one call: a retriever finds candidates among all items, a pre-ranker puts them in order."""
+"""Pipeline of two stages in one call: a retriever finds candidates, a pre-ranker orders them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANDIDATES = 2_000
 
 
 class Pipeline:
-    """Any retriever, then any pre-ranker, over one catalogue.
+    """Combine any retriever and any pre-ranker over one catalogue.
 
     Args:
         retriever: finds candidates through its index.
@@ -48,7 +48,7 @@ class Pipeline:
         exclude: Iterable[object] = (),
         include_seen: bool = False,
     ) -> list[Answer]:
-        """The pre-ranker's best ``k`` of the retriever's candidates, best first; scores are the pre-ranker's.
+        """Recommend the pre-ranker's best ``k`` of the retriever's candidates, best first, with its scores.
 
         Who asks and what is left out are said as to `Retriever.recommend`.
 
@@ -64,7 +64,7 @@ class Pipeline:
         return self.ranker.answers(self.ranker.ordered(asker, items, min(k, len(items)))) if len(items) else []
 
     def preload(self) -> None:
-        """Do at once what the first questions would wait for."""
+        """Load at once what the first requests would wait for."""
         self.retriever.preload()
         self.ranker.preload()
 
@@ -72,7 +72,7 @@ class Pipeline:
 def load_pipeline(
     retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int = CANDIDATES
 ) -> Pipeline:
-    """The pipeline of two bundles.
+    """Load the pipeline of two bundles.
 
     Raises:
         InputError: if a folder is no bundle, the two number other items, or ``candidates`` is not a whole number of at
@@ -83,7 +83,7 @@ def load_pipeline(
 
 
 def check_same_catalogue(first: Bundle, second: Bundle) -> None:
-    """Refuse two bundles whose item rows stand for other items.
+    """Refuse two bundles whose item rows represent other items.
 
     Raises:
         InputError: says what differs.

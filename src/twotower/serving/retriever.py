@@ -1,4 +1,4 @@
-"""Questions in outside ids, answers in outside ids: the bundle's model, index and vocabulary put together."""
+"""Retriever: requests and answers in outside ids, from a bundle's model, index and vocabulary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AMONG = ("catalogue", "file")
 
 
 class Answer(NamedTuple):
-    """One item of an answer: its outside id, its score before temperature and its raw columns."""
+    """Hold one item of an answer: its outside id, its score before temperature and its raw columns."""
 
     id: str
     score: float
@@ -44,21 +44,21 @@ class Answer(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Who asks: one user as the user tower sees it, and the rows of what was seen, padded with -1: int64 [1, most]."""
+    """Hold the user of a request as the user tower reads it, and the rows seen, padded with -1: int64 [1, most]."""
 
     users: Users
     seen: Tensor
 
 
 class Similar(NamedTuple):
-    """The neighbours of one row of a file of items: its outside id, and the answers."""
+    """Hold the neighbours of one row of a file of items: its outside id, and the answers."""
 
     id: str
     answers: list[Answer]
 
 
 class Retriever:
-    """Answers from a bundle. Loaded once, it may be asked from several threads.
+    """Answer requests from a bundle. Loaded once, it serves several threads.
 
     An inner-product model is searched through the bundle's index, exactly if it holds none; any other model scores the
     whole catalogue.
@@ -73,7 +73,7 @@ class Retriever:
         return f"Retriever({name} on {self.bundle.manifest['data']}, {items:,} items)"
 
     def preload(self) -> None:
-        """Do at once what the first questions would wait for: a server calls it before it listens."""
+        """Load at once what the first requests would wait for: a server calls it before it listens."""
         self.bundle.user_vocabulary.preload()
         self.bundle.item_vocabulary.preload()
         self.recommend(
@@ -105,7 +105,7 @@ class Retriever:
         return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
 
     def recommend_many(self, users: Iterable[object], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
-        """`recommend` for many known users at once: one list a user, in order.
+        """Recommend for many known users at once: one list a user, in order.
 
         Raises:
             InputError: if a user is unknown or ``k`` is below 1.
@@ -124,7 +124,7 @@ class Retriever:
         history: Iterable[object] | None = None,
         k: int | None = None,
     ) -> list[Answer]:
-        """The best ``k`` candidates (None: all) for a known user or a history, best first, by the whole model's score.
+        """Rank candidates (None: all) for a known user or a history by the whole model; return the best ``k``.
 
         Equal scores keep the order of the catalogue.
 
@@ -143,7 +143,7 @@ class Retriever:
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
-        """The ``k`` items whose states have the largest cosine with a known item's, itself left out.
+        """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
         Raises:
             InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
@@ -152,7 +152,9 @@ class Retriever:
         return self._answers(found)[0]
 
     def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
-        """The ``k`` items nearest to each row of a file of items (CSV, TSV, JSON lines, Parquet), in the file's order.
+        """Find the ``k`` items nearest to each row of a file of items, in the file's order.
+
+        The file is CSV, TSV, JSON lines or Parquet.
 
         The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
         has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
@@ -183,7 +185,7 @@ class Retriever:
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 
     def seen(self, user: object) -> list[Record]:
-        """What a known user has seen: items of all stored events, of whatever label, latest first, each once.
+        """Return what a known user has seen: items of all stored events, of whatever label, latest first, each once.
 
         Raises:
             InputError: if the user is unknown.
@@ -194,7 +196,7 @@ class Retriever:
         )
 
     def items(self, ids: Iterable[object]) -> list[Record]:
-        """What is known of these items, in order.
+        """Return what is known of these items, in order.
 
         Raises:
             InputError: if an id is unknown.
@@ -230,7 +232,7 @@ class Retriever:
         return states.float().cpu().numpy()
 
     def asker(self, user: object, history: Iterable[object] | None) -> Asker:
-        """A known user, or someone with a history of item ids typed in (oldest first).
+        """Encode a known user, or a history of item ids (oldest first), as the input of a request.
 
         Raises:
             InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not.
@@ -246,7 +248,7 @@ class Retriever:
         return Asker(self.bundle.newcomer(items), items[None])
 
     def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
-        """The rows of the best ``k`` items for one who asks.
+        """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
@@ -256,7 +258,7 @@ class Retriever:
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
-        """The best ``k`` of these item rows (int64 [candidates], no two alike) for one who asks.
+        """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
 
         Raises:
             InputError: if nothing is known of the user, or ``k`` is below 1.
@@ -270,7 +272,7 @@ class Retriever:
         return TopK(best.scores, items[best.ids])
 
     def answers(self, found: TopK) -> list[Answer]:
-        """What was found for one who asked, in outside ids."""
+        """Convert the rows found for one request to answers in outside ids."""
         return self._answers(found)[0]
 
     @property
@@ -360,7 +362,7 @@ class Retriever:
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:
-    """The retriever of a bundle; also known as ``twotower.load``.
+    """Load the retriever of a bundle; also known as ``twotower.load``.
 
     Raises:
         InputError: if the folder is not a bundle, is of a newer format, or, with ``verify``, has a changed file.

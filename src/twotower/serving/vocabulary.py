@@ -1,4 +1,4 @@
-"""Outside ids and their rows, both ways, and the raw columns of a row: asked of the Parquet file, not held."""
+"""Vocabulary: outside ids and their rows, both ways, and the raw columns of a row, read from a Parquet file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """What is known of one row: its outside id and its raw columns."""
+    """Hold what is known of one row: its outside id and its raw columns."""
 
     id: str
     columns: dict[str, Any]
 
 
 class Vocabulary:
-    """One side's ids: a Parquet file of row, id and raw columns.
+    """Map the ids of one side to rows and back, by a Parquet file of row, id and raw columns.
 
     A question reads only what it needs of the file, so that the first answer comes at once; `preload` holds the file
     in memory, for a server that asks often.
@@ -45,7 +45,7 @@ class Vocabulary:
         self._row_of = {record.id: row for row, record in self._record_of.items()}
 
     def rows(self, ids: Iterable[object]) -> list[int]:
-        """The row of each id, in order; ids are text, and what is not is taken by its text.
+        """Return the row of each id, in order; ids are text, and what is not is taken by its text.
 
         Raises:
             InputError: if an id is unknown (names the closest known one), or ``ids`` is no list.
@@ -74,7 +74,7 @@ class Vocabulary:
         return [found[text] for text in texts if text in found]
 
     def texts(self, ids: Iterable[object]) -> list[str]:
-        """Ids as text.
+        """Return ids as text.
 
         Raises:
             InputError: if ``ids`` is no list: a text alone would be read letter by letter.
@@ -84,17 +84,17 @@ class Vocabulary:
         return [plain_text(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
-        """The rows of those ids that are known."""
+        """Return the rows of those ids that are known."""
         if self._row_of is not None:
             return {id: self._row_of[id] for id in ids if id in self._row_of}
         return dict(self._ask("SELECT id, row FROM vocabulary WHERE id IN (SELECT unnest(?::VARCHAR[]))", list(ids)))
 
     def ids(self, rows: Sequence[int]) -> list[str]:
-        """The id of each row, in order."""
+        """Return the id of each row, in order."""
         return [record.id for record in self.records(rows)]
 
     def records(self, rows: Sequence[int]) -> list[Record]:
-        """The id and the raw columns, as plain values, of each row, in order."""
+        """Return the id and the raw columns, as plain values, of each row, in order."""
         found = self._record_of
         if self._row_of is None:
             question = "SELECT * FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))"
@@ -136,7 +136,7 @@ class Vocabulary:
 
 
 def write_row_vocabulary(path: Path, num_rows: int) -> None:
-    """A vocabulary for rows that never had outside ids: the id of a known row is its number."""
+    """Write a vocabulary for rows that never had outside ids: the id of a known row is its number."""
     import duckdb
 
     target = str(path).replace("'", "''")

@@ -1,4 +1,4 @@
-"""What watches a training run: a JSON-lines log and TensorBoard; see also `progress`, `curves` and `tracking`."""
+"""Callbacks of a training run: a JSON-lines log and TensorBoard; see also `progress`, `curves` and `tracking`."""
 
 from __future__ import annotations
 
@@ -64,47 +64,49 @@ class EpochRecord:
 
 @runtime_checkable
 class Callback(Protocol):
-    """Told of every finished epoch, and of every optimiser step's number."""
+    """Watch a training: called at its start and end, after every epoch and every optimiser step."""
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training begins, or goes on, at ``step``."""
+        """Handle the start of training, or its continuation, at ``step``."""
         ...
 
     def stepped(self, step: int) -> None:
-        """One optimiser step is done."""
+        """Handle one finished optimiser step."""
         ...
 
     def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """An epoch is done, and validated where the run asks for it. May raise `StopTraining`."""
+        """Handle a finished epoch, validated where the run does so. May raise `StopTraining`."""
         ...
 
     def finished(self) -> None:
-        """Training is over, however it ended."""
+        """Handle the end of training, however it ended."""
         ...
 
 
 class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
-    """Raised by a callback to end training after this epoch; its text says why."""
+    """Stop training after this epoch: raised by a callback; its text is the reason."""
 
 
 class Silent:
-    """A callback that does nothing: others override what they need."""
+    """Do nothing: others override what they need."""
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stepped(self, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finished(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class JsonLines(Silent):
-    """One JSON object an epoch, appended to a file. A resumed run first drops lines of epochs that it will redo.
+    """Append one JSON object an epoch to a file.
+
+    A resumed run first drops lines of epochs that it will do again.
 
     So it does with lines that are no records, such as one that a crash cut off, and says so.
     """
@@ -154,7 +156,7 @@ def _step_of(line: str) -> int | None:
 
 
 class TensorBoard(Silent):
-    """Every number of every record, for TensorBoard (extra ``tensorboard``)."""
+    """Write every number of every record for TensorBoard (extra ``tensorboard``)."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -168,5 +170,5 @@ class TensorBoard(Silent):
                 self.writer.add_scalar(name, value, record.step)
 
     def finished(self) -> None:
-        """Flush and close."""
+        """Flush and close the writer."""
         self.writer.close()

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on, in one safetensors file: tensors, and the rest as JSON in its header."""
+"""Checkpoint: everything that a run needs to continue, in one safetensors file with JSON in its header."""
 
 from __future__ import annotations
 

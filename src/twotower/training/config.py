@@ -1,4 +1,4 @@
-"""The sections of a run that training reads: objective, sampling, training."""
+"""Sections of a run that training reads: objective, sampling, training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _at_least(name: str, value: int | float, low: int | float) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises."""
+    """Configure what training minimises."""
 
     loss: str = "full_softmax"
     """full_softmax (every item is a negative), or one against samples: sampled_softmax, bce (the log's own labels
@@ -50,7 +50,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where negatives come from; read by every loss but full_softmax."""
+    """Configure the sources of negatives; read by every loss but full_softmax."""
 
     sources: tuple[NegativeSource, ...] = (NegativeSource("in_batch"),)
     """Where negatives come from: names, or a table each with the settings of that source (see the section
@@ -94,7 +94,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how fast, with what, on what."""
+    """Configure training: duration, learning rate, batches, precision and device."""
 
     epochs: int = 20
     """Passes over the training rows, at most."""

@@ -47,7 +47,7 @@ text { fill: #24292f; }
 
 
 class Curves(Silent):
-    """Draws a picture of the log of a training, of the same name, as the training goes on.
+    """Draw a picture of the log of a training, of the same name, as the training goes on.
 
     It must stand after the callback that writes the log.
 

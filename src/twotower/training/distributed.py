@@ -32,7 +32,7 @@ TELLING = 5.0
 
 
 class Whole(NamedTuple):
-    """The batch of all ranks as samplers see it, one row a pair, and which of its rows are this rank's."""
+    """Hold the batch of all ranks as samplers read it, one row a pair, and which of its rows are this rank's."""
 
     batch: Batch
     own: slice
@@ -41,7 +41,7 @@ class Whole(NamedTuple):
 
 
 class World:
-    """The processes of one training: one, unless torchrun started several.
+    """Describe the processes of one training: one, unless torchrun started several.
 
     Attributes:
         rank: of this process, from 0. Rank 0 writes logs, checkpoints and the bundle.
@@ -56,14 +56,14 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """The device of this rank, where the run says "auto" or "cuda"."""
+        """Return the device of this rank, where the run says "auto" or "cuda"."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda") if self.size == 1 else torch.device("cuda", self.local_rank)
 
     @classmethod
     def current(cls, wait: float = WAIT) -> World:
-        """That of this process: by torch.distributed where it is set up, else by the variables that torchrun sets.
+        """Return the world of this process: by torch.distributed if set up, else by the variables that torchrun sets.
 
         Args:
             wait: seconds that a rank waits for the others before all give up.
@@ -108,7 +108,7 @@ class World:
         return world
 
     def tells_first(self) -> bool:
-        """Whether this is the first of the ranks that asks: when all must end, one tells the reason."""
+        """Return whether this rank calls first: when all must end, one reports the reason."""
         if self.size == 1 or self._store is None:
             return True
         try:
@@ -126,7 +126,7 @@ class World:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What fails inside on one rank ends all with its error, which rank 0 alone tells. Ranks must not meet inside.
+        """End all ranks with the error of one, which rank 0 alone reports. No collective may run inside.
 
         Raises:
             InputError: the first error, by rank.
@@ -145,7 +145,7 @@ class World:
             raise self.said(text if text == told[0] else f"rank {rank}: {text}")
 
     def said(self, text: str) -> InputError:
-        """The error that every rank finds: rank 0 tells it."""
+        """Return the error that every rank finds: rank 0 reports it."""
         return _alone(self.rank, text)
 
     def agree(self, facts: Mapping[str, str]) -> None:
@@ -168,7 +168,7 @@ class World:
     # While training
 
     def share(self, rows: Tensor) -> Tensor:
-        """This rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
+        """Return this rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
         low, high = len(rows) * self.rank // self.size, len(rows) * (self.rank + 1) // self.size
         self.idle = low == high
         return rows[-1:] if self.idle else rows[low:high]
@@ -179,13 +179,13 @@ class World:
             torch.manual_seed(derive(seed, "dropout", step, self.rank))
 
     def rows(self, batch: Batch) -> int:
-        """How many rows of the loss this rank's part of the batch has."""
+        """Return how many rows of the loss this rank's part of the batch has."""
         if self.idle:
             return 0
         return len(batch_items(batch)) if batch.pairs is None else len(batch.pairs)
 
     def whole(self, batch: Batch) -> Whole:
-        """What samplers see of the batch of all ranks: users and paired items. Alone, the batch as it is."""
+        """Return what samplers read of the batch of all ranks: users and paired items. Alone, the batch as it is."""
         if self.size == 1:
             return Whole(batch, slice(None), [])
         pairs = torch.stack([batch_users(batch), batch_items(batch)], dim=1)
@@ -197,7 +197,7 @@ class World:
         return Whole(seen, slice(start, start + len(pairs)), sizes)
 
     def gather(self, encoded: Encoded, sizes: list[int] | None = None, *, users: bool = True) -> Encoded:
-        """The rows of all ranks, with gradients; alone, the rows as they are.
+        """Return the rows of all ranks, with gradients; alone, the rows as they are.
 
         Args:
             encoded: this rank's rows.
@@ -240,31 +240,31 @@ class World:
         return sums[0]
 
     def any(self, *wishes: bool) -> list[bool]:
-        """For each wish, whether some rank has it."""
+        """Return for each flag whether some rank has set it."""
         if self.size == 1:
             return list(wishes)
         return [count > 0 for count in collectives.summed(torch.tensor(wishes, dtype=torch.float64)).tolist()]
 
     def first(self, value: bool) -> bool:
-        """The value of rank 0."""
+        """Return the value of rank 0."""
         return value if self.size == 1 else bool(collectives.of_first(torch.tensor([float(value)])))
 
     def same_numbers(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The values of rank 0, by the same names on every rank."""
+        """Return the values of rank 0, by the same names on every rank."""
         if self.size == 1:
             return dict(values)
         told = collectives.of_first(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, told.tolist(), strict=True))
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sum over ranks of each value; all ranks name the same."""
+        """Return the sum over ranks of each value; all ranks name the same."""
         if self.size == 1:
             return dict(values)
         found = collectives.summed(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, found.tolist(), strict=True))
 
     def same_batches(self, batches: list[Tensor]) -> list[Tensor]:
-        """The batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
+        """Return the batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
         if self.size == 1:
             return batches
         sizes = collectives.of_first(torch.tensor([len(batch) for batch in batches]))

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop after the current step, so that what is saved is never half a step; ends that must come."""
+"""Interrupts: Ctrl-C and SIGTERM as a flag that the loop reads after each step, and ends that must come."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRACE = 20.0
 
 
 class Stopped(KeyboardInterrupt):
-    """Ends a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none."""
+    """End a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none."""
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def stop_requested(*, echo: float = 0.0) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def ends_when_told(text: str, tell: Callable[[], None], *, grace: float = GRACE) -> Iterator[None]:
-    """SIGTERM, which torchrun sends to the ranks that are left when one dies, ends the block with an error.
+    """Raise an error at SIGTERM, which torchrun sends to the ranks that are left when one dies.
 
     A block inside may have a handler of its own, such as `stop_requested`. What has not come to an end ``grace``
     seconds later, such as a wait for a device that will not answer, is cut off with exit status 1.

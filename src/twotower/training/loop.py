@@ -1,4 +1,4 @@
-"""The training loop: rows, steps, validation, early stopping, checkpoints, exact resume."""
+"""Training loop: rows, steps, validation, early stopping, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ Validate = Callable[[Model], dict[str, float]]
 
 @dataclass
 class Progress:
-    """Where a run stands; with weights, optimiser, samplers and random states it is the whole checkpoint."""
+    """Hold the position of a run.
+
+    With weights, optimiser, samplers and random states it is the whole checkpoint.
+    """
 
     epoch: int = 0
     """Epochs that are done."""
@@ -65,7 +68,9 @@ def fit(
     epochs: int | None = None,
     world: World | None = None,
 ) -> Progress:
-    """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
+    """Train ``model`` in place and leave it with its best weights by ``config.metric``.
+
+    Without validation: the last weights.
 
     A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits. Where the
     learning rate does not depend on ``config.epochs``, so does a run that is resumed with more epochs.

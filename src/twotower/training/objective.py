@@ -1,4 +1,4 @@
-"""How one batch becomes a scalar: which items stand against the positives, and which loss they meet in."""
+"""Objectives: from one batch to a scalar, by the negatives of the positives and the loss that compares them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from twotower.training.regularise import Regulariser
 
 @runtime_checkable
 class Objective(Protocol):
-    """One batch to a scalar, in nats a row."""
+    """Reduce one batch to a scalar, in nats a row."""
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """The loss, with its graph."""
+        """Return the loss, with its graph."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of its samplers."""
+        """Return the state that a resumed run needs of its samplers."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         ...
 
 
@@ -50,7 +50,7 @@ class _Stateless:
 
 
 class AgainstAll(_Stateless):
-    """Full softmax: every item is a negative of every row. All candidates are encoded once a step.
+    """Compute the full softmax: every item is a negative of every row. All candidates are encoded once a step.
 
     An item without training events would be a negative in every step and a positive in none, so that training would
     teach that nobody wants it. ``seen`` leaves such items out.
@@ -79,7 +79,7 @@ class AgainstAll(_Stateless):
         self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         encoded = model(batch)
         table = model.encode_items(self.items)
         targets = encoded.item_ids if self.slots is None else self.slots[encoded.item_ids]
@@ -94,7 +94,7 @@ class AgainstAll(_Stateless):
 
 
 class AgainstSamples:
-    """A loss of each row's positive against candidates that a sampler draws.
+    """Compute a loss of each row's positive against candidates that a sampler draws.
 
     The row's own item and every known positive of its user are masked among the candidates.
 
@@ -136,7 +136,7 @@ class AgainstSamples:
         self.correct_positive = correct_positive
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         whole = self.world.whole(batch)
         negatives = _own_rows(self.sampler.sample(whole.batch), whole.own)
         encoded, fresh = self._encode(model, batch, negatives)
@@ -246,7 +246,7 @@ class AgainstSamples:
         return mask
 
     def _farthest(self, model: Model, batch: Batch, encoded: Encoded, scale: Tensor | float) -> Tensor:
-        """scale · (<u, v> − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
+        """scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
 
         The items are encoded as they are served, without dropout, so that nothing is drawn and no running mean moves.
         """
@@ -300,11 +300,11 @@ class AgainstSamples:
         return states.map_state(lambda part: part.index_select(0, at), pool)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, where it has one."""
+        """Return the sampler's state, where it has one."""
         return self.sampler.state_dict() if isinstance(self.sampler, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the sampler's state back."""
+        """Restore the sampler's state."""
         if isinstance(self.sampler, Stateful):
             self.sampler.load_state_dict(state)
 
@@ -377,13 +377,13 @@ def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
 
 
 class AgainstLabels(_Stateless):
-    """Binary cross-entropy of the rows' own labels."""
+    """Compute binary cross-entropy of the rows' own labels."""
 
     def __init__(self, regulariser: Regulariser | None = None, *, world: World | None = None) -> None:
         self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         assert batch.labels is not None
         encoded = model(batch)
         scores = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
@@ -392,10 +392,10 @@ class AgainstLabels(_Stateless):
 
 
 def own_losses(encoded: Encoded) -> Tensor | float:
-    """The sum of the losses that the model brings itself."""
+    """Return the sum of the model's own losses."""
     return sum(encoded.losses.values()) if encoded.losses else 0.0
 
 
 def by_row(candidates: State, shape: torch.Size) -> State:
-    """States of flattened candidates as [rows, candidates, …]."""
+    """Return states of flattened candidates as [rows, candidates, …]."""
     return states.map_state(lambda part: part.view(*shape, *part.shape[1:]), candidates)

@@ -12,7 +12,7 @@ from twotower.training.callbacks import EpochRecord, Silent
 
 
 class Progress(Silent):
-    """Shows loss, validation metric and time left on standard error.
+    """Show loss, validation metric and time left on standard error.
 
     The time left is that of all remaining epochs at the mean speed so far, validations counted; early stopping makes
     it less.

@@ -1,4 +1,4 @@
-"""Watches the geometry of item vectors while they are learnt, so that a collapse is seen when it begins."""
+"""Tracking of the geometry of item vectors in training, so that a collapse is seen when it begins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracking(Silent):
-    """Adds figures of the item vectors to the record of each evaluation; warns, or ends training, when they collapse.
+    """Add figures of the item vectors to the record of each evaluation; warn, or end training, when they collapse.
 
     It must stand before the callbacks that write records. The verdict is that of `twotower.diagnosis` for cone and
     rank; an item vector at the start of training is random, which is no collapse.
@@ -81,7 +81,7 @@ class Tracking(Silent):
 
 
 def curve(records: Sequence[EpochRecord], name: str = "mean_cosine") -> str:
-    """One line that draws a figure over the evaluations, from its first to its last value; empty without any.
+    """Draw a figure over the evaluations as one line, from its first to its last value; empty without any.
 
     Examples:
         >>> curve([EpochRecord(1, 9, 0.5, 0.1, 2.0, geometry={"mean_cosine": value}) for value in (0.1, 0.2, 0.8)])

@@ -16,7 +16,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def plain_lines(path: Path, encoding: str, target: Path) -> Path:
-    """The file itself when it is plain UTF-8 with one kind of line end, else ``target``, a copy that is.
+    """Return the file itself when it is plain UTF-8 with one kind of line end, else ``target``, a copy that is.
 
     Packed files are known by their first bytes, whatever they are called. Line ends may be LF, CRLF, CR or a mixture.
 

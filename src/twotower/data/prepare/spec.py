@@ -1,4 +1,4 @@
-"""The few lines of TOML that say what a raw data set is: its files, columns, feature kinds, label rule and split."""
+"""Spec: the few lines of TOML on a raw data set, its files, columns, feature kinds, label rule and split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEEP = ("positive", "all")
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one table."""
+    """Describe the files of one table."""
 
     path: tuple[str, ...]
     """Files or glob patterns, read in this order; relative to the folder of the TOML."""
@@ -45,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Interactions:
-    """The log: one row an event."""
+    """Describe the log: one row an event."""
 
     source: Source
     user: str
@@ -71,7 +71,7 @@ class Interactions:
 
     @property
     def is_unordered(self) -> bool:
-        """Whether a user's events are a set: nothing says when, or in which order, they were."""
+        """Return whether a user's events are a set: neither time nor order is known."""
         return not self.time and self.unit != "order"
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Label:
-    """Which events are positives: those whose column is at least, or equals, a value."""
+    """Describe which events are positives: those whose column is at least, or equals, a value."""
 
     column: str = ""
     """Empty: the value column of the log."""
@@ -105,7 +105,7 @@ class Label:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """A feature and the column it is read from."""
+    """Describe a feature and the column it is read from."""
 
     name: str
     kind: str
@@ -132,7 +132,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Entities:
-    """A table of users or of items."""
+    """Describe a table of users or of items."""
 
     source: Source
     id: str
@@ -144,7 +144,7 @@ class Entities:
 
 @dataclass(frozen=True)
 class Spec:
-    """All that `twotower data prepare` needs to know."""
+    """Describe a raw data set for `twotower data prepare`."""
 
     name: str
     interactions: Interactions
@@ -184,12 +184,12 @@ class Spec:
 
     @staticmethod
     def from_dict(values: dict[str, Any], *, folder: Path = Path()) -> Spec:
-        """The spec that `to_dict` gave, or that a TOML holds."""
+        """Return the spec that `to_dict` gave, or that a TOML holds."""
         sections = {key: value for key, value in values.items() if key != "folder"}
         return _build(Spec, sections, "", folder=folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the TOML; what has its default is left out."""
+        """Return plain values, as in the TOML; what has its default is left out."""
         return plain_table(self)
 
     def to_toml(self, path: Path | str) -> None:
@@ -273,7 +273,7 @@ _WORDS: dict[type[Any], str] = {str: "a text", int: "a whole number", float: "a 
 
 
 def plain_table(part: Any) -> dict[str, Any]:
-    """A dataclass as a table of TOML, without defaults; the inverse of `_build`."""
+    """Return a dataclass as a table of TOML, without defaults; the inverse of `_build`."""
     table: dict[str, Any] = {}
     for item in fields(part):
         value = getattr(part, item.name)

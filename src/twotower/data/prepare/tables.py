@@ -1,4 +1,4 @@
-"""The tables of users and items: rows for everyone in the catalogue, features as arrays, vocabularies."""
+"""Tables of users and items: rows for everyone in the catalogue, features as arrays, vocabularies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTHS = {"multi_categorical": 16, "text": 32}
 
 @dataclass
 class TableReport:
-    """What became of the rows of a table."""
+    """Hold what became of the rows of a table."""
 
     faults: Faults = field(default_factory=Faults)
     repeats: int = 0

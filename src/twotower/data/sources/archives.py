@@ -21,7 +21,7 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, er
 
 
 def is_archive(path: Path) -> bool:
-    """True for a name that `unpack` understands."""
+    """Return True for a name that `unpack` understands."""
     return path.name.lower().endswith((*TAR, *ZIP, ".gz"))
 
 

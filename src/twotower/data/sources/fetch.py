@@ -25,7 +25,7 @@ SPEC = "spec.toml"
 
 
 def available() -> tuple[Source, ...]:
-    """Every data set that `get` knows."""
+    """Return every data set that `get` knows."""
     return tuple(SOURCES.values())
 
 

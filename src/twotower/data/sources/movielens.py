@@ -32,7 +32,7 @@ RATINGS = "SELECT user_id, item_id, rating::DOUBLE AS rating, timestamp::BIGINT 
 
 
 def read_100k(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``u.data``, ``u.user``, ``u.item``, or from the three atomic files of RecBole's example."""
+    """Read tables from ``u.data``, ``u.user``, ``u.item``, or from the three atomic files of RecBole's example."""
     users = ("user_id", "age", "gender", "occupation", "zip_code")
     with database() as connection:
         if find(files, "u.data") is None and find(files, "ml-100k.inter") is not None:
@@ -55,7 +55,7 @@ def read_100k(files: Path, out: Path, category: str | None) -> Spec:
 
 
 def spec_100k() -> Spec:
-    """The spec of MovieLens 100K."""
+    """Return the spec of MovieLens 100K."""
     return spec(
         "ml-100k",
         time="timestamp",
@@ -99,7 +99,7 @@ def _write_recbole(connection: Any, files: Path, out: Path) -> None:
 
 
 def read_1m(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``ratings.dat``, ``users.dat`` and ``movies.dat``."""
+    """Read tables from ``ratings.dat``, ``users.dat`` and ``movies.dat``."""
     columns = ("user_id", "gender", "age", "occupation", "zip_code")
     with database() as connection:
         _write_dat(connection, files, out)
@@ -109,7 +109,10 @@ def read_1m(files: Path, out: Path, category: str | None) -> Spec:
 
 
 def spec_1m(*, clock: bool = True) -> Spec:
-    """The spec of MovieLens 1M, whose ages are codes of seven groups; without a clock ``position`` gives the order."""
+    """Return the spec of MovieLens 1M, whose ages are codes of seven groups.
+
+    Without a clock ``position`` gives the order.
+    """
     return spec(
         "ml-1m",
         time="timestamp" if clock else "position",
@@ -122,7 +125,7 @@ def spec_1m(*, clock: bool = True) -> Spec:
 
 
 def read_10m(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``ratings.dat`` and ``movies.dat``; this release tells nothing of its users."""
+    """Read tables from ``ratings.dat`` and ``movies.dat``; this release has no data on users."""
     with database() as connection:
         _write_dat(connection, files, out, encoding="utf-8")
     return spec("ml-10m", time="timestamp", value="rating", items=ITEM_FEATURES, item_title="title")
@@ -142,7 +145,7 @@ def _write_dat(connection: Any, files: Path, out: Path, encoding: str = "latin-1
 
 
 def read_csv(title: str, files: Path, out: Path) -> Spec:
-    """Tables from ``ratings.csv`` and ``movies.csv``."""
+    """Read tables from ``ratings.csv`` and ``movies.csv``."""
     with database() as connection:
         ratings = delimited(need(files, "ratings.csv"), needed=("userId", "movieId", "rating", "timestamp"))
         movies = delimited(need(files, "movies.csv"), needed=("movieId", "title", "genres"))

@@ -1,4 +1,4 @@
-"""MovieLens 100K out of a package registry: the wheel of RecBole carries it as an example."""
+"""MovieLens 100K from a package registry: the wheel of RecBole carries it as an example."""
 
 from __future__ import annotations
 

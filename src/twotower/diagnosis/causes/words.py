@@ -1,4 +1,4 @@
-"""A cause in a sentence: what became of the feature, what it carried, and what restoring it would do."""
+"""Causes in sentences: what became of the feature, what it carried, and what restoring it would do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from twotower.diagnosis.causes.drift import ColumnDrift
 
 
 def reason(cause: Mapping[str, Any], drift: ColumnDrift, now: Mapping[str, Any], limits: Mapping[str, float]) -> str:
-    """One sentence on ``cause``: an entry of `twotower.diagnosis.causes.causes.Causes`, before its reason is known."""
+    """Return one sentence on ``cause``.
+
+    It is an entry of `twotower.diagnosis.causes.causes.Causes`, before its reason is known.
+    """
     parts = [_state(str(cause["kind"]), drift, limits)]
     then, share = cause["training_variance_share"], cause["variance_share"]
     if not then and not share:

@@ -68,7 +68,7 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
 
 
 def only_file(path: Path) -> str:
-    """The path for DuckDB, to which brackets and stars in a name would be a pattern."""
+    """Return the path for DuckDB, to which brackets and stars in a name would be a pattern."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 

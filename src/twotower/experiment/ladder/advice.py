@@ -1,4 +1,4 @@
-"""What to do after a fit, from what it found: sentences as HTML, all text of the user's escaped."""
+"""Advice after a fit, from what it found: sentences as HTML, all text of the user's escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEW_USERS = 300
 
 
 def advice(fitted: Fitted, *, budget: float) -> list[str]:
-    """Sentences on the fit, the most useful first.
+    """Return sentences on the fit, the most useful first.
 
     Args:
         fitted: what the fit has left.

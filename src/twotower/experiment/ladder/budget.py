@@ -13,7 +13,7 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds_of(text: str | int | float) -> float:
-    """The seconds of a budget such as 90s, 10m, 1h30m; a number is seconds.
+    """Return the seconds of a budget such as 90s, 10m, 1h30m; a number is seconds.
 
     Raises:
         InputError: if it is none, or not above 0.
@@ -36,7 +36,7 @@ def seconds_of(text: str | int | float) -> float:
 
 
 def clock(seconds: float) -> str:
-    """A time for people.
+    """Return a time for people.
 
     Examples:
         >>> clock(7.4), clock(71), clock(3700)
@@ -50,7 +50,7 @@ def clock(seconds: float) -> str:
 
 
 class Budget:
-    """Wall seconds from now on."""
+    """Count wall seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -58,17 +58,17 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the beginning."""
         return time.perf_counter() - self.start
 
     @property
     def left(self) -> float:
-        """Seconds until the end, 0 after it."""
+        """Return the seconds until the end, 0 after it."""
         return max(0.0, self.seconds - self.spent)
 
 
 class TimeLimit(Silent):
-    """Ends a training before an epoch that would not be done in time, or in the middle of one when time is up.
+    """End a training before an epoch that would not be done in time, or in the middle of one when time is up.
 
     The weights of the best validated epoch are kept. Where the first epoch is not done in time, those it has reached.
 
@@ -82,7 +82,7 @@ class TimeLimit(Silent):
         self.reached = False
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """The first epoch begins."""
+        """Handle the start of the first epoch."""
         self.last = time.perf_counter()
 
     def stepped(self, step: int) -> None:
@@ -103,7 +103,7 @@ class TimeLimit(Silent):
 
 
 class StopAfter(Silent):
-    """Ends a training after so many epochs, with the schedule of all of them."""
+    """End a training after so many epochs, with the schedule of all of them."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs

@@ -45,7 +45,7 @@ Watch = Callable[[str], Sequence[Callback]]
 
 
 class Ladder:
-    """The models of one fit, each a bundle in a folder; what an earlier call has done is read from there.
+    """Hold the models of one fit, each a bundle in a folder; what an earlier call has done is read from there.
 
     Args:
         dataset: prepared, with a folder.
@@ -76,7 +76,7 @@ class Ladder:
 
     @property
     def rungs(self) -> list[Rung]:
-        """What is done, simplest first; a variant stands behind the default of its model."""
+        """Return what is done, simplest first; a variant follows the default of its model."""
         return [rung for _, rung in sorted(self._rungs.items())]
 
     def climb(self) -> None:

@@ -1,4 +1,4 @@
-"""Which split a fit judges by: at one moment for all where enough users come back after it, else each user's last."""
+"""Split of a fit: at one moment for all users where enough come back after it, else each user's last event."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_KNOWN_ITEMS = 0.8
 
 
 def choose_split(log: Log) -> tuple[str, str]:
-    """The kind of split for a log, and why, in one sentence.
+    """Return the kind of split for a log, and why, in one sentence.
 
     A cut at one moment lets nothing of the future into training, but leaves few users with a history where everybody
     came once; then each user's last events are held out, which leaks the popularity of the future alone.

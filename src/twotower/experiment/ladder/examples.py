@@ -14,7 +14,7 @@ USERS, ITEMS = 10, 5
 
 
 class Example(NamedTuple):
-    """One user, items by what tells a person most."""
+    """Hold one user, with items by their most informative column."""
 
     user: str
     events: int
@@ -25,7 +25,7 @@ class Example(NamedTuple):
 
 
 def examples(bundle: Path, dataset: Dataset, *, mask_seen: bool) -> list[Example]:
-    """Ten users from those with the fewest events to those with the most, in even steps of their rank.
+    """Choose ten users from those with the fewest events to those with the most, in even steps of their rank.
 
     Args:
         bundle: that answers.

@@ -1,4 +1,4 @@
-"""What `fit` leaves: the choice, every model of the ladder, and where bundle, page and spec are."""
+"""Result of `fit`: the choice, every model of the ladder, and where bundle, page and spec are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.experiment.ladder.rungs import METRIC, Rung
 
 @dataclass(frozen=True, repr=False)
 class Fitted:
-    """What `fit` leaves."""
+    """Hold the result of `fit`."""
 
     choice: Choice
     rungs: list[Rung]
@@ -44,11 +44,11 @@ class Fitted:
 
     @property
     def winner(self) -> Rung:
-        """The rung that is taken; its own bundle has learnt the training events alone, and can be judged."""
+        """Return the chosen rung; its own bundle is trained on the training events alone, and can be evaluated."""
         return next(rung for rung in self.rungs if rung.name == self.choice.name)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the choice, and one entry a model."""
+        """Return plain values: the choice, and one entry a model."""
         return {
             "model": self.choice.name,
             "reason": self.choice.reason,
@@ -74,7 +74,7 @@ class Fitted:
 
 
 def line(rung: Rung) -> str:
-    """What became of a model, in one line."""
+    """Return what became of a model, in one line."""
     if rung.validation is None:
         return f"{rung.name}: left out: {rung.left_out}"
     low, high = rung.validation.intervals()[METRIC]

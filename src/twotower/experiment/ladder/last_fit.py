@@ -27,8 +27,9 @@ EVERYTHING = "all events"
 
 
 def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Callback] = ()) -> dict[str, Any] | None:
-    """Fit the rung's model on all events, validation and test among them, and write its bundle; the metrics that the
-    bundle notes are those of the test before.
+    """Fit the rung's model on all events, validation and test among them, and write its bundle.
+
+    The metrics that the bundle notes are those of the test before.
 
     A closed form keeps the number that it chose on validation; any other model is trained for as many epochs as were
     best there.
@@ -70,14 +71,14 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
 
 
 def best_epoch(rung: Rung) -> int:
-    """The epoch with the best validation metric, else the last one; at least 1."""
+    """Return the epoch with the best validation metric, else the last one; at least 1."""
     judged = [record for record in rung.records if METRIC in record]
     best = max(judged, key=lambda record: record[METRIC]) if judged else {"epoch": len(rung.records)}
     return max(1, int(best["epoch"]))
 
 
 def as_it_is(rung: Rung, to: Path) -> dict[str, Any] | None:
-    """Copy the rung's bundle: its model has learnt the training events alone. Returns its diagnosis."""
+    """Copy the rung's bundle, whose model is trained on the training events alone, and return its diagnosis."""
     with replacing_folder(to) as partial:
         shutil.copytree(rung.bundle, partial, dirs_exist_ok=True)
     found = to / "diagnosis.json"

@@ -62,7 +62,7 @@ def write_page(fitted: Fitted, *, budget: float) -> None:
 
 
 def follow_system(style: str) -> str:
-    """The style of a page without a script: dark where the system is, not by a button.
+    """Return the style of a page without a script: dark where the system is, not by a button.
 
     Examples:
         >>> follow_system(':root[data-theme="dark"] { --page: black; }')
@@ -76,7 +76,7 @@ def _hash(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table of rows that are HTML already."""
+    """Return a table of rows that are HTML already."""
     names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
         f'<div class="scroll"><table class="plain"><thead><tr>{names}</tr></thead>'
@@ -127,7 +127,7 @@ def _curves(rungs: Sequence[Rung]) -> str:
 
 
 def curve(records: Sequence[dict[str, Any]], key: str, words: str) -> str:
-    """One figure by epoch, as SVG."""
+    """Draw one figure by epoch, as SVG."""
     points = [(int(record["epoch"]), float(record[key])) for record in records if key in record]
     low, high = min(y for _, y in points), max(y for _, y in points)
     room = max(high - low, 1e-6 + 1e-3 * abs(high)) * 0.08

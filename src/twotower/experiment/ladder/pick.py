@@ -1,4 +1,4 @@
-"""Which model of the ladder is taken: by validation alone, and the simpler one where the difference is noise."""
+"""Choice of a model of the ladder: by validation alone, and the simpler one where the difference is noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEVEL = 0.05
 
 
 class Choice(NamedTuple):
-    """The model that is taken, and why."""
+    """Hold the chosen model, and why."""
 
     name: str
     best: str
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
 
 
 def shown_p(p_value: float | None) -> str:
-    """A p-value of a table; None is the best model itself.
+    """Return a p-value of a table as text; None is the best model itself.
 
     Examples:
         >>> shown_p(None), shown_p(0.0001), shown_p(0.126)

@@ -1,4 +1,4 @@
-"""One rung of the ladder: a model trained and judged, or read from the disk where an earlier call has done it."""
+"""Rung of the ladder: a model trained and evaluated, or read from the disk where an earlier call has done it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rung:
-    """A model of the ladder, or a variant of one: judged, or left out."""
+    """Hold a model of the ladder, or a variant of one: evaluated, or left out."""
 
     name: str
     """As it is shown; that of a variant says what it changes."""
@@ -50,12 +50,12 @@ class Rung:
 
 
 def is_closed(name: str) -> bool:
-    """Whether a model is fitted in one go."""
+    """Return whether a model is fitted in one go."""
     return issubclass(model_class(name), ClosedForm)
 
 
 def rung_run(model: str, data: Path, *, settings: Sequence[str] = (), mask_seen: bool) -> Run:
-    """The default run of a model on prepared data, with ``settings`` such as "model.dropout=0.5" changed.
+    """Return the default run of a model on prepared data, with ``settings`` such as "model.dropout=0.5" changed.
 
     Raises:
         InputError: if a setting is unknown.
@@ -67,7 +67,7 @@ def rung_run(model: str, data: Path, *, settings: Sequence[str] = (), mask_seen:
 def trained_rung(
     name: str, to: Path, run: Run, dataset: Dataset, *, seconds: float, callbacks: Sequence[Callback] = ()
 ) -> Rung:
-    """Train a model, judge it, and write its bundle; goes on from a checkpoint where a stopped call has left one.
+    """Train a model, evaluate it, and write its bundle; resume from the checkpoint of a stopped call.
 
     Args:
         name: as it is shown.
@@ -104,7 +104,7 @@ def trained_rung(
 
 
 def judged(model: Model, run: Run, dataset: Dataset, split: Split, part: str) -> Result:
-    """The figures of a model on one part of the split; for the test with popularity and slices."""
+    """Return the figures of a model on one part of the split; for the test with popularity and slices."""
     protocol = Protocol(ks=run.evaluation.ks, split=part, mask_seen=run.evaluation.mask_seen)
     if part == "validation":
         return evaluate(model, dataset, split.validation, protocol)
@@ -112,7 +112,7 @@ def judged(model: Model, run: Run, dataset: Dataset, split: Split, part: str) ->
 
 
 def stored(name: str, to: Path, run: Run, dataset: Dataset, split: Split) -> Rung:
-    """A rung that an earlier call has finished."""
+    """Return a rung that an earlier call has finished."""
     model = Bundle.load(to, dataset.device).model
     beside = to.with_name(to.name + ".run")
     note: dict[str, Any] = read_json(beside / "fit.json") if (beside / "fit.json").is_file() else {}

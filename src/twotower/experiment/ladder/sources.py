@@ -30,7 +30,7 @@ Notice = Callable[[str], None]
 
 
 def find_spec(folder: Path, tables: Mapping[str, Any], spec: Path | None, hints: Hints, notices: Notices) -> Spec:
-    """The spec of a fit: the given one, else a guess, which is saved as ``data.toml`` in ``folder``.
+    """Return the spec of a fit: the given one, else a guess, which is saved as ``data.toml`` in ``folder``.
 
     Args:
         folder: of the fit.
@@ -69,14 +69,14 @@ def _as_file(what: str, table: Any, folder: Path) -> Path:
 
 
 def identity(spec: Spec) -> dict[str, Any]:
-    """What a resumed fit must have in common with the one that was stopped: the spec, and the bytes of its files."""
+    """Return what a resumed fit must share with the stopped one: the spec, and the bytes of its files."""
     sources = [part.source for part in (spec.interactions, spec.items, spec.users) if part is not None]
     files = [spec.folder / name for source in sources for name in source.path]
     return {"spec": spec.to_dict(), "hashes": {str(path): sha256(path) for path in files if path.is_file()}}
 
 
 def check_same(folder: Path, found: Mapping[str, Any]) -> bool:
-    """Whether there is a fit in ``folder`` to go on with.
+    """Return whether there is a fit in ``folder`` to resume.
 
     Raises:
         InputError: if it had other data or another spec.
@@ -148,7 +148,7 @@ def check_lengths(dataset: Dataset, spec: Spec) -> None:
 
 
 def repeats(split: Split) -> float:
-    """The share of validation events whose item the user had seen before."""
+    """Return the share of validation events whose item the user had seen before."""
     truth, history = split.validation.truth, split.validation.history
     width = int(torch.cat([truth.items, history.items]).max()) + 1
     keys = truth.users() * width + truth.items

@@ -31,7 +31,7 @@ FEW_ITEMS = 30_000
 
 
 class ItemCosine(ClosedForm):
-    """A user's score for an item: the sum of its cosines with the distinct items of the history.
+    """Score an item by the sum of its cosines with the distinct items of the history.
 
         cosine(i, j) = n_ij / (sqrt(n_i n_j) + shrink),  n_i users of item i, n_ij users of both
 
@@ -124,15 +124,15 @@ class ItemCosine(ClosedForm):
             start = end
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
-        """The distinct items of the history, 0 where there are none."""
+        """Return the distinct items of the history, 0 where there are none."""
         return distinct_items(users.history)
 
     def encode_items(self, items: Items) -> Int[Tensor, " rows"]:
-        """The item's id."""
+        """Return the item's id."""
         return items.ids
 
     def score(self, users: Int[Tensor, "users length"], items: Int[Tensor, " items"]) -> Float[Tensor, "users items"]:
-        """The cosines of the history's neighbours, added up where the neighbour is one of ``items``."""
+        """Score by the cosines of the history's neighbours, added up where the neighbour is one of ``items``."""
         column = torch.full((self.schema.num_items,), len(items), device=items.device)
         column[items] = torch.arange(len(items), device=items.device)
         scores = self.cosines.new_zeros(len(users), len(items) + 1)
@@ -143,7 +143,7 @@ class ItemCosine(ClosedForm):
     def score_rows(
         self, users: Int[Tensor, "rows length"], items: Int[Tensor, "rows *chosen"]
     ) -> Float[Tensor, "rows *chosen"]:
-        """The same for chosen pairs."""
+        """Score chosen pairs in the same way."""
         chosen = items.reshape(len(items), -1)
         scores = self.cosines.new_zeros(chosen.shape)
         for nearest, cosines in self._neighbours(users):
