@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 
 
 class EmbeddingDrift:
-    """Track whether sampled items move little: by a mean squared distance below ``threshold`` in ``every`` steps.
+    """Measure whether sampled items move little: by a mean squared distance below ``threshold`` in ``every`` steps.
 
     Mean over the sample of ‖g(item; now) − g(item; ``every`` steps ago)‖². Once low it stays low.
 
