@@ -24,6 +24,7 @@ VERBS = [
     "compare",
     "recommend",
     "similar",
+    "serve",
     "vectors",
     "diagnose",
     "remedy",
