@@ -25,6 +25,7 @@ VERBS = [
     "recommend",
     "similar",
     "serve",
+    "export",
     "vectors",
     "diagnose",
     "remedy",

@@ -29,6 +29,7 @@ class Model(nn.Module, ABC):
         has_vectors: true when users and items are one vector each, [rows, dim].
         inner_product: true when the score of two states is their inner product, so that a vector index can serve it.
         item_store: how item states are written and read.
+        no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
     schema: Schema
@@ -37,6 +38,7 @@ class Model(nn.Module, ABC):
     has_vectors: bool = True
     inner_product: bool = True
     item_store: ItemStore = ItemStore()
+    no_onnx: str = ""
 
     @abstractmethod
     def encode_users(self, users: Users) -> State:

@@ -89,5 +89,5 @@ def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embe
 def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
     """Mean of the table's rows ``ids`` without padding; zero where all is padding. No vector is made for a place."""
     if not ids.shape[1]:
-        return table.new_zeros(len(ids), table.shape[1])
+        return table.new_zeros(ids.shape[0], table.shape[1])
     return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)
