@@ -28,6 +28,8 @@ VERBS = [
     "compare",
     "recommend",
     "similar",
+    "serve",
+    "export",
     "vectors",
     "diagnose",
     "remedy",

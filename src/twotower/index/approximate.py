@@ -23,6 +23,8 @@ from twotower.index.exact import ExactIndex
 STRUCTURE, NOTE = "index.faiss", "index.json"
 FEW, SHARE = 2_000, 0.05
 """A scan is quicker than a filtered search when at most so many items, or this share of them, may come back."""
+MOST_BEYOND = 200
+"""Exclusions of a user up to which so many more rows are asked for, in place of a mask over all rows."""
 MANY = 0.1
 """Share of the items at which a user's exclusions, which are near what is asked for, make a scan surer."""
 MOST_DEAD = 0.25
@@ -285,6 +287,9 @@ class ApproximateIndex(ABC):
                 continue
             mask, banned = allowed, 0
             if exclude is not None and some[users[0]]:
+                if few := self._beyond(queries[users.numpy()], allowed, k, exclude[users[0]]):
+                    scores[users], ids[users] = few
+                    continue
                 mask = allowed.clone()
                 mask[self._rows_of(exclude[users[0]])] = False
                 banned = int(allowed.sum()) - int(mask.sum())
@@ -297,6 +302,23 @@ class ApproximateIndex(ABC):
             if len(short):  # nothing but a scan is sure to find them
                 scores[users[short]], ids[users[short]] = self._scan(asked[short.numpy()], mask, k, None)
         return TopK(scores, ids)
+
+    def _beyond(
+        self, query: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Answer one user with few exclusions by asking for so many more: a mask of all rows costs more.
+
+        None where that does not do: many exclusions, rows that are masked anyhow, or too few found.
+        """
+        left_out = np.unique(exclude[exclude >= 0].numpy())
+        total = len(self._ids)
+        if len(left_out) > MOST_BEYOND or k + len(left_out) > SHARE * total or not bool(allowed.all()):
+            return None
+        effort = min(self._widened(self._settings[self.effort], len(left_out)), self._most())
+        fetched = self._fetched(k, len(left_out)) + len(left_out)
+        rows = self._structure.search(query, fetched, params=self._parameters(effort, None))[1]
+        rows = np.where(np.isin(self._ids.numpy()[rows.clip(min=0)], left_out), -1, rows)
+        return self._scored(query, rows, k) if int((rows >= 0).sum()) >= k else None
 
     def _rows(
         self, queries: NDArray[np.float32], mask: Tensor, k: int, banned: int

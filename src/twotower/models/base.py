@@ -37,6 +37,7 @@ class Model(nn.Module, ABC):
         item_store: how item states are written and read.
         row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
             batch. None: with the `forward` of this class yes, with one of its own no.
+        no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
     schema: Schema
@@ -48,6 +49,7 @@ class Model(nn.Module, ABC):
     own_forward: ClassVar[bool] = False
     item_store: ItemStore = ItemStore()
     row_by_row: bool | None = None
+    no_onnx: str = ""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)

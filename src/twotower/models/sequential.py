@@ -82,7 +82,9 @@ class Sequential(Model):
         """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
-        longest = max(1, int(lengths.max())) if len(lengths) else 1
+        longest = history.shape[1]
+        if not torch.compiler.is_compiling():  # a graph has one width for all
+            longest = max(1, int(lengths.max())) if len(lengths) else 1
         times = None if users.history_times is None else users.history_times[:, :longest]
         states = self.scorer.prepare(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
         return states * (lengths > 0)[:, None]
@@ -202,5 +204,10 @@ def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [shared["self"], shared["schema"], shared["dim"], *settings, *(shared[name] for name in SHARED)]
     )
-    names = {"__init__": build, "__doc__": encoder.__doc__, "__module__": encoder.__module__}
+    names = {
+        "__init__": build,
+        "__doc__": encoder.__doc__,
+        "__module__": encoder.__module__,
+        "no_onnx": encoder.no_onnx,
+    }
     return type(encoder.__name__, (Sequential,), names)

@@ -63,6 +63,7 @@ class T2Diff(Model):
     """
 
     batches = "sequences"
+    no_onnx = "its U-Net halves the length of the history step by step, which a graph of free sizes cannot follow"
 
     def __init__(
         self,

@@ -16,6 +16,8 @@ PAIRS = 16_384
 
 def in_tiles(score: Callable[[State, State], Tensor], users: State, items: State, *, pairs: int = PAIRS) -> Tensor:
     """Score all users with all items by ``score``, [users, items], at most ``pairs`` pairs at a time."""
+    if torch.compiler.is_compiling():  # a graph has no loop over a number of rows that is not known yet
+        return score(users, items)
     num_users, num_items = rows(users), rows(items)
     if num_users * num_items <= pairs:
         return score(users, items)

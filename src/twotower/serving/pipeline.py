@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +45,7 @@ class Pipeline:
         user: object = None,
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool = False,
@@ -57,9 +59,10 @@ class Pipeline:
         """
         if k > self.candidates:
             raise InputError(f"k = {k} of {self.candidates} candidates: ask for fewer, or for more candidates")
-        asker = self.ranker.asker(user, history)
+        asker = self.ranker.asker(user, history, features)
         most = min(self.candidates, len(self.retriever.bundle.item_ids))
-        first = self.retriever.found(self.retriever.asker(user, history), most, exclude, include_seen=include_seen)
+        asked = self.retriever.asker(user, history, features)
+        first = self.retriever.found(asked, most, exclude, include_seen=include_seen)
         items = first.ids[0][first.ids[0] != NO_ITEM].to(self.ranker.bundle.device)
         return self.ranker.answers(self.ranker.ordered(asker, items, min(k, len(items)))) if len(items) else []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from twotower.models.base import Model, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
+from twotower.serving.newcomers import newcomer_features
 from twotower.serving.table import raw_columns, read_table
 from twotower.serving.vocabulary import Record
 
@@ -85,6 +86,7 @@ class Retriever:
         user: object = None,
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool = False,
@@ -96,13 +98,14 @@ class Retriever:
 
         What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
-        typed in takes place, for a model that reads the clock, at the time of the latest stored event.
+        typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
+        the raw columns of who has it, by name (None: missing).
 
         Raises:
             InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, nothing in it
                 is known, ``k`` is below 1, or the user is unknown.
         """
-        return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
+        return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
 
     def recommend_many(self, users: Iterable[object], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
         """Recommend for many known users at once: one list a user, in order.
@@ -122,6 +125,7 @@ class Retriever:
         candidates: Iterable[object] = (),
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int | None = None,
     ) -> list[Answer]:
         """Rank candidates (None: all) for a known user or a history by the whole model; return the best ``k``.
@@ -139,7 +143,7 @@ class Retriever:
         if len(items.unique()) < len(items):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"candidate {shown(twice)} is named more than once; name each candidate once")
-        asker = self.asker(user, history)
+        asker = self.asker(user, history, features)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
@@ -231,21 +235,28 @@ class Retriever:
             raise InputError(f"model '{name}' has no vectors: its states are not one list of numbers a row")
         return states.float().cpu().numpy()
 
-    def asker(self, user: object, history: Iterable[object] | None) -> Asker:
-        """Encode a known user, or a history of item ids (oldest first), as the input of a request.
+    def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
+        """Encode a known user, or a history of item ids (oldest first) with raw columns, as the input of a request.
 
         Raises:
-            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not.
+            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not;
+                if features come with a known user, or name a column that is none.
         """
         if (user is None) == (history is None):
             raise InputError("give exactly one of user and history")
         if user is not None:
+            if features is not None:
+                raise InputError("a known user has stored features; give features with a history alone")
             rows = self._user_rows([user])
             return Asker(self.bundle.users(rows), self._seen(rows))
         items = self._known_rows(() if history is None else history)
         if not len(items):
             raise InputError("the history is empty; name at least one item")
-        return Asker(self.bundle.newcomer(items), items[None])
+        users = self.bundle.newcomer(items)
+        if features is not None:
+            encoded = newcomer_features(self.bundle, features)
+            users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
+        return Asker(users, items[None])
 
     def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
         """Return the rows of the best ``k`` items for one request.

@@ -15,6 +15,10 @@ from twotower.serving.columns import plain
 log = logging.getLogger(__name__)
 
 
+class UnknownIdError(InputError):
+    """Report an id that the bundle does not know; a server answers it otherwise than a malformed request."""
+
+
 class Record(NamedTuple):
     """Hold what is known of one row: its outside id and its raw columns."""
 
@@ -40,8 +44,11 @@ class Vocabulary:
         self._record_of: dict[int, Record] = {}
 
     def preload(self) -> None:
-        """Hold ids and raw columns in memory: about 1 kB a row with a handful of columns."""
+        """Hold ids and raw columns in memory: about 1 kB a row. The file is not read again."""
         self._record_of = self._read("SELECT * FROM vocabulary")
+        with self._connection.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE TABLE held AS SELECT row, id FROM vocabulary")
+            cursor.execute("CREATE OR REPLACE VIEW vocabulary AS SELECT row, id FROM held")
         self._row_of = {record.id: row for row, record in self._record_of.items()}
 
     def rows(self, ids: Iterable[object]) -> list[int]:
@@ -54,7 +61,7 @@ class Vocabulary:
         found = self.known(texts)
         for text in texts:
             if text not in found:
-                raise InputError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
+                raise UnknownIdError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
         return [found[text] for text in texts]
 
     def rows_of_known(self, ids: Iterable[object]) -> list[int]:
@@ -67,7 +74,7 @@ class Vocabulary:
         found = self.known(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing and not found:
-            raise InputError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
+            raise UnknownIdError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
         if missing:
             first = ", ".join(shown(text, 40) for text in missing[:5]) + (", …" if len(missing) > 5 else "")
             log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, first)
@@ -126,10 +133,13 @@ class Vocabulary:
 
     def _closest(self, id: str) -> str:
         near = self._ask(
-            "SELECT id, damerau_levenshtein(lower(id), lower(?)) AS distance FROM vocabulary ORDER BY 2, row LIMIT 1",
+            "SELECT id, damerau_levenshtein(lower(id), lower(?)) AS distance FROM vocabulary "
+            "WHERE abs(length(id) - ?) <= ? ORDER BY 2, row LIMIT 1",
             id,
+            len(id),
+            most := max(1, len(id) // 3),
         )
-        if near and near[0][1] <= max(1, len(id) // 3):
+        if near and near[0][1] <= most:
             return f"did you mean {shown(near[0][0])}?"
         some = self._ask("SELECT id FROM vocabulary ORDER BY row LIMIT 3")
         return "known ids look like " + ", ".join(shown(row[0], 40) for row in some) if some else "there are none"

@@ -95,5 +95,5 @@ def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows len
     No vector is made for a place.
     """
     if not ids.shape[1]:
-        return table.new_zeros(len(ids), table.shape[1])
+        return table.new_zeros(ids.shape[0], table.shape[1])
     return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)

@@ -96,7 +96,9 @@ class ItemFields(nn.Module):
         return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
 
     def _need_attached(self) -> None:
-        if self._seen_attached:  # reading the buffer would make every request wait for the GPU
+        if (
+            self._seen_attached or torch.compiler.is_compiling()
+        ):  # reading the buffer would make every request wait for the GPU
             return
         if not self.attached:
             raise InputError("the history's item features are not attached; call attach_items(dataset.all_items())")
@@ -135,7 +137,7 @@ class UserFields(nn.Module):
         parts = [] if self.ids is None else [self.ids(users.ids)[:, None]]
         if self.features.features:
             parts.append(self.features(users.features))
-        return torch.cat(parts, dim=1) if parts else users.ids.new_zeros(len(users.ids), 0, self.dim).float()
+        return torch.cat(parts, dim=1) if parts else users.ids.new_zeros(users.ids.shape[0], 0, self.dim).float()
 
 
 def _buffer(feature: Feature) -> str:

@@ -51,6 +51,7 @@ class EASE(OffersChoices):
     history_length = None
     has_vectors = False
     inner_product = False
+    no_onnx = "its user state is the history itself, scored by a table of item pairs: there is no tower to encode with"
     choice = "lambda_"
     ladder = LADDER
     weights: Tensor

@@ -35,6 +35,7 @@ class ItemLists(ClosedForm):
 
     has_vectors = False
     inner_product = False
+    no_onnx = "its user state is the history itself, scored by a table of item pairs: there is no tower to encode with"
     listed: Tensor
     values: Tensor
 

@@ -31,7 +31,7 @@ class Popularity(ClosedForm):
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows 1"]:
         """Return one, for every user."""
-        return self.counts.new_ones(len(users.ids), 1)
+        return self.counts.new_ones(users.ids.shape[0], 1)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows 1"]:
         """Return the item's count."""

@@ -97,6 +97,9 @@ class FIT(Model):
     has_vectors = False
     inner_product = False
     recipe = "pre_ranking"
+    no_onnx = (
+        "its user pass works by whole numbers of users and queries, which leaves no free number of users in a graph"
+    )
     item_store = FITStore()
     query_temperature: Tensor
 

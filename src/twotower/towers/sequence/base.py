@@ -45,9 +45,11 @@ class SequenceEncoder(nn.Module):
 
     Attributes:
         causal: whether a state depends on its own and earlier events alone, so that all places can be trained at once.
+        no_onnx: why it has no ONNX form; "" where it has one.
     """
 
     causal: ClassVar[bool] = True
+    no_onnx: ClassVar[str] = ""
 
     def forward(
         self,
@@ -73,7 +75,7 @@ class SequenceEncoder(nn.Module):
         """Return the state at each user's last real place; meaningless where there is none."""
         places = torch.arange(events.shape[1], device=events.device)
         states = self(events, places < lengths[:, None], times)
-        return states[torch.arange(len(events), device=events.device), (lengths - 1).clamp(min=0)]
+        return states[torch.arange(events.shape[0], device=events.device), (lengths - 1).clamp(min=0)]
 
 
 @runtime_checkable

@@ -111,6 +111,8 @@ class LRURec(SequenceEncoder):
         dropout: share of numbers set to 0 in training.
     """
 
+    no_onnx = "its recurrence is one of complex numbers, which ONNX has no operators for"
+
     def __init__(
         self, *, dim: int, layers: int = 2, states: int = 0, feed_forward: int = 4, dropout: float = 0.2
     ) -> None:
