@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from twotower.data.splitters import SPLITTERS
-from twotower.experiment.build import SAMPLERS
 from twotower.experiment.run import Run
+from twotower.experiment.sources import SAMPLERS
 from twotower.losses.registry import LOSSES
 from twotower.metrics.ranking import RANKING_METRICS
 from twotower.models.registry import MODELS, model_parameters
