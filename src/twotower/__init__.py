@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from twotower.evaluation.compare import Comparison
     from twotower.evaluation.result import Result
     from twotower.experiment.build import SAMPLERS
-    from twotower.experiment.front import compare, evaluate, train
+    from twotower.experiment.front import compare, evaluate, train, tune
     from twotower.experiment.run import Run
     from twotower.experiment.train import Trained
     from twotower.index.registry import INDEXES
@@ -49,6 +49,7 @@ __all__ = [
     "evaluate",
     "load",
     "train",
+    "tune",
 ]
 
 _ON_DEMAND = {
@@ -74,6 +75,7 @@ _ON_DEMAND = {
     "evaluate": "twotower.experiment.front",
     "load": "twotower.serving.retriever",
     "train": "twotower.experiment.front",
+    "tune": "twotower.experiment.front",
 }
 """Each name by the module that is imported when it is first asked for: ``import twotower`` itself stays light."""
 

@@ -19,6 +19,7 @@ VERBS = [
     "demo",
     "data",
     "train",
+    "tune",
     "evaluate",
     "index",
     "compare",

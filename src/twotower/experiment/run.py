@@ -97,6 +97,8 @@ class Run:
         sections = {part.name: part for part in dataclasses.fields(Run)}
         built: dict[str, Any] = {}
         for name, value in values.items():
+            if name == "tune":
+                raise InputError(f"{where}: the section [tune] is read by 'twotower tune' alone: train its best.toml")
             if name not in sections:
                 raise unknown_name("section", name, sections, where)
             if not isinstance(value, dict):
@@ -118,15 +120,7 @@ class Run:
         Raises:
             InputError: if it is missing, not TOML, or not a run.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such run file") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: a folder; give the run file itself, such as run.toml in it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML: {error}") from None
-        return Run.from_dict(values, str(path))
+        return Run.from_dict(read_run_file(path), str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
         """A variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
@@ -150,6 +144,22 @@ class Run:
                 table, inner = table[outer], last
             table[inner] = _toml_value(text.strip())
         return Run.from_dict(values, "--set")
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """The tables of a run file, not yet checked.
+
+    Raises:
+        InputError: if it is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such run file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; give the run file itself, such as run.toml in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
 def _toml_value(text: str) -> Any:
