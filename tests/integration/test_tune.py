@@ -170,6 +170,23 @@ def test_the_test_events_are_never_read(data, tmp_path):
     assert without_seconds(found[0].trials) == without_seconds(found[1].trials)
 
 
+def test_a_trial_is_given_a_split_whose_test_is_empty(data):
+    from twotower.experiment.tuning.trial import split_without_test
+
+    dataset = Dataset.load(data)
+    split = split_without_test(default_run("two_tower"), dataset)
+    assert split.test.truth.num_events == split.test.history.num_events == 0
+    assert split.validation.truth.num_events > 0
+    assert len(split_without_test(default_run("cold"), dataset).test) == 0
+
+
+def test_no_trial_is_begun_that_could_come_to_nothing():
+    done = [Trial(1, {}, "done", 0.1, seconds=100.0), Trial(2, {}, "pruned", 0.1, seconds=1.0)]
+    assert [whole.is_time_for_another(done, left) for left in (50.0, 6.0, 4.0, -1.0)] == [True, True, False, False]
+    assert whole.is_time_for_another([], 0.1)
+    assert not whole.is_time_for_another([], 0.0)
+
+
 def test_settings_that_do_not_suit_each_other_make_a_failed_trial_with_its_reason(data, tmp_path):
     space = {"training.batch_size": [8, 64], "sampling.in_batch_number": [0, 16]}
     found = twotower.tune("two_tower", data, to=tmp_path, space=space, trials=4, learning_rate=0.01, weight_decay=0.0,

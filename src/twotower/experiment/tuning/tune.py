@@ -25,6 +25,8 @@ from twotower.experiment.tuning.trials import Trial, begin, best_of, write_trial
 from twotower.training.callbacks import Callback
 
 BEST, PAGE = "best.toml", "report.html"
+SHARE = 0.05
+"""Of the quickest finished trial's time: with less than that left no other is begun."""
 FAILURES = 5
 """Trials without a figure after which a tuning gives up: what is wrong is then not in the values."""
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -146,7 +148,9 @@ def tune(
     first = {key: value for key, axis in axes.items() if axis.holds(value := value_in(run, key))}
     started, stopped = time.perf_counter(), False
     try:
-        while time.perf_counter() < started + seconds and not (trials and len(done) >= trials) and not stopped:
+        while not (trials and len(done) >= trials) and not stopped:
+            if not is_time_for_another(done, started + seconds - time.perf_counter()):
+                break
             values = next_values(axes, done, seed=seed, first=first)
             if values is None:
                 tell("every combination of the space was tried")
@@ -179,6 +183,12 @@ def tune(
     tuned = Tuned(with_values(run, best.values), metric, best, done, axes, shares, edges(axes, done), to, stopped)
     write_page(to / PAGE, metric=metric, trials=done, space=axes, importance=shares, warnings=tuned.warnings)
     return tuned
+
+
+def is_time_for_another(trials: Sequence[Trial], left: float) -> bool:
+    """Whether a trial is worth beginning: in a twentieth of the quickest finished one it comes to nothing."""
+    quickest = min((trial.seconds for trial in trials if trial.state == "done"), default=0.0)
+    return left > SHARE * quickest
 
 
 def edges(space: Mapping[str, Axis], trials: Sequence[Trial]) -> list[str]:
@@ -226,7 +236,7 @@ def _line(trial: Trial, trials: Sequence[Trial], metric: str, *, left: float) ->
     how = {"pruned": pruned, "cut": ", cut", "failed": f", failed: {trial.reason}"}.get(trial.state, "")
     so_far = "" if best is None else f"; best {best.figure:.4f} (trial {best.number})"
     mean = sum(one.seconds for one in trials) / len(trials)
-    more = f", about {left / mean:.0f} more trials" if mean > 0 and left > 0 else ""
+    more = f", about {left / mean:.0f} more trials" if left >= mean > 0 else ""
     return f"trial {trial.number}: {figure}{how} in {trial.seconds:.0f} s{so_far}; {clock(left)} left{more}"
 
 
