@@ -301,7 +301,19 @@ def test_without_optuna_a_line_says_what_to_install(data, tmp_path, monkeypatch)
     assert not (tmp_path / "t").exists()
 
 
-def test_a_tuning_turns_refit_off_and_the_best_run_has_it_again(data, tmp_path):
-    found = twotower.tune("two_tower", data, to=tmp_path, space=SPACE, trials=1, refit=True, **FEW)
+class Trainings(Silent):
+    """Counts trainings that begin."""
+
+    begun = 0
+
+    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
+        self.begun += 1
+
+
+def test_a_trial_is_not_fitted_again_and_the_best_run_has_refit_as_it_was(data, tmp_path):
+    run = default_run("two_tower").with_settings(["model.dim=8", "training.epochs=1", "training.refit=true"])
+    run, counted = replace(run, data=replace(run.data, path=str(data))), Trainings()
+    found = whole.tune(run, to=tmp_path, space=SPACE, trials=1, watch=lambda title: [counted])
+    assert counted.begun == 1
     assert found.run.training.refit
     assert dataclasses.asdict(Run.load(tmp_path / "best.toml")) == dataclasses.asdict(found.run)
