@@ -19,6 +19,8 @@ from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
 from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
+from twotower.experiment.tuning import tune as tuning
+from twotower.experiment.tuning.tune import Tuned
 from twotower.index.registry import index_parameters
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES
@@ -76,6 +78,56 @@ def train(
         keep=keep,
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
+    )
+
+
+def tune(
+    model: str | type[Model] | Run,
+    data: Dataset | Path | str | None = None,
+    *,
+    to: Path | str,
+    budget: str = "30m",
+    space: Mapping[str, Any] | None = None,
+    trials: int = 0,
+    resume: bool = False,
+    seed: int = 0,
+    **settings: Any,
+) -> Tuned:
+    """Train a model again and again with other settings, and keep the best by validation; the test is never read.
+
+    Args:
+        model: a name, a class or a run, as for `train`.
+        data: a data set, or the path of a prepared one; None: the run names it.
+        to: folder of the tuning: trials, the best run as a file, a page.
+        budget: wall time, as 90s, 30m or 1h30m.
+        space: by key, such as "model.dropout": a list of values, or {"low": 0.1, "high": 0.5}; it takes the place of
+            the model's own range.
+        trials: most trials in all; 0: as many as the budget allows.
+        resume: go on with the tuning in ``to``.
+        seed: of the sampler.
+        **settings: keys of the run and settings of the model, as for `train`; they are not tuned.
+
+    Raises:
+        InputError: if a name, a key or a value is unknown or does not suit the model or the data, or the extra
+            ``tune`` is not installed.
+    """
+    run, fixed = _described(model, data), []
+    for key, value in settings.items():
+        run = _with_setting(run, key, value)
+        fixed += [key] if "." in key else [f"{part.name}.{key}" for part in fields(run)]
+    dataset = data if isinstance(data, Dataset) else None
+    if dataset is None and not run.data.path:
+        raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
+    return tuning.tune(
+        run,
+        to=Path(to),
+        budget=budget,
+        dataset=dataset,
+        space=space,
+        fixed=fixed,
+        trials=trials,
+        resume=resume,
+        seed=seed,
     )
 
 
