@@ -88,7 +88,7 @@ def is_pruned(space: Mapping[str, Axis], trials: Sequence[Trial], curve: Mapping
 
 
 def importance(space: Mapping[str, Axis], trials: Sequence[Trial]) -> dict[str, float]:
-    """Return the share of the variation of figures that each key alone explains, largest first (functional analysis of variance).
+    """Return the share of the variation of figures that each key alone explains, by a functional analysis of variance.
 
     Empty while fewer than `LEAST` trials are finished, or all have one figure.
     """
