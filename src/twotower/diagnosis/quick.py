@@ -24,7 +24,7 @@ class Glance(NamedTuple):
     reasons: list[Reason]
 
 
-def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
+def glance(vectors: Tensor | Rows, thresholds: Thresholds, *, seed: int = 0) -> Glance:
     """Cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`, judged for cone and rank alone.
 
     ``mean_cosine`` and ``centred_mean_cosine`` are over all pairs of two different vectors, raw and about the mean;
@@ -33,7 +33,7 @@ def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
     Raises:
         InputError: if the vectors hold NaN or inf, or are fewer than two rows or dimensions.
     """
-    rows = Rows(vectors, where="item states")
+    rows = vectors if isinstance(vectors, Rows) else Rows(vectors, where="item states")
     raw = moments(rows.chunks())
     unit, around = UnitRows(rows), UnitRows(rows, raw.mean)
     axes = eigenvalues(raw.covariance(), rows.count)

@@ -63,7 +63,7 @@ def measure(
     Raises:
         InputError: if ``popularity`` or ``positive_pairs`` do not fit the rows.
     """
-    _check(rows, popularity, positive_pairs)
+    check_given(rows, popularity, positive_pairs)
     notes: list[str] = []
     raw = moments(rows.chunks())
     unit = UnitRows(rows)
@@ -128,7 +128,12 @@ def measure(
     )
 
 
-def _check(rows: Rows, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+def check_given(rows: Rows, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+    """Refuse what does not fit the rows.
+
+    Raises:
+        InputError: says what does not.
+    """
     if popularity is not None:
         if popularity.shape != (rows.count,):
             raise InputError(

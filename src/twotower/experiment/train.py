@@ -156,6 +156,7 @@ def train(
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,
+            learnt=learnt,
         )
         for checkpoint in folder.glob("*.safetensors"):
             checkpoint.unlink()

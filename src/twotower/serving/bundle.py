@@ -223,12 +223,14 @@ def write_bundle(
     histories: Log | None,
     diagnosis: dict[str, Any] | None = None,
     index: AnyIndex | None = None,
+    learnt: Log | None = None,
 ) -> None:
     """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
 
     Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
     when the bundle starts to serve: events of whatever label, of which a model reads the positives; ``index`` was built
-    over known item states.
+    over known item states; of ``learnt``, the
+    events that the model has learnt from, the bundle keeps how many each item has.
 
     Raises:
         InputError: as `check_target`.
@@ -245,6 +247,9 @@ def write_bundle(
         ) as file:  # on its own, safetensors lets the owner alone read it
             save_model(model, str(file))
         _write_items(partial / "items", model, dataset)
+        if learnt is not None:
+            counts = learnt.positives().items.bincount(minlength=dataset.schema.num_items)
+            _save_array(partial / "items" / "events.npy", counts[FIRST_KNOWN:])
         for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
             for name, column in columns.items():
                 _save_array(partial / side / "features" / f"{name}.npy", column)

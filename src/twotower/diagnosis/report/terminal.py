@@ -61,6 +61,10 @@ def screen(diagnosis: Diagnosis) -> RenderableType:
             f"{visible(reason.sentence)} ({_shown(reason.value)}, limit {_shown(reason.threshold)})", style="default"
         )
         lines.append(line)
+    if diagnosis.cold:
+        line = Text("  cold rows: ", style=_COLOURS[diagnosis.cold["verdict"] or "healthy"])
+        line.append(visible(diagnosis.cold["sentence"]), style="default")
+        lines.append(line)
     if diagnosis.causes:
         lines += causes_table(diagnosis.causes)
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
