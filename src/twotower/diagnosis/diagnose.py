@@ -107,11 +107,12 @@ def diagnose(
     """
     where = "vectors"
     read: dict[str, Any] = {}
+    coordinates: tuple[str, ...] = ()
     names = None if ids is None else [str(name) for name in ids]
     if isinstance(vectors, str | Path):
         where = str(vectors)
         table = load_table(Path(vectors), column=column)
-        vectors, read = table.vectors, table.account.to_json()
+        vectors, read, coordinates = table.vectors, table.account.to_json(), table.account.vector
         names = table.ids if names is None else names
         popularity = table.popularity if popularity is None else popularity
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
@@ -131,6 +132,7 @@ def diagnose(
             positive_pairs=positive_pairs,
             seed=seed,
             exact_rows=exact_rows,
+            dimension_names=coordinates if len(coordinates) == rows.dim else None,
         )
     except (torch.linalg.LinAlgError, np.linalg.LinAlgError, OverflowError):  # type: ignore[attr-defined]
         raise InputError(f"{where}: the numbers are too uneven to be measured; look for values far too large") from None
