@@ -83,6 +83,7 @@ ADVICE = {
     "norms": "With inner products the longest win every search: normalise, or find why they grew.",
     "popularity": "Correct for popularity in sampling and in the loss.",
     "zero_vectors": "Look for items that the encoder did not know.",
+    "at_chance": "The words are not those of training: map them, or train on texts like these.",
     "hubs": "Normalise the vectors, or correct for hubs.",
 }
 """Name of a reason -> where to look first."""
