@@ -15,6 +15,14 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     ks: Annotated[str, typer.Option("-k", help="List lengths, with commas; default: those of the run.")] = "",
+    include_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-seen/--leave-out-seen",
+            help="Whether what the user has seen may be an answer; default: as in the run.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
@@ -23,7 +31,7 @@ def command(
     from twotower.experiment.evaluate import judge_served
 
     with gathered() as warnings:
-        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks))
+        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen)
     show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 

@@ -16,7 +16,14 @@ def command(
     history: Annotated[str | None, typer.Option(help="Item ids, oldest first: A,B,C.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    include_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-seen/--leave-out-seen",
+            help="Whether to offer what the user has seen too; default: as the bundle was judged.",
+            show_default=False,
+        ),
+    ] = None,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default 2000.")

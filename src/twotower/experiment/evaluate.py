@@ -29,10 +29,15 @@ class Judged(NamedTuple):
 
 
 def judge_bundle(
-    folder: Path, *, data: Path | None = None, split: str = "test", ks: tuple[int, ...] = ()
+    folder: Path,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    ks: tuple[int, ...] = (),
+    include_seen: bool | None = None,
 ) -> tuple[Result, str]:
     """The figures of a bundle's model on a split, and what to call them; arguments and errors as of `judge_served`."""
-    judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False)
+    judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False, include_seen=include_seen)
     return judged.result, judged.title
 
 
@@ -43,6 +48,7 @@ def judge_served(
     split: str = "test",
     ks: tuple[int, ...] = (),
     with_index: bool = True,
+    include_seen: bool | None = None,
 ) -> Judged:
     """The figures of a bundle on a split: what its model finds, and what an approximate index loses of it.
 
@@ -52,6 +58,7 @@ def judge_served(
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
         with_index: whether an approximate index is judged too.
+        include_seen: whether what a user has seen may be an answer; None: as ``evaluation.mask_seen`` of the run says.
 
     Raises:
         InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
@@ -67,6 +74,8 @@ def judge_served(
         both = folder / "vocabulary", dataset.folder / "vocabulary"
         check_same_vocabulary(*both, f"bundle {folder} and data {data}")
     evaluation = replace(run.evaluation, ks=ks) if ks else run.evaluation
+    if include_seen is not None:
+        evaluation = replace(evaluation, mask_seen=not include_seen)
     title = f"{run.model.name} on {dataset.name}"
     if run.data.split == PAIRS:
         if split == "validation":

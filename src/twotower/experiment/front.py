@@ -75,7 +75,12 @@ def train(
 
 
 def evaluate(
-    bundle: Path | str, data: Dataset | Path | str | None = None, *, split: str = "test", ks: Sequence[int] = ()
+    bundle: Path | str,
+    data: Dataset | Path | str | None = None,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (),
+    include_seen: bool | None = None,
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
 
@@ -85,6 +90,7 @@ def evaluate(
             bundle keeps.
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
+        include_seen: whether what a user has seen may be an answer; None: as in the run.
 
     Raises:
         InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
@@ -93,7 +99,8 @@ def evaluate(
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
-    return judge_bundle(Path(bundle), data=None if data is None else Path(data), split=split, ks=tuple(ks))[0]
+    data = None if data is None else Path(data)
+    return judge_bundle(Path(bundle), data=data, split=split, ks=tuple(ks), include_seen=include_seen)[0]
 
 
 def compare(

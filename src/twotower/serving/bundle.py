@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -131,6 +132,15 @@ class Bundle:
         if self.manifest["index"] is None:
             return None
         return load_index(self.manifest["index"], self.folder / "index", model=self.model, device=self.device)
+
+    @cached_property
+    def mask_seen(self) -> bool:
+        """Whether the model was judged, and so answers, without what a user has seen: ``evaluation.mask_seen``."""
+        try:
+            run = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
+            return bool(run.get("evaluation", {}).get("mask_seen", True))
+        except (OSError, tomllib.TOMLDecodeError):
+            return True
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Pipeline:
         history: Iterable[object] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
-        include_seen: bool = False,
+        include_seen: bool | None = None,
     ) -> list[Answer]:
         """The pre-ranker's best ``k`` of the retriever's candidates, best first; scores are the pre-ranker's.
 

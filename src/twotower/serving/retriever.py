@@ -87,14 +87,15 @@ class Retriever:
         history: Iterable[object] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
-        include_seen: bool = False,
+        include_seen: bool | None = None,
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
         Ids are texts or numbers, alone or in any list: NumPy arrays and columns of data frames too. Items of the
         history or of ``exclude`` that the catalogue no longer has are left aside with a warning.
 
-        What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; ``exclude``
+        What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; None: as the
+        model was judged (``evaluation.mask_seen`` of its run). ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
         typed in takes place, for a model that reads the clock, at the time of the latest stored event.
 
@@ -104,7 +105,9 @@ class Retriever:
         """
         return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
 
-    def recommend_many(self, users: Iterable[object], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
+    def recommend_many(
+        self, users: Iterable[object], *, k: int = 10, include_seen: bool | None = None
+    ) -> list[list[Answer]]:
         """`recommend` for many known users at once: one list a user, in order.
 
         Raises:
@@ -113,7 +116,7 @@ class Retriever:
         rows = self._user_rows(users)
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
-            answers += self._search(self.bundle.users(tile), k, None if include_seen else self._seen(tile))
+            answers += self._search(self.bundle.users(tile), k, None if self._keeps(include_seen) else self._seen(tile))
         return answers
 
     def rank(
@@ -245,14 +248,19 @@ class Retriever:
             raise InputError("the history is empty; name at least one item")
         return Asker(self.bundle.newcomer(items), items[None])
 
-    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
+    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
         """The rows of the best ``k`` items for one who asks.
 
         Raises:
             InputError: if ``k`` is below 1.
         """
         banned = self._excluded_rows(exclude)[None]
-        return self._found(asker.users, k, banned if include_seen else torch.cat([banned, asker.seen], dim=1))
+        return self._found(
+            asker.users, k, banned if self._keeps(include_seen) else torch.cat([banned, asker.seen], dim=1)
+        )
+
+    def _keeps(self, include_seen: bool | None) -> bool:
+        return not self.bundle.mask_seen if include_seen is None else include_seen
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
