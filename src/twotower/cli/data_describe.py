@@ -34,7 +34,7 @@ def describe(
     screen.print(_lengths_table(found))
     if found["features"]:
         screen.print(_features_table(found["features"]))
-    if found["repeats"]["advice"]:
+    if found["repeats"]["advice"] and found["repeats"]["advice"] not in found["treatments"]:
         screen.print(literal(f"- {found['repeats']['advice']}"))
     for sentence in found["treatments"]:
         screen.print(literal(f"- {sentence}"))
