@@ -23,6 +23,12 @@ def command(
             show_default=False,
         ),
     ] = None,
+    then: Annotated[
+        Path | None, typer.Option(help="Judge the pair with this pre-ranker's bundle, and note it there.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="With --then: how many items the first hands to the second; default 500.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
@@ -30,9 +36,27 @@ def command(
     from twotower.cli.results import show_test
     from twotower.experiment.evaluate import judge_served
 
+    if then is not None:
+        _pair(bundle, then, candidates, _lengths(ks), alone=data is None and split == "test", as_json=as_json)
+        return
+    if candidates is not None:
+        from twotower.core.errors import InputError
+
+        raise InputError("--candidates are what --then puts in order: name the pre-ranker's bundle by --then")
     with gathered() as warnings:
         judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen)
     show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
+
+
+def _pair(bundle: Path, then: Path, candidates: int | None, ks: tuple[int, ...], *, alone: bool, as_json: bool) -> None:
+    from twotower.cli.results import show_pair
+    from twotower.core.errors import InputError
+    from twotower.experiment.pair import CANDIDATES, judge_pair
+
+    if not alone:
+        raise InputError("--then judges a pair on the test events that the bundles keep: leave out --data and --split")
+    judged = judge_pair(bundle, then, candidates=CANDIDATES if candidates is None else candidates, ks=ks)
+    show_pair(judged, title=f"{then.name} behind {bundle.name}", as_json=as_json)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

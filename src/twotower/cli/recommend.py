@@ -26,7 +26,7 @@ def command(
     ] = None,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
+        int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -34,7 +34,7 @@ def command(
     from twotower.cli.answers import print_beside, print_json, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
-    from twotower.serving.pipeline import CANDIDATES, Pipeline
+    from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
     if candidates is not None and then is None:
@@ -46,9 +46,7 @@ def command(
         retriever = Retriever(Bundle.load(bundle))
         asked: Retriever | Pipeline = retriever
         if then is not None:
-            asked = Pipeline(
-                retriever, Retriever(Bundle.load(then)), candidates=CANDIDATES if candidates is None else candidates
-            )
+            asked = Pipeline(retriever, Retriever(Bundle.load(then)), candidates=candidates)
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )

@@ -65,6 +65,7 @@ def _ranks(wait: float) -> Iterator[World]:
 
 def _train(run: Run, to: Path, *, resume: bool, tensorboard: bool, as_json: bool, world: World | None) -> None:
     from twotower.cli.results import show_test
+    from twotower.experiment.pair import judge_trained
     from twotower.experiment.train import train
     from twotower.training.callbacks import Callback, Progress, TensorBoard
     from twotower.training.tracking import curve
@@ -90,6 +91,8 @@ def _train(run: Run, to: Path, *, resume: bool, tensorboard: bool, as_json: bool
         if check.fine:  # the others are warnings in the log
             _notice(check.text)
     _notice(f"bundle: {to}")
+    if (judged := judge_trained(run, to)) is not None:
+        _notice(judged.line())
 
 
 def _described(run_file: Path | None, model: str | None, recipe: str | None) -> Run:

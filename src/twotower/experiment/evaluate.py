@@ -80,7 +80,8 @@ def judge_served(
     if run.data.split == PAIRS:
         if split == "validation":
             raise InputError(f"{folder}: trained on labelled pairs, whose validation is no ranking; judge the test")
-        return Judged(judge_pairs(bundle.model, dataset, pairs_of(run, dataset), ks=evaluation.ks).request, title)
+        rows = pairs_of(run, dataset, with_lists=False)
+        return Judged(judge_pairs(bundle.model, dataset, rows, ks=evaluation.ks).request, title)
     cut = split_of(run, dataset)
     protocol = Protocol(ks=evaluation.ks, split=split, mask_seen=evaluation.mask_seen)
     targets = cut.test if split == "test" else cut.validation

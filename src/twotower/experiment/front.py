@@ -15,6 +15,7 @@ from twotower.evaluation.result import Result
 from twotower.experiment import train as whole
 from twotower.experiment.build import SAMPLERS, Parts
 from twotower.experiment.evaluate import judge_bundle
+from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
 from twotower.experiment.train import Trained
@@ -64,7 +65,7 @@ def train(
     dataset = data if isinstance(data, Dataset) else None
     if dataset is None and not run.data.path:
         raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
-    return whole.train(
+    trained = whole.train(
         run,
         to=None if to is None else Path(to),
         dataset=dataset,
@@ -72,6 +73,9 @@ def train(
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
+    if to is not None:
+        judge_trained(trained.run, Path(to))
+    return trained
 
 
 def evaluate(
