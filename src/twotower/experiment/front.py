@@ -26,6 +26,7 @@ from twotower.models.base import Model
 from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
+from twotower.training.distributed import World
 
 
 def train(
@@ -73,7 +74,7 @@ def train(
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
-    if to is not None:
+    if to is not None and World.current().rank == 0:
         judge_trained(trained.run, Path(to))
     return trained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from twotower.models.mixture import mix
 from twotower.serving.bundle import Bundle
 from twotower.serving.pairs import Judgement, note_judgement
 from twotower.serving.pipeline import check_same_catalogue
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Tried beside 0, which is the first stage's order."""
@@ -117,13 +120,16 @@ def judge_pair(
 def judge_trained(run: Run, to: Path) -> JudgedPair | None:
     """The judgement of a pre-ranker that was trained on a first stage's candidates, behind that; None for others.
 
-    Raises:
-        InputError: as `judge_pair`.
+    Where the pair cannot be judged, a warning says why: the training is done.
     """
     options = run.data.split_options
-    if run.data.split != PAIRS or "candidates" not in options:
+    if run.data.split != PAIRS or not options.get("candidates"):
         return None
-    return judge_pair(Path(options["candidates"]), to, candidates=options.get("candidates_number", CANDIDATES))
+    try:
+        return judge_pair(Path(options["candidates"]), to, candidates=options.get("candidates_number", CANDIDATES))
+    except InputError as error:
+        log.warning("%s: not judged behind its first stage: %s", to, error)
+        return None
 
 
 def _scores(one: Bundle, two: Bundle, targets: Targets, candidates: int, *, mask: bool) -> tuple[TopK, TopK]:

@@ -114,5 +114,6 @@ def test_a_bundle_is_judged_by_the_events_that_its_model_learnt_from(
 
 def test_a_page_of_vectors_with_cold_rows_is_of_all_of_them(tmp_path: Path) -> None:
     vectors, events = table(7)
-    write_report(tmp_path / "page.html", diagnose(vectors, popularity=events), vectors, popularity=events.tolist())
+    found = diagnose(vectors, popularity=events)
+    write_report(tmp_path / "page.html", found, vectors, popularity=events.astype(float).tolist())
     assert "healthy" in (tmp_path / "page.html").read_text(encoding="utf-8")
