@@ -65,12 +65,9 @@ def pairs_within(pairs: Tensor, chosen: Tensor, count: int) -> Tensor:
 
 def _sentence(found: dict[str, Any]) -> str:
     rows, of = found["rows"], found["of"]
-    own = f", which are {found['verdict']}" if found["verdict"] else ""
+    own = f" from the others: {found['verdict']}" if found["verdict"] else " from the others"
     why = f" ({found['reasons'][0]['sentence']})" if found["reasons"] else ""
     todo = ""
     if found["verdict"] == "collapsed":
         todo = "; nothing tells them apart: give them features that the model reads, or leave them out of the index"
-    return (
-        f"{rows:,} of {of:,} rows ({found['share']:.0%}) have no training event and are judged apart from the "
-        f"verdict{own}{why}{todo}"
-    )
+    return f"{rows:,} of {of:,} rows ({found['share']:.1%}) have no training event and are judged apart{own}{why}{todo}"

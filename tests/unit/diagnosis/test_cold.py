@@ -36,7 +36,7 @@ def test_a_good_model_with_63_percent_of_cold_items_is_healthy() -> None:
     assert (found.read["rows"], found.statistics["vectors"]) == (WARM + COLD, WARM)
     assert (found.cold["rows"], found.cold["of"], found.cold["verdict"]) == (COLD, WARM + COLD, "collapsed")
     assert found.cold["figures"]["mean_cosine"] > 0.98
-    assert "255 of 405 rows (63%) have no training event" in found.cold["sentence"]
+    assert "255 of 405 rows (63.0%) have no training event" in found.cold["sentence"]
     assert check_space(found.to_json()).fine
 
 
@@ -108,8 +108,8 @@ def test_a_bundle_is_judged_by_the_events_that_its_model_learnt_from(
             assert (found["verdict"], found["cold"]["rows"], found["cold"]["verdict"]) == ("healthy", COLD, "collapsed")
         else:
             assert "HEALTHY" in out
-            assert "cold rows: 255 of 405 rows (63%)" in " ".join(out.split())
-    assert "255 of 405 rows (63%) have no training event" in page.read_text(encoding="utf-8")
+            assert "cold rows: 255 of 405 rows (63.0%)" in " ".join(out.split())
+    assert "255 of 405 rows (63.0%) have no training event" in page.read_text(encoding="utf-8")
 
 
 def test_a_page_of_vectors_with_cold_rows_is_of_all_of_them(tmp_path: Path) -> None:
