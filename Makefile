@@ -35,7 +35,8 @@ test: lint docs tests shapes
 fast: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu and not ranks"
+	$(BIN)/pytest -m "ranks and not slow"
 
 lint: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
@@ -44,11 +45,12 @@ lint: $(FOR_DEVELOPING)
 	$(BIN)/lint-imports
 
 tests: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not ranks"
+	$(BIN)/pytest -m ranks
 
 # The same tests again with every annotated shape checked at run time.
 shapes: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser" --jaxtyping-packages=twotower,beartype.beartype
+	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser and not ranks" --jaxtyping-packages=twotower,beartype.beartype
 
 # Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
 mutants: $(FOR_DEVELOPING)
@@ -57,13 +59,11 @@ mutants: $(FOR_DEVELOPING)
 docs: $(FOR_DEVELOPING)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The package as a wheel in dist/, tried in an empty environment.
+# The package as a wheel in dist/; docs/how-to/install.md is then done word for word in an empty environment.
 wheel: $(FOR_DEVELOPING)
-	rm -rf dist build/wheel
+	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd build/wheel && bin/twotower --version && bin/python -c "import twotower; print(len(twotower.MODELS), 'models')"
+	$(PYTHON) benchmarks/try_install.py dist/*.whl
 
 # The fast core under each Python that is there; PyTorch for the CPU where PIP_EXTRA_INDEX_URL names its index.
 pythons:

@@ -33,6 +33,7 @@ from twotower.sampling.memory_bank import MemoryBank
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.optimize import build_optimizer
+from twotower.training.sources import NegativeSource
 
 DIM = 128
 CLUSTER = 32
@@ -61,19 +62,18 @@ def made_up(users: int, items: int, mean: int) -> Dataset:
 
 def run_of(variant: str, batch: int) -> Run:
     """The run of a variant."""
-    sources = {"mixed": ("mixed",), "memory_bank": ("in_batch", "memory_bank")}
-    sources["cross_batch_ngame"] = sources["memory_bank"]
-    taken = batch * 7 // 16
-    has_more, has_clusters = variant in sources, "ngame" in variant
+    rows = batch * 7 // 16
+    both = {"number": batch - rows, "rows": rows}
+    bank = (NegativeSource("in_batch", {"rows": rows}), NegativeSource("memory_bank", both))
+    sources = {"mixed": (NegativeSource("mixed", both),), "memory_bank": bank, "cross_batch_ngame": bank}
+    has_clusters = "ngame" in variant
     return Run(
         model=ModelSection(
             "two_tower", {"dim": DIM, "field_dim": 32, "hidden": (512,), "history_length": 0, "user_id": True}
         ),
         objective=Objective("sampled_softmax"),
         sampling=Sampling(
-            sources.get(variant, ("in_batch",)),
-            number=batch - taken,
-            in_batch_number=taken if has_more else 0,
+            sources.get(variant, (NegativeSource("in_batch"),)),
             batches="clustered" if has_clusters else "random",
             hard="batch_radius" if has_clusters else "none",
         ),

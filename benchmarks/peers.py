@@ -45,7 +45,7 @@ from twotower.experiment.learn import learn
 from twotower.experiment.recipes import recipe
 from twotower.experiment.run import ModelSection, Run
 from twotower.models.base import Model
-from twotower.training.callbacks import Record, Silent, StopTraining
+from twotower.training.callbacks import EpochRecord, Silent, StopTraining
 from twotower.training.config import Training
 
 LENGTHS = {"ml-1m": 200}
@@ -73,7 +73,7 @@ class EpochClock(Silent):
             self.cpu.append(self.clock.cpu)
             self.wall.append(self.clock.wall)
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """The next epoch begins."""
         if self.budget and sum(self.cpu) >= self.budget:
             raise StopTraining("the budget of CPU seconds is used up")
@@ -162,9 +162,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **{ours: result.metrics[theirs] for ours, theirs in COLUMNS.items()},
     }
     if options.tag != "speed":
-        best = max(records, key=lambda record: record.get(run.training.metric, -1.0))
+        best = max(records, key=lambda record: record.metrics.get(run.training.metric, -1.0))
         line |= {
-            "epoch": best["epoch"],
+            "epoch": best.epoch,
             "epochs_run": len(clock.cpu),
             "train_cpu_s": sum(clock.cpu),
             "train_wall_s": sum(clock.wall),

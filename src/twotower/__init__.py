@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from twotower.diagnosis import Diagnosis, diagnose
     from twotower.evaluation.compare import Comparison
     from twotower.evaluation.result import Result
-    from twotower.experiment.build import SAMPLERS
     from twotower.experiment.front import compare, evaluate, train
+    from twotower.experiment.ladder.fit import fit
     from twotower.experiment.run import Run
+    from twotower.experiment.sources import SAMPLERS
     from twotower.experiment.train import Trained
     from twotower.index.registry import INDEXES
     from twotower.losses.registry import LOSSES
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "fit",
     "load",
     "train",
 ]
@@ -56,7 +58,7 @@ _ON_DEMAND = {
     "LOSSES": "twotower.losses.registry",
     "METRICS": "twotower.metrics.registry",
     "MODELS": "twotower.models.registry",
-    "SAMPLERS": "twotower.experiment.build",
+    "SAMPLERS": "twotower.experiment.sources",
     "SCORERS": "twotower.scorers.registry",
     "SPLITTERS": "twotower.data.splitters",
     "TOWERS": "twotower.towers.registry",
@@ -72,6 +74,7 @@ _ON_DEMAND = {
     "compare": "twotower.experiment.front",
     "diagnose": "twotower.diagnosis",
     "evaluate": "twotower.experiment.front",
+    "fit": "twotower.experiment.ladder.fit",
     "load": "twotower.serving.retriever",
     "train": "twotower.experiment.front",
 }

@@ -5,6 +5,7 @@ import torch
 
 from twotower.core import states
 from twotower.core.records import Batch, Encoded, Items, TopK, Users
+from twotower.experiment.sources import SAMPLERS
 from twotower.sampling.base import Observer, Sampler, Stateful
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.frequency import StreamingFrequency
@@ -82,6 +83,10 @@ def step(sampler, batch):
 
 def parts(negatives):
     return [part for part in (negatives, negatives.per_row) if part is not None]
+
+
+def test_every_source_that_a_run_can_name_is_a_member():
+    assert set(SAMPLERS) <= set(MEMBERS)
 
 
 def test_is_a_sampler(make):

@@ -19,11 +19,11 @@ from twotower.experiment.learn import learn
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import ModelSection
 from twotower.models import registry
-from twotower.models.encode import inference, users_with_history
+from twotower.models.encode import encode_known_items, inference, users_with_history
 from twotower.models.registry import MODELS, build_model, model_class, model_parameters
-from twotower.sampling.base import batch_items
 from twotower.models.sequential import Sequential
-from twotower.serving.bundle import Bundle, write_bundle
+from twotower.sampling.base import batch_items
+from twotower.serving.bundle import Bundle, Contents, write_bundle
 from twotower.towers.sequence.base import SequenceEncoder, Stepwise
 
 NAMES = [name for name in MODELS if issubclass(model_class(name), Sequential)]
@@ -175,12 +175,20 @@ def test_two_epochs_teach_something_and_the_bundle_answers_alike(name, small, tm
         training=replace(run.training, epochs=2, batch_size=4, learning_rate=0.01),
     )
     model, records = learn(run, dataset, split)
-    losses = [record["loss"] for record in records]
+    losses = [record.loss for record in records]
     assert len(losses) == 2
     assert losses[1] < losses[0]
     settings = registry.all_settings(name, run.model.settings)
-    write_bundle(tmp_path / "bundle", model=model, model_name=name, model_parameters=settings, dataset=dataset,
-                 run_toml=run.to_toml(), metrics={}, histories=split.known)  # fmt: skip
+    contents = Contents(
+        model=model,
+        model_name=name,
+        model_parameters=settings,
+        dataset=dataset,
+        items=encode_known_items(model, dataset),
+        run_toml=run.to_toml(),
+        histories=split.known,
+    )
+    write_bundle(tmp_path / "bundle", contents)
     bundle = Bundle.load(tmp_path / "bundle")
     ids = torch.arange(2, 14)
     with inference(model), torch.inference_mode():

@@ -18,10 +18,10 @@ from twotower.data.splitters import leave_one_out
 from twotower.experiment.learn import learn
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import ModelSection
-from twotower.models.encode import inference, users_with_history
+from twotower.models.encode import encode_known_items, inference, users_with_history
 from twotower.models.registry import all_settings, build_model
 from twotower.models.t2diff import T2Diff
-from twotower.serving.bundle import Bundle, write_bundle
+from twotower.serving.bundle import Bundle, Contents, write_bundle
 from twotower.towers.diffusion.restore import likeness
 from twotower.training.objective import AgainstAll, own_losses
 
@@ -237,12 +237,20 @@ def test_two_epochs_teach_something_and_the_bundle_answers_alike(form, walks, tm
         training=replace(run.training, epochs=2, batch_size=4, learning_rate=0.01),
     )
     model, records = learn(run, dataset, split)
-    losses = [record["loss"] for record in records]
+    losses = [record.loss for record in records]
     assert len(losses) == 2
     assert losses[1] < losses[0]
     settings = all_settings("t2diff", run.model.settings)
-    write_bundle(tmp_path / "bundle", model=model, model_name="t2diff", model_parameters=settings, dataset=dataset,
-                 run_toml=run.to_toml(), metrics={}, histories=split.known)  # fmt: skip
+    contents = Contents(
+        model=model,
+        model_name="t2diff",
+        model_parameters=settings,
+        dataset=dataset,
+        items=encode_known_items(model, dataset),
+        run_toml=run.to_toml(),
+        histories=split.known,
+    )
+    write_bundle(tmp_path / "bundle", contents)
     bundle = Bundle.load(tmp_path / "bundle")
     ids = torch.arange(2, 14)
     with inference(model), torch.inference_mode():

@@ -144,5 +144,5 @@ def test_runs_train_and_resume_on_the_device(settings, tmp_path):
     assert len(records) == 2
     longer = Run().with_settings([*more, *clusters, *settings, "training.epochs=3"])
     _, records = learn(longer, dataset, split, folder=tmp_path, resume=True)
-    assert [record["epoch"] for record in records] == [1, 2, 3]
-    assert all(record["loss"] < float("inf") for record in records)
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert all(record.loss < float("inf") for record in records)

@@ -14,8 +14,9 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
+from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import write_bundle
+from twotower.serving.bundle import Contents, write_bundle
 
 TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]
 
@@ -61,7 +62,11 @@ def write() -> Callable[..., Model]:
         torch.manual_seed(3)
         model = build_model(name, dataset.schema, parameters)
         rest = {"run_toml": "[training]\nseed = 3\n", "metrics": {"recall@10": 0.25}, "histories": dataset.log, **more}
-        write_bundle(folder, model=model, model_name=name, model_parameters=parameters, dataset=dataset, **rest)
+        items = encode_known_items(model, dataset)
+        contents = Contents(
+            model=model, model_name=name, model_parameters=parameters, dataset=dataset, items=items, **rest
+        )
+        write_bundle(folder, contents)
         return model
 
     return written

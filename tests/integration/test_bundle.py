@@ -23,9 +23,9 @@ from twotower.data.dataset import Dataset
 from twotower.index.exact import ExactIndex
 from twotower.models import registry as build
 from twotower.models.base import Model
-from twotower.models.encode import inference, users_with_history
+from twotower.models.encode import encode_known_items, inference, users_with_history
 from twotower.models.item_store import ItemStore
-from twotower.serving.bundle import Bundle, changing_bundle, write_bundle
+from twotower.serving.bundle import Bundle, Contents, changing_bundle, write_bundle
 from twotower.serving.vocabulary import Record
 
 Write = Callable[..., Model]
@@ -70,11 +70,13 @@ from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Bundle, write_bundle
+from twotower.models.encode import encode_known_items
+from twotower.serving.bundle import Bundle, Contents, write_bundle
 log = Log(torch.tensor([0, 0, 0, 2, 3]), torch.tensor([2, 3, 2]))
 data = Dataset(Schema(4, 5, has_times=False), log, {}, {}, {"name": "bare"}, Path(sys.argv[1]))
-write_bundle(sys.argv[2], model=build_model("sasrec", data.schema), model_name="sasrec", model_parameters={},
-             dataset=data, run_toml="", metrics={}, histories=log)
+model = build_model("sasrec", data.schema)
+write_bundle(sys.argv[2], Contents(model=model, model_name="sasrec", model_parameters={}, dataset=data,
+                                   items=encode_known_items(model, data), histories=log))
 print(Bundle.load(sys.argv[2]).item_states.shape[0])
 """
 
@@ -113,16 +115,16 @@ def test_everything_comes_back(write: Write, titled_dataset: Dataset, tmp_path: 
 
 def test_a_bundle_can_be_written_again_from_itself(bundle_folder: Path, tmp_path: Path) -> None:
     first = Bundle.load(bundle_folder)
-    write_bundle(
-        tmp_path / "again",
+    contents = Contents(
         model=first.model,
         model_name=first.manifest["model"]["name"],
         model_parameters=first.manifest["model"]["parameters"],
         dataset=first.dataset,
-        run_toml="",
+        items=encode_known_items(first.model, first.dataset),
         metrics=first.metrics,
         histories=first.dataset.log,
     )
+    write_bundle(tmp_path / "again", contents)
     again = Bundle.load(tmp_path / "again")
     assert torch.equal(again.item_states, first.item_states)
     assert again.item_vocabulary.records([9]) == first.item_vocabulary.records([9])
@@ -346,10 +348,15 @@ def test_learned_codes_come_back_with_the_bundle(
     users = users_with_history(titled_dataset, titled_dataset.log, KNOWN_USERS, model.history_length)
     model.set_progress(2.0)  # type: ignore[operator]
     model.train().encode_users(users)
-    write_bundle(
-        tmp_path / "started", model=model, model_name="sparcode", model_parameters=parameters, dataset=titled_dataset,
-        run_toml="", metrics={}, histories=titled_dataset.log,
-    )  # fmt: skip
+    contents = Contents(
+        model=model,
+        model_name="sparcode",
+        model_parameters=parameters,
+        dataset=titled_dataset,
+        items=encode_known_items(model, titled_dataset),
+        histories=titled_dataset.log,
+    )
+    write_bundle(tmp_path / "started", contents)
     again = Bundle.load(tmp_path / "started")
     with inference(model), inference(again.model):
         one, other = model.encode_users(users), again.model.encode_users(users)

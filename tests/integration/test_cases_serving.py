@@ -22,7 +22,7 @@ from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Run
 from twotower.experiment.train import train
 from twotower.models.base import Model
-from twotower.training.callbacks import Record, Silent
+from twotower.training.callbacks import EpochRecord, Silent
 
 Rows = list[tuple[object, ...]]
 HEADER = ("user", "item", "time")
@@ -143,8 +143,8 @@ def test_the_same_data_prepared_again_are_the_same(tmp_path: Path) -> None:
 class Stop(Silent):
     """Stops a training after its second epoch, as Ctrl-C would."""
 
-    def epoch_done(self, record: Record, model: Model) -> None:
-        if record["epoch"] >= 2:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
+        if record.epoch >= 2:
             raise KeyboardInterrupt
 
 

@@ -16,6 +16,7 @@ from twotower.core.errors import InputError
 from twotower.experiment.recipes import default_run
 from twotower.metrics.ranking import ranking_metrics
 from twotower.sampling.uniform import Uniform
+from twotower.training.sources import NegativeSource
 
 OWN_MODEL = '''
 import torch
@@ -101,6 +102,7 @@ def test_the_names_of_the_package_are_pinned_and_all_there():
         "compare",
         "diagnose",
         "evaluate",
+        "fit",
         "load",
         "train",
     ]
@@ -204,7 +206,7 @@ def test_sampler_scorer_tower_splitter_and_metric_of_ones_own(tiny_dataset, regi
         dim=6,
         device="cpu",
     )
-    assert trained.run.sampling.sources == ("three_uniform",)
+    assert trained.run.sampling.sources == (NegativeSource("three_uniform"),)
     assert isinstance(trained.model.user_mlp, nn.Linear)
     assert not torch.equal(trained.model.scorer.weight, torch.ones(6)), "the scorer of one's own was trained"
     assert trained.test.metrics["first_rank@10"] == pytest.approx(2.0 * trained.test.metrics["mrr@10"])

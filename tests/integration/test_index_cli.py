@@ -153,8 +153,8 @@ def test_an_exact_index_loses_nothing_and_is_not_mentioned(bundle):
 
 def test_with_every_list_probed_the_index_loses_nothing(bundle):
     rebuild_index(bundle, "ivf_flat", {"nlist": 20, "nprobe": 20})
+    from twotower.experiment.catalogue import split_of
     from twotower.experiment.run import Run
-    from twotower.experiment.train import split_of
 
     found = Bundle.load(bundle)
     cut = split_of(Run.load(bundle / "run.toml"), found.dataset)

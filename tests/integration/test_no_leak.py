@@ -14,17 +14,20 @@ from twotower.data.dataset import Dataset
 from twotower.data.examples import EventRows, SequenceRows
 from twotower.data.log import Log
 from twotower.data.pairs import pre_ranking_pairs
-from twotower.experiment import build, learn
+from twotower.experiment import build, learn, sources
 from twotower.experiment.candidates import PAIRS, learn_pairs, pairs_of
+from twotower.experiment.catalogue import split_of
+from twotower.experiment.context import BuildContext
 from twotower.experiment.mining import miner
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Data, ModelSection, Run
-from twotower.experiment.train import split_of
+from twotower.experiment.sources import SAMPLERS
 from twotower.models.base import ClosedForm
 from twotower.models.registry import MODELS, model_class
 from twotower.sampling.counts import ItemCounts
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling
+from twotower.training.sources import NegativeSource
 
 USERS, ITEMS, EVENTS = 14, 24, 8
 """Known users and items, and events of each user, all of different items."""
@@ -107,10 +110,16 @@ def short(run: Run, **training: Any) -> Run:
     return replace(run, training=replace(run.training, **(wanted | training)))
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "index_mined": {"ranks": [0, 5], "number": 3, "every": 4},
+    **{name: {"number": 16} for name in ("uniform", "popularity", "mixed", "memory_bank")},
+}
+
+
 def two_tower(loss: str = "sampled_softmax", sources: tuple[str, ...] = ("in_batch",), **more: Any) -> Run:
     """A small two-tower against samples."""
     clusters = ClusterSchedule(start_size=2, refresh_every=1, min_clusters=2)
-    sampling = Sampling(sources, **{"number": 16, "mine_ranks": (0, 5), "mine_number": 3, "mine_every": 4, **more})
+    sampling = Sampling(tuple(NegativeSource(name, SMALL.get(name, {})) for name in sources), **more)
     model = ModelSection("two_tower", {"dim": 4, "field_dim": 3, "hidden": [5], "history_length": 4, "user_id": True})
     return short(Run(model=model, objective=Objective(loss), sampling=sampling, clusters=clusters))
 
@@ -120,7 +129,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ease": {"lambda_": 50.0},  # else validation chooses
     "sparcode": {"codebook": 4},
 }
-SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in build.SAMPLERS}
+SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in SAMPLERS}
 
 
 @pytest.mark.parametrize("refit", [False, True])
@@ -155,7 +164,8 @@ def test_no_source_of_negatives_knows_held_out_events(source, refit):
 @pytest.mark.parametrize("loss", [*build.LOSSES])
 def test_no_loss_knows_held_out_events(loss):
     sources = ("in_batch", "uniform", "index_mined")
-    assert not differing(two_tower(loss, sources, number=8, in_batch_number=8))
+    run = two_tower(loss, sources).with_settings(["sampling.number=8", "sampling.in_batch_number=8"])
+    assert not differing(run)
 
 
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
@@ -176,7 +186,6 @@ def test_no_filter_of_hard_candidates_knows_held_out_events(hard):
         {"correct_positive": True},
         {"correct": False},
         {"frequency": "streaming", "sources": ("mixed",)},
-        {"bank_drift": 1e9, "bank_rescale": True, "sources": ("in_batch", "memory_bank")},
     ],
     ids=str,
 )
@@ -184,12 +193,18 @@ def test_no_setting_of_sampling_knows_held_out_events(settings):
     assert not differing(two_tower(**settings))
 
 
+def test_a_bank_that_waits_for_drift_and_rescales_knows_no_held_out_events():
+    bank = NegativeSource("memory_bank", {"number": 16, "drift": 1e9, "rescale": True})
+    run = two_tower()
+    assert not differing(replace(run, sampling=replace(run.sampling, sources=(NegativeSource("in_batch"), bank))))
+
+
 class TestThePoisonIsSeen:
     """Each fault, planted here for the length of a test, changes the weights."""
 
     def test_log_q_that_counts_held_out_events(self, monkeypatch):
         counts = property(lambda self: ItemCounts(self.dataset.log.positives().items, self.num_items))
-        monkeypatch.setattr(build.BuildContext, "counts", counts)
+        monkeypatch.setattr(BuildContext, "counts", counts)
         assert differing(two_tower())
         assert differing(two_tower(sources=("popularity",)))
 
@@ -205,7 +220,7 @@ class TestThePoisonIsSeen:
 
     def test_mining_that_leaves_out_test_items(self, monkeypatch):
         monkeypatch.setattr(
-            build, "miner", lambda model, dataset, log, index: miner(model, dataset, dataset.log, index)
+            sources, "miner", lambda model, dataset, log, index: miner(model, dataset, dataset.log, index)
         )
         assert differing(two_tower(sources=("index_mined",)))
 

@@ -23,8 +23,8 @@ from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.encode import prepare_table
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Run
-from twotower.experiment.train import split_of
 
 COLUMNS = ("user", "item", "rating", "time")
 

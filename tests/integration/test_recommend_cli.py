@@ -152,8 +152,8 @@ def test_more_than_the_catalogue_holds(bundle_folder: Path, capsys: Capture, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recommend", "BUNDLE"], "give either a user or a history"),
-        (["recommend", "BUNDLE", "--user", "u2", "--history", "i2"], "give either a user or a history"),
+        (["recommend", "BUNDLE"], "give exactly one of user and history"),
+        (["recommend", "BUNDLE", "--user", "u2", "--history", "i2"], "give exactly one of user and history"),
         (["recommend", "BUNDLE", "--history", " , "], "the history is empty"),
         (["recommend", "BUNDLE", "--user", "u22"], "unknown user 'u22'; did you mean 'u2'?"),
         (["recommend", "BUNDLE", "--history", "I3"], "unknown item 'I3'; did you mean 'i3'?"),
@@ -163,8 +163,8 @@ def test_more_than_the_catalogue_holds(bundle_folder: Path, capsys: Capture, cap
         (["recommend", "BUNDLE", "--then", "BUNDLE", "--user", "u2", "--candidates", "0"], "of at least 1, got 0"),
         (["recommend", "DATA", "--user", "u2"], "prepared data, not a bundle; train on it"),
         (["recommend", "NOWHERE", "--user", "u2"], "no such bundle"),
-        (["similar", "BUNDLE"], "give either --item or --items"),
-        (["similar", "BUNDLE", "--item", "i2", "--items", "NEW"], "give either --item or --items"),
+        (["similar", "BUNDLE"], "give exactly one of --item and --items"),
+        (["similar", "BUNDLE", "--item", "i2", "--items", "NEW"], "give exactly one of --item and --items"),
         (["similar", "BUNDLE", "--item", "i22"], "unknown item 'i22'; did you mean 'i2'?"),
         (["similar", "BUNDLE", "--item", "i2", "-k", "-3"], "k must be at least 1, got -3"),
         (["similar", "BUNDLE", "--items", "NOWHERE.csv"], "no such file"),

@@ -159,6 +159,89 @@ def test_every_verb_is_in_the_reference(verb):
 def test_the_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == twotower.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", changelog, re.MULTILINE)
+    assert sections[0] == project["version"]
+
+
+def test_the_readme_opens_with_six_lines():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"```(\w+)\n(.*?)```", readme, re.DOTALL)
+    assert first is not None
+    assert first[1] == "python"
+    assert len([line for line in first[2].splitlines() if line]) == 6
+
+
+@pytest.mark.slow
+def test_the_six_lines_of_the_readme_run(tmp_path):
+    pytest.importorskip("pandas")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [lines, *_] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    rows = [f"{190 + user},{user % 2}-{(user + step) % 7},{step}" for user in range(12) for step in range(6)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ndcg@10" in done.stdout
+    assert "Answer(id=" in done.stdout
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULE_OF = {
+    "scikit-learn": "sklearn",
+    "faiss-cpu": "faiss",
+    "umap-learn": "umap",
+    "tensorboard": "torch.utils.tensorboard",
+}
+"""Modules of packages that have another name; PyTorch imports tensorboard for us."""
+
+
+def imported_modules() -> set[str]:
+    """Every module that the package imports anywhere, by its full name, and the packages that hold them."""
+    found: set[str] = set()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    return found | {name.split(".")[0] for name in found}
+
+
+def unused(requirements: list[str], imported: set[str]) -> list[str]:
+    """Those of a list of requirements that no module imports."""
+    names = [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in requirements]
+    return [name for name in names if MODULE_OF.get(name, name.replace("-", "_")) not in imported]
+
+
+def test_the_search_for_requirements_that_nobody_imports_finds_them():
+    assert unused(["numpy>=1.26", "pymilvus>=2.5", "uvicorn[standard]>=0.30"], {"numpy"}) == ["pymilvus", "uvicorn"]
+
+
+SERVED = (SOURCE / "serving" / "http").is_dir()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(not SERVED, reason="the service is not here yet", strict=True))
+        if name == "serve"
+        else name
+        for name in PROJECT["optional-dependencies"]
+        if name != "dev"
+    ],
+)
+def test_an_extra_names_only_what_is_imported(extra):
+    assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
+
+
+def test_an_install_brings_only_what_is_imported():
+    assert not unused(PROJECT["dependencies"], imported_modules())
+
+
+def test_an_extra_that_a_message_asks_for_exists():
+    texts = [path.read_text(encoding="utf-8") for path in [*MODULES, *(ROOT / "docs").rglob("*.md")]]
+    asked = {extra for text in texts for extra in re.findall(r"twotower\[([a-z]+)\]", text)}
+    assert {"text", "fast", "plots"} <= asked <= PROJECT["optional-dependencies"].keys()
 
 
 def test_continuous_integration_can_be_run():

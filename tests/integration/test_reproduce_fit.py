@@ -25,6 +25,7 @@ from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import run_table, seeded
 from twotower.reproduce.tables import TABLES
 from twotower.towers.heads import Heads
+from twotower.training.callbacks import EpochRecord
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}
 SIZES = {"two_tower": {"dim": 8, "hidden": [12]}, "dat": {"dim": 8, "hidden": [12]}, "cold": {}}
@@ -85,7 +86,8 @@ def test_every_variant_gives_a_row(table, dataset):
         beside = table.beside(measured.metrics, measured.metrics | {"auc": 0.6})
         assert set(fit.COLUMNS) <= {*measured.metrics, *beside}, name
         assert measured.per_user["gauc"].shape == (60,)
-        assert measured.validation == max(r["auc"] for r in measured.curves if "auc" in r and r["selectable"])
+        able = [record.metrics["auc"] for record in measured.curves if "auc" in record.metrics and record.selectable]
+        assert measured.validation == max(able)
         assert ("query_similarity" in measured.metrics) == (runs[0].model.settings.get("meta_queries", 1) > 0) or (
             runs[0].model.name != "fit"
         )
@@ -94,15 +96,15 @@ def test_every_variant_gives_a_row(table, dataset):
 def test_the_epoch_of_a_cell_is_the_best_of_those_whose_weights_could_be_kept():
     """Epoch 1 has the best AUC, but soft queries; epoch 4 was not validated."""
     records = [
-        {"epoch": 1, "auc": 0.9, "selectable": False},
-        {"epoch": 2, "auc": 0.6, "selectable": True},
-        {"epoch": 3, "auc": 0.7, "selectable": True},
-        {"epoch": 4, "selectable": True},
-        {"epoch": 5, "auc": 0.5, "selectable": True},
+        EpochRecord(1, 10, 0.6, 0.1, 1.0, {"auc": 0.9}, selectable=False),
+        EpochRecord(2, 20, 0.6, 0.1, 2.0, {"auc": 0.6}),
+        EpochRecord(3, 30, 0.6, 0.1, 3.0, {"auc": 0.7}),
+        EpochRecord(4, 40, 0.6, 0.1, 4.0),
+        EpochRecord(5, 50, 0.6, 0.1, 5.0, {"auc": 0.5}),
     ]
     assert best_epoch(records) == 3
-    assert best_epoch([{key: record[key] for key in record if key != "selectable"} for record in records]) == 1
-    never = [record | {"selectable": False} for record in records]
+    assert best_epoch([replace(record, selectable=True) for record in records]) == 1
+    never = [replace(record, selectable=False) for record in records]
     assert best_epoch(never) == 5  # as training does: where no epoch may be chosen, the last weights stay
 
 

@@ -105,12 +105,15 @@ def test_every_variant_has_the_same_choices_and_as_many_negatives(data):
         assert [run.model.settings["temperature"] for run in runs] == list(negatives.TEMPERATURES)
         for run in runs:
             assert Run.from_dict(tomllib.loads(run.to_toml())) == run
-            taken, more = run.sampling.in_batch_number, run.sampling.number
-            assert taken + (more if {"mixed", "memory_bank"} & set(run.sampling.sources) else 0) == size.negatives, name
+            taken = run.sampling.source("in_batch", "mixed").settings["rows"]
+            more = run.sampling.source("mixed", "memory_bank")
+            assert taken + (more.settings["number"] if more else 0) == size.negatives, name
 
 
 def test_bank_and_mining_begin_half_way(prepared):
     run = negatives.with_starts(tiny("cross_batch_ngame", 0.1), rows=130)
-    assert (run.sampling.bank_start, run.sampling.mine_start, run.sampling.mine_every) == (6, 6, 3)
+    assert run.sampling.source("memory_bank").settings["start"] == 6
+    mined = negatives.with_starts(tiny("index_mined", 0.1), rows=130).sampling.source("index_mined")
+    assert (mined.settings["start"], mined.settings["every"]) == (6, 3)
     measured = negatives.measure(tiny("index_mined", 0.1), Dataset.load(prepared))
     assert measured.validation >= 0.0

@@ -174,8 +174,8 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, data, tmp
     assert resumed.returncode == 0, resumed.stderr
     expected, found = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert not list((tmp_path / "cut.run").glob("*.safetensors"))
-    anew = twotower(*words, "--to", tmp_path / "cut", "--resume")
+    assert [left.name for left in (tmp_path / "cut.run").glob("*.safetensors")] == ["train.safetensors"]
+    anew = twotower(*words, "--to", tmp_path / "new", "--resume")
     assert anew.returncode == 0, anew.stderr
     assert "no checkpoint to resume from, so training starts from nothing" in caplog.text
 
@@ -184,6 +184,7 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, data, tmp
 def test_a_resumed_run_must_be_the_same_run(tiny_dataset, tmp_path, caplog):
     from twotower.core.errors import InputError
     from twotower.experiment.recipes import default_run
+    from twotower.experiment.stopped import note_finished
     from twotower.experiment.train import Claim, check_resumable
 
     run = default_run("sasrec")
@@ -196,6 +197,11 @@ def test_a_resumed_run_must_be_the_same_run(tiny_dataset, tmp_path, caplog):
     again = Claim(tmp_path / "x.run", run, tiny_dataset)
     again.started(1, 1, 0)
     assert "train.safetensors: what an earlier training had done is dropped; --resume would have gone on" in caplog.text
+    note_finished(tmp_path / "x.run", run)
+    (tmp_path / "x.run" / "train.safetensors").touch()
+    caplog.clear()
+    Claim(tmp_path / "x.run", run, tiny_dataset).made()
+    assert not caplog.text, "a finished training is no work that is lost"
     assert not (tmp_path / "x.run" / "train.safetensors").exists()
     (tmp_path / "x.run" / "train.safetensors").touch()
     again.started(1, 1, 0)  # the last fit on all rows: the checkpoint is this run's own
@@ -212,7 +218,7 @@ def test_a_refused_run_costs_no_checkpoint(data, tmp_path):
         refused(*words, "--set", "objective.loss=sampled_softmax", "--set", wrong)
     assert (left.read_bytes(), (tmp_path / "b.run" / "run.toml").read_text()) == (b"hours of work", noted)
     assert twotower(*words).returncode == 0
-    assert not left.exists()
+    assert left.read_bytes() != b"hours of work"
 
 
 def test_what_train_refuses(data, tmp_path):

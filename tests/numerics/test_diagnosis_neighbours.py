@@ -10,7 +10,7 @@ from twotower.core.seeds import torch_generator
 from twotower.diagnosis.decay import decay_figures, decay_test
 from twotower.diagnosis.neighbours import NOISE, chord_distances, duplicates, near_duplicate_share, stability
 from twotower.diagnosis.statistics import measure
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 
 
 def slow_elbow(values: list[float]) -> tuple[float, int]:
@@ -95,13 +95,13 @@ def test_duplicates_are_counted_as_unique_rows_are(dtype: type) -> None:
     draw = np.random.default_rng(0)
     vectors = draw.integers(-1, 2, size=(400, 5)).astype(dtype)
     vectors[0, 0] = -0.0
-    assert duplicates(Rows(vectors)) == 400 - len(np.unique(vectors + 0.0, axis=0))
-    assert duplicates(Rows(draw.normal(size=(400, 5)).astype(dtype))) == 0
+    assert duplicates(Vectors(vectors)) == 400 - len(np.unique(vectors + 0.0, axis=0))
+    assert duplicates(Vectors(draw.normal(size=(400, 5)).astype(dtype))) == 0
 
 
 def test_columns_that_change_places_are_not_duplicates() -> None:
     vectors = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [2.0, 1.0, 3.0], [1.0, 2.0, 3.0]])
-    assert duplicates(Rows(vectors)) == 1
+    assert duplicates(Vectors(vectors)) == 1
 
 
 def test_near_duplicates() -> None:
@@ -119,7 +119,7 @@ def test_near_duplicates() -> None:
 def test_a_shift_of_all_vectors_changes_raw_figures_only() -> None:
     # adding one vector to all changes raw figures only
     vectors = np.random.default_rng(2).normal(size=(120, 7))
-    here, there = measure(Rows(vectors)), measure(Rows(vectors + 4.0))
+    here, there = measure(Vectors(vectors)), measure(Vectors(vectors + 4.0))
     for name in ("rankme", "participation_ratio", "mean_cosine", "hubness", "top20_min"):
         assert here.centred[name] == pytest.approx(there.centred[name], abs=1e-9)
         assert here.statistics[name] != pytest.approx(there.statistics[name], abs=1e-3)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from twotower.core.errors import InputError
+from twotower.models.fit import native
 from twotower.models.fit.model import FIT
 from twotower.models.fit.native import NativeScores
 from twotower.models.fit.states import FITItems, PairedHeads, compact
@@ -270,3 +276,26 @@ def test_a_compiled_model_can_be_copied(tiny_dataset):
         states, items = states_of(model, tiny_dataset)
         first = model.score_among(states, items, torch.arange(10))
         assert torch.equal(copy.deepcopy(model).score_among(states, items, torch.arange(10)), first)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights as Unix has them")
+def test_the_loop_is_compiled_and_loaded_where_nobody_else_may_write(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o777)
+    before, places = os.umask(0), []
+
+    def compile_(command, **options):
+        library = Path(command[-1])
+        places.append((library.parent.stat(), list(library.parent.iterdir())))
+        return run(command, **options)
+
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", compile_)
+    try:
+        native.build.__wrapped__(("cc",), (2, 3, 5), torch.float32, (DIM, torch.uint8, torch.float32, None))
+    finally:
+        os.umask(before)
+    for place, content in places:
+        assert (place.st_uid, stat.S_IMODE(place.st_mode)) == (os.getuid(), 0o700)
+        assert not content
+    assert not list(tmp_path.iterdir())

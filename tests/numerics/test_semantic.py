@@ -157,7 +157,7 @@ def test_it_learns(tiny_dataset):
     objective = AgainstSamples(tiny_dataset, sampler, SampledBCE(), Positives(log.offsets, log.items, count))
     rows = EventRows(tiny_dataset, log, history_length=5, item_features=True)
     progress = fit(model, rows, objective, Training(epochs=60, batch_size=9, learning_rate=1e-2))
-    assert progress.records[-1]["loss"] < 0.5 * progress.records[0]["loss"]
+    assert progress.records[-1].loss < 0.5 * progress.records[0].loss
     with inference(model):
         assert model.encode_items(tiny_dataset.all_items()).isfinite().all()
 

@@ -29,7 +29,7 @@ TEXT_DIM = 64
 
 @runtime_checkable
 class Lacking(Protocol):
-    """A feature, and the rows of a table that lack it."""
+    """Hold a feature, and the rows of a table that lack it."""
 
     @property
     def feature(self) -> Feature: ...
@@ -40,7 +40,7 @@ class Lacking(Protocol):
 def synthetic(
     bundle: Bundle, faults: Sequence[Lacking], features: Features, strategy: str, seed: int
 ) -> dict[str, Tensor]:
-    """Values for the rows that lack them, by feature: [lacking rows], or [lacking rows, width].
+    """Return values for the rows that lack them, by feature: [lacking rows], or [lacking rows, width].
 
     Raises:
         InputError: if "clusters" has no text to go by, or training had no value of a feature.

@@ -1,4 +1,4 @@
-"""Diagnosis of a table that a bundle is about to serve: its states, and which columns are to blame for them."""
+"""Diagnosis of a table that a bundle is about to serve: its states, and which columns cause what is wrong."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from twotower.diagnosis.causes.contribution import Encode, Inputs
 from twotower.diagnosis.report import write_report
 from twotower.diagnosis.report.source import columns_of_ids
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
-from twotower.models.encode import inference, training_length
-from twotower.serving.bundle import TILE, Bundle
+from twotower.models.encode import TILE, inference, training_length
+from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import flat
 
 TRAINING_ROWS = 50_000
@@ -38,7 +38,7 @@ TRAINING_ROWS = 50_000
 
 
 class Events(NamedTuple):
-    """Histories as a column: what users did, and when (zeros without a clock)."""
+    """Hold histories as a column: what users did, and when (zeros without a clock)."""
 
     items: Tensor
     times: Tensor
@@ -53,7 +53,7 @@ def diagnose_table(
     seed: int = 0,
     html: Path | None = None,
 ) -> Diagnosis:
-    """Judge the states that a bundle's model would give to a table of items or users, and name the columns to blame.
+    """Diagnose the states that a bundle's model would give to a table of items or users, and name the causing columns.
 
     The table's features count, also for ids that the bundle knows; a known id brings its embedding (and a known user
     its history), any other is unknown to the model. Training rows are the bundle's known items or users, each once.

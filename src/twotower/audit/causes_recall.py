@@ -1,4 +1,4 @@
-"""What drifted columns cost: the run's own test, with a catalogue that drifted as the table did."""
+"""Recall lost to drifted columns: the run's own test, with a catalogue degraded as the table is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.audit.served_recall import METRIC, evaluate_with, tested_on
+from twotower.audit.served_recall import METRIC, evaluate_with_features, tested_on
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features
 from twotower.core.schema import Feature, Side
@@ -26,7 +26,7 @@ MOST_USERS = 5_000
 def recall_cost(
     bundle: Bundle, side: Side, rows: Tensor, features: Features, drifted: Sequence[str], *, seed: int = 0
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Recall on the test split with the bundle's features, and with its catalogue degraded as the table is.
+    """Return recall on the test split with the bundle's features, and with its catalogue degraded as the table is.
 
     A row of the table that the bundle knows replaces that item's (or user's) drifted features. Every other one is given
     a random row of the table, and takes from it what is missing, unknown, out of all that training had, or the value of
@@ -57,7 +57,7 @@ def recall_cost(
         notes.append(f"recall: of {MOST_USERS:,} random users out of {len(users):,}")
     columns = {**columns, **degraded}
     worse = replace(dataset, item_features=columns) if side == "item" else replace(dataset, user_features=columns)
-    before, after = (evaluate_with(bundle, served, targets, protocol) for served in (dataset, worse))
+    before, after = (evaluate_with_features(bundle, served, targets, protocol) for served in (dataset, worse))
     pair = compare({"before": before, "after": after}, [METRIC], seed=seed)
     lost = replace(before, per_user={METRIC: before.per_user[METRIC] - after.per_user[METRIC]}, metrics={}).intervals(
         seed=seed
@@ -74,7 +74,7 @@ def recall_cost(
 
 
 def degrade(feature: Feature, stored: Tensor, rows: Tensor, features: Features, seed: int) -> Tensor:
-    """The bundle's column as it would be if it came by the way of the table.
+    """Return the bundle's column as it would be if it came by the way of the table.
 
     Args:
         feature: which.

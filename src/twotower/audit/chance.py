@@ -29,7 +29,7 @@ NEIGHBOURS = 10
 
 
 def text_gain(states: Tensor, texts: Sequence[str], *, seed: int = 0) -> float | None:
-    """How much of what texts have in common the neighbours of the states have: 1 as much as the texts' own, 0 chance.
+    """Measure how much of what texts have in common the neighbours of states have: 1 as the texts' own, 0 chance.
 
     (s − r) / (b − r), where s is the mean TF-IDF cosine of a row with its ten nearest by the cosine of the states, b
     that with its ten nearest by text, and r that with all rows. Rows without a word are left out; of more than 2,000,
@@ -74,7 +74,7 @@ def judge_texts(
     thresholds: Thresholds,
     seed: int = 0,
 ) -> tuple[dict[str, Any] | None, Reason | None]:
-    """The gain of a table's texts and that of training rows, and a reason when the table's answers are at chance.
+    """Return the gain of a table's texts and that of training rows, and a reason when answers for it are at chance.
 
     At chance they are when the table's gain is below the threshold, and the model can be expected to do better: its
     training rows do, or a text drifted. None where the bundle's items have no text, or the table's tell nothing.

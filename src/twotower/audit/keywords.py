@@ -1,4 +1,4 @@
-"""Keywords of raw texts by a library: what the extra ``[text]`` brings beside the sentence encoders."""
+"""Keywords of raw texts by a library: part of the extra ``[text]``, beside the sentence encoders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = 2
 
 
 def extract_keywords(texts: Sequence[str], library: str = "yake") -> list[list[str]]:
-    """The keywords of each text, lower case, best first, each once; none for a text without words.
+    """Extract the keywords of each text, lower case, best first, each once; none for a text without words.
 
     Source: Campos et al., "YAKE! Keyword extraction from single documents using multiple local features", 2020, by the
     authors' package, with its English stop words. It judges each text alone, and needs neither a model nor the network.

@@ -1,4 +1,4 @@
-"""Cures of a collapse, each with the geometry and, where the bundle keeps events, the recall before and after."""
+"""Remedies of a collapse, each with geometry and, where the bundle keeps events, recall before and after."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from twotower.audit.keywords import IDF, LIBRARIES
 from twotower.audit.remedy_recall import Served, recall_of
 from twotower.audit.retrain import train_again
 from twotower.audit.text import Readers, enrich_table
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items
 from twotower.core.schema import Feature
 from twotower.data.prepare.encode import prepare_table
 from twotower.diagnosis import diagnose
-from twotower.diagnosis.causes.drift import Drift, compare_values, is_missing, most_frequent
-from twotower.models.encode import inference
-from twotower.serving.bundle import TILE, Bundle
+from twotower.diagnosis.causes.drift import ColumnDrift, compare_values, is_missing, most_frequent
+from twotower.models.encode import TILE, inference
+from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import flat
 
 STRATEGIES = ("marginals", "clusters", "feature-dropout", "semantic")
@@ -32,7 +33,7 @@ FIGURES = ("mean_cosine", "std_cosine", "rankme", "participation_ratio", "effect
 
 @dataclass(frozen=True)
 class Remedy:
-    """What a remedy did, with what was before and after."""
+    """Hold what a remedy did, with the figures before and after."""
 
     strategy: str
     to: str
@@ -51,17 +52,17 @@ class Remedy:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with neither NaN nor infinity."""
+        """Return plain values, with neither NaN nor infinity."""
         return asdict(self)
 
 
 class Fault(NamedTuple):
-    """A feature of the table that came without its values."""
+    """Hold a feature of the table that came without its values."""
 
     feature: Feature
     reason: str
     """missing, unknown or constant."""
-    drift: Drift
+    drift: ColumnDrift
     rows: Tensor
     """Which rows of the table lack a value, bool [rows]."""
 
@@ -75,8 +76,9 @@ def remedy(
     encoder: str = "",
     keywords: str = IDF,
     seed: int = 0,
+    device: str = "auto",
 ) -> Remedy:
-    """Cure what a table of items that is about to be served does to a bundle.
+    """Apply a remedy for a table of items about to be served, and measure geometry and recall before and after.
 
     "marginals" and "clusters" fill categories that are missing, unknown or constant with synthetic ones, drawn from
     their shares in training, or those of most training items with like texts; ``to`` is the repaired table.
@@ -95,6 +97,7 @@ def remedy(
         encoder: for "semantic": a model of sentence-transformers, or "packaged" (`twotower.audit.text_encoder`).
         keywords: for "semantic": "idf", the words of highest idf; or "yake" (`twotower.audit.keywords`).
         seed: of every draw.
+        device: where a strategy that trains again does so; the table is encoded on the CPU.
 
     Raises:
         InputError: if a file cannot be read, there is nothing to repair, or the strategy does not suit the bundle.
@@ -103,6 +106,7 @@ def remedy(
         raise unknown_name("strategy", strategy, STRATEGIES)
     if keywords not in LIBRARIES:
         raise unknown_name("kind of keywords", keywords, LIBRARIES)
+    find_device(device)
     readers = Readers(encoder, keywords)
     if readers.columns() and strategy != "semantic":
         asked = "an encoder belongs" if encoder else "keywords belong"
@@ -121,7 +125,7 @@ def remedy(
     notes: list[str] = []
 
     if strategy in ("feature-dropout", "semantic"):
-        cured = train_again(loaded, strategy, to, readers, notes)
+        cured = train_again(loaded, strategy, to, readers, notes, device)
         now = features
         if readers.columns():
             beside = to.with_name(f"{to.name}.items.parquet")
@@ -152,7 +156,7 @@ def remedy(
 
 
 def find_faults(bundle: Bundle, features: Features, seed: int) -> list[Fault]:
-    """The discrete features of a table that lost values which training had."""
+    """Return the discrete features of a table that lost values which training had."""
     faults = []
     for feature in bundle.schema.item_features:
         if not feature.is_discrete:
@@ -173,7 +177,7 @@ def find_faults(bundle: Bundle, features: Features, seed: int) -> list[Fault]:
 
 
 def geometry(bundle: Bundle, rows: Tensor, features: Features, ids: list[str], seed: int) -> dict[str, Any]:
-    """Verdict, reasons and figures of the vectors that a bundle's model makes of a table.
+    """Return verdict, reasons and figures of the vectors that a bundle's model makes of a table.
 
     Raises:
         InputError: if the model has no item vectors.
@@ -195,7 +199,7 @@ def geometry(bundle: Bundle, rows: Tensor, features: Features, ids: list[str], s
     }
 
 
-def _drift(bundle: Bundle, feature: Feature, features: Features, seed: int) -> Drift:
+def _drift(bundle: Bundle, feature: Feature, features: Features, seed: int) -> ColumnDrift:
     training = bundle.dataset.item_features[feature.name][FIRST_KNOWN:]
     return compare_values(feature, features[feature.name], training, seed=seed)
 
@@ -222,7 +226,7 @@ def _merged(values: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
     return merged
 
 
-def _told(fault: Fault, filled: int, after: Drift | None) -> dict[str, Any]:
+def _told(fault: Fault, filled: int, after: ColumnDrift | None) -> dict[str, Any]:
     return {
         "feature": fault.feature.name,
         "reason": fault.reason,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from twotower.audit.served_recall import METRIC, evaluate_with, tested_on
+from twotower.audit.served_recall import METRIC, evaluate_with_features, tested_on
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
 from twotower.evaluation.compare import compare
@@ -16,7 +16,7 @@ from twotower.serving.bundle import Bundle
 
 
 class Served(NamedTuple):
-    """Values of item features in place of those of training: one for all known items, or one a known item."""
+    """Hold values of item features in place of those of training: one for all known items, or one a known item."""
 
     values: dict[str, Tensor]
 
@@ -24,7 +24,7 @@ class Served(NamedTuple):
 def recall_of(
     source: Bundle, cases: Sequence[tuple[str, Bundle, Served]], notes: list[str], seed: int
 ) -> dict[str, Any] | None:
-    """Mean, 95 % interval over users and p-value against "before" of each case, by name.
+    """Return mean, 95 % interval over users and p-value against "before" of each case, by name.
 
     Args:
         source: whose events and run say what is to be found.
@@ -43,7 +43,9 @@ def recall_of(
         for feature, value in served.values.items():
             columns[feature] = columns[feature].clone()
             columns[feature][FIRST_KNOWN:] = value
-        results[name] = evaluate_with(bundle, replace(bundle.dataset, item_features=columns), targets, protocol)
+        results[name] = evaluate_with_features(
+            bundle, replace(bundle.dataset, item_features=columns), targets, protocol
+        )
     compared = compare(results, [METRIC], reference="before", seed=seed)
     found: dict[str, Any] = {"metric": METRIC, "users": compared.users}
     for row in compared.rows:

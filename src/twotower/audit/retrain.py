@@ -1,4 +1,4 @@
-"""The cures that train again, on the events that a bundle keeps."""
+"""Remedies that train again, on the events that a bundle keeps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FEATURE_DROPOUT = 0.5
 """Share of fields set to missing in the training that prevents a collapse."""
 
 
-def train_again(bundle: Bundle, strategy: str, to: Path, readers: Readers, notes: list[str]) -> Bundle:
-    """The bundle of a model that needs less: its own with feature dropout, or "semantic".
+def train_again(bundle: Bundle, strategy: str, to: Path, readers: Readers, notes: list[str], device: str) -> Bundle:
+    """Train the bundle of a model that needs less: its own with feature dropout, or "semantic", on ``device``.
 
     Raises:
         InputError: if the bundle keeps no events, its model cannot leave features out or did so already, or as
@@ -31,7 +31,7 @@ def train_again(bundle: Bundle, strategy: str, to: Path, readers: Readers, notes
     with tempfile.TemporaryDirectory(prefix="twotower-") as folder:
         if strategy == "semantic":
             own = recipe("semantic")
-            training = replace(own.training, seed=run.training.seed, device=run.training.device)
+            training = replace(own.training, seed=run.training.seed)
             run = replace(own, data=run.data, training=training, evaluation=run.evaluation, index=run.index)
             notes.append("trained anew as model 'semantic', which reads texts alone")
             if readers.columns():
@@ -46,5 +46,5 @@ def train_again(bundle: Bundle, strategy: str, to: Path, readers: Readers, notes
             settings = run.model.settings | {"feature_dropout": FEATURE_DROPOUT}
             run = replace(run, model=replace(run.model, settings=settings))
             notes.append(f"trained again with model.feature_dropout = {FEATURE_DROPOUT} in place of {before}")
-        train(run, to=to, dataset=dataset)
+        train(replace(run, training=replace(run.training, device=device)), to=to, dataset=dataset)
     return Bundle.load(to)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from twotower.core.errors import InputError
@@ -10,16 +12,16 @@ from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Run
-from twotower.experiment.train import split_of
-from twotower.models.base import attach_items
+from twotower.models.base import ReadsCatalogue, attach_items
 from twotower.serving.bundle import Bundle
 
 METRIC = "recall@10"
 
 
 def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
-    """What the run of a bundle was tested on, and how.
+    """Return the test targets and the protocol of a bundle's run.
 
     Raises:
         InputError: if the run cannot be read or split, or the bundle keeps no events.
@@ -31,12 +33,14 @@ def tested_on(bundle: Bundle) -> tuple[Targets, Protocol]:
     return targets, Protocol(ks=(10,), mask_seen=run.evaluation.mask_seen)
 
 
-def evaluate_with(bundle: Bundle, dataset: Dataset, targets: Targets, protocol: Protocol) -> Result:
-    """The bundle's model on ``dataset``; models that keep all items' features have those of ``dataset`` meanwhile."""
-    with torch.no_grad():
-        attach_items(bundle.model, dataset.all_items())
-    try:
-        return evaluate(bundle.model, dataset, targets, protocol)
-    finally:
+def evaluate_with_features(bundle: Bundle, dataset: Dataset, targets: Targets, protocol: Protocol) -> Result:
+    """Evaluate the bundle's model on ``dataset``; the bundle itself stays as it is.
+
+    A model that keeps the features of all items is copied, and the copy has those of ``dataset``.
+    """
+    model = bundle.model
+    if isinstance(model, ReadsCatalogue):
+        model = copy.deepcopy(model)
         with torch.no_grad():
-            attach_items(bundle.model, bundle.dataset.all_items())
+            attach_items(model, dataset.all_items())
+    return evaluate(model, dataset, targets, protocol)

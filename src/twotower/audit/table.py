@@ -1,4 +1,4 @@
-"""A table of items with some cells filled, written in the format that it came in."""
+"""Table of items with some cells filled, written in the format that it came in."""
 
 from __future__ import annotations
 

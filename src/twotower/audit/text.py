@@ -1,4 +1,4 @@
-"""A bundle's items, and a table of new ones, by what a library makes of their raw texts: vectors and keywords."""
+"""Texts of a bundle's items, and of a table of new ones, as vectors and keywords that a library makes."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ KEYWORDS = FeatureSpec(text_keywords.FEATURE, "multi_categorical", min_count=2)
 
 
 class Readers(NamedTuple):
-    """What reads the texts beside the model: a sentence encoder ("": none) and a library of keywords ("idf": none)."""
+    """Hold what reads the texts beside the model: a sentence encoder ("": none) and a keyword library ("idf": none)."""
 
     encoder: str = ""
     keywords: str = text_keywords.IDF
 
     def columns(self) -> dict[str, str]:
-        """The columns that they make, with the SQL type of each."""
+        """Return the columns that they make, with the SQL type of each."""
         made = {text_encoder.FEATURE: "FLOAT[]"} if self.encoder else {}
         return made | ({text_keywords.FEATURE: "VARCHAR[]"} if self.keywords != text_keywords.IDF else {})
 
     def settings(self) -> dict[str, list[str]]:
-        """What the model "semantic" is told of them."""
+        """Return the settings of the model "semantic" for these columns."""
         told = {text_encoder.FEATURE: "vectors", text_keywords.FEATURE: "keyword_features"}
         return {told[name]: [name] for name in self.columns()}
 
 
 def enrich_bundle(bundle: Bundle, readers: Readers, folder: Path) -> Dataset:
-    """The bundle's data set with a feature more for each column that ``readers`` make of its items' raw texts.
+    """Return the bundle's data set with a feature more for each column that ``readers`` make of its items' texts.
 
     Args:
         folder: an empty one for the vocabularies, that of keywords among them; it must outlive the data set.
@@ -141,7 +141,7 @@ def _json(columns: dict[str, list[Any]], types: dict[str, str], work: Path) -> s
 
 
 def text_columns(bundle: Bundle) -> list[str]:
-    """The raw columns that the bundle's texts came from."""
+    """Return the raw columns that the bundle's texts came from."""
     names = [feature.name for feature in bundle.schema.item_features if feature.kind == "text"]
     if not names:
         raise InputError(f"{bundle.folder}: its items have no feature of kind 'text' to read")

@@ -1,4 +1,4 @@
-"""Texts as vectors of a sentence encoder: what the extra ``[text]`` brings."""
+"""Sentence encoders: texts as vectors, by the extra ``[text]``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGED = "packaged"
 
 
 def encode_texts(texts: Sequence[str], encoder: str = PACKAGED) -> Float[Tensor, "texts dim"]:
-    """The vector of each text, float32 on the CPU; zeros for a blank text.
+    """Return the vector of each text, float32 on the CPU; zeros for a blank text.
 
     Args:
         texts: as they are written; the encoder cuts what is too long for it.
@@ -39,7 +39,7 @@ def encode_texts(texts: Sequence[str], encoder: str = PACKAGED) -> Float[Tensor,
 
 
 def texts_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """The text of each row: its cells in these columns, one after the other.
+    """Return the text of each row: its cells in these columns, one after the other.
 
     Examples:
         >>> texts_of([{"title": "Heat", "about": None}, {"title": "Ran", "about": "A king."}], ["title", "about"])

@@ -1,4 +1,4 @@
-"""How `recommend` and `similar` show items: JSON for programs, tables for people."""
+"""Output of `recommend` and `similar`: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.serving.vocabulary import Record
 
 
 def split_ids(text: str) -> list[str]:
-    """The ids of ``A,B,C``, without blanks around them.
+    """Return the ids of ``A,B,C``, without blanks around them.
 
     Examples:
         >>> split_ids(" 12, b ,")
@@ -30,7 +30,7 @@ def split_ids(text: str) -> list[str]:
 
 
 def row(answer: Answer) -> dict[str, Any]:
-    """An answer as one flat record; its id and score win over raw columns of those names."""
+    """Return an answer as one flat record; its id and score win over raw columns of those names."""
     return {
         "id": answer.id,
         "score": answer.score,
@@ -39,7 +39,7 @@ def row(answer: Answer) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Flat records as CSV, with every column that any of them has; lists are joined by '|'."""
+    """Write flat records as CSV, with every column that any of them has; lists are joined by '|'."""
     names = list(dict.fromkeys(name for record in rows for name in record))
     with replacing_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="")
@@ -50,12 +50,12 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     typer.echo(json_text(value))
 
 
 def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table:
-    """Items with the columns that tell a person most, at most ``most`` rows."""
+    """Build a table of items with the columns of most use to a person, at most ``most`` rows."""
     names = telling([item.columns for item in items])
     shown = Table(
         title=literal(title),
@@ -77,5 +77,5 @@ def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table
 
 
 def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Record]) -> None:
-    """Answers, and beside them (below, where the terminal is narrow) what is known of the one who asks."""
+    """Print answers, and beside them (below, where the terminal is narrow) what is known of the user."""
     Console().print(Columns([table(title, answers, len(answers)), table(other, seen, max(10, len(answers)))]))

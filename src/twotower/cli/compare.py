@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
+
+EXAMPLES = examples(
+    "twotower compare runs/ease runs/sasrec",
+    "twotower compare runs/ease runs/sasrec --metric ndcg@10 --reference runs/ease",
+)
 
 
 def command(
@@ -16,9 +22,10 @@ def command(
     reference: Annotated[
         str | None, typer.Option(help="The bundle that others are tested against; default: the best.")
     ] = None,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Put bundles beside each other: means with intervals, paired permutation tests, Holm's correction."""
+    """Compare bundles: means with intervals, paired permutation tests, Holm's correction."""
     from rich.console import Console
 
     from twotower.core.terminal import json_text
@@ -28,7 +35,10 @@ def command(
     if len(bundles) < 2 or len(set(bundles)) < len(bundles):
         raise InputError("name two different bundles or more")
     found = compare(
-        {str(bundle): bundle for bundle in bundles}, metric or ("ndcg@10", "recall@10"), reference=reference
+        {str(bundle): bundle for bundle in bundles},
+        metric or ("ndcg@10", "recall@10"),
+        reference=reference,
+        device=device,
     )
     if as_json:
         typer.echo(json_text(found.to_json()))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from twotower.cli.data_describe import describe
-from twotower.cli.data_get import get
-from twotower.cli.data_prepare import prepare
+from twotower.cli import data_describe, data_get, data_prepare
+from twotower.cli.options import examples
 
-app = typer.Typer(help="Get, prepare and describe data sets.", no_args_is_help=True)
-app.command()(get)
-app.command()(prepare)
-app.command()(describe)
+EXAMPLES = examples("twotower data get ml-100k --prepare", "twotower data prepare my-log.toml")
+
+app = typer.Typer(help="Get, prepare and describe data sets.", no_args_is_help=True, epilog=EXAMPLES)
+app.command(epilog=data_get.EXAMPLES)(data_get.get)
+app.command(epilog=data_prepare.EXAMPLES)(data_prepare.prepare)
+app.command(epilog=data_describe.EXAMPLES)(data_describe.describe)

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.terminal import json_text, literal
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+EXAMPLES = examples(
+    "twotower data describe runs/ml-100k-prepared",
+    "twotower data describe runs/ml-100k-prepared --json",
+)
 
 
 def describe(
     folder: Annotated[Path, typer.Argument(help="A prepared data set.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Describe a prepared data set: counts, lengths, time, popularity, features that say little."""
+    """Describe a prepared data set: counts, lengths, time, popularity, features with little information."""
     from rich.console import Console
 
     from twotower.data.dataset import Dataset

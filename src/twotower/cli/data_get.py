@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.errors import InputError
 from twotower.core.terminal import visible
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from twotower.data.sources.base import Progress
 
 DRAWN = "synthetic only: "
+
+EXAMPLES = examples(
+    "twotower data get --list",
+    "twotower data get ml-100k --to runs/ml-100k --prepare",
+    "twotower data get synthetic --users 500 --items 200 --to runs/synthetic",
+)
 
 
 def get(
@@ -83,7 +90,7 @@ def _list(known: tuple[Source, ...], as_json: bool) -> None:
                 "name": source.name,
                 "title": source.title,
                 "bytes": source.size,
-                "downloads": bool(source.archives) or source.name == "synthetic",
+                "downloads": bool(source.archives) or source.drawn,
                 "restricted": source.restricted,
                 "licence": source.licence,
                 "home": source.home,
@@ -102,7 +109,7 @@ def _list(known: tuple[Source, ...], as_json: bool) -> None:
 
 
 def _size(source: Source) -> str:
-    if source.name == "synthetic":
+    if source.drawn:
         return "none"
     if not source.archives:
         return "--from only"

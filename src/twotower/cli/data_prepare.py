@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import examples
+
+EXAMPLES = examples(
+    "twotower data prepare my-log.toml --to runs/my-log-prepared",
+)
+
 
 def prepare(
     spec: Annotated[Path, typer.Argument(help="The TOML that names files, columns, features, labels and split.")],

@@ -2,138 +2,93 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twotower.core.terminal import literal, visible
+from twotower.cli.options import Device, examples
+from twotower.core.terminal import literal
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from twotower.experiment.demo import Demo
+    from twotower.experiment.ladder.fitted import Fitted
+
+EXAMPLES = examples(
+    "twotower demo",
+    "twotower demo --data ml-100k --from downloads/ml-100k.zip --to runs/demo",
+)
 
 
 def command(
-    to: Annotated[Path, typer.Option(help="Folder for data and bundles.")] = Path("runs/demo"),
+    to: Annotated[Path, typer.Option(help="Folder for data and bundle.")] = Path("runs/demo"),
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
     copy: Annotated[Path | None, typer.Option("--from", help="A copy of it on this machine.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    budget: Annotated[str, typer.Option(help="Time for models, as 90s, 10m or 1h30m.")] = "2m",
     users: Annotated[int, typer.Option(help="Users to recommend to.", min=0)] = 2,
     k: Annotated[int, typer.Option("-k", help="Length of their lists.", min=1)] = 5,
+    device: Device = "auto",
 ) -> None:
-    """Data, baselines and models side by side, an embedding check, recommendations with titles, and the bundle."""
+    """Fetch a public log and fit it: models side by side, the best as a bundle with a page, answers with titles."""
     from rich.console import Console
 
+    from twotower.cli.fit import board, notice
+    from twotower.cli.notices import is_quiet
     from twotower.experiment.demo import run_demo
-    from twotower.training.callbacks import Progress
+    from twotower.training.progress import Progress
 
     console = Console()
-    demo = run_demo(
+    fitted = run_demo(
         to,
         name=data,
         copy=copy,
-        seed=seed,
-        watch=lambda model: [Progress(model)],
-        notice=lambda text: print(visible(text), file=sys.stderr),  # noqa: T201
+        budget=budget,
+        device=device,
+        watch=lambda model: [Progress(model, "ndcg@10", quiet=is_quiet())],
+        notice=notice,
     )
-    console.print(_table(demo))
-    console.print(_advice(demo))
-    _show_check(demo, console)
-    _show_answers(demo, users, k, console)
-    ids = demo.runs[demo.best].dataset.folder
+    console.print(board(fitted))
+    console.print(literal(f"{fitted.choice.reason}."))
+    _show_check(fitted, console)
+    _show_answers(fitted, users, k, console)
+    seen = "" if fitted.mask_seen else " --include-seen"
     for line in (
-        f"\nBundle: {demo.bundle}. Ask it for more:",
-        f"  twotower recommend {demo.bundle} --user ID    (ids: {ids}/vocabulary/users.parquet)",
-        f"  twotower evaluate {demo.bundle}",
-        f"  twotower diagnose {demo.bundle}",
+        f"\nBundle: {fitted.bundle}. Ask it for more, and look at the page {fitted.report}:",
+        f"  twotower recommend {fitted.bundle} --user ID{seen}    (ids: {fitted.bundle}/vocabulary/users.parquet)",
+        f"  twotower evaluate {fitted.winner.bundle}",
+        "Your own log: twotower fit LOG.csv --to runs/mine",
     ):
         console.print(literal(line), soft_wrap=True)
+    if fitted.stopped:
+        raise typer.Exit(130)
 
 
-def _table(demo: Demo) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    from twotower.evaluation.compare import compare
-
-    figures = compare(
-        {name: run.test for name, run in demo.runs.items()}, ["hit_rate@10", "ndcg@10"], reference=demo.best
-    )
-    cells = {(row.model, row.metric): row for row in figures.rows}
-    some = demo.runs[demo.best]
-    table = Table(
-        title=literal(
-            f"{some.dataset.name}: each user's last item among all {some.test.num_items} others, "
-            f"{len(some.test.users)} users"
-        ),
-        caption=f"\\[95 % interval over users]; p: paired permutation test of NDCG against {demo.best}; "
-        "covered: share of the catalogue in somebody's top 10",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for name in ("model", "HR@10", "NDCG@10", "p", "covered", "seconds"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for model, run in demo.runs.items():
-        hit, ndcg = cells[model, "hit_rate@10"], cells[model, "ndcg@10"]
-        table.add_row(
-            model,
-            f"{hit.mean:.3f} \\[{hit.low:.2f}, {hit.high:.2f}]",
-            f"{ndcg.mean:.3f} \\[{ndcg.low:.2f}, {ndcg.high:.2f}]",
-            "" if ndcg.p_value is None else f"{ndcg.p_value:.3f}",
-            f"{run.test.metrics['coverage@10']:.0%}",
-            f"{demo.seconds[model]:.1f}",
-        )
-    return table
-
-
-def _advice(demo: Demo) -> str:
-    """When the simple model is enough, from the figures just measured."""
-    from twotower.evaluation.compare import compare
-
-    simple = max(("item_cosine", "ease"), key=lambda name: demo.runs[name].test.metrics["ndcg@10"])
-    pair = compare({name: demo.runs[name].test for name in (demo.best, simple)}, ["ndcg@10"], reference=demo.best)
-    row = pair.rows[-1]
-    times = f"{demo.seconds[simple]:.0f} s against {demo.seconds[demo.best]:.0f} s"
-    if row.difference < 0 and row.p_value is not None and row.p_value < 0.05:
-        return (
-            f"{demo.best} is ahead of {simple} (NDCG@10, p = {row.p_value:.3f}), in {times}. "
-            f"Where that gain does not pay, or the log is smaller, {simple} is enough."
-        )
-    return f"{simple} is not behind {demo.best} (NDCG@10, p = {row.p_value:.3f}), in {times}: here it is enough."
-
-
-def _show_check(demo: Demo, console: Console) -> None:
-    check = demo.runs[demo.best].diagnosis
+def _show_check(fitted: Fitted, console: Console) -> None:
+    check = fitted.diagnosis
     if check is not None:
         figures = check["statistics"]
-        console.print(
-            f"\nItem vectors of {demo.best}: [bold]{check['verdict']}[/bold] "
-            f"(mean cosine {figures['mean_cosine']:.2f}, {figures['effective_dimensions']} effective dimensions of "
-            f"{figures['dimensions']})",
-            highlight=False,
+        text = (
+            f"\nItem vectors of {fitted.choice.name}: {check['verdict']} (mean cosine {figures['mean_cosine']:.2f}, "
+            f"{figures['effective_dimensions']} effective dimensions of {figures['dimensions']})"
         )
+        console.print(literal(text))
         for reason in check["reasons"][:2]:
             console.print(literal(f"  {reason['sentence']}"))
 
 
-def _show_answers(demo: Demo, users: int, k: int, console: Console) -> None:
+def _show_answers(fitted: Fitted, users: int, k: int, console: Console) -> None:
     """Recommendations for the users with the median numbers of events, so that they are typical."""
     from twotower.cli.answers import print_beside
     from twotower.serving.retriever import load
 
-    retriever = load(demo.bundle)
-    lengths = demo.runs[demo.best].dataset.log.lengths
+    retriever = load(fitted.bundle)
+    lengths = fitted.dataset.log.lengths
     by_length = lengths.argsort(stable=True)
     by_length = by_length[lengths[by_length] > 0]
     middle = len(by_length) // 2
     for row in by_length[middle : middle + users].tolist():
         user = retriever.bundle.user_vocabulary.ids([row])[0]
         console.print()
-        print_beside(f"For user {user}", retriever.recommend(user=user, k=k), "latest first", retriever.seen(user)[:k])
+        answers = retriever.recommend(user=user, k=k, include_seen=not fitted.mask_seen)
+        print_beside(f"For user {user}", answers, "latest first", retriever.seen(user)[:k])

@@ -1,4 +1,4 @@
-"""``twotower diagnose``: is this embedding space healthy?"""
+"""``twotower diagnose``: check whether an embedding space is healthy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from twotower.cli.options import Device, examples
+
+EXAMPLES = examples(
+    "twotower diagnose runs/sasrec",
+    "twotower diagnose vectors.npy --html report.html",
+    "twotower diagnose sessions.csv --bundle runs/two-tower --device cpu",
+)
 
 COLLAPSED = 3
 
@@ -32,12 +40,16 @@ def command(
     html: Annotated[
         Path | None, typer.Option(help="Write the report to this file: one page that needs no network.")
     ] = None,
+    device: Device = "cpu",
 ) -> int:
     """Check an embedding space: healthy, suspect or collapsed, and why. Exit status 3 when collapsed."""
+    from twotower.core.errors import InputError
     from twotower.core.terminal import json_text
     from twotower.diagnosis import diagnose
 
     if bundle is None:
+        if device != "cpu":
+            raise InputError("--device says where the model of --bundle runs; vectors are judged on the CPU")
         diagnosis = diagnose(path, column=column, thresholds=thresholds, seed=seed)
         if html is not None:
             from twotower.diagnosis.report.source import report_file
@@ -45,11 +57,12 @@ def command(
             report_file(html, diagnosis, path, column=column, seed=seed)
     else:
         from twotower.audit.causes import diagnose_table
-        from twotower.core.errors import InputError
+        from twotower.serving.bundle import Bundle
 
         if column is not None:
             raise InputError("--column names vectors in a file; with --bundle the model makes them from the table")
-        diagnosis = diagnose_table(path, bundle, side=side, thresholds=thresholds, seed=seed, html=html)
+        loaded = Bundle.load(bundle, device)
+        diagnosis = diagnose_table(path, loaded, side=side, thresholds=thresholds, seed=seed, html=html)
     if as_json:
         typer.echo(json_text(diagnosis.to_json()))
     else:

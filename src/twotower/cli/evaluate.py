@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
+from twotower.core.errors import InputError
+
+EXAMPLES = examples(
+    "twotower evaluate runs/sasrec",
+    "twotower evaluate runs/sasrec --split validation -k 10,50 --json",
+    "twotower evaluate runs/sasrec --then runs/fit --candidates 500",
+)
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
@@ -29,6 +38,7 @@ def command(
     candidates: Annotated[
         int | None, typer.Option(help="With --then: how many items the first hands to the second; default 500.")
     ] = None,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
@@ -37,31 +47,29 @@ def command(
     from twotower.experiment.evaluate import judge_served
 
     if then is not None:
-        _pair(bundle, then, candidates, _lengths(ks), alone=data is None and split == "test", as_json=as_json)
+        if data is not None or split != "test":
+            raise InputError(
+                "--then judges a pair on the test events that the bundles keep: leave out --data and --split"
+            )
+        _pair(bundle, then, candidates, _lengths(ks), device=device, as_json=as_json)
         return
     if candidates is not None:
-        from twotower.core.errors import InputError
-
         raise InputError("--candidates are what --then puts in order: name the pre-ranker's bundle by --then")
     with gathered() as warnings:
-        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen)
+        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen, device=device)
     show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 
-def _pair(bundle: Path, then: Path, candidates: int | None, ks: tuple[int, ...], *, alone: bool, as_json: bool) -> None:
+def _pair(bundle: Path, then: Path, candidates: int | None, ks: tuple[int, ...], *, device: str, as_json: bool) -> None:
     from twotower.cli.results import show_pair
-    from twotower.core.errors import InputError
     from twotower.experiment.pair import CANDIDATES, judge_pair
 
-    if not alone:
-        raise InputError("--then judges a pair on the test events that the bundles keep: leave out --data and --split")
-    judged = judge_pair(bundle, then, candidates=CANDIDATES if candidates is None else candidates, ks=ks)
+    wanted = CANDIDATES if candidates is None else candidates
+    judged = judge_pair(bundle, then, candidates=wanted, ks=ks, device=device)
     show_pair(judged, title=f"{then.name} behind {bundle.name}", as_json=as_json)
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    from twotower.core.errors import InputError
-
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:

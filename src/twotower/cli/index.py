@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.cli.options import Device, examples
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from twotower.experiment.index_tuning import Tuning
+
+EXAMPLES = examples(
+    "twotower index runs/sasrec --kind hnsw --set ef_search=64",
+    "twotower index runs/sasrec --kind ivf_pq --tune recall=0.95",
+)
 
 
 def command(
@@ -23,13 +30,14 @@ def command(
         str, typer.Option(metavar="recall=SHARE", help="Find the least search setting that gives this recall.")
     ] = "",
     k: Annotated[int, typer.Option("-k", help="List length for which recall is measured.")] = 10,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Build a bundle's index from its stored item states, tune it on the bundle's users, and replace it in one step."""
     from twotower.core.terminal import json_text, literal
     from twotower.experiment.index_tuning import rebuild_index
 
-    built = rebuild_index(bundle, kind, _settings(settings or []), recall=_target(tune), k=k)
+    built = rebuild_index(bundle, kind, _settings(settings or []), recall=_target(tune), k=k, device=device)
     if as_json:
         typer.echo(json_text(built.to_json()))
         return
@@ -45,16 +53,16 @@ def command(
 def _settings(texts: list[str]) -> dict[str, Any]:
     import tomllib
 
-    from twotower.core.errors import InputError
+    from twotower.core.errors import InputError, shown
 
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
-            raise InputError(f"--set {text}: write key=value, such as ef_search=64")
+            raise InputError(f"--set {shown(text)}: write key=value, such as ef_search=64")
         try:
             found[key.removeprefix("index.")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             found[key.removeprefix("index.")] = value
     return found
 

@@ -1,29 +1,35 @@
-"""The entry point: registers the verbs, and turns errors into one line and an exit status."""
+"""Entry point: registers the verbs, and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from twotower.core.errors import InputError, SharedError, closest
+from twotower.cli.options import examples
+from twotower.core.errors import InputError, SharedError, closest, cut, shown
 from twotower.core.terminal import visible
 from twotower.core.version import __version__
 
 VERBS = [
     "demo",
     "data",
+    "fit",
     "train",
     "evaluate",
     "index",
     "compare",
     "recommend",
     "similar",
+    "serve",
+    "export",
     "vectors",
     "diagnose",
     "remedy",
@@ -31,16 +37,27 @@ VERBS = [
 ]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
 
+EXAMPLES = examples(
+    "twotower demo",
+    "twotower data get ml-100k --prepare",
+    "twotower train --data runs/data/ml-100k-prepared --model sasrec --to runs/sasrec",
+    "twotower recommend runs/sasrec --user 196",
+)
+
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_WRONG_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of the system that mean: another path was wanted, not: the machine failed."""
+
 
 def build_app(only: str | None = None) -> typer.Typer:
-    """The application with every verb, or with one, so that a call imports only what it runs."""
+    """Build the application with every verb, or with one, so that a call imports only what it runs."""
     app = typer.Typer(
         help="Two-tower retrieval and pre-ranking, from a raw log to a served, inspected recommender.",
         pretty_exceptions_enable=False,
         add_completion=True,
+        epilog=EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -63,12 +80,20 @@ def build_app(only: str | None = None) -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=verb)
         else:
-            app.command(verb)(module.command)
+            app.command(verb, epilog=help_end(module, verb == only))(module.command)
     return app
 
 
+def help_end(module: ModuleType, whole: bool) -> str:
+    """Return the end of a verb's help: its examples; with ``whole``, after the names that the verb takes."""
+    parts = [getattr(module, "EXAMPLES", "")]
+    if whole and hasattr(module, "names"):
+        parts.insert(0, module.names())
+    return "\n\n".join(parts)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run; exit status 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a title shows the rest of it
             stream.reconfigure(errors="replace")
@@ -77,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         build_app()(prog_name="twotower")
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        sys.exit(_fail(f"no verb '{verb}'; {closest(verb, VERBS)}; see 'twotower --help'"))
+        sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:
         status = build_app(verb)(words, standalone_mode=False, prog_name="twotower")
         sys.exit(status if isinstance(status, int) else 0)
@@ -86,13 +111,24 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'"))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except SharedError:
-        sys.exit(2)
+    except SharedError as error:
+        sys.exit(error.status)
     except InputError as error:
         sys.exit(_fail(str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.exit(_fail(f"more memory was asked for than is free ({shown(str(error), 120)}); lower the sizes asked for"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}", status=1))
+        sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so by a RuntimeError on a CPU, and DuckDB by its own error."""
+    return isinstance(error, MemoryError) or any(
+        part in str(error) for part in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _set_notices(level: int) -> None:
@@ -107,7 +143,7 @@ class _Notices(logging.Handler):
     """Prints a record as one line without control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(record.getMessage()), file=sys.stderr)  # noqa: T201
+        print(cut(visible(record.getMessage())), file=sys.stderr)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> bool:
@@ -118,5 +154,5 @@ def _show_version(wanted: bool) -> bool:
 
 
 def _fail(text: str, status: int = 2) -> int:
-    print("error: " + visible(" ".join(text.split())), file=sys.stderr)  # noqa: T201
+    print("error: " + cut(visible(" ".join(text.split()))), file=sys.stderr)  # noqa: T201
     return status

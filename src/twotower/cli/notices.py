@@ -1,4 +1,4 @@
-"""What a command logs on the way, gathered for its JSON."""
+"""Notices: warnings that a command logs, collected for its JSON."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def gathered() -> Iterator[list[str]]:
         yield handler.texts
     finally:
         ours.removeHandler(handler)
+
+
+def is_quiet() -> bool:
+    """Return whether the caller wants errors and results alone (``-q``)."""
+    return logging.getLogger("twotower").getEffectiveLevel() > logging.WARNING
 
 
 class _Gatherer(logging.Handler):

@@ -1,4 +1,4 @@
-"""``twotower recommend``: what to offer a user, or someone with a history typed in."""
+"""``twotower recommend``: recommend items to a user, or to someone with a history typed in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
+
+EXAMPLES = examples(
+    "twotower recommend runs/sasrec --user 196 -k 5",
+    "twotower recommend runs/sasrec --history 50,181,174",
+    "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
+)
 
 
 def command(
@@ -28,6 +35,7 @@ def command(
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Recommend items to a user, by id or by a history typed in."""
@@ -43,10 +51,10 @@ def command(
         )
     typed = None if history is None else split_ids(history)
     with gathered() as notices:
-        retriever = Retriever(Bundle.load(bundle))
+        retriever = Retriever(Bundle.load(bundle, device))
         asked: Retriever | Pipeline = retriever
         if then is not None:
-            asked = Pipeline(retriever, Retriever(Bundle.load(then)), candidates=candidates)
+            asked = Pipeline(retriever, Retriever(Bundle.load(then, device)), candidates=candidates)
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )

@@ -1,4 +1,4 @@
-"""``twotower remedy``: cure what a table of items does to a bundle, with figures before and after."""
+"""``twotower remedy``: remedy what a table of items does to a bundle, with figures before and after."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.terminal import json_text, literal, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from twotower.audit.remedy import Remedy
+
+EXAMPLES = examples(
+    "twotower remedy runs/two-tower sessions.csv --strategy clusters --to sessions-filled.csv",
+    "twotower remedy runs/two-tower sessions.csv --strategy semantic --to runs/semantic",
+)
 
 FIGURES = {"mean_cosine": "mean cosine", "rankme": "RankMe", "participation_ratio": "participation ratio"}
 
@@ -38,6 +44,7 @@ def command(
         ),
     ] = "idf",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fill categories that a table lacks, or train a model that can do without them; geometry and recall compared."""
@@ -45,7 +52,9 @@ def command(
 
     from twotower.audit.remedy import remedy
 
-    found = remedy(bundle, items, strategy=strategy, to=to, encoder=encoder, keywords=keywords, seed=seed)
+    found = remedy(
+        bundle, items, strategy=strategy, to=to, encoder=encoder, keywords=keywords, seed=seed, device=device
+    )
     if as_json:
         typer.echo(json_text(found.to_json()))
         return

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
 from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.reproduce.study import Table
+
+EXAMPLES = examples(
+    "twotower reproduce --list",
+    "twotower reproduce negatives --data runs/ml-100k-prepared --only in_batch --only mixed --seeds 3",
+)
 
 
 def command(
@@ -26,6 +32,7 @@ def command(
     seeds: Annotated[int | None, typer.Option(help="Trainings of each variant; default: the table's.")] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="A variant to run; may be repeated.")] = None,
     jobs: Annotated[int, typer.Option(help="Trainings at a time.")] = 1,
+    device: Device = "auto",
     show: Annotated[bool, typer.Option("--list", help="List the tables and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -49,23 +56,32 @@ def command(
     folder = to or Path("runs") / "reproduce" / name
 
     try:
-        _reproduce(table, data or [], folder, seeds, only or [], jobs, as_json)
+        _reproduce(table, data or [], folder, seeds, only or [], jobs, device, as_json)
     except KeyboardInterrupt:
         _notice(f"stopped; the same command goes on: trainings that were finished are in {folder}")
         raise
 
 
 def _reproduce(
-    table: Table, data: list[Path], folder: Path, seeds: int | None, only: list[str], jobs: int, as_json: bool
+    table: Table,
+    data: list[Path],
+    folder: Path,
+    seeds: int | None,
+    only: list[str],
+    jobs: int,
+    device: str,
+    as_json: bool,
 ) -> None:
+    from twotower.core.devices import find_device
     from twotower.core.files import read_json
     from twotower.reproduce.figures import draw_curves
     from twotower.reproduce.sets import fetched_sets, given_sets
     from twotower.reproduce.study import run_table
     from twotower.reproduce.summary import summarise
 
+    find_device(device)
     prepared = given_sets(data) if data else fetched_sets(table, folder / "data", _notice)
-    chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only, notice=_notice)
+    chosen = run_table(table, prepared, folder, seeds=seeds, jobs=jobs, only=only, device=device, notice=_notice)
     summarise(table, prepared, chosen, seeds or table.seeds, folder)
     for picture in draw_curves(table, prepared, chosen, seeds or table.seeds, folder):
         _notice(f"drawn: {picture}")

@@ -1,4 +1,4 @@
-"""How the figures of an evaluation look: tables for people, one JSON object for machines."""
+"""Display of the figures of an evaluation: tables for people, one JSON object for machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def show_test(
     result: Result, *, title: str, as_json: bool, index: IndexLoss | None = None, warnings: Sequence[str] = ()
 ) -> None:
-    """Print a result on standard output; slices of cold users and items and the index's loss below, where there are.
+    """Print a result on standard output, with slices of cold users and items and the index's loss where there are.
 
     The JSON has all notices under ``notices``: ``warnings``, which were logged, and what the table's caption says.
     """
@@ -74,7 +74,7 @@ def show_pair(judged: JudgedPair, *, title: str, as_json: bool) -> None:
 
 
 def index_table(loss: IndexLoss) -> Table:
-    """Show one row a list length: recall of the truth by the model alone, by the index, and the index against exact."""
+    """Build a table of one row a list length: recall of the truth by model and by index, and index against exact."""
     from rich.table import Table
 
     table = Table(

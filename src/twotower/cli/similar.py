@@ -7,6 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from twotower.cli.options import Device, examples
+
+EXAMPLES = examples(
+    "twotower similar runs/sasrec --item 50 -k 5",
+    "twotower similar runs/sasrec --items sessions.csv --among file --csv nearest.csv",
+)
+
 SHOWN = 3
 """Rows of a file whose neighbours are shown to a person."""
 
@@ -20,9 +27,10 @@ def command(
         str, typer.Option(help="Where the neighbours of --items come from: catalogue or file.")
     ] = "catalogue",
     csv: Annotated[Path | None, typer.Option(help="Write the answers to this CSV file.")] = None,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Find the items that a model takes for nearest."""
+    """Find the items that are nearest by the model."""
     from rich.console import Console
 
     from twotower.cli.answers import print_json, row, table, write_csv
@@ -31,16 +39,16 @@ def command(
     from twotower.serving.retriever import Similar, load
 
     if (item is None) == (items is None):
-        raise InputError("give either --item or --items, not both and not neither")
+        raise InputError("give exactly one of --item and --items")
     query: dict[str, Any]
     with gathered() as notices:
         if item is not None:
-            query, found = {"item": item, "k": k}, [Similar(item, load(bundle).similar(item, k=k))]
+            query, found = {"item": item, "k": k}, [Similar(item, load(bundle, device).similar(item, k=k))]
             rows = [row(answer) for answer in found[0].answers]
         else:
             assert items is not None, "one of the two was checked to be given"
             query = {"items": str(items), "k": k, "among": among}
-            found = load(bundle).similar_table(items, k=k, among=among)
+            found = load(bundle, device).similar_table(items, k=k, among=among)
             rows = [
                 {"query": one.id, "rank": rank, **row(answer)}
                 for one in found

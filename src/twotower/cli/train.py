@@ -13,12 +13,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twotower.core.errors import InputError
+from twotower.cli.options import Device, examples
+from twotower.core.errors import InputError, SharedError
 from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
     from twotower.experiment.run import Run
     from twotower.training.distributed import World
+
+EXAMPLES = examples(
+    "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec",
+    "twotower train --data runs/ml-100k-prepared --model two_tower --set training.epochs=5 --to runs/two-tower",
+    "twotower train runs/sasrec/run.toml --device cuda --to runs/again",
+    "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec --resume",
+)
+
+
+def names() -> str:
+    """List the models, plug-ins with them, and the recipes; none of them is imported."""
+    from importlib.metadata import entry_points
+
+    from twotower.experiment.names import RECIPES
+    from twotower.models.names import GROUP, KNOWN
+
+    models = ", ".join(dict.fromkeys([*KNOWN, *(point.name for point in entry_points(group=GROUP))]))
+    recipes = "; ".join(f"{name}: {words}" for name, words in RECIPES.items())
+    return f"Models: {models}\n\nRecipes: {recipes}"
 
 
 def command(
@@ -28,54 +48,84 @@ def command(
     recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last state of a run, to more epochs where they are set.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="After Ctrl-C, write the bundle of the best epoch so far.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
+    device: Device = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
 ) -> None:
-    """Train a model, judge it on the test split, and write its bundle; under torchrun on several processes."""
+    """Train a model, evaluate it on the test split, and write its bundle; under torchrun on several processes."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     with _ranks(wait) if several else contextlib.nullcontext() as world:
         with world.together() if world else contextlib.nullcontext():
             run = _described(run_file, model, recipe).with_settings(settings or [])
             if data is not None:
                 run = replace(run, data=replace(run.data, path=str(data)))
+            if device:
+                run = replace(run, training=replace(run.training, device=device))
             if to is None:
                 raise InputError("name the bundle's folder: --to runs/my-model")
             if not run.data.path:
                 raise InputError(
                     "no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'"
                 )
-        _train(run, to, resume=resume, tensorboard=tensorboard, as_json=as_json, world=world)
+        _train(run, to, resume=resume, keep=keep, tensorboard=tensorboard, as_json=as_json, world=world)
 
 
 @contextlib.contextmanager
 def _ranks(wait: float) -> Iterator[World]:
-    """The processes that torchrun started; all but rank 0 are silent."""
+    """The processes that torchrun started; all but rank 0 are silent, and when all must end one tells why."""
+    from twotower.training.collectives import AGAIN
     from twotower.training.distributed import World
+    from twotower.training.interrupt import ends_when_told
+
+    ended = f"the training was told to end, as torchrun does when a rank is gone; {AGAIN}"
+
+    def tell() -> None:
+        if world.tells_first():
+            _notice(f"error: {ended}")
 
     world = World.current(wait)
     if world.rank:
         logging.getLogger("twotower").setLevel(logging.ERROR)
+    lost = False
     try:
-        yield world
+        with ends_when_told(ended, tell):
+            yield world
+    except SharedError:
+        raise
+    except (InputError, OSError) as error:
+        lost = isinstance(error, OSError)
+        if world.tells_first():
+            raise
+        raise SharedError(str(error), status=1 if lost else 2) from None
     finally:
-        world.close()
+        world.close(lost=lost)
 
 
-def _train(run: Run, to: Path, *, resume: bool, tensorboard: bool, as_json: bool, world: World | None) -> None:
+def _train(
+    run: Run, to: Path, *, resume: bool, keep: bool, tensorboard: bool, as_json: bool, world: World | None
+) -> None:
+    from twotower.cli.notices import is_quiet
     from twotower.cli.results import show_test
+    from twotower.experiment.candidates import judged_by
     from twotower.experiment.pair import judge_trained
     from twotower.experiment.train import train
-    from twotower.training.callbacks import Callback, Progress, TensorBoard
+    from twotower.training.callbacks import Callback, TensorBoard
+    from twotower.training.progress import Progress
     from twotower.training.tracking import curve
 
     silent = world is not None and world.rank > 0
-    callbacks: list[Callback] = [] if silent else [Progress(run.model.name)]
+    callbacks: list[Callback] = [] if silent else [Progress(run.model.name, judged_by(run), quiet=is_quiet())]
     if tensorboard and not silent:
         callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
     try:
-        trained = train(run, to=to, resume=resume, callbacks=callbacks, world=world)
+        trained = train(run, to=to, resume=resume, callbacks=callbacks, keep=keep, world=world)
     except KeyboardInterrupt:
         kept = any(to.with_name(to.name + ".run").glob("*.safetensors"))
         again = f"with --resume goes on (checkpoint in {to}.run)" if kept else "starts anew: no step was done yet"

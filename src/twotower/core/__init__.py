@@ -1,1 +1,1 @@
-"""What everything may use: records between stages, feature schema, errors, seeds, files. Imports nothing of ours."""
+"""Shared base: records between stages, feature schema, errors, seeds, files. Imports nothing of ours."""

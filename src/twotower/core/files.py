@@ -8,11 +8,16 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, cut
+from twotower.core.lock import writing_alone
+
+MOST_DEEP = 20
+TOO_DEEP = f"its lists and tables are nested too deeply, over {MOST_DEEP} levels"
 
 
 @contextlib.contextmanager
@@ -33,7 +38,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path, *, marker: str = "manifest.json") -> None:
-    """Refuse a folder that `replacing_folder` would refuse; long work asks before it starts.
+    """Refuse a folder that `replacing_folder` would refuse; long work calls this before it starts.
 
     Raises:
         InputError: if ``target`` is a file, or holds something without ``marker`` in it.
@@ -49,22 +54,23 @@ def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator
     """Yield an empty folder beside ``target``; swap it in when the block ends, remove it when the block fails.
 
     Raises:
-        InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), before
-            any work: nothing is lost.
+        InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), or another
+            process writes it, before any work: nothing is lost.
     """
     check_replaceable(target, marker=marker)
     target = target.resolve()  # "." has no name of its own, and a link should keep pointing at what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        if target.exists():
-            _swap(partial, target)
-        else:
-            partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing_alone(target):
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            if target.exists():
+                _swap(partial, target)
+            else:
+                partial.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _swap(partial: Path, target: Path) -> None:
@@ -104,18 +110,71 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not valid JSON here: it is nested too deeply") from None
+    except ValueError as error:  # of JSON, of UTF-8, or a number of thousands of digits
+        raise InputError(f"{path}: not valid JSON ({cut(str(error), 160)})") from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        InputError: if it is not TOML, or more than can be read; begins with ``where``.
+    """
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}: {TOO_DEEP}") from None
+    except ValueError as error:  # of TOML, a time that no clock has, or a number of thousands of digits
+        raise InputError(f"{where}: not valid TOML ({cut(str(error), 160)})") from None
+    check_depth(values, where)
+    return values
+
+
+def check_depth(values: object, where: str) -> None:
+    """Refuse lists and tables that are nested deeper than any setting is: what reads on calls itself for each level.
+
+    Raises:
+        InputError: begins with ``where``.
+    """
+    level = [values]
+    for _ in range(MOST_DEEP):
+        level = [
+            part
+            for parts in level
+            if isinstance(parts, dict | list | tuple)
+            for part in (parts.values() if isinstance(parts, dict) else parts)
+        ]
+        if not level:
+            return
+    raise InputError(f"{where}: {TOO_DEEP}")
+
+
+def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
+    """Read a TOML file, with or without a byte-order mark.
+
+    Raises:
+        InputError: if it is missing, a folder, not UTF-8 or not TOML; ``what`` names what was looked for.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8-sig"), str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; give the {what} itself, such as run.toml in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: Path, *, leave_out: tuple[str, ...] = ("manifest.json",)) -> dict[str, str]:
-    """The SHA-256 of every file below ``folder``, by its path there with forward slashes."""
+    """Return the SHA-256 of every file below ``folder``, by its path there with forward slashes."""
     return {
         name: sha256(path)
         for path in sorted(folder.rglob("*"))

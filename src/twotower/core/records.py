@@ -1,4 +1,4 @@
-"""What passes between stages. Leading axis = rows; ids are int64 row numbers (0 padding, 1 unknown, 2… known)."""
+"""Records between stages. Leading axis = rows; ids are int64 row numbers (0 padding, 1 unknown, 2… known)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Features: TypeAlias = dict[str, Tensor]
 
 
 class Users(NamedTuple):
-    """Users as a tower sees them.
+    """Hold users as a tower reads them.
 
     ``history`` holds item ids, oldest first, padded at the end: [rows, length]. A causal tower may read row i's state
     at its last unpadded place. ``history_times`` are Unix seconds (0 where padded), or None when the log has no clock.
@@ -32,14 +32,14 @@ class Users(NamedTuple):
 
 
 class Items(NamedTuple):
-    """Items as a tower sees them. ``features`` is None when only the ids are needed."""
+    """Hold items as a tower reads them. ``features`` is None when only the ids are needed."""
 
     ids: Tensor
     features: Features | None = None
 
 
 class Batch(NamedTuple):
-    """Rows of training or scoring: row i pairs user i with item i.
+    """Hold rows of training or scoring: row i pairs user i with item i.
 
     For causal towers ``items.ids`` is [rows, length] and pairs each place of the history with the item that follows
     it, 0 where there is none; ``pairs`` may then give the places of ``items.ids``, flattened, that hold an item, int64
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What `forward` returns: user states, the paired items' states and ids, and a model's own losses by name.
+    """Hold the output of `forward`: user states, paired items' states and ids, and a model's own losses by name.
 
     Row i of ``users`` is paired with row i of ``items`` and ``item_ids``. ``items`` is None when the batch carried no
     item features: the step then encodes what it needs. ``user_rows`` maps each row to its row of the batch (None: the
@@ -69,7 +69,7 @@ class Encoded(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Sampled items and the log of how likely each was.
+    """Hold sampled items and the log of their expected counts.
 
     ``log_q`` is the log of the expected number of times that an item stands among the candidates (draws × probability
     of a draw; 0 for an item that is there by rule): the sum over candidates of f / q then estimates the sum over items.
@@ -91,7 +91,10 @@ class Negatives(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """Best first: scores [rows, k] and ids [rows, k]. Fewer than k answers are padded with score -inf and id -1."""
+    """Hold the best answers, best first: scores [rows, k] and ids [rows, k].
+
+    Fewer than k answers are padded with score -inf and id -1.
+    """
 
     scores: Tensor
     ids: Tensor

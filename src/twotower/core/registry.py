@@ -1,4 +1,4 @@
-"""Named parts of one kind: built in, registered by other packages, or found as a plug-in."""
+"""Registry of named parts of one kind: built in, registered by other packages, or found as a plug-in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 
 class Registry(Generic[T]):
-    """Map names to parts. A part is asked for by its name, or given as the part itself.
+    """Map names to parts. A part is given by its name, or as the part itself.
 
     Names come from three places, in this order: the package's own table, `register` in a module that was imported, and
     entry points of installed packages (``[project.entry-points."twotower.models"]``), which are imported when their
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
                 again, as a notebook does when a cell is run twice: the last definition counts.
         """
         if not isinstance(name, str) or not name or any(letter.isspace() for letter in name):
-            raise InputError(f"a {self.what}'s name is one word, such as 'nearest'; got {name!r}")
+            raise InputError(f"a {self.what}'s name is one word, such as 'nearest'; got {shown(name)}")
 
         def add(part: P) -> P:
             holder = self.parts.get(name)
@@ -62,7 +62,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, part: str | T) -> T:
-        """Return the part of a name; what is no text is returned as it is.
+        """Return the part of a name; anything but text is returned as it is.
 
         Raises:
             InputError: if nothing has that name (the closest is named), or the plug-in that has it cannot be imported.
@@ -86,7 +86,7 @@ class Registry(Generic[T]):
         return loaded
 
     def name_of(self, part: str | T) -> str:
-        """Return the name under which a part is known: what a run and a bundle note.
+        """Return the name under which a part is known: the one that a run and a bundle keep.
 
         Raises:
             InputError: if it has none; says how to give it one.

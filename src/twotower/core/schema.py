@@ -1,4 +1,4 @@
-"""What the features of users and items are: the one description that data, towers, diagnosis and bundles share."""
+"""Schema of the features of users and items: the description that data, towers, diagnosis and bundles share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.files import read_json, write_json
 
 Kind = Literal["id", "categorical", "multi_categorical", "numeric", "text", "vector"]
@@ -16,7 +16,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of users or of items."""
+    """Describe one feature of users or of items."""
 
     name: str
     kind: Kind
@@ -35,20 +35,20 @@ class Feature:
             raise unknown_name("feature kind", self.kind, KINDS, f"feature '{self.name}'")
         if not self.name or self.name.startswith(".") or set(self.name) & set("/\\\0"):
             raise InputError(
-                f"feature {self.name!r}: its column becomes a file; rename it, without slash or leading dot"
+                f"feature {shown(self.name)}: its column becomes a file; rename it, without slash or leading dot"
             )
         if self.size < 1 or self.width < 1:
             raise InputError(f"feature '{self.name}': size and width must be at least 1, got {self.size}, {self.width}")
 
     @property
     def is_discrete(self) -> bool:
-        """True when values are rows of a vocabulary."""
+        """Return True when values are rows of a vocabulary."""
         return self.kind in ("id", "categorical", "multi_categorical", "text")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Counts of users and items (rows, with padding and unknown) and the features of both."""
+    """Hold the counts of users and items (rows, with padding and unknown) and the features of both."""
 
     num_users: int
     num_items: int
@@ -65,16 +65,16 @@ class Schema:
                     raise InputError(f"feature '{name}' is there twice; rename one")
 
     def features(self, side: Side) -> tuple[Feature, ...]:
-        """The features of one side."""
+        """Return the features of one side."""
         return self.user_features if side == "user" else self.item_features
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Schema:
-        """The schema that `to_dict` gave.
+        """Return the schema that `to_dict` gave.
 
         Raises:
             InputError: if a key is missing or unknown.

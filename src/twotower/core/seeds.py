@@ -1,4 +1,4 @@
-"""One seed of the run gives every generator, each by its purpose, so that a run repeats and resumes."""
+"""Seeds: one seed of the run gives every generator, each by its purpose, so that a run repeats and resumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose of a run; different purposes give unrelated streams.
+    """Return a 63-bit seed for one purpose of a run; different purposes give unrelated streams.
 
     Examples:
         >>> derive(1, "shuffle", 3) == derive(1, "shuffle", 3), derive(1, "shuffle", 3) == derive(1, "shuffle", 4)
@@ -20,10 +20,10 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def torch_generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on ``device`` for one purpose of a run."""
+    """Return a torch generator on ``device`` for one purpose of a run."""
     return torch.Generator(device=device).manual_seed(derive(seed, *purpose))
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A NumPy generator for one purpose of a run."""
+    """Return a NumPy generator for one purpose of a run."""
     return np.random.default_rng(derive(seed, *purpose))

@@ -19,12 +19,12 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
 
 
 def take(state: State, index: Tensor | slice) -> State:
-    """Rows of a state, by index, mask or slice."""
+    """Return the rows of a state, by index, mask or slice."""
     return map_state(lambda part: part[index], state)
 
 
 def join(states: Sequence[State]) -> State:
-    """One state from several of the same kind, in order.
+    """Join several states of the same kind into one, in order.
 
     Raises:
         ValueError: if ``states`` is empty.
@@ -37,17 +37,17 @@ def join(states: Sequence[State]) -> State:
 
 
 def rows(state: State) -> int:
-    """How many rows a state has."""
+    """Return how many rows a state has."""
     return len(state) if isinstance(state, Tensor) else len(state[0])
 
 
 def detach(state: State) -> State:
-    """The state cut off from the graph."""
+    """Return the state cut off from the graph."""
     return map_state(lambda part: part.detach(), state)
 
 
 def to_tensors(state: State) -> dict[str, Tensor]:
-    """Name each tensor of a state, for storage: `from_tensors` undoes it.
+    """Name each tensor of a state, for storage; `from_tensors` is the inverse.
 
     Examples:
         >>> list(to_tensors(torch.zeros(2, 3)))
@@ -59,7 +59,7 @@ def to_tensors(state: State) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: dict[str, Tensor], kind: type[Any] | None = None) -> State:
-    """A state from what `to_tensors` gave; ``kind`` is the NamedTuple, None for a plain tensor.
+    """Return a state from what `to_tensors` gave; ``kind`` is the NamedTuple, None for a plain tensor.
 
     Raises:
         ValueError: if the names are not those of ``kind``.

@@ -1,4 +1,4 @@
-"""Text of a user on its way to a terminal: shown letter for letter, never obeyed."""
+"""Text of a user shown in a terminal: letter for letter, never interpreted."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The version of the package, for what notes it in files."""
+"""Version of the package, for files that note it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

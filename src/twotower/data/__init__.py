@@ -1,1 +1,1 @@
-"""Raw tables -> prepared data set -> batches; splits; public data sets."""
+"""Data: raw tables -> prepared data set -> batches; splits; public data sets."""

@@ -1,4 +1,4 @@
-"""A prepared data set: the folder of arrays on disk, and the same as tensors on the training device."""
+"""Prepared data set: the folder of arrays on disk, and the same as tensors on the training device."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
-from twotower.core.files import hash_folder, read_json
+from twotower.core.errors import InputError, shown
+from twotower.core.files import read_json
 from twotower.core.records import FIRST_KNOWN, Features, Items, Users
 from twotower.core.schema import Schema, Side
-from twotower.data.folder import FORMAT
+from twotower.data.folder import FORMAT, check_folder
+from twotower.data.intact import check_features, check_log, read_array
 from twotower.data.log import Log
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Log, features and schema as tensors on one device.
+    """Hold log, features and schema as tensors on one device.
 
     Feature tensors have a row for every id, also for padding (0) and unknown (1). ``folder`` holds the vocabulary
     Parquet files; None for a data set made in memory.
@@ -61,37 +61,41 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What the spec called it."""
+        """Return the name that the spec gave it."""
         return str(self.manifest.get("name", "data"))
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """Return the device of its tensors."""
         return self.log.items.device
 
     @property
     def is_ordered(self) -> bool:
-        """Whether a user's events have an order; else they are a set, and stand in an order that was drawn."""
+        """Return whether a user's events have an order; else they are a set, in an order that was drawn."""
         return bool(self.manifest.get("ordered", True))
 
     def items(self, ids: Tensor) -> Items:
-        """Items with their features: ``ids`` int64 [rows]."""
+        """Return items with their features: ``ids`` int64 [rows]."""
         return Items(ids, {name: column[ids] for name, column in self.item_features.items()})
 
+    def known_items(self) -> Tensor:
+        """Return the rows of all known items, ascending: int64 [items]."""
+        return torch.arange(FIRST_KNOWN, self.schema.num_items, device=self.device)
+
     def all_items(self) -> Items:
-        """Every item row, padding and unknown too, so that row number = id."""
+        """Return every item row, padding and unknown too, so that row number = id."""
         return self.items(torch.arange(self.schema.num_items, device=self.device))
 
     def users(self, ids: Tensor, history: Tensor, history_times: Tensor | None = None) -> Users:
-        """Users with their features: ``ids`` int64 [rows], ``history`` int64 [rows, length]."""
+        """Return users with their features: ``ids`` int64 [rows], ``history`` int64 [rows, length]."""
         return Users(ids, {name: column[ids] for name, column in self.user_features.items()}, history, history_times)
 
     def with_log(self, log: Log) -> Dataset:
-        """The same users and items with another log."""
+        """Return the same users and items with another log."""
         return replace(self, log=log)
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The data set on another device."""
+        """Return the data set on another device."""
         return replace(
             self,
             log=self.log.to(device),
@@ -104,7 +108,8 @@ class Dataset:
         """Read a prepared folder; ``verify`` compares every file's hash with the manifest first.
 
         Raises:
-            InputError: if the folder is not a prepared data set, of a newer format, or has a changed file.
+            InputError: if the folder is not a prepared data set, is of a newer format, has a changed, missing or added
+                file, or arrays that are not what their schema says.
         """
         folder = Path(folder)
         if not (folder / "manifest.json").is_file():
@@ -112,23 +117,22 @@ class Dataset:
                 f"{folder}: not a prepared data set (no manifest.json); make one with 'twotower data prepare'"
             )
         manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("kind") != "prepared-data" or "hashes" not in manifest:
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("kind") != "prepared-data"
+            or not isinstance(manifest.get("hashes"), dict)
+        ):
             raise InputError(f"{folder}: its manifest is not that of a prepared data set")
         if manifest.get("format") not in range(1, FORMAT + 1):
             raise InputError(
-                f"{folder}: format {manifest.get('format')}, this version reads up to {FORMAT}; upgrade twotower"
+                f"{folder}: format {shown(manifest.get('format'))}, this version reads up to {FORMAT}; upgrade twotower"
             )
         if verify:
-            found = hash_folder(folder)
-            wrong = sorted(name for name, digest in manifest["hashes"].items() if found.get(name) != digest)
-            if wrong:
-                raise InputError(
-                    f"{folder}: {wrong[0]} is missing or was changed since it was prepared; prepare it again"
-                )
+            check_folder(folder, manifest)
         schema = Schema.load(folder / "schema.json")
 
         def column(path: Path, dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(np.load(path, mmap_mode="r").astype(_NUMPY[dtype])).to(device)
+            return read_array(path, dtype).to(device)
 
         def optional(name: str, dtype: torch.dtype) -> Tensor | None:
             return column(folder / "log" / f"{name}.npy", dtype) if f"log/{name}.npy" in manifest["hashes"] else None
@@ -148,7 +152,11 @@ class Dataset:
             optional("times", torch.int64),
             optional("labels", torch.float32),
         )
-        return Dataset(schema, log, features("user"), features("item"), manifest, folder)
+        check_log(log, schema, folder)
+        users, items = features("user"), features("item")
+        check_features(users, schema, "user", folder)
+        check_features(items, schema, "item", folder)
+        return Dataset(schema, log, users, items, manifest, folder)
 
     @staticmethod
     def prepare(
@@ -275,6 +283,3 @@ class Dataset:
                 memory_limit=memory_limit,
             )
             return replace(Dataset.load(folder, device=device, verify=False), keeper=keeper)
-
-
-_NUMPY = {torch.int64: np.int64, torch.float32: np.float32}

@@ -1,4 +1,4 @@
-"""What a prepared data set holds: counts, lengths, time, popularity, and which features say little."""
+"""Description of a prepared data set: counts, lengths, time, popularity, and features with little information."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOP_SHARES = (0.01, 0.05, 0.1, 0.2)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Figures of a data set as plain values, for JSON.
+    """Return figures of a data set as plain values, for JSON.
 
     Users and items count without padding and unknown; items without an event are in the catalogue and in every figure.
     ``sparsity`` is 1 - events / (users · items). ``share_of_top`` is the share of events on the most popular 1, 5, 10
@@ -63,7 +63,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def describe_feature(side: Side, feature: Feature, column: Tensor) -> dict[str, Any]:
-    """One entry: what a feature is, how many rows know it, and whether it tells rows apart.
+    """Return one entry: what a feature is, how many rows know it, and whether it distinguishes rows.
 
     ``coverage`` is the share of rows with a value, ``unknown`` the share of given values that are outside the
     vocabulary, ``most_frequent`` the share of known rows that hold the most frequent value (for lists: the same whole
@@ -99,7 +99,7 @@ def describe_feature(side: Side, feature: Feature, column: Tensor) -> dict[str, 
 
 
 def quantiles(counts: Tensor) -> dict[str, int | float]:
-    """Minimum, quantiles (the lower of two neighbours), maximum and mean of counts: int64 [rows]."""
+    """Return minimum, quantiles (the lower of two neighbours), maximum and mean of counts: int64 [rows]."""
     ordered = counts.sort().values
     found: dict[str, int | float] = {
         name: int(ordered[int(share * (len(ordered) - 1))]) for name, share in _QUANTILES.items()
@@ -108,7 +108,7 @@ def quantiles(counts: Tensor) -> dict[str, int | float]:
 
 
 def gini(counts: Tensor) -> float:
-    """The Gini coefficient of counts: 0 when all are equal, (n - 1) / n when one of n has everything.
+    """Return the Gini coefficient of counts: 0 when all are equal, (n - 1) / n when one of n has everything.
 
     Examples:
         >>> gini(torch.tensor([3, 3, 3])), gini(torch.tensor([0, 0, 0, 8]))

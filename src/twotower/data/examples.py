@@ -1,4 +1,4 @@
-"""Training rows cut from the log by index arithmetic, on the log's device."""
+"""Training examples: rows cut from the log by index arithmetic, on the log's device."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from twotower.ops.windows import places, windows
 
 @runtime_checkable
 class Rows(Protocol):
-    """Training rows that can be cut into batches."""
+    """Cut training rows into batches."""
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return how many rows there are."""
         ...
 
     def cut(self, rows: Tensor) -> Batch:
-        """The batch of these rows: ``rows`` int64 [rows], on the CPU."""
+        """Return the batch of these rows: ``rows`` int64 [rows], on the CPU."""
         ...
 
 
 class EventRows:
-    """A row is one event: its user, the positives before it as history, its item, its label where the log has labels.
+    """Cut rows of one event: its user, the positives before it as history, its item, its label if there is one.
 
     Args:
         dataset: features of users and items.
@@ -56,7 +56,7 @@ class EventRows:
         return self.log.num_events
 
     def cut(self, rows: Tensor) -> Batch:
-        """The batch of these events."""
+        """Return the batch of these events."""
         rows = rows.to(self.log.items.device, non_blocking=True)
         users, ends = self.event_users[rows], self.ends[rows]
         starts = self.history.offsets[users]
@@ -71,7 +71,7 @@ class EventRows:
 
 
 class SequenceRows:
-    """A row is one user's latest window of positives: each item is paired with the one that follows it.
+    """Cut rows of a user's latest window of positives: each item is paired with the one that follows it.
 
     Users with fewer than two events give no row. A batch is as long as its longest row.
     """
@@ -92,7 +92,7 @@ class SequenceRows:
         return len(self.rows)
 
     def cut(self, rows: Tensor) -> Batch:
-        """The batch of these windows."""
+        """Return the batch of these windows."""
         lengths = self.lengths[rows]
         longest, total = int(lengths.max()), int(lengths.sum())
         rows = rows.to(self.log.items.device, non_blocking=True)

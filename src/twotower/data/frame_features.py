@@ -1,4 +1,4 @@
-"""The features of users and items that are read from frames: kinds guessed, given, or both."""
+"""Features of users and items that are read from frames: kinds guessed, given, or both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.core.errors import InputError, closest, unknown_name
+from twotower.core.errors import InputError, closest, shown, unknown_name
 from twotower.core.schema import KINDS
 from twotower.data.frame_guesses import guess_kind
 from twotower.data.frame_notices import Notices
@@ -18,7 +18,7 @@ Given = Mapping[str, Any] | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of users or items that DuckDB can read."""
+    """Hold a frame of users or items that DuckDB can read."""
 
     frame: Frame
     source: str
@@ -32,7 +32,7 @@ class Table:
 def choose_features(
     connection: Any, tables: Mapping[str, Table], given: Given, notices: Notices
 ) -> dict[str, dict[str, Any]]:
-    """The sections [users.features] and [items.features] of a spec, by table.
+    """Choose the sections [users.features] and [items.features] of a spec, by table.
 
     Args:
         connection: to DuckDB.
@@ -75,7 +75,7 @@ def _check(tables: Mapping[str, Table], given: Sequence[tuple[str, Any]]) -> Non
         if not tables:
             raise InputError("features are columns of users or items; give items=... or users=... as frames")
         if not (value is None or isinstance(value, str | Mapping)):
-            raise InputError(f"features: '{name}' has {value!r}; give a kind, one of {', '.join(KINDS)}")
+            raise InputError(f"features: '{name}' has {shown(value)}; give a kind, one of {', '.join(KINDS)}")
         kind = value.get("kind", KINDS[0]) if isinstance(value, Mapping) else value
         if kind is not None and kind not in KINDS:
             raise unknown_name("kind", str(kind), KINDS, f"features: '{name}'")

@@ -12,18 +12,22 @@ from twotower.data.prepare.database import quoted
 NAMES = {
     "user": (
         *("user", "user_id", "userId", "uid", "users", "customer", "customer_id", "client", "client_id", "visitor"),
-        *("visitor_id", "member_id", "account_id", "profile_id", "reviewer_id", "session", "session_id"),
+        *("visitor_id", "member_id", "account_id", "profile_id", "reviewer_id", "session", "session_id", "buyer_id"),
+        *("subscriber_id", "person_id", "household_key", "steam_id", "user_name"),
     ),
     "item": (
         *("item", "item_id", "itemId", "iid", "items", "movie", "movie_id", "film", "film_id", "product"),
         *("product_id", "parent_asin", "asin", "sku", "article", "article_id", "book", "book_id", "isbn", "song"),
         *("song_id", "track", "track_id", "artist", "artist_id", "video", "video_id", "news_id", "content_id"),
-        *("doc_id", "document_id", "business_id", "game_id", "ad_id", "listing_id", "recipe_id"),
+        *("doc_id", "document_id", "business_id", "game_id", "ad_id", "listing_id", "recipe_id", "stock_code"),
     ),
     "time": (
         *("time", "timestamp", "ts", "datetime", "date", "unixtime", "unix_timestamp", "event_time", "event_timestamp"),
-        *("time_ms", "timestamp_ms", "created_at", "created", "when"),
+        *("time_ms", "timestamp_ms", "created_at", "created", "when", "unix_review_time", "played_at", "invoice_date"),
+        *("order_date", "date_time"),
     ),
+    "value": ("rating", "ratings", "stars", "score", "overall", "vote", "value"),
+    "label": ("label", "click", "clicked", "is_click", "liked", "is_liked", "target"),
     "title": ("title", "name", "item_title", "item_name", "movie_title", "product_title", "product_name"),
 }
 """Column names by what they are taken for; case and signs between words do not matter."""
@@ -36,13 +40,23 @@ _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "
 
 
 def candidates(frame: Frame, role: str, *more: str) -> list[str]:
-    """Columns whose names say that they hold ``role``, a key of `NAMES`, or that are called as one of ``more``."""
+    """Return columns whose names suggest that they hold ``role``, a key of `NAMES`, or that are one of ``more``."""
     known = {_folded(name) for name in (*NAMES[role], *more)}
     return [name for name in frame.columns if _folded(name) in known]
 
 
+def is_usual(name: str) -> bool:
+    """Return whether a text is a usual name of a column, of whatever role.
+
+    Examples:
+        >>> is_usual("User ID"), is_usual("item_id:token"), is_usual("42")
+        (True, True, False)
+    """
+    return _folded(name) in {_folded(known) for names in NAMES.values() for known in names}
+
+
 def find_column(frame: Frame, role: str, given: str | None, *, required: bool) -> str:
-    """The column of the events that holds ``role``: the given one, else the only one with such a name.
+    """Find the column of the events that holds ``role``: the given one, else the only one with such a name.
 
     Returns:
         Its name; empty when there is none and none is required.
@@ -68,7 +82,7 @@ def find_column(frame: Frame, role: str, given: str | None, *, required: bool) -
 
 
 def find_id(frame: Frame, role: str, in_events: str) -> str:
-    """The id column of a table of users or items: called as in the events, else the only one with a usual name.
+    """Find the id column of a table of users or items: named as in the events, else the only usual name.
 
     Raises:
         InputError: if none or several could be meant.
@@ -95,7 +109,7 @@ def guess_unit(usual: float) -> str:
 
 
 def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tuple[str, str]:
-    """The kind of feature that a column makes, and why; an empty kind where it makes none.
+    """Guess the kind of feature that a column makes, and why; an empty kind where it makes none.
 
     Args:
         connection: to DuckDB.
@@ -147,4 +161,4 @@ def _list_kind(connection: Any, source: str, name: str, sql_type: str) -> tuple[
 
 
 def _folded(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", re.sub(r":(token|float)(_seq)?$", "", name.lower()))

@@ -10,7 +10,7 @@ logger = logging.getLogger("twotower.data.frames")
 
 @dataclass
 class Notices:
-    """What was guessed or done, in order."""
+    """Hold what was guessed or done, in order."""
 
     said: list[str] = field(default_factory=list)
 

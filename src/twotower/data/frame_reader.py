@@ -34,7 +34,7 @@ _FRAMES = {
 
 @dataclass(frozen=True)
 class Frame:
-    """A table in memory, before its values are read."""
+    """Hold a table in memory, before its values are read."""
 
     what: str
     """For messages: events, items or users."""
@@ -82,7 +82,7 @@ class Frame:
         return column
 
     def zone(self, column: str) -> str:
-        """The time zone that a column of datetimes carries in its type; empty: none, or not known before reading."""
+        """Return the time zone in the type of a column of datetimes; empty: none, or not known before reading."""
         if self.library == "pandas":
             kind = str(self.value.dtypes.iloc[self.columns.index(column)])
         elif self.library == "polars":
@@ -184,7 +184,7 @@ class Frame:
 
 
 def types_of(connection: Any, source: str) -> dict[str, str]:
-    """The SQL type of each column of a table."""
+    """Return the SQL type of each column of a table."""
     return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
 
 

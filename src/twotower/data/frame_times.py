@@ -1,4 +1,4 @@
-"""The time column of a frame: datetimes with and without a zone, dates, texts, and numbers of any unit."""
+"""Time column of a frame: datetimes with and without a zone, dates, texts, and numbers of any unit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 
 
 def read_times(connection: Any, path: Path, column: str, unit: str | None, zone: str, notices: Notices) -> str:
-    """Find out how the time column of a stored frame is to be read; nanoseconds are rewritten as microseconds.
+    """Find out how to read the time column of a stored frame; nanoseconds are rewritten as microseconds.
 
     Args:
         connection: to DuckDB.
@@ -48,7 +48,7 @@ def read_times(connection: Any, path: Path, column: str, unit: str | None, zone:
             notices.tell(f"times in '{column}' are read as dates in text; those without an offset are taken as UTC")
             return "iso"
     if unit is None:
-        unit = _guess(connection, source, column, kind, notices)
+        unit = unit_of_numbers(connection, source, column, kind, notices)
     if unit != "ns":
         return unit
     number = f"{quoted(column)} // 1000" if "INT" in kind else f"floor({number_of(column, kind, quoted)} / 1000)"
@@ -73,7 +73,12 @@ def _clock(kind: str, column: str, unit: str | None, zone: str, notices: Notices
     return "order" if unit == "order" else "s"
 
 
-def _guess(connection: Any, source: str, column: str, kind: str, notices: Notices) -> str:
+def unit_of_numbers(connection: Any, source: str, column: str, kind: str, notices: Notices) -> str:
+    """Guess the unit of a column of numbers by their size, and say so.
+
+    Raises:
+        InputError: if the column holds no number.
+    """
     number = number_of(column, kind, quoted)
     smallest, largest, usual = connection.execute(
         f"SELECT min({number}), max({number}), median(abs({number})) FROM {source}"

@@ -12,7 +12,7 @@ from twotower.core.errors import InputError
 
 
 def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
-    """Objects as an array of one type, None where a value is missing; lists of any sort become lists.
+    """Convert objects to an array of one type, None where a value is missing; lists of any sort become lists.
 
     Raises:
         InputError: if ``strict`` and they are of several types; says how many of each.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, read_json, write_json
+from twotower.core.files import check_replaceable, read_json
+from twotower.core.manifest import write_signed
 from twotower.data.frame_features import Given, Table, choose_features
 from twotower.data.frame_guesses import candidates, find_column, find_id
 from twotower.data.frame_notices import Notices, logger
@@ -63,7 +64,8 @@ def prepare_frames(
                 for what, frame in frames.items()
                 if what != "events"
             }
-            _check_sides(connection, work, log, tables, notices)
+            source = f"read_parquet({literal(work / 'events')})"
+            check_sides(connection, source, log, tables, notices)
             chosen = choose_features(connection, tables, features, notices)
         values: dict[str, Any] = {
             "name": name,
@@ -180,18 +182,34 @@ def _check_label(connection: Any, path: Path, column: str, kind: str) -> None:
         )
 
 
-def _check_sides(
-    connection: Any, work: Path, log: Mapping[str, Any], tables: Mapping[str, Table], notices: Notices
+def check_sides(
+    connection: Any,
+    source: str,
+    log: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    notices: Notices,
+    where: str = "in the frame",
 ) -> None:
-    """Say how many users and items there are; refuse where the tables show that the two columns are exchanged."""
-    source = f"read_parquet({literal(work / 'events')})"
+    """Log how many users and items there are; refuse where the tables show that the two columns are exchanged.
+
+    Args:
+        connection: to DuckDB.
+        source: SQL of the events.
+        log: names of their columns ``user`` and ``item``.
+        tables: of users and items, as far as there are any.
+        notices: hear the counts.
+        where: the events are, for the sentence with the counts.
+
+    Raises:
+        InputError: if a table has none of the log's ids.
+    """
     num_users, num_items, rows = connection.execute(
         f"SELECT count(DISTINCT {quoted(log['user'])}), count(DISTINCT {quoted(log['item'])}), count(*) FROM {source}"
     ).fetchall()[0]
     counts = f"{num_users:,} users, {num_items:,} items, {rows:,} events"
     many = num_items > _FAR_MORE * num_users
     doubt = f"; are user='{log['user']}' and item='{log['item']}' exchanged?" if many else ""
-    notices.tell(f"{counts} in the frame{doubt}", doubtful=many)
+    notices.tell(f"{counts} {where}{doubt}", doubtful=many)
     types = types_of(connection, source)
     ids = {side: text_of(log[side], types[log[side]], quoted) for side in ("user", "item")}
     for side, other in (("user", "item"), ("item", "user")):
@@ -224,4 +242,4 @@ def _note(folder: Path, frames: Mapping[str, Frame], notices: Notices) -> None:
         logger.log(logging.WARNING if "malformed" in sentence else logging.INFO, "%s", sentence)
     manifest["treatments"] = [*notices.said, *manifest["treatments"]]
     manifest["made_from"] = {what: frame.library for what, frame in frames.items()}
-    write_json(folder / "manifest.json", manifest)
+    write_signed(folder, manifest)

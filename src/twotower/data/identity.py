@@ -1,4 +1,4 @@
-"""Which data set it is: by content, for two of one size are not yet one."""
+"""Identity of a data set, by content: equal sizes are no proof."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from twotower.data.dataset import Dataset
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """One hash of all that training reads, and of the ids behind its rows: log, features, schema and vocabularies."""
+    """Return one hash of all that training reads, and of the ids behind its rows.
+
+    Log, features, schema and vocabularies.
+    """
     hashes: dict[str, str] = dataset.manifest.get("hashes") or {}
     words = [repr(dataset.schema), *(f"{name} {hashes[name]}" for name in sorted(hashes) if "vocabulary/" in name)]
     digest = hashlib.sha256("\n".join(words).encode())
@@ -27,7 +30,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
-    """Refuse two folders of vocabularies whose rows stand for other ids or values.
+    """Refuse two folders of vocabularies whose rows represent other ids or values.
 
     Args:
         mine: folder ``vocabulary`` of a bundle.

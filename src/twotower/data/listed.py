@@ -10,7 +10,7 @@ from twotower.data.unseen import Unseen
 
 
 class Listed:
-    """Draws uniformly from a user's list; where that is empty, and for the other share of draws, from ``others``.
+    """Draw uniformly from a user's list; where that is empty, and for the other share of draws, from ``others``.
 
     Args:
         lists: int64 [num_users, places], items that the user has not met, -1 at the end where there are fewer.
@@ -23,7 +23,7 @@ class Listed:
         self.lengths = (lists >= 0).sum(dim=1)
 
     def draw(self, users: Int[Tensor, " rows"], generator: torch.Generator | None = None) -> Int[Tensor, " rows"]:
-        """One item for each row's user.
+        """Draw one item for each row's user.
 
         Examples:
             >>> others = Unseen(torch.tensor([0, 1, 1]), torch.tensor([2]), torch.tensor([2, 3]), 9)
@@ -38,7 +38,7 @@ class Listed:
         return torch.where((lengths > 0) & (chance[1] < self.share), listed, rest)
 
     def check(self, users: Int[Tensor, " rows"]) -> None:
-        """That each of these users has an item left.
+        """Check that each of these users has an item left.
 
         Raises:
             InputError: if one has not.

@@ -1,4 +1,4 @@
-"""An interaction log as arrays: the events of each user, in time order, behind one offset a user."""
+"""Interaction log as arrays: the events of each user, in time order, behind one offset a user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_ITEM = -1
 
 
 class Log(NamedTuple):
-    """Events grouped by user, oldest first; ties in time keep file order.
+    """Hold events grouped by user, oldest first; ties in time keep file order.
 
     ``offsets`` is int64 [num_users + 1]: user row u owns events offsets[u] to offsets[u + 1]; rows 0 and 1 own none.
     ``items`` is int64 [events]; ``times`` int64 Unix seconds or None without a clock; ``labels`` float32 or None when
@@ -29,21 +29,21 @@ class Log(NamedTuple):
 
     @property
     def num_events(self) -> int:
-        """How many events there are."""
+        """Return how many events there are."""
         return len(self.items)
 
     @property
     def lengths(self) -> Tensor:
-        """Events of each user row: int64 [num_users]."""
+        """Return the number of events of each user row: int64 [num_users]."""
         return self.offsets.diff()
 
     def users(self) -> Tensor:
-        """The user row of each event: int64 [events]."""
+        """Return the user row of each event: int64 [events]."""
         rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
         return rows.repeat_interleave(self.lengths, output_size=self.num_events)
 
     def select(self, mask: Tensor) -> Log:
-        """The events where ``mask`` (bool [events]) is true, for the same users."""
+        """Return the events where ``mask`` (bool [events]) is true, for the same users."""
         before = torch.zeros(self.num_events + 1, dtype=torch.int64, device=mask.device)
         torch.cumsum(mask, 0, out=before[1:])
         return Log(
@@ -54,13 +54,15 @@ class Log(NamedTuple):
         )
 
     def positives(self) -> Log:
-        """The events with a label of at least 0.5, without labels."""
+        """Return the events with a label of at least 0.5, without labels."""
         if self.labels is None:
             return self
         return self.select(self.labels >= 0.5)._replace(labels=None)
 
     def seen(self, users: Tensor) -> Tensor:
-        """The items that each of ``users`` has seen: those of all events, of whatever label, so of bad ratings too.
+        """Return the items that each of ``users`` has seen: those of all events, whatever their label.
+
+        Bad ratings count too.
 
         This is what masks of answers mean by "seen", in evaluation as in serving: int64 [users, most], oldest first,
         -1 where there are no more. What a model reads, and what samplers of negatives leave out, are the `positives`.
@@ -75,5 +77,5 @@ class Log(NamedTuple):
         return seen.masked_fill(seen == PADDING, NO_ITEM)
 
     def to(self, device: torch.device | str) -> Log:
-        """The log on another device."""
+        """Return the log on another device."""
         return Log(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The pairs that pre-rankers are compared on: each positive beside one item that its user has not seen."""
+"""Labelled pairs to compare pre-rankers on: each positive beside one item that its user has not seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.records import FIRST_KNOWN, Batch
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
@@ -34,7 +34,7 @@ LEAKS = {
 
 
 class PairRows:
-    """Labelled rows over a log: `twotower.data.examples.Rows`.
+    """Cut labelled rows over a log: see `twotower.data.examples.Rows`.
 
     ``users``, ``ends`` and ``items`` are int64 [rows], ``labels`` float32 [rows]. Row i's history is what its user did
     before event ``ends[i]`` of ``log``, at most ``history_length`` items: never the row's own event or a later one.
@@ -62,7 +62,7 @@ class PairRows:
         return len(self.users)
 
     def cut(self, rows: Int[Tensor, " rows"]) -> Batch:
-        """The batch of these rows, with the items' features."""
+        """Return the batch of these rows, with the items' features."""
         rows = rows.to(self.users.device, non_blocking=True)
         users, ends = self.users[rows], self.ends[rows]
         starts = self.log.offsets[users]
@@ -76,7 +76,7 @@ class PairRows:
         return Batch(self.dataset.users(users, history, times), self.dataset.items(items), labels)
 
     def take(self, rows: Int[Tensor, " rows"]) -> PairRows:
-        """Some of the rows, in this order."""
+        """Return some of the rows, in this order."""
         return PairRows(
             self.dataset,
             self.log,
@@ -90,7 +90,7 @@ class PairRows:
 
 
 class PairSplit(NamedTuple):
-    """Rows to train on, to choose a checkpoint by, and to report; and in words what leaks between them."""
+    """Hold rows to train on, to choose a checkpoint by, and to report; and in words what leaks between them."""
 
     train: PairRows
     validation: PairRows
@@ -100,14 +100,14 @@ class PairSplit(NamedTuple):
     leaks: str
 
     def test_targets(self) -> Targets:
-        """The test as a search: each user's last positive is to be found, given the ones before it."""
+        """Return the test as a search: each user's last positive is to be found, given the ones before it."""
         log = self.test.log
         last = torch.zeros(log.num_events, dtype=torch.bool, device=log.items.device)
         last[self.test.ends] = True
         return Targets(log.select(~last), log.select(last))
 
     def learnt(self) -> Log:
-        """The events that training rows are made from: all that precede a test."""
+        """Return the events that training rows are made from: all that precede a test."""
         return self.test_targets().history
 
 
@@ -123,7 +123,9 @@ def pre_ranking_pairs(
     lists: Int[Tensor, "users places"] | None = None,
     lists_share: float = 1.0,
 ) -> PairSplit:
-    """Each user's last positive is tested, each earlier one trained; every positive has one random negative beside it.
+    """Build labelled pairs: each user's last positive is tested, each earlier one trained.
+
+    Every positive has one random negative beside it.
 
     A row reads the ``history_length`` positives before its own event; a user's first positive has none and gives no
     row. A negative is an item of the log that the user never met: in training and validation rows among the events
@@ -156,7 +158,7 @@ def pre_ranking_pairs(
     if negatives not in NEGATIVES:
         raise unknown_name("negatives", negatives, NEGATIVES)
     if isinstance(lists_share, bool) or not isinstance(lists_share, int | float) or not 0.0 <= lists_share <= 1.0:
-        raise InputError(f"candidates_share = {lists_share!r}: a number from 0 to 1 is wanted")
+        raise InputError(f"candidates_share = {shown(lists_share)}: a number from 0 to 1 is wanted")
     if not 0.0 <= validation_share < 1.0 or history_length < 1:
         raise InputError(
             "validation_share must be in [0, 1) and history_length at least 1, "

@@ -1,4 +1,4 @@
-"""How often people come back to what they had: the share of next items that were seen before, and what to do then."""
+"""Repeats of a log: the share of next items that their users have seen before, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEEP_SEEN = "evaluation.mask_seen = false"
 
 
 def repeats_of(log: Log) -> dict[str, Any]:
-    """Events that repeat an item of their user's earlier ones: how many, and their share of all that have earlier ones.
+    """Count the events that repeat an earlier item of their user, with their share of all that have earlier ones.
 
     ``advice`` says what to do, where the share is at least a tenth; else it is empty. In a log without order the counts
     are the same: of several events of a user and an item one is the first.
@@ -26,13 +26,13 @@ def repeats_of(log: Log) -> dict[str, Any]:
 
 
 def figures(events: int, later: int) -> dict[str, Any]:
-    """The entry of ``events`` repeats among ``later`` events that are not their user's first."""
+    """Return the entry of ``events`` repeats among ``later`` events that are not their user's first."""
     share = events / later if later else 0.0
     return {"events": events, "share": share, "advice": advice(share)}
 
 
 def advice(share: float) -> str:
-    """What to do about a share of repeats; empty where there are few.
+    """Return what to do about a share of repeats; empty where there are few.
 
     Examples:
         >>> advice(0.02)

@@ -1,4 +1,4 @@
-"""What a split is: the log to train on, and for validation and test what is known of a user and what is to be found."""
+"""Splits as data: the log to train on, and for validation and test what is known and what is to be found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.data.log import Log
 
 
 class Targets(NamedTuple):
-    """What an evaluation asks: given ``history``, find ``truth``. Both logs cover the same user rows.
+    """Hold the task of an evaluation: given ``history``, find ``truth``. Both logs cover the same user rows.
 
     Only users with at least one event in ``truth`` are asked about. ``history`` keeps events of whatever label: all of
     its items are masked from answers (`twotower.data.log.Log.seen`), while a model reads its positives.
@@ -20,12 +20,12 @@ class Targets(NamedTuple):
     truth: Log
 
     def users(self) -> Tensor:
-        """The user rows that are asked about, ascending: int64 [queries]."""
+        """Return the user rows to evaluate, ascending: int64 [queries]."""
         return self.truth.lengths.nonzero()[:, 0]
 
 
 class Split(NamedTuple):
-    """A log cut in three, and in words what leaks from one part into another."""
+    """Hold a log cut in three, and in words what leaks from one part into another."""
 
     train: Log
     validation: Targets

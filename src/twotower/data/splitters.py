@@ -1,15 +1,19 @@
-"""Ways to cut a log in three. Each says what leaks; truths are positives only, training and histories keep labels."""
+"""Splitters: ways to cut a log in three, each with its leaks.
+
+Truths are positives only, training and histories keep labels.
+"""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
@@ -33,21 +37,45 @@ def split_log(log: Log, kind: str, **options: Any) -> Split:
 
 
 def check_split(kind: str = "", **options: Any) -> None:
-    """Refuse a split of unknown kind or with an unknown option.
+    """Refuse a split of unknown kind, with an unknown option or a value of the wrong kind.
 
     Raises:
-        InputError: names the closest known one.
+        InputError: names the closest known one, or what is wanted.
     """
     if _dashed(kind) not in SPLITTERS:
         raise unknown_name("kind", kind, SPLITTERS, "split")
-    known = [name for name in inspect.signature(SPLITTERS.get(_dashed(kind))).parameters if name != "log"]
-    for name in options:
+    parameters = inspect.signature(SPLITTERS.get(_dashed(kind))).parameters
+    known = [name for name in parameters if name != "log"]
+    for name, value in options.items():
         if name not in known:
             raise unknown_name("option", name, known, f"split '{_dashed(kind)}'")
+        wanted, fits = _KINDS.get(str(parameters[name].annotation), ("", lambda value: True))
+        if not fits(value):
+            raise InputError(f"split '{_dashed(kind)}': {name} must be {wanted}, got {shown(value)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "int": ("a whole number", _is_whole),
+    "int | None": ("a whole number", lambda value: value is None or _is_whole(value)),
+    "float": ("a finite number", _is_number),
+    "Sequence[int | float]": (
+        "three positive numbers, as [8, 1, 1]",
+        lambda value: isinstance(value, list | tuple) and all(map(_is_number, value)),
+    ),
+}
+"""By the annotation of a splitter's option: what is wanted, and whether a value is that."""
 
 
 def leave_one_out(log: Log) -> Split:
-    """Each user's last positive is the test, the one before it the validation; the rest trains.
+    """Split each user: the last positive is the test, the one before it the validation; the rest trains.
 
     A user with two positives has no validation, one with a single positive is only trained on.
 
@@ -58,7 +86,9 @@ def leave_one_out(log: Log) -> Split:
 
 
 def last_n(log: Log, *, n: int = 5) -> Split:
-    """Each user's last ``n`` positives are the test, the ``n`` before them the validation; what precedes trains.
+    """Split each user: the last ``n`` positives are the test, the ``n`` before them the validation.
+
+    What precedes them trains.
 
     A user needs more than 2n positives for both, more than n for the test alone; others are only trained on.
 
@@ -66,7 +96,7 @@ def last_n(log: Log, *, n: int = 5) -> Split:
         InputError: if ``n`` is below 1, or no user has more than ``n`` positives.
     """
     if not isinstance(n, int) or n < 1:
-        raise InputError(f"last-n split: n must be a whole number of at least 1, got {n!r}")
+        raise InputError(f"last-n split: n must be a whole number of at least 1, got {shown(n)}")
     positives = log.positives()
     users, count = positives.users(), positives.lengths
     if not (count > n).any():
@@ -139,7 +169,7 @@ def global_time(
 
 
 def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
-    """Whole users are held out; the first part of their positives is the history, the rest is to be found.
+    """Hold out whole users; the first part of their positives is the history, the rest is to be found.
 
     Source: SparCode (SIGIR 2023), section 4.1, splits users 8:1:1; it leaves open what of a held-out user is known.
     Here the first ``fold_in`` share in time, at least one event and not all. Users with a single positive train.
@@ -181,7 +211,7 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
 
 
 def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: int = 0) -> Split:
-    """Each event is drawn into training, validation or test on its own.
+    """Draw each event into training, validation or test on its own.
 
     Args:
         log: the log.
@@ -259,5 +289,5 @@ def _check_shares(name: str, shares: Sequence[float]) -> None:
 def _check_ratio(name: str, ratio: Sequence[int | float]) -> tuple[float, float, float]:
     parts = list(ratio) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else []
     if len(parts) != 3 or not all(isinstance(part, int | float) and part > 0 for part in parts):
-        raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {ratio!r}")
+        raise InputError(f"{name} split: ratio must be three positive numbers, as [8, 1, 1], got {shown(ratio)}")
     return parts[0] / sum(parts), parts[1] / sum(parts), parts[2] / sum(parts)

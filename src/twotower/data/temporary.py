@@ -1,4 +1,4 @@
-"""A temporary folder that lives as long as the data set that was made in it."""
+"""Temporary folder that lives as long as the data set that was made in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class TemporaryFolder:
-    """A folder that is removed when nothing refers to this object any more, or when Python ends."""
+    """Keep a folder that is removed when nothing refers to this object any more, or when Python ends."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="twotower-"))

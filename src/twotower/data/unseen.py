@@ -1,4 +1,4 @@
-"""Uniform draws among the items that a user has not met: one look-up a draw, however much the user met."""
+"""Uniform draws among the items that a user has not seen: one look-up a draw, however much was seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 
 
 class Unseen:
-    """Draws from ``pool`` what a user has not met, every such item equally likely.
+    """Draw items of ``pool`` that a user has not seen, each equally likely.
 
     The r-th unmet place is r plus the number of met places before it. A user's met places p_0 < p_1 < … are kept as
     p_j − j, the number of unmet places below each, so that one binary search counts them: nothing is drawn twice, and
@@ -42,7 +42,7 @@ class Unseen:
         self.free = len(pool) - self.starts.diff()
 
     def draw(self, users: Int[Tensor, " rows"], generator: torch.Generator | None = None) -> Int[Tensor, " rows"]:
-        """One item for each row's user; `check` first that every user has one left.
+        """Draw one item for each row's user; `check` first that every user has one left.
 
         Examples:
             >>> unseen = Unseen(torch.tensor([0, 2]), torch.tensor([2, 4]), torch.tensor([2, 3, 4]), 5)
@@ -55,7 +55,7 @@ class Unseen:
         return self.pool[rank + before]
 
     def check(self, users: Int[Tensor, " rows"]) -> None:
-        """That each of these users has an item left.
+        """Check that each of these users has an item left.
 
         Raises:
             InputError: if one has not.

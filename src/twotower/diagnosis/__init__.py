@@ -1,4 +1,4 @@
-"""Vectors -> what is wrong with them, which feature is to blame, and what cures it."""
+"""Diagnosis of vectors: what is wrong with them, which feature causes it, and what remedies it."""
 
 from twotower.diagnosis.diagnose import Diagnosis, diagnose
 

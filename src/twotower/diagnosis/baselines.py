@@ -1,4 +1,4 @@
-"""The same figures for spaces known to hold nothing: each dimension shuffled on its own, and random vectors."""
+"""Baselines of a diagnosis: each dimension shuffled on its own, and random vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_ROWS = 3 * NEIGHBOURS
 
 
 def compare(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, dict[str, Any]]:
-    """Figures of a sample of ``rows`` and of its two baselines, each about its own mean.
+    """Return figures of a sample of ``rows`` and of its two baselines, each about its own mean.
 
     "permuted" shuffles each dimension over the rows: every coordinate keeps its values, every relation between
     coordinates is gone. "random" is Gaussian of the same shape. Each entry holds ``mean_cosine`` (about the origin),

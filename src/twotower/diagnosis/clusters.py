@@ -1,4 +1,4 @@
-"""Whether the vectors fall into clusters: k-means, then the Davies–Bouldin index and the silhouette."""
+"""Cluster structure of the vectors: k-means, then the Davies–Bouldin index and the silhouette."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _TILE_NUMBERS = 4_000_000
 
 
 def cluster_figures(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, Any]:
-    """Davies–Bouldin and silhouette of k-means (k = 5, ten restarts), None where fewer than k clusters can be told.
+    """Return Davies–Bouldin and silhouette of k-means (k = 5, ten restarts).
+
+    None where fewer than k clusters can be told.
 
     Source: George et al., "Diagnosing Embedding Space Collapse", section IV c. Distances are Euclidean on the vectors
     as given, as there.
@@ -44,7 +46,9 @@ def cluster_figures(rows: Float[Tensor, "rows dim"], seed: int) -> dict[str, Any
 
 
 def davies_bouldin(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]) -> float | None:
-    """Mean over clusters of the worst (spread_i + spread_j) / distance_ij; None when two centres coincide.
+    """Return the mean over clusters of the worst (spread_i + spread_j) / distance_ij.
+
+    None when two centres coincide.
 
     A spread is the mean distance of a cluster's rows to their mean. Low is well separated.
 
@@ -68,7 +72,9 @@ def davies_bouldin(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]
 
 
 def silhouette(rows: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]) -> float:
-    """Mean over rows of (b − a) / max(a, b): a to its own cluster, b to the nearest other; 0 for a cluster of one.
+    """Return the mean over rows of (b − a) / max(a, b): a to its own cluster, b to the nearest other.
+
+    0 for a cluster of one.
 
     Both are mean Euclidean distances. Distances are formed in tiles, in the dtype of ``rows``.
 

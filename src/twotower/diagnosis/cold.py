@@ -1,4 +1,4 @@
-"""Rows without a training event, judged apart: no training moved them, so they say nothing of what was learnt."""
+"""Diagnosis of rows without a training event, apart from the others: no training moved them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import Thresholds
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 
 LEAST = 2
 """Rows that a geometry needs."""
 
 
 def warm_and_cold(popularity: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Row numbers with and without an event; None where all are alike, or too few have one to be a geometry.
+    """Return the row numbers with and without an event; None where all are alike, or too few have one for a geometry.
 
     Examples:
         >>> warm_and_cold(torch.tensor([3.0, 0.0, 1.0]))
@@ -30,8 +30,8 @@ def warm_and_cold(popularity: Tensor | None) -> tuple[Tensor, Tensor] | None:
     return (warm, cold) if len(cold) and len(warm) >= LEAST else None
 
 
-def judge_cold(rows: Rows, cold: Tensor, thresholds: Thresholds, *, seed: int = 0) -> dict[str, Any]:
-    """How many rows are cold, and their own verdict by cone and rank (None for a single row), with a sentence.
+def judge_cold(rows: Vectors, cold: Tensor, thresholds: Thresholds, *, seed: int = 0) -> dict[str, Any]:
+    """Return how many rows are cold, and their own verdict by cone and rank (None for a single row), with a sentence.
 
     Args:
         rows: all vectors, cold and others.
@@ -56,7 +56,7 @@ def judge_cold(rows: Rows, cold: Tensor, thresholds: Thresholds, *, seed: int = 
 
 
 def pairs_within(pairs: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """The pairs whose two rows are both among ``chosen`` of ``count`` rows, by their places there."""
+    """Return the pairs whose two rows are both among ``chosen`` of ``count`` rows, by their places there."""
     place = torch.full((count,), -1, dtype=torch.int64)
     place[chosen] = torch.arange(len(chosen))
     moved = place[pairs]

@@ -1,4 +1,4 @@
-"""Which columns of a table are coordinates, and which are keys, labels or row numbers.
+"""Roles of a table's columns: coordinates, keys, labels or row numbers.
 
 The rules, in this order:
 
@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"^(.*?)(\d{1,6})$", re.DOTALL | re.ASCII)
 
 
 class Roles(NamedTuple):
-    """Places of the columns that a name gives away; ``keys`` are those that number or name the rows."""
+    """Hold places of the columns whose role the name gives; ``keys`` are those that number or name the rows."""
 
     id: int | None
     title: int | None
@@ -40,13 +40,13 @@ class Roles(NamedTuple):
 
     @property
     def taken(self) -> frozenset[int]:
-        """Places that hold no coordinate."""
+        """Return the places that hold no coordinate."""
         named = (self.id, self.title, self.label, self.popularity)
         return frozenset((*self.keys, *(place for place in named if place is not None)))
 
 
 def is_key(name: str) -> bool:
-    """Whether a column of this name numbers or names the rows.
+    """Return whether a column of this name numbers or names the rows.
 
     Examples:
         >>> [is_key(name) for name in ("id", "movieId", "track_key", "Unnamed: 0", "", "d0", "valid")]
@@ -62,12 +62,12 @@ def is_key(name: str) -> bool:
 
 
 def shown_name(name: str, place: int) -> str:
-    """The name of a column as a sentence can hold it."""
+    """Return the name of a column in a form that fits a sentence."""
     return name.strip() or f"unnamed column {place + 1}"
 
 
 def roles_of(names: Sequence[str], indexes: Sequence[str] = ()) -> Roles:
-    """Tell the roles that names give away; ``indexes`` are columns that the file itself calls an index."""
+    """Return the roles that names give; ``indexes`` are columns that the file itself calls an index."""
     lowered = [name.strip().lower() for name in names]
     keys = [place for place, name in enumerate(names) if is_key(name) or name in indexes]
     by_name = (_first(lowered, ID_NAMES), *(place for place in keys if not _ROW_NUMBER.match(lowered[place])), *keys)
@@ -78,7 +78,7 @@ def roles_of(names: Sequence[str], indexes: Sequence[str] = ()) -> Roles:
 
 
 def account_of(names: Sequence[str], roles: Roles) -> Account:
-    """Begin the account with what the names gave away."""
+    """Start the account with what the names gave."""
     shown = [shown_name(name, place) for place, name in enumerate(names)]
     key, title, label, popularity = (None if place is None else shown[place] for place in roles[:4])
     spare = {shown[place]: "a second key" for place in roles.keys if place != roles.id}

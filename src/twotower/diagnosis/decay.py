@@ -1,4 +1,4 @@
-"""How similarity falls from the first neighbour to the twentieth: along a line, or with an elbow."""
+"""Decay of similarity from the first neighbour to the twentieth: along a line, or with an elbow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LEAST = 5
 
 
 class Decay(NamedTuple):
-    """For each query: ``p_values`` of a straight line [queries] and the rank of the best elbow [queries]."""
+    """Hold for each query ``p_values`` of a straight line [queries] and the rank of the best elbow [queries]."""
 
     p_values: Tensor
     elbows: Tensor
 
 
 def decay_test(similarities: Float[Tensor, "queries ranks"]) -> Decay:
-    """Test each falling list of similarities for a straight line against two joined pieces that flatten at an elbow.
+    """Test each falling list of similarities: a straight line against two joined pieces that flatten at an elbow.
 
     The statistic is the share of the line's residual sum of squares that the best elbow removes (a monotone function
     of F). Neighbouring ranks are not independent, so F's table does not hold; the null is simulated instead: gaps
@@ -43,7 +43,7 @@ def decay_test(similarities: Float[Tensor, "queries ranks"]) -> Decay:
 
 
 def decay_figures(similarities: Float[Tensor, "queries ranks"]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures for the statistics, and curves to draw: mean, typical query and worst query (the least fall).
+    """Return figures for the statistics, and curves to draw: mean, typical query and worst query (the least fall).
 
     ``decay_shape`` is "elbowed" when more than half of the queries reject the line at the 5 % level.
     """

@@ -1,4 +1,4 @@
-"""`diagnose`: is this embedding space healthy?"""
+"""`diagnose`: whether an embedding space is healthy, and why not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from twotower.diagnosis.cold import judge_cold, pairs_within, warm_and_cold
 from twotower.diagnosis.load import load_table
 from twotower.diagnosis.statistics import EXACT_ROWS, check_given, measure
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 from twotower.diagnosis.verdict import Reason, Verdict, judge
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found. Figures that are undefined for the vectors given are None."""
+    """Hold what `diagnose` found. Figures that are undefined for the vectors given are None."""
 
     verdict: Verdict
     reasons: list[Reason]
@@ -50,7 +50,7 @@ class Diagnosis:
     """Rows and dimensions, which columns of a file were taken for vector, id, title, label, and what was left out."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with neither NaN nor infinity."""
+        """Return plain values, with neither NaN nor infinity."""
         return {
             "read": self.read,
             "verdict": self.verdict,
@@ -78,7 +78,7 @@ def diagnose(
     seed: int = 0,
     exact_rows: int = EXACT_ROWS,
 ) -> Diagnosis:
-    """Measure an embedding space and judge it: healthy, suspect or collapsed, with the reasons.
+    """Measure an embedding space and give a verdict: healthy, suspect or collapsed, with the reasons.
 
     Source: George et al., "Diagnosing Embedding Space Collapse", section IV and Table I. Differences: self-pairs are
     left out (`Diagnosis.with_self_pairs` keeps them); the threshold on the mean cosine is held against the same
@@ -116,7 +116,7 @@ def diagnose(
         names = table.ids if names is None else names
         popularity = table.popularity if popularity is None else popularity
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
-    rows = Rows(vectors, where=where, ids=names)
+    rows = Vectors(vectors, where=where, ids=names)
     seen = None if popularity is None else torch.as_tensor(popularity).double()
     check_given(rows, seen, positive_pairs)
     judged, cold = rows, {}

@@ -1,4 +1,4 @@
-"""Lengths, dimensions and directions of the whole set: what needs no pair of vectors."""
+"""Geometry of the whole set: lengths, dimensions and directions, without pairs of vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.spectrum import (
     Moments,
     dimensions_for,
@@ -28,7 +28,7 @@ LARGEST_NAMES = ("largest_dimension", "largest_dimension_share", "largest_dimens
 
 
 def dimension_figures(raw: Moments) -> dict[str, Any]:
-    """The paper's two counts on coordinates, the same on principal axes, and the dimensions that carry nothing.
+    """Count effective dimensions on coordinates and on principal axes, and the dimensions that carry nothing.
 
     Source: George et al., section IV b. Coordinates depend on how the space is rotated; principal axes do not.
     """
@@ -51,7 +51,7 @@ def dimension_figures(raw: Moments) -> dict[str, Any]:
 def largest_dimension(
     matrix: Float[Tensor, "dim dim"], names: Sequence[str] | None = None
 ) -> dict[str, int | float | str | None]:
-    """The coordinate that holds most of a moment matrix's trace, from 0, with its share and its name where it has one.
+    """Return the coordinate that holds most of a moment matrix's trace, from 0, with its share and its name if any.
 
     Examples:
         >>> largest_dimension(torch.diag(torch.tensor([1.0, 7.0])), ["age", "price"])
@@ -65,7 +65,10 @@ def largest_dimension(
 
 
 def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float | None]:
-    """Participation ratio, RankMe and stable rank of a moment matrix: raw about the origin, centred about the mean."""
+    """Return participation ratio, RankMe and stable rank of a moment matrix.
+
+    Raw ones are about the origin, centred ones about the mean.
+    """
     values = eigenvalues(matrix, rows)
     return {
         "participation_ratio": participation_ratio(values),
@@ -75,7 +78,7 @@ def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float
 
 
 def isotropy(chunks: Iterable[Float[Tensor, "_ dim"]], second_moment: Float[Tensor, "dim dim"]) -> float:
-    """min Z(c) / max Z(c) over the principal axes c and their opposites, Z(c) = Σ exp(c·u): 1 is isotropic.
+    """Return min Z(c) / max Z(c) over the principal axes c and their opposites, Z(c) = Σ exp(c·u): 1 is isotropic.
 
     Source: Mu and Viswanath, "All-but-the-Top", ICLR 2018, equation 5. Differences: vectors are scaled to length 1, so
     that the figure has no unit; each axis counts in both directions, since the sign of an eigenvector is arbitrary.
@@ -90,7 +93,7 @@ def isotropy(chunks: Iterable[Float[Tensor, "_ dim"]], second_moment: Float[Tens
 
 
 def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
-    """Mean, deviation and their ratio; the largest over the median; the share of squared length in the top 1 %."""
+    """Return mean, deviation and their ratio of lengths; largest over median; squared-length share of the top 1 %."""
     square = (norms / norms.max().clamp(min=torch.finfo(torch.float64).tiny)).square()
     top = square.topk(math.ceil(len(norms) / 100)).values.sum()
     mean, deviation = norms.mean().item(), norms.std(correction=0).item()
@@ -104,8 +107,10 @@ def norm_figures(norms: Float[Tensor, " rows"]) -> dict[str, Any]:
     }
 
 
-def popularity_figures(rows: Rows, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
-    """Rank correlation of length with popularity, and the share of variance that log(1 + popularity) explains linearly.
+def popularity_figures(rows: Vectors, raw: Moments, popularity: Float[Tensor, " rows"]) -> dict[str, Any]:
+    """Return the correlation of length with popularity, and the variance share that popularity explains.
+
+    Rank correlation; the share is that which log(1 + popularity) explains linearly.
 
     The share is Σ_d cov(x_d, p)² / (var p · Σ_d var x_d): 1 when all that moves is popularity.
     """
@@ -126,7 +131,7 @@ def popularity_figures(rows: Rows, raw: Moments, popularity: Float[Tensor, " row
 
 
 def alignment(unit: UnitRows, pairs: Tensor) -> float:
-    """Mean squared distance of the unit vectors of positive pairs: int64 [pairs, 2] of row numbers.
+    """Return the mean squared distance of the unit vectors of positive pairs: int64 [pairs, 2] of row numbers.
 
     Source: Wang and Isola, ICML 2020, equation 4 with α = 2.
     """

@@ -1,4 +1,4 @@
-"""Whether a few vectors are everyone's neighbour: skewness of how often each is among the nearest."""
+"""Hubness: skewness of how often each vector is among the nearest of others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def occurrences(neighbours: Int[Tensor, "queries k"], rows: int) -> Int[Tensor, " rows"]:
-    """How many queries have each row among their nearest.
+    """Return how many queries have each row among their nearest.
 
     Examples:
         >>> occurrences(torch.tensor([[1], [2], [1]]), 3)
@@ -18,7 +18,9 @@ def occurrences(neighbours: Int[Tensor, "queries k"], rows: int) -> Int[Tensor, 
 
 
 def skewness(counts: Int[Tensor, " rows"]) -> float | None:
-    """E[(N − mean)³] / deviation³ of the k-occurrence; None when all are equal. Above about 2, hubs dominate.
+    """Return E[(N − mean)³] / deviation³ of the k-occurrence; None when all are equal.
+
+    Above about 2, hubs dominate.
 
     Source: Radovanović et al., "Hubs in Space", JMLR 2010, equation 1.
     """
@@ -29,7 +31,7 @@ def skewness(counts: Int[Tensor, " rows"]) -> float | None:
 
 
 def anti_hub_share(counts: Int[Tensor, " rows"]) -> float:
-    """Share of rows that are no one's neighbour: never recommended.
+    """Return the share of rows that are no one's neighbour: never recommended.
 
     Examples:
         >>> anti_hub_share(torch.tensor([0, 2, 1, 0]))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.diagnosis.table import Table
 
 Reader = Callable[[Path, str | None], Table]
@@ -50,7 +50,7 @@ def load_table(path: Path, *, column: str | None = None) -> Table:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() not in READERS:
         raise InputError(
-            f"{path}: cannot read '{path.suffix or 'no suffix'}'; give {', '.join(READERS)}, or a bundle folder"
+            f"{path}: cannot read {shown(path.suffix or 'no suffix')}; give {', '.join(READERS)}, or a bundle folder"
         )
     return _read(path, column, *READERS[path.suffix.lower()])
 

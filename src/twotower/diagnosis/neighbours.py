@@ -1,4 +1,4 @@
-"""What the nearest vectors tell: duplicates, intrinsic dimension, and whether a little noise changes the answer."""
+"""Neighbourhoods: duplicates, intrinsic dimension, and whether a little noise changes the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.seeds import numpy_generator, torch_generator
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 from twotower.ops.cosines import nearest
 
 NOISE = 0.05
@@ -21,8 +21,8 @@ NEAR_DUPLICATE = 1e-3
 """Two directions closer than this share of the root-mean-square distance to the mean are near duplicates."""
 
 
-def duplicates(rows: Rows) -> int:
-    """How many vectors repeat an earlier one, value for value (0.0 equals -0.0).
+def duplicates(rows: Vectors) -> int:
+    """Return how many vectors repeat an earlier one, value for value (0.0 equals -0.0).
 
     Rows are compared by a 64-bit sum of their bits under random odd weights: by chance it errs in one of millions of
     sets of a million vectors.
@@ -42,7 +42,10 @@ def duplicates(rows: Rows) -> int:
 def chord_distances(
     take: Callable[[Tensor], Tensor], queries: Int[Tensor, " queries"], neighbours: Int[Tensor, "queries k"]
 ) -> Float[Tensor, "queries k"]:
-    """Distances between unit vectors and their neighbours, from differences in float64: no digits cancel."""
+    """Return the distances between unit vectors and their neighbours, from differences in float64.
+
+    No digits cancel.
+    """
     k = neighbours.shape[1]
     parts = []
     for rows, others in zip(queries.split(4_096), neighbours.split(4_096), strict=True):
@@ -52,7 +55,9 @@ def chord_distances(
 
 
 def intrinsic_dimension(distances: Float[Tensor, "queries 2"], floor: float) -> float | None:
-    """TwoNN: 1 / mean ln(r₂ / r₁) over queries with r₁ above ``floor``; None when there are fewer than ten.
+    """Return TwoNN: 1 / mean ln(r₂ / r₁) over queries with r₁ above ``floor``.
+
+    None when there are fewer than ten.
 
     Source: Facco et al., Scientific Reports 2017, equation 3, by maximum likelihood and without discarding the largest
     ratios. Distances are chords between unit vectors.
@@ -64,7 +69,7 @@ def intrinsic_dimension(distances: Float[Tensor, "queries 2"], floor: float) -> 
 
 
 def near_duplicate_share(distances: Float[Tensor, "queries k"], spread: float) -> float:
-    """Share of queries whose nearest neighbour lies within `NEAR_DUPLICATE` of the spread of the directions."""
+    """Return the share of queries whose nearest neighbour is within `NEAR_DUPLICATE` of the directions' spread."""
     return (distances[:, 0] <= NEAR_DUPLICATE * spread).double().mean().item()
 
 
@@ -75,7 +80,9 @@ def stability(
     chunks: Iterator[Float[Tensor, "_ dim"]],
     seed: int,
 ) -> float:
-    """Share of each query's nearest that stay among its nearest when Gaussian noise of length `NOISE` is added to it.
+    """Return the share of each query's nearest that stay among its nearest under noise.
+
+    Gaussian noise of length `NOISE` is added to the query.
 
     ``queries`` are unit vectors; ``chunks`` hold all rows, up to one shift that they share (it moves no rank).
     """

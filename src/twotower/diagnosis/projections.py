@@ -1,4 +1,4 @@
-"""Vectors flattened to two and to three dimensions, so that people can look at them: PCA, t-SNE, UMAP."""
+"""Projections of vectors to two and three dimensions for people to look at: PCA, t-SNE, UMAP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UMAP_NEIGHBOURS = 15
 
 
 class Projection(NamedTuple):
-    """One way to draw the points: ``flat`` [points, 2], ``deep`` [points, 3], and a sentence on how to read it."""
+    """Hold one way to draw the points: ``flat`` [points, 2], ``deep`` [points, 3], and a sentence on how to read it."""
 
     name: str
     flat: Tensor
@@ -29,7 +29,7 @@ class Projection(NamedTuple):
 
 
 def project(vectors: Float[Tensor, "points dim"], *, seed: int = 0) -> tuple[list[Projection], list[str]]:
-    """PCA of the vectors, t-SNE of their directions, and UMAP of the same where umap-learn is installed.
+    """Return PCA of the vectors, t-SNE of their directions, and UMAP of the same where umap-learn is installed.
 
     t-SNE and UMAP see unit vectors, so that near means a high cosine, and start from the principal axes, so that a
     seed gives the same picture again.
@@ -81,7 +81,7 @@ def project(vectors: Float[Tensor, "points dim"], *, seed: int = 0) -> tuple[lis
 
 
 def principal(vectors: Float[Tensor, "points dim"], width: int) -> tuple[Tensor, Tensor]:
-    """Coordinates on the first principal axes [points, width] and the share of variance on each [width].
+    """Return coordinates on the first principal axes [points, width] and the share of variance on each [width].
 
     Axes that the vectors do not have are zero. The largest entry of each axis is positive, so signs do not flip
     between runs.

@@ -1,4 +1,4 @@
-"""A few figures of a space, quick enough for every evaluation of a training run, and the verdict that they allow."""
+"""Quick figures of a space for every evaluation of a training run, and the verdict that they allow."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from twotower.core.seeds import torch_generator
 from twotower.diagnosis.baselines import SAMPLE, compare
 from twotower.diagnosis.statistics import Statistics
 from twotower.diagnosis.thresholds import Thresholds
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.diagnosis.verdict import LIGHT_RULES, Reason, Verdict, judge
 from twotower.ops.spectrum import effective_dimensions, eigenvalues, moments, participation_ratio, rankme
 
 
 class Glance(NamedTuple):
-    """Figures by name (None where undefined), the verdict, and its reasons, the gravest first."""
+    """Hold figures by name (None where undefined), the verdict, and its reasons, the most serious first."""
 
     figures: dict[str, float | None]
     verdict: Verdict
     reasons: list[Reason]
 
 
-def glance(vectors: Tensor | Rows, thresholds: Thresholds, *, seed: int = 0) -> Glance:
-    """Cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`, judged for cone and rank alone.
+def glance(vectors: Tensor | Vectors, thresholds: Thresholds, *, seed: int = 0) -> Glance:
+    """Return cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`.
+
+    The verdict is for cone and rank alone.
 
     ``mean_cosine`` and ``centred_mean_cosine`` are over all pairs of two different vectors, raw and about the mean;
     ``rankme`` and ``participation_ratio`` are those of the covariance.
@@ -33,7 +35,7 @@ def glance(vectors: Tensor | Rows, thresholds: Thresholds, *, seed: int = 0) -> 
     Raises:
         InputError: if the vectors hold NaN or inf, or are fewer than two rows or dimensions.
     """
-    rows = vectors if isinstance(vectors, Rows) else Rows(vectors, where="item states")
+    rows = vectors if isinstance(vectors, Vectors) else Vectors(vectors, where="item states")
     raw = moments(rows.chunks())
     unit, around = UnitRows(rows), UnitRows(rows, raw.mean)
     axes = eigenvalues(raw.covariance(), rows.count)

@@ -1,4 +1,4 @@
-"""Synthetic categories for rows that came without: drawn from what training had, as a whole or by kind of text."""
+"""Synthetic categories for rows that lack them: drawn from training as a whole, or by kind of text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_CLUSTERS = 512
 def draw_marginals(
     training: Int[Tensor, "rows *width"], count: int, generator: torch.Generator
 ) -> Int[Tensor, "count *width"]:
-    """``count`` values, each as frequent as in ``training`` up to less than one, in random order.
+    """Draw ``count`` values, each as frequent as in ``training`` up to less than one, in random order.
 
     The values are a systematic sample: training rows are sorted by value, and every (rows / count)-th is taken from a
     random start. A row of several values is one value, so that their combinations keep their shares too.
@@ -54,7 +54,7 @@ def assign_by_cluster(
     *,
     clusters: int | None = None,
 ) -> Int[Tensor, "count *width"]:
-    """For each of ``vectors``, the value that most training rows of the same cluster have.
+    """Return, for each of ``vectors``, the value that most training rows of the same cluster have.
 
     Training vectors are clustered by k-means; each row of ``vectors`` belongs to the nearest centre. A vector of length
     0 tells nothing and gets what is most frequent among all training rows. Relations of the vectors to the values are
@@ -87,7 +87,7 @@ def assign_by_cluster(
 
 
 def prevailing(values: Int[Tensor, "rows *width"]) -> Int[Tensor, "*width"]:
-    """The most frequent value; of rows with several, as many as a row has on average, the most frequent first.
+    """Return the most frequent value; of rows with several, as many as a row has on average.
 
     Padding (0) and unknown (1) do not count unless there is nothing else; equal counts: the lower value first.
 

@@ -1,4 +1,4 @@
-"""How alike the pairs are: mean and deviation in closed form, the rest from all cosines or from a fine histogram."""
+"""Similarity of pairs: mean and deviation in closed form, the rest from all cosines or from a fine histogram."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ PERCENTILES = {"p10": 0.10, "p25": 0.25, "median": 0.50, "p75": 0.75, "p90": 0.9
 
 
 def pair_moments(unit: Moments) -> tuple[float, float]:
-    """Mean and standard deviation (divided by the number of pairs) of the cosines of all pairs of distinct rows.
+    """Return mean and standard deviation of the cosines of all pairs of distinct rows.
+
+    The deviation is divided by the number of pairs.
 
     With m the mean and C the covariance of n unit vectors, cos(i, j) − |m|² sums to −n tr C over i ≠ j, and its square
     to n² |C|² + 2 n² mᵀCm − n (tr C)². No pair is formed, and the digits of a narrow cone are kept.
@@ -33,7 +35,7 @@ def pair_moments(unit: Moments) -> tuple[float, float]:
 
 
 def with_self(mean: float, deviation: float, rows: int) -> tuple[float, float]:
-    """The same two figures when each row's cosine 1 with itself is counted once among the unordered pairs."""
+    """Return the same two figures when each row's cosine 1 with itself is counted once among the unordered pairs."""
     pairs = rows * (rows - 1) / 2
     total = pairs + rows
     joined = (pairs * mean + rows) / total
@@ -42,7 +44,10 @@ def with_self(mean: float, deviation: float, rows: int) -> tuple[float, float]:
 
 
 def describe_values(ordered: Tensor, self_pairs: int = 0) -> dict[str, float]:
-    """Percentiles, extremes, entropy and uniformity of all cosines in rising order, and of ``self_pairs`` ones."""
+    """Return percentiles, extremes, entropy and uniformity of all cosines in rising order.
+
+    With ``self_pairs``, that many cosines of 1 are counted with them.
+    """
     values = torch.cat([ordered.double().clamp(max=1.0), torch.ones(self_pairs, dtype=torch.float64)])
     last = len(values) - 1
     figures = {name: _between(values, share * last) for name, share in PERCENTILES.items()}
@@ -58,7 +63,7 @@ def describe_values(ordered: Tensor, self_pairs: int = 0) -> dict[str, float]:
 
 
 def describe_histogram(histogram: Tensor, self_pairs: int = 0) -> dict[str, float]:
-    """The same figures within 1e-6, from counts by fine bin."""
+    """Return the same figures within 1e-6, from counts by fine bin."""
     counts = histogram
     if self_pairs:
         counts = histogram.clone()
@@ -86,7 +91,7 @@ def describe_histogram(histogram: Tensor, self_pairs: int = 0) -> dict[str, floa
 
 
 def coarse_histogram(cosines: Tensor | None, histogram: Tensor | None, bins: int = 200) -> list[int]:
-    """Pairs by equal bin from -1 to 1, for drawing: from all cosines, or from the fine histogram."""
+    """Return pairs by equal bin from -1 to 1, for drawing: from all cosines, or from the fine histogram."""
     if histogram is not None:
         return histogram.view(bins, -1).sum(1).tolist()
     assert cosines is not None

@@ -46,7 +46,7 @@ _T_975 = 2.364624251592785
 
 
 class Space(NamedTuple):
-    """Figures by name, the same with self-pairs (empty where not asked for), how they were found, and the moments."""
+    """Hold figures by name, the same with self-pairs (empty where not asked for), how found, and the moments."""
 
     figures: dict[str, Any]
     with_self_pairs: dict[str, Any]
@@ -70,7 +70,7 @@ class _Found(NamedTuple):
 def measure_space(
     unit: UnitRows, *, seed: int, exact_rows: int, self_pairs: bool = False
 ) -> tuple[Space, dict[str, Any]]:
-    """Figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
+    """Return figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
     count = len(unit.kept)
     if count < 2:
         return Space(dict.fromkeys(NAMES), dict.fromkeys(NAMES[:11]), {}, 0, "no pair", None), {}

@@ -1,4 +1,4 @@
-"""All statistics of one set of vectors: raw, mean-centred, and with self-pairs as the paper counts them."""
+"""Statistics of one set of vectors: raw, mean-centred, and with self-pairs as the paper counts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twotower.diagnosis.geometry import (
 from twotower.diagnosis.neighbours import duplicates
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
 from twotower.diagnosis.space import measure_space
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 EXACT_ROWS = 100_000
@@ -36,7 +36,7 @@ DIRECTION_NAMES = ("direction_rank", "direction_participation", "direction_top_s
 
 
 class Statistics(NamedTuple):
-    """Figures by their names in the JSON, and curves to draw."""
+    """Hold figures by their names in the JSON, and curves to draw."""
 
     statistics: dict[str, Any]
     centred: dict[str, Any]
@@ -47,7 +47,7 @@ class Statistics(NamedTuple):
 
 
 def measure(
-    rows: Rows,
+    rows: Vectors,
     *,
     popularity: Tensor | None = None,
     positive_pairs: Tensor | None = None,
@@ -140,7 +140,7 @@ def measure(
     )
 
 
-def check_given(rows: Rows, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+def check_given(rows: Vectors, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
     """Refuse what does not fit the rows.
 
     Raises:

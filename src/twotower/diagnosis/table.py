@@ -1,4 +1,4 @@
-"""`Table`: vectors read from a file, what stood beside them, and the account of which column was taken for what."""
+"""Table of vectors read from a file, the columns beside them, and the account of each column's role."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Account:
-    """Which parts of a file were read as what, in the file's own names."""
+    """Hold which parts of a file were read as what, in the file's own names."""
 
     vector: tuple[str, ...] = ()
     """The columns, the array or the tensor that hold the coordinates."""
@@ -31,7 +31,7 @@ class Account:
     """Rules that were applied where the names did not say it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the first and last of many vector columns stand for all."""
+        """Return plain values; the first and last of many vector columns represent all."""
         return {
             "vector": list(_ends(self.vector)),
             "id": self.id,
@@ -44,7 +44,7 @@ class Account:
 
 
 class Table(NamedTuple):
-    """Vectors [rows, dimensions] as an array, mapped from disk where the format allows, and what came beside them."""
+    """Hold vectors [rows, dimensions] as an array, mapped from disk where possible, and the columns beside them."""
 
     vectors: Any
     ids: list[str] | None = None
@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 
 def describe_account(read: dict[str, Any]) -> str:
-    """Tell in one line what was read: rows, columns of the vector, of ids, titles and labels, and what was left out.
+    """Describe in one line what was read: rows, columns of the vector, of ids, titles and labels, and the rest.
 
     Examples:
         >>> account = Account(("d0", "d1"), id="key", left_out={"genre": "text"})

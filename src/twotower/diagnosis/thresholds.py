@@ -1,4 +1,4 @@
-"""The thresholds of the verdict: those shipped, and those of a user's file laid over them."""
+"""Thresholds of the verdict: the shipped ones, replaced by those of a user's file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
+from twotower.core.files import read_toml
 
 Thresholds: TypeAlias = dict[str, dict[str, float]]
 """Numbers by reason and by name: see ``thresholds.toml``."""
 
 
 def load_thresholds(path: Path | str | None = None) -> Thresholds:
-    """The shipped thresholds, with the numbers of the TOML file ``path`` in their place where it names them.
+    """Return the shipped thresholds, with those replaced that the TOML file ``path`` names.
 
     Raises:
         InputError: if the file is missing, is not TOML, names an unknown reason or number, or holds something else
@@ -28,21 +29,16 @@ def load_thresholds(path: Path | str | None = None) -> Thresholds:
     thresholds: Thresholds = tomllib.loads(text)
     if path is None:
         return thresholds
-    try:
-        own = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from None
+    own = read_toml(Path(path))
     for reason, numbers in own.items():
         if reason not in thresholds:
             raise unknown_name("reason", reason, thresholds, str(path))
         if not isinstance(numbers, dict):
-            raise InputError(f"{path}: '{reason}' must be a table of numbers, as in [{reason}]")
+            raise InputError(f"{path}: {shown(reason)} must be a table of numbers, as in [{reason}]")
         for name, number in numbers.items():
             if name not in thresholds[reason]:
                 raise unknown_name("threshold", name, thresholds[reason], f"{path}: [{reason}]")
             if isinstance(number, bool) or not isinstance(number, int | float):
-                raise InputError(f"{path}: [{reason}] {name} must be a number, got {number!r}")
+                raise InputError(f"{path}: [{reason}] {name} must be a number, got {shown(number)}")
             thresholds[reason][name] = float(number)
     return thresholds

@@ -1,4 +1,4 @@
-"""Vectors to be judged, in memory or mapped from a file, read in chunks so that memory stays bounded."""
+"""Vectors to be diagnosed, in memory or mapped from a file, read in chunks so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROUNDING = 1e-12
 """A length below this share of the root-mean-square length counts as zero."""
 
 
-class Rows:
-    """Checked vectors [count, dim], with their lengths; ``where`` names them in errors.
+class Vectors:
+    """Check vectors [count, dim] and hold their lengths; ``where`` names them in errors.
 
     Raises:
         InputError: if the array is not 2-d of numbers, has fewer than two rows or dimensions, or holds NaN or inf.
@@ -49,8 +49,8 @@ class Rows:
         self._only: Tensor | None = None
         self.norms = self._checked_norms()
 
-    def part(self, chosen: Tensor) -> Rows:
-        """The rows of these numbers alone, ascending, as vectors of their own; nothing is copied or checked again."""
+    def part(self, chosen: Tensor) -> Vectors:
+        """Return the rows of these numbers, ascending, as vectors of their own; nothing is copied or checked again."""
         part = copy(self)
         part._only = chosen if self._only is None else self._only[chosen]
         part.count, part.norms = len(chosen), self.norms[chosen]
@@ -58,14 +58,14 @@ class Rows:
         return part
 
     def chunks(self) -> Iterator[Tensor]:
-        """All rows in order, in float64."""
+        """Yield all rows in order, in float64."""
         step = max(1, CHUNK_NUMBERS // self.dim)
         for start in range(0, self.count, step):
             part = slice(start, start + step)
             yield self._double(part) if self._only is None else self._numbered(self._only[part])
 
     def take(self, index: Tensor) -> Tensor:
-        """Chosen rows, in float64."""
+        """Return chosen rows, in float64."""
         return self._numbered(index if self._only is None else self._only[index])
 
     def _numbered(self, index: Tensor) -> Tensor:
@@ -104,12 +104,12 @@ class Rows:
 
 
 class UnitRows:
-    """Rows scaled to length 1 after ``centre`` is subtracted; rows without a direction are left out.
+    """Scale rows to length 1 after ``centre`` is subtracted; rows without a direction are left out.
 
     ``kept`` holds the row numbers of the others.
     """
 
-    def __init__(self, rows: Rows, centre: Tensor | None = None) -> None:
+    def __init__(self, rows: Vectors, centre: Tensor | None = None) -> None:
         self._rows = rows
         self._centre = centre
         scale = rows.norms.square().mean().sqrt()
@@ -122,7 +122,7 @@ class UnitRows:
         self.kept = self._has_direction.nonzero()[:, 0]
 
     def chunks(self) -> Iterator[Tensor]:
-        """All kept rows in order, in float64."""
+        """Yield all kept rows in order, in float64."""
         start = 0
         for chunk in self._rows.chunks():
             mask = self._has_direction[start : start + len(chunk)]
@@ -130,7 +130,7 @@ class UnitRows:
             yield self._scaled(chunk if mask.all() else chunk[mask])
 
     def take(self, index: Tensor) -> Tensor:
-        """Kept rows number ``index`` of the kept ones, in float64."""
+        """Return rows number ``index`` of the kept ones, in float64."""
         return self._scaled(self._rows.take(self.kept[index]))
 
     def _scaled(self, chunk: Tensor) -> Tensor:

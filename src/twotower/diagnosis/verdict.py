@@ -1,4 +1,4 @@
-"""From figures to a verdict: each rule looks at one thing that can be wrong and says why it thinks so."""
+"""Verdict from figures: each rule looks at one thing that can be wrong and gives its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARRIED = 0.6
 
 
 class Reason(NamedTuple):
-    """Why a space is not healthy: the figure, the threshold it crossed, and a sentence for people."""
+    """Hold why a space is not healthy: the figure, the threshold it crossed, and a sentence for people."""
 
     name: str
     level: Verdict
@@ -31,7 +31,10 @@ Rule: TypeAlias = Callable[[Statistics, Thresholds], Reason | None]
 def judge(
     found: Statistics, thresholds: Thresholds, rules: Sequence[Rule] | None = None
 ) -> tuple[Verdict, list[Reason]]:
-    """The verdict by ``rules`` (None: all) and its reasons, the gravest first, which is the verdict. None: healthy."""
+    """Return the verdict by ``rules`` (None: all) and its reasons, the most serious first.
+
+    The most serious is the verdict. None: healthy.
+    """
     rules = RULES if rules is None else rules
     reasons = [reason for rule in rules if (reason := rule(found, thresholds)) is not None]
     reasons.sort(key=lambda reason: reason.level != "collapsed")
@@ -39,7 +42,10 @@ def judge(
 
 
 def structure(baselines: dict[str, Any]) -> float | None:
-    """How much more the nearest stand out than in the shuffled space; 1 is noise, None when too small to tell."""
+    """Return how much more the nearest neighbours differ from the rest than in the shuffled space.
+
+    1 is noise, None when too small to tell.
+    """
     own = baselines.get("sample", {}).get("neighbour_gain")
     shuffled = baselines.get("permuted", {}).get("neighbour_gain")
     return own / shuffled if own is not None and shuffled else None

@@ -1,1 +1,1 @@
-"""What is ranked against what, as data; the figures; the report."""
+"""Evaluation: what is ranked against what, as data; the figures; the report."""

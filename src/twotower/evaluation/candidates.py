@@ -1,4 +1,4 @@
-"""Lists of candidates instead of a catalogue: where does a model put the relevant ones among the candidates given?"""
+"""Evaluation on lists of candidates: the ranks of the relevant ones among the candidates given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, State, TopK
 from twotower.core.schema import Side
 from twotower.core.seeds import torch_generator
+from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
@@ -20,7 +21,7 @@ from twotower.evaluation.result import Result
 from twotower.index.brute_force import BruteForceIndex
 from twotower.metrics.ranking import MISSED, ranking_metrics
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import ItemStates, encode_items, inference, users_with_history
 from twotower.models.rank import NO_CANDIDATE, rank
 from twotower.ops.ragged import expand
 
@@ -30,7 +31,7 @@ ITEM_TILE = 8_192
 
 
 class TwoStage(NamedTuple):
-    """A retriever and a pre-ranker as a whole."""
+    """Hold the figures of a retriever and a pre-ranker as a whole."""
 
     stage_one: Result
     """The retriever's own order. Its recall at the number of candidates bounds what any second stage can reach."""
@@ -46,8 +47,11 @@ def evaluate_candidates(
     ks: Sequence[int] = (10, 100),
     *,
     split: str = "test",
+    items: ItemStates | None = None,
 ) -> Result:
-    """Rank each user's own candidates by the whole model and say where the relevant ones stand; ties: the lower id.
+    """Rank each user's own candidates by the whole model and give the ranks of the relevant ones.
+
+    Ties: the lower id first.
 
     Args:
         model: any model.
@@ -57,20 +61,26 @@ def evaluate_candidates(
             user's list lacks is missed.
         ks: list lengths.
         split: what the targets are called in reports.
+        items: what the model makes of every known item, where that is at hand; None: they are encoded.
 
     Raises:
         InputError: if the data are not the model's, there is nobody to ask, the lists are not one a user, or a
             candidate is unknown or stands twice.
     """
-    return result_of_lists(
-        dataset, targets, candidate_scores(model, dataset, targets, lists, split=split).ids, ks, split
-    )
+    ordered = candidate_scores(model, dataset, targets, lists, split=split, items=items).ids
+    return result_of_lists(dataset, targets, ordered, ks, split)
 
 
 def candidate_scores(
-    model: Model, dataset: Dataset, targets: Targets, lists: Int[Tensor, "queries candidates"], *, split: str = "test"
+    model: Model,
+    dataset: Dataset,
+    targets: Targets,
+    lists: Int[Tensor, "queries candidates"],
+    *,
+    split: str = "test",
+    items: ItemStates | None = None,
 ) -> TopK:
-    """Each user's own candidates in the order of the whole model, with its scores; as to `evaluate_candidates`.
+    """Order each user's own candidates by the whole model, with its scores; arguments as of `evaluate_candidates`.
 
     Raises:
         InputError: as `evaluate_candidates`.
@@ -83,7 +93,7 @@ def candidate_scores(
     budget = CUDA_PAIRS if dataset.device.type == "cuda" else CPU_PAIRS
     ordered, scores = torch.empty_like(lists), torch.empty(lists.shape, device=lists.device)
     with inference(model):
-        states = _all_states(model, dataset)
+        states = _all_states(model, dataset, items)
         for rows in torch.arange(len(users), device=dataset.device).split(max(1, budget // lists.shape[1])):
             asked = users_with_history(dataset, history, users[rows], model.history_length)
             best = rank(model, asked, states, lists[rows])
@@ -98,7 +108,7 @@ def result_of_lists(
     ks: Sequence[int] = (10, 100),
     split: str = "test",
 ) -> Result:
-    """Where the relevant items stand in ordered lists, one a user of ``targets.users()``.
+    """Evaluate ordered lists, one a user of ``targets.users()``, by the places of the relevant items.
 
     Raises:
         InputError: if there is nobody to ask.
@@ -118,7 +128,7 @@ def evaluate_two_stage(
     mask_seen: bool = True,
     split: str = "test",
 ) -> TwoStage:
-    """The retriever's best ``candidates`` of each user, and their order by the pre-ranker.
+    """Evaluate the retriever's best ``candidates`` of each user, and their order by the pre-ranker.
 
     Metrics count every relevant item, also those that the first stage did not bring. `TwoStage.stage_one` has metrics
     at ``candidates`` too.
@@ -154,7 +164,7 @@ def retrieved_lists(
     mask_seen: bool = True,
     split: str = "test",
 ) -> Int[Tensor, "queries candidates"]:
-    """The retriever's best items of each user of ``targets.users()``, best first; -1 where there are no more.
+    """Return the retriever's best items of each user of ``targets.users()``, best first; -1 fills up.
 
     Raises:
         InputError: if ``candidates`` is below 1, the data are not the model's, or there is nobody to ask.
@@ -171,7 +181,7 @@ def found_candidates(
     mask_seen: bool = True,
     split: str = "test",
 ) -> TopK:
-    """`retrieved_lists` with the retriever's scores.
+    """Return `retrieved_lists` with the retriever's scores.
 
     Raises:
         InputError: as `retrieved_lists`.
@@ -182,7 +192,7 @@ def found_candidates(
     index = BruteForceIndex(retriever)
     found = []
     with inference(retriever):
-        ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        ids = dataset.known_items()
         index.build(encode_items(retriever, dataset, ids, ITEM_TILE), ids)
         for some in users.split(256):
             states = retriever.encode_users(users_with_history(dataset, history, some, retriever.history_length))
@@ -194,7 +204,9 @@ def found_candidates(
 def drawn_lists(
     dataset: Dataset, targets: Targets, candidates: int = 2_000, *, seed: int = 0
 ) -> Int[Tensor, "queries candidates"]:
-    """Each user's relevant items among random ones that the user never met: no two alike, uniform, -1 fills up.
+    """Return each user's relevant items among random ones that the user has not seen.
+
+    No two alike, drawn uniformly; -1 fills up.
 
     Drawn are items that have an event in the log: others are too easy. A user who met so many that fewer are left gets
     all that are.
@@ -258,9 +270,12 @@ def check_data(model: Model, dataset: Dataset) -> None:
                 )
 
 
-def _all_states(model: Model, dataset: Dataset) -> State:
+def _all_states(model: Model, dataset: Dataset, items: ItemStates | None) -> State:
     """States of every row, so that row number = id."""
-    return encode_items(model, dataset, torch.arange(dataset.schema.num_items, device=dataset.device), ITEM_TILE)
+    rows = torch.arange(dataset.schema.num_items, device=dataset.device)
+    if items is None:
+        return encode_items(model, dataset, rows, ITEM_TILE)
+    return join([encode_items(model, dataset, rows[:FIRST_KNOWN], ITEM_TILE), items.states])
 
 
 def _result(users: Tensor, truth: Log, lists: Tensor, ks: Sequence[int], split: str) -> Result:

@@ -1,4 +1,4 @@
-"""Several models on the same users: means, intervals, and whether a difference could be chance."""
+"""Comparison of several models on the same users: means, intervals, and whether a difference could be chance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twotower.metrics.intervals import holm, paired_permutation
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one metric.
+    """Hold the figures of one model under one metric.
 
     ``p_value`` is that of the difference to the reference, ``corrected`` the same after Holm's correction for all
     models under this metric; both None for the reference.
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Rows in the order of the models given, metric by metric."""
+    """Hold rows in the order of the models given, metric by metric."""
 
     reference: str
     confidence: float
@@ -76,7 +76,7 @@ def compare(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Put models beside ``reference`` (None: the first), with bootstrap intervals and paired permutation tests.
+    """Compare models with ``reference`` (None: the first), by bootstrap intervals and paired permutation tests.
 
     p-values are given plain and corrected for the number of models (Holm), metric by metric. They know nothing of how
     training varies with its seed.

@@ -1,4 +1,4 @@
-"""How long a request takes: models answer the same requests in turns, so that a slow moment meets all of them."""
+"""Latency of a request: models answer the same requests in turns, so that a slow moment affects all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twotower.ops.windows import windows
 
 
 class Request(NamedTuple):
-    """One user with a list of candidates to be ranked."""
+    """Hold one user with a list of candidates to be ranked."""
 
     users: Users
     candidates: Int[Tensor, " candidates"]
@@ -34,7 +34,7 @@ Answer = Callable[[Users, Tensor], TopK]
 def drawn_requests(
     dataset: Dataset, count: int, *, candidates: int, history_length: int = 50, seed: int = 0
 ) -> Iterator[Request]:
-    """Random users of the log with their latest events, each with random items.
+    """Draw random users of the log with their latest events, each with random items.
 
     Args:
         dataset: on the device of the models.
@@ -63,7 +63,7 @@ def drawn_requests(
 
 
 def answer_of(model: Model, states: State, k: int, example: Request | None = None) -> Answer:
-    """`rank` as a request calls it, with the answer on the host.
+    """Call `rank` as a request does, and return the answer on the host.
 
     Args:
         model: in evaluation mode, ready to serve.
@@ -85,7 +85,7 @@ def answer_of(model: Model, states: State, k: int, example: Request | None = Non
 def take_turns(
     answers: Mapping[str, Answer], requests: Iterable[Request], *, warm_ups: int = 5
 ) -> dict[str, list[float]]:
-    """Milliseconds of each request, by model, in a random order every turn.
+    """Measure the milliseconds of each request, by model, in a random order every turn.
 
     Order matters: the first of a turn finds the machine idle, and who follows a large model finds its caches emptied.
 
@@ -114,7 +114,7 @@ def take_turns(
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The least value that at least ``share`` of them do not exceed.
+    """Return the least value that at least ``share`` of them do not exceed.
 
     Examples:
         >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5), percentile([4.0, 1.0, 3.0, 2.0], 0.99)

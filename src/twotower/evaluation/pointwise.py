@@ -1,4 +1,4 @@
-"""Labelled pairs instead of a catalogue: does a model score positives above the negatives that came with them?"""
+"""Evaluation on labelled pairs: whether positives score above the negatives that came with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAIR_TILE = 4096
 
 @dataclass(frozen=True)
 class PairResult:
-    """Row i of every tensor is labelled pair i, in the order that they were given; all on the CPU."""
+    """Hold scores and labels of pairs: row i of every tensor is pair i, in the order given; all on the CPU."""
 
     users: Tensor
     items: Tensor
@@ -60,7 +60,7 @@ def evaluate_pairs(model: Model, dataset: Dataset, targets: Targets, *, pair_til
 
 
 def evaluate_rows(model: Model, rows: PairRows, *, pair_tile: int = PAIR_TILE) -> PairResult:
-    """The same for labelled rows, each with the history before its own event.
+    """Score labelled rows in the same way, each with the history before its own event.
 
     Args:
         model: any model.
@@ -91,7 +91,9 @@ def _judged(
 
 
 def relative_improvement(auc: float, base: float) -> float:
-    """RelaImpr: how much further than the base an AUC is from chance, less 1; 0.1 is ten per cent.
+    """Return how much further than the base an area under the ROC curve is from chance, less 1.
+
+    This is RelaImpr; 0.1 is ten per cent.
 
         (auc − 0.5) / (base − 0.5) − 1
 

@@ -1,4 +1,4 @@
-"""What is ranked against what, as data."""
+"""Evaluation protocol: what is ranked against what, as data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twotower.core.errors import InputError
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model's answers are judged.
+    """Configure how a model's answers are evaluated.
 
     Every user of the targets is asked for the best items among the candidates; the relevant ones are the distinct items
     of the user's positive truth events. Equal scores: the lower item row first. A truth that is no candidate (an

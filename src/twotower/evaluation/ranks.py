@@ -1,4 +1,4 @@
-"""Where the relevant items stand in each user's list: by counting what is above them, or from the list itself."""
+"""Ranks of the relevant items in each user's list: by counting what is above them, or from the list itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tiles: TypeAlias = Callable[[], Iterable[tuple[int, Tensor]]]
 
 
 class Ranks(NamedTuple):
-    """Ranks of pairs: 0-based, ties to the lower column, `MISSED` where not in the list.
+    """Hold ranks of pairs: 0-based, ties to the lower column, `MISSED` where not in the list.
 
     ``not_allowed`` is true where the pair's own score is -inf. ``faulty`` is true (0-d) when some score is NaN.
     """
@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
 
 
 def ranks_by_counting(tiles: Tiles, rows: Int[Tensor, " pairs"], columns: Int[Tensor, " pairs"]) -> Ranks:
-    """Ranks of the pairs (row, column), each among all columns of its row; ``rows`` ascend.
+    """Return ranks of the pairs (row, column), each among all columns of its row; ``rows`` ascend.
 
     The rank is the number of columns with a higher score, or the same score and a lower number. Nothing is sorted, so
     it is the quick way for few pairs a row. Own scores are taken from the same tiles that they are compared with:
@@ -60,7 +60,7 @@ def ranks_by_counting(tiles: Tiles, rows: Int[Tensor, " pairs"], columns: Int[Te
 def ranks_in_lists(
     tiles: Tiles, rows: Int[Tensor, " pairs"], columns: Int[Tensor, " pairs"], k: int
 ) -> tuple[Ranks, TopK]:
-    """Ranks of the pairs among the first ``k`` of their row, `MISSED` beyond, and the lists themselves."""
+    """Return ranks of the pairs among the first ``k`` of their row, `MISSED` beyond, and the lists themselves."""
     own = _OwnScores(rows, columns)
     best = top_k_of_tiles(own.watch(tiles()), k)
     same = best.ids[rows] == columns[:, None]

@@ -18,7 +18,7 @@ MANY = 0.1
 
 
 def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -> Table:
-    """One row a list length: recall and NDCG with their intervals, MRR, and coverage where it was measured."""
+    """Build a table of one row a list length: recall and NDCG with intervals, MRR, and coverage if measured."""
     from rich.table import Table
 
     bounds = result.intervals(confidence=confidence)
@@ -38,7 +38,7 @@ def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -
 
 
 def notices(result: Result, *, of: str = "of those to be found") -> list[str]:
-    """Say what of the truth could not be found, one sentence each; none where all of it could."""
+    """Return one sentence for each part of the truth that could not be found; none where all of it could."""
     said = []
     if result.seen_truths:
         many = result.seen_truths >= MANY * result.truths
@@ -50,7 +50,7 @@ def notices(result: Result, *, of: str = "of those to be found") -> list[str]:
 
 
 def slice_table(result: Result, metrics: Sequence[str]) -> Table:
-    """One row a slice: how many users and truths it has, and their mean metrics."""
+    """Build a table of one row a slice: how many users and truths it has, and their mean metrics."""
     from rich.table import Table
 
     table = Table(title="slices", title_justify="left")
@@ -64,7 +64,7 @@ def slice_table(result: Result, metrics: Sequence[str]) -> Table:
 
 
 def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
-    """One row a model: mean, interval and p-value under each metric."""
+    """Build a table of one row a model: mean, interval and p-value under each metric."""
     from rich.table import Table
 
     metrics = list(dict.fromkeys(row.metric for row in comparison.rows))

@@ -1,4 +1,4 @@
-"""What an evaluation found: per user and on average, with intervals and slices."""
+"""Result of an evaluation: per user and on average, with intervals and slices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.metrics.intervals import bootstrap_intervals
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """Row i of every tensor in ``per_user`` (float64, on the CPU) is user ``users[i]``; users ascend.
+    """Hold metrics per user (float64, on the CPU): row i of every tensor is user ``users[i]``; users ascend.
 
     ``metrics`` holds their means, by names such as "ndcg@10"; with a training log also "coverage@10", "gini@10",
     "mean_popularity@10", "popularity_percentile@10" and "top_decile_share@10", which have no value per user.
@@ -53,13 +53,13 @@ class Result:
     def intervals(
         self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals over users, (low, high) of every metric that has values per user."""
+        """Return bootstrap intervals over users, (low, high) of every metric that has values per user."""
         table = torch.stack(list(self.per_user.values()), dim=1)
         bounds = bootstrap_intervals(table, confidence=confidence, resamples=resamples, seed=seed).tolist()
         return {name: (low, high) for name, (low, high) in zip(self.per_user, bounds, strict=True)}
 
     def to_json(self, *, confidence: float = 0.95) -> dict[str, Any]:
-        """Plain values: split, users, items, metrics, intervals."""
+        """Return plain values: split, users, items, metrics, intervals."""
         return {
             "split": self.split,
             "users": len(self.users),
@@ -69,7 +69,7 @@ class Result:
         }
 
     def details(self) -> dict[str, Any]:
-        """Plain values of what `to_json` leaves out: how many truths could not be found, and the slices."""
+        """Return plain values of what `to_json` leaves out: how many truths could not be found, and the slices."""
         return {
             "truths": self.truths,
             "seen_truths": self.seen_truths,

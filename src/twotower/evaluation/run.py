@@ -21,7 +21,7 @@ from twotower.metrics.beyond_accuracy import beyond_accuracy
 from twotower.metrics.ranking import MISSED
 from twotower.metrics.registry import metrics_per_query
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import ItemStates, encode_items, inference, users_with_history
 from twotower.ops.ragged import expand
 from twotower.ops.tiles import masked_tiles
 
@@ -39,11 +39,12 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     train: Log | None = None,
+    items: ItemStates | None = None,
     user_tile: int | None = None,
     item_tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Rank all candidates for every user of ``targets``, and say where the relevant ones stand.
+    """Rank all candidates for every user of ``targets``, and give the ranks of the relevant ones.
 
     The user tower reads the positive events of ``targets.history``; its events of whatever label are what the user has
     seen (`Log.seen`), which ``protocol.mask_seen`` leaves out. Memory holds the states of all candidates and the
@@ -54,6 +55,8 @@ def evaluate(
         protocol: what is ranked against what; None: `Protocol()`.
         train: what the model learned from. Given, the result also tells coverage, popularity bias and cold slices,
             which takes longer, since the lists themselves are needed.
+        items: what the model makes of every known item, where that is at hand; None: they are encoded. Not read where
+            ``protocol.candidates`` names its own.
         user_tile: users scored at a time; None: by device.
         item_tile: items encoded and scored at a time; None: by device.
         progress: called with (users done, users in all) after each tile.
@@ -80,12 +83,15 @@ def evaluate(
     order = queries[read.lengths[queries].argsort(stable=True)]
     done = 0
     with inference(model):
-        items = encode_items(model, dataset, candidates, item_tile)
+        if items is None or protocol.candidates is not None:
+            states_of_items = encode_items(model, dataset, candidates, item_tile)
+        else:
+            states_of_items = items.states
         for ids in order.split(user_tile):
             states = model.encode_users(users_with_history(dataset, read, ids, model.history_length))
             left_out = _columns(history, ids, column_of)[1:] if protocol.mask_seen else None
             tiles = _replay(
-                partial(masked_tiles, model.score, states, items, item_tile, left_out), candidates, item_tile
+                partial(masked_tiles, model.score, states, states_of_items, item_tile, left_out), candidates, item_tile
             )
             events, rows, columns = _columns(truth, ids, column_of)
             if by_lists:
@@ -129,7 +135,7 @@ def _candidates(dataset: Dataset, protocol: Protocol) -> tuple[Tensor, Tensor]:
     """Item rows to rank, ascending, and the column of every item row, -1 where it is none."""
     total, device = dataset.schema.num_items, dataset.device
     if protocol.candidates is None:
-        candidates = torch.arange(FIRST_KNOWN, total, device=device)
+        candidates = dataset.known_items()
     else:
         candidates = torch.tensor(protocol.candidates, device=device).unique()
         if candidates[0] < FIRST_KNOWN or candidates[-1] >= total:

@@ -1,4 +1,4 @@
-"""Metrics of parts of the truth: items that training never saw, users it saw little of, and the rest."""
+"""Slices: metrics of items that training never saw, of users it saw little of, and of the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW_EVENTS = 5
 
 @dataclass(frozen=True)
 class Slice:
-    """Mean metrics over the users that have a truth in the slice, where only truths in the slice are relevant."""
+    """Hold mean metrics over the users that have a truth in the slice; only truths in the slice are relevant."""
 
     users: int
     truths: int
@@ -32,7 +32,9 @@ def slices(
     train: Log,
     ks: Sequence[int],
 ) -> dict[str, Slice]:
-    """Metrics for ``cold_items`` (no training event), ``cold_users`` (fewer than five), ``warm_items``, ``warm_users``.
+    """Return metrics for ``cold_items`` (no training event), ``cold_users`` (fewer than five) and their complements.
+
+    The complements are ``warm_items`` and ``warm_users``.
 
     Ranks are those in the full list: other relevant items may stand above. A slice without users has no metrics.
     """

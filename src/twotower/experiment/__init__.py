@@ -1,1 +1,1 @@
-"""One experiment from run description to bundle: split, train, evaluate, index, write."""
+"""Experiment: one run from description to bundle, by split, training, evaluation, index and files."""

@@ -1,29 +1,34 @@
-"""Runs on labelled pairs, the protocol of pre-ranking: learn from them, choose by their AUC, judge as in a request."""
+"""The task of pre-ranking: learn from labelled pairs, choose by their AUC, order the candidates of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
 from twotower.data.split import Targets
 from twotower.evaluation.candidates import drawn_lists, evaluate_candidates, retrieved_lists
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
+from twotower.experiment.build import Parts
+from twotower.experiment.checks import Check
 from twotower.experiment.learn import kept_in, new_model
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_model
 from twotower.models.base import ClosedForm, Model
+from twotower.models.encode import ItemStates
 from twotower.models.registry import all_settings, model_class
 from twotower.serving.bundle import Bundle
-from twotower.training.callbacks import Callback, Record
+from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
@@ -46,7 +51,7 @@ PAIR_TILE = 16_384
 
 @dataclass(frozen=True)
 class Judged:
-    """What the test showed."""
+    """Hold the figures of the test."""
 
     pairs: PairResult
     """Positives against one random negative each."""
@@ -54,14 +59,17 @@ class Judged:
     """The positive among 2,000 random unseen items. Its ``metrics`` hold those of ``pairs`` too."""
 
     def per_user(self) -> dict[str, Tensor]:
-        """Values user by user, users ascending: GAUC (the user's own pair in order: 1, tied: 0.5) and the request's."""
+        """Return values user by user, users ascending: grouped AUC (GAUC) and the request's.
+
+        GAUC is that of the user's own pair: in order 1, tied 0.5.
+        """
         positive, negative = self.pairs.scores.view(-1, 2).unbind(dim=1)
         won = (positive > negative).double() + 0.5 * (positive == negative).double()
         return {"gauc": won, **self.request.per_user}
 
 
 def pairs_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> PairSplit:
-    """The rows that a run with ``data.split = "pre-ranking"`` asks for.
+    """Return the rows of a run with ``data.split = "pre-ranking"``.
 
     With the option ``candidates``, the folder of a first stage's bundle, negatives of training and validation come from
     the best ``candidates_number`` (500) that it finds for the user before the test event, ``candidates_share`` (1.0) of
@@ -82,7 +90,7 @@ def pairs_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> PairSpli
         raise InputError(f"data.split_options.{unknown[0]}: split '{PAIRS}' takes {', '.join(known)}")
     share = run.data.split_options.get("validation_share", 0.0)
     if isinstance(share, bool) or not isinstance(share, int | float):
-        raise InputError(f"data.split_options.validation_share = {share!r}: a number in [0, 1) is wanted")
+        raise InputError(f"data.split_options.validation_share = {shown(share)}: a number in [0, 1) is wanted")
     if model_class(run.model.name).batches == "sequences":
         raise InputError(
             f"model '{run.model.name}' trains on whole sequences, split '{PAIRS}' has rows of one user and one item: "
@@ -103,13 +111,15 @@ def pairs_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> PairSpli
 
 
 def first_stage_lists(folder: Path, dataset: Dataset, number: int) -> Tensor:
-    """What the first stage in ``folder`` finds for each user before the test: int64 [num_users, number], -1 fills up.
+    """Return what a first stage finds for each user before the test: int64 [num_users, number], -1 fills up.
 
     Raises:
         InputError: if it is no bundle or of another catalogue, or ``number`` is below 1.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InputError(f"data.split_options.candidates_number = {number!r}: a whole number of at least 1 is wanted")
+        raise InputError(
+            f"data.split_options.candidates_number = {shown(number)}: a whole number of at least 1 is wanted"
+        )
     first = Bundle.load(folder, dataset.device)
     if first.schema != dataset.schema:
         raise InputError(f"{folder}: its users, items or features are not those of '{dataset.name}'; train both on one")
@@ -132,8 +142,8 @@ def learn_pairs(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
-) -> tuple[Model, list[Record]]:
-    """A model that has learnt from the split's training rows by binary cross-entropy, and a record for each epoch.
+) -> tuple[Model, list[EpochRecord]]:
+    """Train a model on the split's training rows by binary cross-entropy, with a record for each epoch.
 
     Validation gives AUC, GAUC and log loss of the validation rows; the epoch that is kept is the best by
     ``training.metric`` ("auc", also where the run leaves the default, or "gauc") among those that the model calls
@@ -170,10 +180,10 @@ def learn_pairs(
         config = replace(config, metric=chosen_by(config.metric))
 
     def validate(current: Model) -> dict[str, float]:
-        return evaluate_rows(current, split.validation, pair_tile=PAIR_TILE).metrics
+        return validate_pairs(current, split)
 
     def train(model: Model, rows: PairRows, name: str, validate: Validate | None, epochs: int | None) -> Progress:
-        parts = kept_in(folder, name, callbacks, resume, world)
+        parts = kept_in(folder, name, callbacks, resume, world, metric=config.metric)
         return fit(model, rows, AgainstLabels(), config, validate=validate, epochs=epochs, world=world, **parts)
 
     progress = train(model, split.train, "train", validate, None)
@@ -183,8 +193,13 @@ def learn_pairs(
     return model, progress.records
 
 
+def validate_pairs(model: Model, split: PairSplit) -> dict[str, float]:
+    """Return AUC, group AUC (GAUC) and log loss of the validation rows."""
+    return evaluate_rows(model, split.validation, pair_tile=PAIR_TILE).metrics
+
+
 def chosen_by(metric: str) -> str:
-    """What picks the epoch on pairs: the run's metric, or AUC in the place of the default, which needs a catalogue.
+    """Return the metric that picks the epoch on pairs: the run's, or AUC for the default, which needs a catalogue.
 
     Raises:
         InputError: if validation pairs have no such metric, or more of it is not better.
@@ -192,18 +207,102 @@ def chosen_by(metric: str) -> str:
     if metric == Training.metric:
         return "auc"
     if metric not in ("auc", "gauc"):
-        raise InputError(f"training.metric '{metric}': split '{PAIRS}' picks the epoch by auc or gauc")
+        raise InputError(f"training.metric {shown(metric)}: split '{PAIRS}' picks the epoch by auc or gauc")
     return metric
 
 
+def judged_by(run: Run) -> str:
+    """Return the validation metric that picks the epoch of a run.
+
+    Raises:
+        InputError: as `chosen_by`.
+    """
+    pairs = run.data.split == PAIRS and run.training.evaluate_every
+    return chosen_by(run.training.metric) if pairs else run.training.metric
+
+
 def judge_pairs(
-    model: Model, dataset: Dataset, split: PairSplit, *, ks: Sequence[int] = (10, 100), candidates: int = CANDIDATES
+    model: Model,
+    dataset: Dataset,
+    split: PairSplit,
+    *,
+    ks: Sequence[int] = (10, 100),
+    candidates: int = CANDIDATES,
+    items: ItemStates | None = None,
 ) -> Judged:
-    """AUC, GAUC and log loss of the test pairs; recall and NDCG of the test item among random unseen ones.
+    """Evaluate AUC, grouped AUC (GAUC) and log loss of the test pairs.
+
+    And recall and NDCG of the test item among random unseen ones.
 
     The candidates are the same for every model, whatever the run's seed.
     """
     pairs = evaluate_rows(model, split.test, pair_tile=PAIR_TILE)
     targets = split.test_targets()
-    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks)
+    request = evaluate_candidates(model, dataset, targets, drawn_lists(dataset, targets, candidates), ks, items=items)
     return Judged(pairs, replace(request, metrics={**pairs.metrics, **request.metrics}))
+
+
+class Candidates:
+    """Learn from labelled pairs by binary cross-entropy, and evaluate on pairs and on requests: a `Task`.
+
+    Args:
+        run: which split, what to learn, and how.
+        dataset: the log.
+        with_lists: as to `pairs_of`.
+    """
+
+    def __init__(self, run: Run, dataset: Dataset, *, with_lists: bool = True) -> None:
+        self.run, self.dataset, self.with_lists = run, dataset, with_lists
+
+    @cached_property
+    def split(self) -> PairSplit:
+        """Return the rows that the run asks for."""
+        return pairs_of(self.run, self.dataset, with_lists=self.with_lists)
+
+    @property
+    def learnt(self) -> Log:
+        """Return the events of the training rows."""
+        return self.split.learnt()
+
+    def train(
+        self,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+        parts: Parts | None = None,
+        world: World | None = None,
+    ) -> tuple[Model, list[EpochRecord]]:
+        """Train as `learn_pairs` does.
+
+        Raises:
+            InputError: if a sampler is handed over: the pairs bring their negatives.
+        """
+        if parts is not None and parts.sampler is not None:
+            raise InputError(f"split '{PAIRS}' brings its own negatives: leave the sampler out")
+        return learn_pairs(
+            self.run, self.dataset, self.split, folder=folder, resume=resume, callbacks=callbacks, world=world
+        )
+
+    def validate(self, model: Model) -> dict[str, float]:
+        """Score the validation rows."""
+        return validate_pairs(model, self.split)
+
+    def test(
+        self, model: Model, *, part: str = "test", ks: tuple[int, ...] = (), items: ItemStates | None = None
+    ) -> Result:
+        """Order the test item of each user among random unseen ones.
+
+        Raises:
+            InputError: if validation is asked for, which has pairs and no requests.
+        """
+        if part == "validation":
+            raise InputError(f"split '{PAIRS}' has labelled pairs, whose validation is no ranking: judge the test")
+        return judge_pairs(model, self.dataset, self.split, ks=ks or self.run.evaluation.ks, items=items).request
+
+    def targets(self, part: str) -> None:
+        """Return None: candidates are given, so no index is asked."""
+
+    def checks(self, model: Model, test: Result) -> list[Check]:
+        """Return nothing: popularity is no yardstick among random candidates."""
+        return []

@@ -1,4 +1,4 @@
-"""What every training ends with: one line on the space of item vectors, one on the comparison with popularity."""
+"""Checks at the end of every training: one line on the space of item vectors, one on popularity."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from twotower.models.baselines.popularity import Popularity
 
 
 class Check(NamedTuple):
-    """One line, and whether all is well."""
+    """Hold one line, and whether all is well."""
 
     text: str
     fine: bool
 
 
 def check_space(diagnosis: Mapping[str, Any]) -> Check:
-    """The mean cosine and the dimensions in use, from the diagnosis of the item vectors."""
+    """Check the mean cosine and the dimensions in use, from the diagnosis of the item vectors."""
     found = diagnosis["statistics"]
     cosine, used, width = found["mean_cosine"], found["effective_dimensions"], found["dimensions"]
     shown, many = ("undefined" if value is None else f"{value:.2f}" for value in (cosine, used))
@@ -35,7 +35,7 @@ def check_space(diagnosis: Mapping[str, Any]) -> Check:
 
 
 def check_popularity(test: Result, dataset: Dataset, split: Split, learnt: Log, *, metric: str, mask: bool) -> Check:
-    """The test metric beside that of the same list for everybody, the items with the most training events.
+    """Compare the test metric with that of popularity: the items with the most training events, for everybody.
 
     Args:
         test: of the model.

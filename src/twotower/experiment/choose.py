@@ -1,4 +1,4 @@
-"""Chooses the one open number of a closed form on the validation split: up or down a ladder while that helps."""
+"""Choice of the one open number of a closed form on the validation split: up or down by steps while that helps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def fit_closed_form(
     model: OffersChoices, split: Split, learnt: Log, validate: Callable[[Model], float], *, metric: str
 ) -> None:
-    """Fit ``model`` to ``learnt`` with the value of its open setting that is best on validation.
+    """Fit ``model`` with the value of its open setting that is best on validation.
 
     The ladder is climbed from the model's first choice as long as a step up, or else down, makes the metric better, so
     the value that is kept has a worse one on either side. Where two are equal the first that was tried stays.

@@ -1,57 +1,29 @@
-"""The main job from nothing: data, baselines and two neural models on one split, bundles of all of them."""
+"""The main job from nothing: a public log is fetched, and `fit` does the rest."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
+from twotower.core.devices import find_device
 from twotower.data import sources
-from twotower.data.prepare.prepare import prepare
-from twotower.data.prepare.spec import Spec
-from twotower.experiment.recipes import default_run
-from twotower.experiment.train import Trained, train
-from twotower.training.callbacks import Callback
-
-MODELS = ("random", "popularity", "item_cosine", "ease", "two_tower", "sasrec")
-LEARNT = ("two_tower", "sasrec")
-
-SETTINGS = {"two_tower": ["training.epochs=8"]}
-"""What keeps the demo within its time; else each model has its recipe, chosen on validation data of MovieLens-100K."""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """What the demo leaves: every run in the order of `MODELS`, its seconds, and the model that answers."""
-
-    runs: dict[str, Trained]
-    seconds: dict[str, float]
-    """Wall seconds of fitting, judging and writing."""
-    best: str
-    """The learnt model with the best validation metric."""
-    folder: Path
-    """Holds data and, in ``bundles``, a bundle a model."""
-
-    @property
-    def bundle(self) -> Path:
-        """The bundle of the best learnt model."""
-        return self.folder / "bundles" / self.best
+from twotower.experiment.ladder.climb import Watch
+from twotower.experiment.ladder.fit import fit
+from twotower.experiment.ladder.fitted import Fitted
 
 
 def fetch(folder: Path, name: str, copy: Path | None, notice: Callable[[str], None]) -> Path:
-    """Prepared data in ``folder``: the set of that name, or ``synthetic`` when no source answers.
+    """Return the spec of the set of that name in ``folder``, or of ``synthetic`` when no source answers.
 
     Raises:
         InputError: if a copy was named and is not that data set, or the folder holds something else.
     """
     try:
-        spec = sources.get(name, folder / "raw", from_path=copy, notice=notice)
+        return sources.get(name, folder, from_path=copy, notice=notice)
     except sources.SourceUnavailable as error:
         notice(f"{error}")
         notice(f"no source of {name} answers: the demo goes on with synthetic data, whose users and items are made up")
-        spec = sources.get("synthetic", folder / "raw", notice=notice)
-    return prepare(Spec.from_toml(spec), folder / "prepared")
+        return sources.get("synthetic", folder, notice=notice)
 
 
 def run_demo(
@@ -59,34 +31,24 @@ def run_demo(
     *,
     name: str = "ml-100k",
     copy: Path | None = None,
-    seed: int = 0,
-    watch: Callable[[str], Sequence[Callback]] = lambda model: (),
+    budget: str = "2m",
+    device: str = "auto",
+    watch: Watch = lambda model: (),
     notice: Callable[[str], None] = lambda text: None,
-) -> Demo:
-    """Fetch, prepare, train and judge everything.
+) -> Fitted:
+    """Fetch a log, and fit the ladder to it as ``twotower fit --spec`` would.
 
     Args:
-        folder: where data and bundles go.
+        folder: where the data and the bundle go.
         name: of the data set.
         copy: of it on this machine, to save the download.
-        seed: of every run.
+        budget: for models.
+        device: where models run.
         watch: callbacks for each model's training.
         notice: takes sentences for the user.
     """
-    data = fetch(folder / "data", name, copy, notice)
-    runs: dict[str, Trained] = {}
-    seconds: dict[str, float] = {}
-    for model in MODELS:
-        run = default_run(model).with_settings([*SETTINGS.get(model, []), f"training.seed={seed}"])
-        run = replace(run, data=replace(run.data, path=str(data)))
-        notice(f"{model} …")
-        start = time.perf_counter()
-        runs[model] = train(run, to=folder / "bundles" / model, callbacks=watch(model))
-        seconds[model] = time.perf_counter() - start
-    return Demo(runs, seconds, max(LEARNT, key=lambda model: best_validation(runs[model])), folder)
-
-
-def best_validation(trained: Trained) -> float:
-    """The best validation metric of a run."""
-    metric = trained.run.training.metric
-    return max(record[metric] for record in trained.records if metric in record)
+    find_device(device)
+    spec = fetch(folder / "data", name, copy, notice)
+    bundle = folder / "bundle"
+    notice(f"twotower fit --spec {spec} --budget {budget} --to {bundle}")
+    return fit(None, spec=spec, to=bundle, budget=budget, device=device, watch=watch, notice=notice, progress=notice)

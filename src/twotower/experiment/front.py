@@ -1,4 +1,4 @@
-"""The functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
+"""Functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
 from twotower.experiment import train as whole
-from twotower.experiment.build import SAMPLERS, Parts
+from twotower.experiment.build import Parts
 from twotower.experiment.evaluate import judge_bundle
 from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
+from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
 from twotower.index.registry import index_parameters
 from twotower.losses.base import Loss
@@ -27,6 +28,7 @@ from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
 from twotower.training.distributed import World
+from twotower.training.sources import OLD_OPTIONS, NegativeSource
 
 
 def train(
@@ -37,10 +39,11 @@ def train(
     loss: str | type[Any] | Loss | None = None,
     sampler: str | Callable[..., Sampler] | Sampler | None = None,
     resume: bool = False,
+    keep: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Trained:
-    """Train a model, judge it on its test split and, with ``to``, write its bundle.
+    """Train a model, evaluate it on its test split and, with ``to``, write its bundle.
 
     Args:
         model: the name of a model or recipe, such as "sasrec", with its default run; the class of a registered model;
@@ -50,7 +53,8 @@ def train(
         loss: name, class or object; None: what the run names. An object takes part in this training alone: the run
             that is noted holds its registered name, so a resumed training wants the object again.
         sampler: where negatives come from: likewise.
-        resume: go on from the checkpoint in ``<to>.run``.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where there are more now.
+        keep: after Ctrl-C, return the best epoch so far, and write its bundle, in place of raising KeyboardInterrupt.
         callbacks: told of epochs.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
             sections have a key of one name, give the section too: ``**{"training.seed": 3}``.
@@ -71,6 +75,7 @@ def train(
         to=None if to is None else Path(to),
         dataset=dataset,
         resume=resume,
+        keep=keep,
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
@@ -86,6 +91,7 @@ def evaluate(
     split: str = "test",
     ks: Sequence[int] = (),
     include_seen: bool | None = None,
+    device: str = "cpu",
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
 
@@ -96,16 +102,18 @@ def evaluate(
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
         include_seen: whether what a user has seen may be an answer; None: as in the run.
+        device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, or the data another catalogue.
+        InputError: if the bundle is damaged, the split unknown, the data another catalogue, or the device not there.
     """
     if isinstance(data, Dataset):
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
-    data = None if data is None else Path(data)
-    return judge_bundle(Path(bundle), data=data, split=split, ks=tuple(ks), include_seen=include_seen)[0]
+    path = None if data is None else Path(data)
+    judged = judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), include_seen=include_seen, device=device)
+    return judged[0]
 
 
 def compare(
@@ -113,18 +121,20 @@ def compare(
     metrics: Sequence[str] = ("ndcg@10", "recall@10"),
     *,
     reference: str | None = None,
+    device: str = "cpu",
 ) -> Comparison:
-    """Put models beside each other: means with 95 % intervals, paired permutation tests, Holm's correction.
+    """Compare models: means with 95 % intervals, paired permutation tests, Holm's correction.
 
     Args:
         results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.
         metrics: names such as "ndcg@10".
         reference: the model that the others are tested against; None: the best under the first metric.
+        device: where the models of bundles run.
 
     Raises:
         InputError: if they were judged on different users, or a name is unknown.
     """
-    found = {name: _result(value) for name, value in results.items()}
+    found = {name: _result(value, device) for name, value in results.items()}
     if found and reference is None:
         for name, result in found.items():
             if metrics and metrics[0] not in result.per_user:
@@ -133,10 +143,10 @@ def compare(
     return comparison.compare(found, metrics, reference=reference)
 
 
-def _result(value: Trained | Result | Path | str) -> Result:
+def _result(value: Trained | Result | Path | str, device: str) -> Result:
     if isinstance(value, Trained):
         return value.test
-    return value if isinstance(value, Result) else evaluate(value)
+    return value if isinstance(value, Result) else evaluate(value, device=device)
 
 
 def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None) -> Run:
@@ -175,13 +185,14 @@ def _with_sampler(run: Run, sampler: Any) -> tuple[Run, Sampler | None]:
         return run, None
     is_object = hasattr(sampler, "sample") and not isinstance(sampler, type)
     name = SAMPLERS.name_of(type(sampler) if is_object else sampler)
-    return replace(run, sampling=replace(run.sampling, sources=(name,))), sampler if is_object else None
+    return replace(run, sampling=replace(run.sampling, sources=(NegativeSource(name),))), sampler if is_object else None
 
 
 def _with_setting(run: Run, key: str, value: Any) -> Run:
     """The run with one key changed, found by its name among the sections and the model's own settings."""
     sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
     sections["model"] = set(model_parameters(run.model.name))
+    sections["sampling"] |= OLD_OPTIONS.keys()
     sections["index"] = {"kind", *index_parameters(run.index.kind)}
     section, dot, name = key.partition(".")
     places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
@@ -195,4 +206,4 @@ def _with_setting(run: Run, key: str, value: Any) -> Run:
         raise unknown_name("section", section, sections)
     values = run.to_dict()
     values[section][name] = list(value) if isinstance(value, tuple) else value
-    return Run.from_dict(values, "train")
+    return Run.from_dict(values, "train", override=True)

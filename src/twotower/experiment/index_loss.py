@@ -1,4 +1,4 @@
-"""What an approximate index costs: its answers beside those of exact search, for the users of a split."""
+"""Index loss: answers of an approximate index beside those of exact search, for the users of a split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TILE = 256
 
 @dataclass(frozen=True)
 class IndexLoss:
-    """The loss of an index, apart from the loss of its model. Keys are list lengths."""
+    """Hold the loss of an index, apart from the loss of its model. Keys are list lengths."""
 
     kind: str
     settings: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Builds a bundle's index again, and finds how hard it must search on the bundle's own users."""
+"""Rebuilding a bundle's index, and tuning its effort on the bundle's own users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TILE = 256
 
 @dataclass(frozen=True)
 class Point:
-    """One value of the setting: recall of exact search's answers, and milliseconds of one user's search."""
+    """Hold one value of the setting: recall of exact search's answers, and milliseconds of one user's search."""
 
     value: int
     choosing: float
@@ -50,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, and what was chosen: the least value that reaches the target on the users that choose."""
+    """Hold what was tried, and the choice: the least value that reaches the target on the users that choose."""
 
     setting: str
     target: float
@@ -64,7 +64,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The index that a bundle now has."""
+    """Hold the index that a bundle now has."""
 
     kind: str
     settings: dict[str, Any]
@@ -78,7 +78,13 @@ class Rebuilt:
 
 
 def rebuild_index(
-    folder: Path | str, kind: str, settings: dict[str, Any] | None = None, *, recall: float | None = None, k: int = 10
+    folder: Path | str,
+    kind: str,
+    settings: dict[str, Any] | None = None,
+    *,
+    recall: float | None = None,
+    k: int = 10,
+    device: str = "cpu",
 ) -> Rebuilt:
     """Build a bundle's index from its stored item states, and replace the bundle in one step.
 
@@ -88,10 +94,11 @@ def rebuild_index(
         settings: of that kind.
         recall: find the least search setting that gives this share of exact search's answers; None: take it as given.
         k: list length for which recall is measured.
+        device: where the model runs.
 
     Raises:
         InputError: if kind or settings are unknown, the index cannot serve the model, ``recall`` is not above 0 and at
-            most 1, there is nothing to tune, or the bundle keeps no user's history to tune on.
+            most 1, the device is not there, there is nothing to tune, or the bundle keeps no user's history to tune on.
     """
     settings = settings or {}
     check_settings(kind, settings)
@@ -99,7 +106,7 @@ def rebuild_index(
         raise InputError(f"recall = {recall:g} cannot be reached: give a share above 0 and at most 1, such as 0.95")
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder, device)
     if not serves(kind, inner_product=bundle.model.inner_product):
         name = bundle.manifest["model"]["name"]
         raise InputError(
@@ -125,7 +132,7 @@ def rebuild_index(
 
 
 def tune(bundle: Bundle, index: ApproximateIndex, target: float, k: int) -> Tuning:
-    """Set the effort of an index to the least doubling that reaches ``target``, and say what each step gives.
+    """Set the effort of an index to the least doubling that reaches ``target``, and report each step.
 
     Questions are those that the service would put: stored users with what they have seen left out.
 

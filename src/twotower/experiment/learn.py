@@ -1,4 +1,4 @@
-"""The learning part of a run: fit a closed form, or train with validation and, where asked, once more with all."""
+"""Training part of a run: fit a closed form, or train with validation and, if set, once more on all events."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
 from twotower.data.examples import ROWS
 from twotower.data.log import Log
-from twotower.data.split import Split
+from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
 from twotower.experiment.choose import fit_closed_form
@@ -26,7 +27,9 @@ from twotower.index.registry import serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
-from twotower.training.callbacks import Callback, JsonLines, Record
+from twotower.models.size import check_batch_size, check_training_size
+from twotower.training.callbacks import Callback, EpochRecord, JsonLines
+from twotower.training.curves import Curves
 from twotower.training.distributed import World
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -45,8 +48,8 @@ def learn(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
     world: World | None = None,
-) -> tuple[Model, list[Record]]:
-    """A model that has learnt from the split, and one record for each epoch (none for closed forms).
+) -> tuple[Model, list[EpochRecord]]:
+    """Train a model on the split, with one record for each epoch (none for closed forms).
 
     Args:
         run: what to learn, and how.
@@ -72,12 +75,10 @@ def learn(
     if isinstance(model, ClosedForm) and not (isinstance(model, OffersChoices) and model.undecided):
         model.fit_log(learnt_log(run, split))
         return model, []
-    protocol = Protocol(
-        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
-    )
+    metric_length(run.training.metric)  # refused before anything is trained
 
     def validate(current: Model) -> dict[str, float]:
-        return shared_metrics(world, split.validation, lambda part: evaluate(current, dataset, part, protocol))
+        return shared_metrics(world, split.validation, lambda part: ranked(current, run, dataset, part))
 
     if isinstance(model, OffersChoices):
         metric = run.training.metric
@@ -104,6 +105,8 @@ def learn(
             settle(current, seen)
             return validate(current) if validate is not None else {}
 
+        if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
+            check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
         progress = fit(
             model,
             rows,
@@ -113,7 +116,7 @@ def learn(
             validate=None if validate is None else settled,
             epochs=epochs,
             world=world,
-            **kept_in(folder, name, [*watch, *callbacks], resume, world),
+            **kept_in(folder, name, [*watch, *callbacks], resume, world, metric=run.training.metric),
         )
         settle(model, seen)
         return progress
@@ -132,37 +135,50 @@ def learn(
     return model, progress.records
 
 
+def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Return the metrics of the validation part, at the list length of ``training.metric``."""
+    return ranked(model, run, dataset, split.validation).metrics
+
+
+def ranked(model: Model, run: Run, dataset: Dataset, targets: Targets) -> Result:
+    """Rank the catalogue for some users of the validation part, at the list length of ``training.metric``."""
+    protocol = Protocol(
+        ks=(metric_length(run.training.metric),), split="validation", mask_seen=run.evaluation.mask_seen
+    )
+    return evaluate(model, dataset, targets, protocol)
+
+
 def settle(model: Model, seen: Tensor) -> None:
-    """Let a model that serves new items take up those that have no training event (False in ``seen``)."""
+    """Let a model that serves new items represent those that have no training event (False in ``seen``)."""
     serving = new_item_model(model)
     if serving is not None:
         serving.settle_items(seen)
 
 
 def kept_in(
-    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World
+    folder: Path | None, name: str, callbacks: Sequence[Callback], resume: bool, world: World, *, metric: str
 ) -> dict[str, Any]:
-    """What `fit` is told of a part of the training: its log and checkpoint in ``folder``, if there is one."""
+    """Return callbacks, curves and checkpoint of one training phase, written to ``folder`` if there is one."""
     if folder is None:
         return {"callbacks": callbacks}
-    checkpoint = folder / f"{name}.safetensors"
+    checkpoint, lines = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
     return {
-        "callbacks": [*callbacks, *([] if world.rank else [JsonLines(folder / f"{name}.jsonl")])],
+        "callbacks": [*callbacks, *([] if world.rank else [JsonLines(lines), Curves(lines, metric)])],
         "checkpoint": checkpoint,
         "resume": world.first(resume and checkpoint.is_file()),
     }
 
 
 def learnt_log(run: Run, split: Split) -> Log:
-    """The events that the run's final model has learnt from."""
+    """Return the events that the run's final model was trained on."""
     return split.known if run.training.refit else split.train
 
 
 def new_model(run: Run, dataset: Dataset) -> Model:
-    """The run's model with weights drawn from the run's seed, on the data set's device.
+    """Return the run's model with weights drawn from the run's seed, on the data set's device.
 
     Raises:
-        InputError: if the run's index cannot serve the model.
+        InputError: if the run's index cannot serve the model, or it needs more memory than is free.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(derive(run.training.seed, "weights"))
@@ -172,28 +188,29 @@ def new_model(run: Run, dataset: Dataset) -> Model:
             f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
             "leave [index] out, or set index.kind = 'brute_force'"
         )
+    check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
     return model
 
 
 def metric_of(metrics: dict[str, float], name: str) -> float:
-    """The figure that validation judges by.
+    """Return the metric that validation uses.
 
     Raises:
         InputError: if validation does not give it; says what it gives.
     """
     if name not in metrics:
-        raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+        raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
     return metrics[name]
 
 
 def metric_length(metric: str) -> int:
-    """The k of a metric such as "ndcg@10".
+    """Return the k of a metric such as "ndcg@10".
 
     Raises:
         InputError: if it has none.
     """
     _, at, k = metric.partition("@")
     if not at or not k.isdecimal() or int(k) < 1:
-        raise InputError(f"training.metric '{metric}': write name@k, such as ndcg@10")
+        raise InputError(f"training.metric {shown(metric)}: write name@k, such as ndcg@10")
     return int(k)

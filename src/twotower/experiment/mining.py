@@ -1,15 +1,14 @@
-"""The search behind index-mined negatives: the model as it is now, the run's index, known positives left out."""
+"""Search behind index-mined negatives: the current model, the run's index, known positives left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.records import FIRST_KNOWN, TopK
+from twotower.core.records import TopK
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -22,7 +21,7 @@ from twotower.ops.windows import windows
 def miner(
     model: Model, dataset: Dataset, log: Log, index: Callable[[], AnyIndex], *, tile: int = 1024
 ) -> Callable[[Tensor, int], TopK]:
-    """What `IndexMined` asks for: users and k to their k best items, without their positives in ``log``.
+    """Build the search of `IndexMined`: users and k to their k best items, without their positives in ``log``.
 
     Only positives are left out, not all that a user has seen: an item that was rated badly may be a negative.
 
@@ -40,7 +39,7 @@ def miner(
     length = training_length(model)
 
     def search(users: Tensor, k: int) -> TopK:
-        items = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
+        items = dataset.known_items()
         with inference(model):
             built = index()
             built.build(_finite("item", encode_items(model, dataset, items, 8 * tile)), items)

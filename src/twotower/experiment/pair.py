@@ -1,4 +1,4 @@
-"""Judges a first stage and a pre-ranker as a pair, on what neither learnt, and chooses how to mix their scores."""
+"""Evaluation of a first stage and a pre-ranker as a pair, on events new to both, and the weight of their mixture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from twotower.data.split import Targets
 from twotower.evaluation.candidates import candidate_scores, found_candidates, result_of_lists
 from twotower.evaluation.result import Result
 from twotower.experiment.candidates import PAIRS, STAGE_ONE, pairs_of
+from twotower.experiment.catalogue import split_of
+from twotower.experiment.evaluate import refuse_learnt
 from twotower.experiment.learn import learnt_log
 from twotower.experiment.run import Run
-from twotower.experiment.train import split_of
 from twotower.models.mixture import mix
 from twotower.serving.bundle import Bundle
 from twotower.serving.pairs import Judgement, note_judgement
@@ -38,7 +39,7 @@ CANDIDATES = STAGE_ONE
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """The test figures of a pair."""
+    """Hold the test figures of a pair."""
 
     judgement: Judgement
     stage_one: Result
@@ -49,7 +50,7 @@ class JudgedPair:
     """By both, at the weight that was chosen."""
 
     def line(self) -> str:
-        """How the pair did, in one line."""
+        """Describe how the pair did, in one line."""
         found = self.judgement
         return (
             f"behind its first stage: test {found.metric} {found.pair:.4f} with weight {found.weight:g} (chosen on "
@@ -58,9 +59,15 @@ class JudgedPair:
 
 
 def judge_pair(
-    first: Path, ranker: Path, *, candidates: int = CANDIDATES, ks: Sequence[int] = (), write: bool = True
+    first: Path,
+    ranker: Path,
+    *,
+    candidates: int = CANDIDATES,
+    ks: Sequence[int] = (),
+    write: bool = True,
+    device: str = "cpu",
 ) -> JudgedPair:
-    """Judge two bundles as a pair, and note the judgement in the pre-ranker's, which then answers so.
+    """Evaluate two bundles as a pair, and note the result in the pre-ranker's, which then answers so.
 
     The test is the pre-ranker's own, without events that the first stage learnt. The weight of the pre-ranker's score
     is chosen on the pre-ranker's validation events: 0 unless another gains for sure. Where the first stage learnt them
@@ -72,15 +79,18 @@ def judge_pair(
         candidates: handed from the first to the second.
         ks: list lengths; empty: those of the pre-ranker's run, and 10.
         write: whether to note the judgement.
+        device: where the models run.
 
     Raises:
-        InputError: if a folder is no bundle, the two are of other catalogues or events, ``candidates`` is below 10, or
-            no event is left to test on.
+        InputError: if a folder is no bundle, the two are of other catalogues or events, ``candidates`` is below 10, no
+            event is left to test on, or the device is not there.
     """
     if candidates < 10:
         raise InputError(f"candidates = {candidates}: judge a pair on at least 10")
-    one, two = Bundle.load(first), Bundle.load(ranker)
+    one, two = Bundle.load(first, device), Bundle.load(ranker, device)
     check_same_catalogue(one, two)
+    for bundle in (one, two):
+        refuse_learnt(bundle, "test")
     run = Run.load(two.folder / "run.toml")
     if not torch.equal(one.dataset.log.items, two.dataset.log.items):
         raise InputError(f"{first} and {ranker} keep other events; train both on the same prepared data")
@@ -118,7 +128,7 @@ def judge_pair(
 
 
 def judge_trained(run: Run, to: Path) -> JudgedPair | None:
-    """The judgement of a pre-ranker that was trained on a first stage's candidates, behind that; None for others.
+    """Evaluate a pre-ranker behind the first stage whose candidates it was trained on; None for others.
 
     Where the pair cannot be judged, a warning says why: the training is done.
     """
@@ -126,7 +136,12 @@ def judge_trained(run: Run, to: Path) -> JudgedPair | None:
     if run.data.split != PAIRS or not options.get("candidates"):
         return None
     try:
-        return judge_pair(Path(options["candidates"]), to, candidates=options.get("candidates_number", CANDIDATES))
+        return judge_pair(
+            Path(options["candidates"]),
+            to,
+            candidates=options.get("candidates_number", CANDIDATES),
+            device=run.training.device,
+        )
     except InputError as error:
         log.warning("%s: not judged behind its first stage: %s", to, error)
         return None
@@ -172,7 +187,7 @@ def _held_out(bundle: Bundle, run: Run) -> tuple[Targets, Targets | None]:
 
 
 def validation_targets(split: PairSplit) -> Targets:
-    """The validation rows as a search: the latest of each user's is to be found, given what came before it."""
+    """Return the validation rows as a search: the latest of each user's is to be found, given what came before."""
     rows = split.validation
     log, positive = rows.log, rows.labels == 1
     ends = torch.full((len(log.offsets) - 1,), -1, dtype=torch.int64, device=log.items.device)

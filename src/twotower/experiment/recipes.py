@@ -1,4 +1,4 @@
-"""Whole runs by name: each model's default, and settings that were chosen on validation data for a data set."""
+"""Recipes: whole runs by name, each model's default, and settings chosen on validation data for a data set."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from twotower.experiment.run import Data, ModelSection, Run
 from twotower.models.registry import model_class
 from twotower.models.sequential import Sequential
 from twotower.training.config import Objective, Sampling, Training
+from twotower.training.sources import NegativeSource
 
 ENCODER = {"history_length": 200, "score": "cosine", "temperature": 0.1}
 """What every sequence encoder takes from SASRec's recipe."""
 
 
 def two_tower() -> Run:
-    """Linear towers over features and a history pooled twice, cosine at a fixed temperature, in-batch softmax.
+    """Return linear towers over features and a history pooled twice: cosine, fixed temperature, in-batch softmax.
 
     Chosen on the validation data of twelve logs: docs/experiments.md.
     """
@@ -32,13 +33,13 @@ def two_tower() -> Run:
     return Run(
         model=ModelSection("two_tower", settings),
         objective=Objective("sampled_softmax"),
-        sampling=Sampling(("in_batch",)),
+        sampling=Sampling((NegativeSource("in_batch"),)),
         training=Training(epochs=30, batch_size=1024, learning_rate=1e-2, patience=3, patience_loss=0.0),
     )
 
 
 def sasrec() -> Run:
-    """The causal transformer, cosine at a fixed temperature, full softmax.
+    """Return the causal transformer, cosine at a fixed temperature, full softmax.
 
     Chosen on the validation data of twelve logs: docs/experiments.md.
     """
@@ -50,7 +51,10 @@ def sasrec() -> Run:
 
 
 def sasrec_ml_1m() -> Run:
-    """SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256; the rest chosen on validation data."""
+    """Return the run of SASRec on MovieLens-1M: width 64, dropout 0.2, length 200, batch 256.
+
+    The rest was chosen on validation data.
+    """
     return Run(
         model=ModelSection("sasrec", {"history_length": 200, "attention_dropout": 0.2, "feed_forward": 4}),
         objective=Objective("full_softmax"),
@@ -67,11 +71,14 @@ def sasrec_ml_1m() -> Run:
 
 
 def semantic() -> Run:
-    """Items by their texts alone, users by the texts of their history, binary cross-entropy on the dot product."""
+    """Return the run of the semantic two-tower: texts alone, binary cross-entropy on the dot product.
+
+    Items by their texts, users by the texts of their history.
+    """
     return Run(
         model=ModelSection("semantic"),
         objective=Objective("bce"),
-        sampling=Sampling(("uniform",), number=8),
+        sampling=Sampling((NegativeSource("uniform", {"number": 8}),)),
         training=Training(epochs=20, batch_size=256, learning_rate=2e-3, patience=3),
     )
 
@@ -84,11 +91,11 @@ RECIPES: dict[str, Callable[[], Run]] = {
 }
 
 
-PRE_RANKERS = ("fit", "dat", "cold", "int_tower", "rank_tower")
+def pre_ranking(model: str) -> Run:
+    """Return the run of a pre-ranker: labelled pairs, binary cross-entropy, the epoch with the best AUC.
 
-
-def pre_ranker(model: str) -> Run:
-    """Labelled pairs, binary cross-entropy, the epoch with the best AUC; settings of a pre-ranker as in its paper."""
+    Settings are as in its paper.
+    """
     return Run(
         data=Data(split="pre-ranking", split_options={"reading": "all"}),
         model=ModelSection(model),
@@ -97,8 +104,18 @@ def pre_ranker(model: str) -> Run:
     )
 
 
+def sequential(model: str) -> Run:
+    """Return SASRec's training, and for a sequence encoder its window and score; they were chosen for SASRec."""
+    settings = ENCODER if issubclass(model_class(model), Sequential) else {}
+    return replace(sasrec(), model=ModelSection(model, dict(settings)))
+
+
+SHARED: dict[str, Callable[[str], Run]] = {"pre_ranking": pre_ranking, "sequential": sequential}
+"""What several models start from, by `Model.recipe`."""
+
+
 def recipe(name: str) -> Run:
-    """The run of a recipe's name.
+    """Return the run of a recipe's name.
 
     Raises:
         InputError: if no recipe has that name; names the closest.
@@ -109,20 +126,20 @@ def recipe(name: str) -> Run:
 
 
 def default_run(model: str) -> Run:
-    """The run of a model's name: its recipe where there is one, else the defaults of every section.
+    """Return the run of a model's name: its recipe where there is one, else that of its class, else the defaults.
 
-    A sequence encoder without a recipe takes window, score and training of SASRec's; they were chosen for that one.
+    The class names it by `Model.recipe`; one that trains on sequences and names none takes "sequential".
 
     Raises:
-        InputError: if no model has that name; names the closest.
+        InputError: if no model has that name, or its class names no recipe; names the closest.
     """
     if model in RECIPES:
         return RECIPES[model]()
-    if model in PRE_RANKERS:
-        return pre_ranker(model)
     cls = model_class(model)
-    settings = ENCODER if issubclass(cls, Sequential) else {}
-    run = replace(sasrec() if cls.batches == "sequences" else Run(), model=ModelSection(model, dict(settings)))
-    if not cls.inner_product:
+    shared = cls.recipe or ("sequential" if cls.batches == "sequences" else None)
+    if shared is not None and shared not in SHARED:
+        raise unknown_name(f"recipe of model '{model}'", shared, SHARED)
+    run = Run(model=ModelSection(model)) if shared is None else SHARED[shared](model)
+    if not cls.inner_product and run.objective.loss == "full_softmax":
         run = replace(run, objective=Objective("sampled_softmax"))
     return run

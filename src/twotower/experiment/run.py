@@ -1,4 +1,4 @@
-"""The description of a run: one frozen dataclass a section, read from and written to TOML."""
+"""Description of a run: one frozen dataclass a section, read from and written to TOML."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from twotower.core.errors import InputError, shown, unknown_name
+from twotower.core.errors import InputError, cut, shown, unknown_name
+from twotower.core.files import check_depth, read_toml
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
+from twotower.training.sources import kept_settings, named_sources, plain_sources, read_old_options, set_in_source
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt from."""
+    """Configure the data of a run."""
 
     path: str = ""
     """A prepared folder."""
@@ -31,7 +33,7 @@ class Data:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which model, and its settings: ``name`` and any keyword of its class."""
+    """Configure the model and its settings: ``name`` and any keyword of its class."""
 
     name: str = "two_tower"
     """Name from `twotower.MODELS`."""
@@ -41,7 +43,7 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured at the end, over the whole catalogue."""
+    """Configure what is measured at the end, over the whole catalogue."""
 
     ks: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
     """List lengths."""
@@ -55,7 +57,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class IndexSection:
-    """How the bundle answers: ``kind`` and any keyword of its class."""
+    """Configure how the bundle answers: ``kind`` and any keyword of its class."""
 
     kind: str = "exact"
     """Name from `twotower.INDEXES`."""
@@ -65,7 +67,7 @@ class IndexSection:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run. Written to TOML and read back, it is equal."""
+    """Describe a whole run. Written to TOML and read back, it is equal."""
 
     data: Data = field(default_factory=Data)
     model: ModelSection = field(default_factory=ModelSection)
@@ -85,22 +87,30 @@ class Run:
         values = dataclasses.asdict(self)
         values["model"] = {"name": self.model.name, **self.model.settings}
         values["index"] = {"kind": self.index.kind, **self.index.settings}
+        values["sampling"]["sources"] = plain_sources(self.sampling.sources)
         return values
 
     @staticmethod
-    def from_dict(values: dict[str, Any], where: str = "run") -> Run:
-        """A run from plain values.
+    def from_dict(values: dict[str, Any], where: str = "run", *, override: bool = False) -> Run:
+        """Build a run from plain values.
+
+        Args:
+            values: one table a section.
+            where: for messages.
+            override: keys of [sampling] in the form before 0.2, such as ``bank_start``, take the place of the settings
+                of the source that reads them; otherwise a run that gives both is refused.
 
         Raises:
             InputError: for an unknown section or key (the closest is named) or a value of the wrong kind.
         """
+        check_depth(values, where)
         sections = {part.name: part for part in dataclasses.fields(Run)}
         built: dict[str, Any] = {}
         for name, value in values.items():
             if name not in sections:
                 raise unknown_name("section", name, sections, where)
             if not isinstance(value, dict):
-                raise InputError(f"{where}: '{name}' is a section: write [{name}] and its keys below")
+                raise InputError(f"{where}: {shown(name)} is a section: write [{name}] and its keys below")
             if name == "model":
                 value = dict(value)
                 built[name] = ModelSection(str(value.pop("name", "two_tower")), value)
@@ -108,6 +118,10 @@ class Run:
                 value = dict(value)
                 built[name] = IndexSection(str(value.pop("kind", "exact")), value)
             else:
+                if name == "sampling":
+                    value = read_old_options(value, where, override=override)
+                    if "sources" in value:
+                        value = {**value, "sources": named_sources(value["sources"], where)}
                 built[name] = _section(get_type_hints(Run)[name], name, value, where)
         return Run(**built)
 
@@ -118,20 +132,13 @@ class Run:
         Raises:
             InputError: if it is missing, not TOML, or not a run.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such run file") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: a folder; give the run file itself, such as run.toml in it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML: {error}") from None
+        values = read_toml(path, "run file")
         return Run.from_dict(values, str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
-        """A variant from texts like ``training.epochs=3`` or ``data.split_options.reading=last``.
+        """Return a variant from texts like ``training.epochs=3`` or ``sampling.sources.memory_bank.start=500``.
 
-        Values are TOML, and bare words are texts.
+        Values are TOML, and bare words are texts. Sources that stay under their names keep their settings.
 
         Raises:
             InputError: if a text has no ``=`` or names an unknown key.
@@ -141,21 +148,26 @@ class Run:
             name, equals, text = setting.partition("=")
             section, dot, key = name.strip().partition(".")
             if not (equals and dot and key):
-                raise InputError(f"--set {setting}: write section.key=value, such as training.epochs=3")
+                raise InputError(f"--set {cut(setting, 80)}: write section.key=value, such as training.epochs=3")
             if section not in values:
-                raise unknown_name("section", section, values, f"--set {setting}")
-            table, inner = values[section], key
+                raise unknown_name("section", section, values, f"--set {cut(setting, 80)}")
+            table, inner, value = values[section], key, _toml_value(text.strip())
             outer, dot, last = key.partition(".")
+            if section == "sampling" and outer == "sources":
+                if dot:
+                    set_in_source(table, last, value, "--set")
+                    continue
+                value = kept_settings(value, table["sources"], "--set")
             if dot and isinstance(table.get(outer), dict):
                 table, inner = table[outer], last
-            table[inner] = _toml_value(text.strip())
-        return Run.from_dict(values, "--set")
+            table[inner] = value
+        return Run.from_dict(values, "--set", override=True)
 
 
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number or nesting beyond what it can read
         return text
 
 

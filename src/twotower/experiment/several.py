@@ -60,15 +60,17 @@ def check_model(world: World, run: Run, model: Model) -> None:
         raise InputError(
             f"training.batch_size is {run.training.batch_size} {many}: each needs a row; raise it, or start fewer ranks"
         )
-    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
+    norms = [place for place, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if norms:
         raise InputError(
-            f"model '{name}' normalises over its batch (batch_norm), which {many} is not that of one process: set "
-            "model.batch_norm = false, or start it without torchrun"
+            f"model '{name}' normalises over its batch ({norms[0]}), which {many} is not that of one process: "
+            "switch it off (most have model.batch_norm = false), or start it without torchrun"
         )
-    if type(model).forward is not Model.forward and not model.row_by_row:
+    alone = type(model).forward is Model.forward if model.row_by_row is None else model.row_by_row
+    if not alone:
         raise InputError(
-            f"model '{name}' has losses of its own that look at the batch as a whole, which {many} are not those of "
-            "one process: start it without torchrun"
+            f"model '{name}' as it is set looks at its batch as a whole, which {many} is not that of one process: "
+            "start it without torchrun"
         )
     shares = [
         key for key, value in run.model.settings.items() if "dropout" in key and isinstance(value, float) and value
@@ -84,7 +86,7 @@ def check_model(world: World, run: Run, model: Model) -> None:
 
 
 def shared_metrics(world: World, targets: Targets, judge: Callable[[Targets], Result]) -> dict[str, float]:
-    """Metrics of all users: each rank judges every ``size``-th of them, and means are taken over all."""
+    """Return the metrics of all users: each rank evaluates every ``size``-th of them, and means are taken over all."""
     users = targets.truth.positives().lengths.nonzero()[:, 0]
     if world.size == 1 or len(users) < world.size:
         return judge(targets).metrics

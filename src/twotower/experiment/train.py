@@ -1,7 +1,8 @@
-"""A whole run: split, train or fit, judge on the test, index, check the item vectors, write the bundle."""
+"""Whole run: split, train or fit, evaluate on the test, index, check the item vectors, write the bundle."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,49 +10,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from twotower.core.devices import find_device
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
 from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
-from twotower.data.splitters import split_log
-from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
-from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts
-from twotower.experiment.candidates import PAIRS, judge_pairs, learn_pairs, pairs_of
-from twotower.experiment.checks import Check, check_popularity, check_space
-from twotower.experiment.learn import learn, learnt_log
+from twotower.experiment.checks import Check, check_space
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
+from twotower.experiment.stopped import NOTE, STATE, best_so_far, check_longer, is_finished, note_finished
+from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices
-from twotower.models.encode import encode_items, inference
+from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
-from twotower.serving.bundle import check_target, write_bundle
-from twotower.training.callbacks import Callback, Record, Silent
+from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
-
-UNORDERED = "The log has no order: what is held out of a user's events is drawn at random. "
-"""Stands before what a split says of a log without order."""
+from twotower.training.interrupt import Stopped
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """What a run leaves in memory."""
+    """Hold what a run leaves in memory."""
 
     run: Run
     model: Model
     dataset: Dataset
     split: Split | PairSplit
     test: Result
-    records: list[Record]
+    records: list[EpochRecord]
     """One for each epoch; empty for closed forms."""
+    item_states: ItemStates
+    """What the trained model makes of every known item, encoded once."""
     diagnosis: dict[str, Any] | None
     """The check of the item vectors; None for models without item vectors."""
     checks: list[Check] = field(default_factory=list)
@@ -70,8 +71,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
     world: World | None = None,
+    keep: bool = False,
 ) -> Trained:
-    """Do the whole run and write its bundle.
+    """Train by the whole run and write its bundle.
 
     Started by torchrun, the processes train as one: each calls this with the same arguments, rank 0 writes and checks
     the item vectors, and all return the model and its test.
@@ -79,32 +81,60 @@ def train(
     The run that is noted spells out every setting of the model, so that a version with other defaults opens the bundle
     all the same, and trains the same model again.
 
-    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and, until
-    the bundle is there, the checkpoint.
+    Beside the bundle, the folder ``<to>.run`` holds ``run.toml``, ``train.jsonl`` (one record an epoch) and the
+    checkpoint, from which a run of more epochs goes on.
 
     Args:
         run: what to do.
         to: folder of the bundle; None writes nothing.
         dataset: instead of ``run.data.path``, when it is in memory already.
-        resume: go on from the checkpoint in ``<to>.run``; where there is none yet, start from nothing and say so.
+        resume: go on from the checkpoint in ``<to>.run``, to more epochs where ``run`` has more; where there is none
+            yet, start from nothing and say so.
         callbacks: told of epochs, beside the log.
         parts: loss and sampler handed over as objects, in place of those that the run names.
         world: the processes that train as one; None: that of this process.
+        keep: after Ctrl-C, judge the best epoch so far and write its bundle, in place of raising `Stopped`.
 
     Raises:
         InputError: if the run asks for something that is not there, a resumed run is another run or has other data,
-            ``to`` can hold no bundle, or the ranks are not alike.
+            ``to`` can hold no bundle, another process writes it, ``keep`` has nothing that says which epoch is best, or
+            the ranks are not alike.
         ConnectionError: if another rank is gone, or does not answer.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     world = world or World.current()
+    with contextlib.ExitStack() as held:
+        with world.together():
+            check_settings(run.index.kind, run.index.settings)
+            run = spelled_out(run)
+            if keep and not run.training.evaluate_every:
+                raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
+            if keep and world.size > 1:
+                raise InputError("keep is for a training of one process; on several, stop and go on with resume")
+            device = pick_device(run.training.device, world)
+            if to is not None:
+                check_target(to)
+                if not world.rank:
+                    held.enter_context(writing_alone(to))
+        return _train(run, to, dataset, device, world, resume=resume, callbacks=callbacks, parts=parts, keep=keep)
+
+
+def _train(
+    run: Run,
+    to: Path | None,
+    dataset: Dataset | None,
+    device: torch.device,
+    world: World,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    parts: Parts | None,
+    keep: bool,
+) -> Trained:
     with world.together():
-        check_settings(run.index.kind, run.index.settings)
-        run = spelled_out(run)
-        device = pick_device(run.training.device, world)
-        if to is not None:
-            check_target(to)
         dataset = (dataset or Dataset.load(run.data.path)).to(device)
-        split = pairs_of(run, dataset) if run.data.split == PAIRS else split_of(run, dataset)
+        task = task_of(run, dataset)
+        split = task.split  # refused, where it is, before anything is written
         folder = None if to is None else to.with_name(to.name + ".run")
         if folder is not None and resume:
             resume = check_resumable(folder, run)
@@ -112,59 +142,55 @@ def train(
             check_same_data(folder, dataset)
     check_alike(world, run, dataset)
     resume = world.first(resume)
-    claim = Claim(None if resume or world.rank else folder, run, dataset)
+    claim = Claim(None if world.rank else folder, run, dataset, resume=resume)
     callbacks = [claim, *callbacks]
-    if isinstance(split, PairSplit):
-        model, records = learn_pairs(
-            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, world=world
-        )
-        learnt = split.learnt()
-        test = judge_pairs(model, dataset, split, ks=run.evaluation.ks).request
-    else:
-        model, records = learn(
-            run, dataset, split, folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world
-        )
-        learnt = learnt_log(run, split)
-        protocol = Protocol(ks=run.evaluation.ks, mask_seen=run.evaluation.mask_seen)
-        test = evaluate(model, dataset, split.test, protocol, train=learnt)
+    stopped = False
+    try:
+        model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
+    except Stopped:
+        kept = best_so_far(run, dataset, folder) if keep and folder is not None else None
+        if kept is None:
+            raise
+        (run, model, records), stopped = kept, True
+        task.run = run
+    items = encode_known_items(model, dataset)
+    test = task.test(model, items=items)
     if isinstance(model, OffersChoices):
         run = with_choice(run, model)
     if world.rank:
-        return Trained(run, model, dataset, split, test, records, None)
+        return Trained(run, model, dataset, split, test, records, items, None)
     claim.made()  # closed forms have no training that would begin
-    diagnosis = check_items(model, dataset, learnt)
+    diagnosis = check_items(model, items, task.learnt)
     checks = [] if diagnosis is None else [check_space(diagnosis)]
-    if isinstance(split, Split) and not isinstance(model, ClosedForm):
-        mask = run.evaluation.mask_seen
-        checks.append(check_popularity(test, dataset, split, learnt, metric=run.training.metric, mask=mask))
+    checks += task.checks(model, test)
     for check in checks:
         log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
         index = None
         if serves(run.index.kind, inner_product=model.inner_product):
             index = build_index(run.index.kind, run.index.settings, model)
-            ids, states = known_states(model, dataset)
-            index.build(states, ids)
-        write_bundle(
-            to,
+            index.build(items.states, items.ids)
+        contents = Contents(
             model=model,
             model_name=run.model.name,
             model_parameters=run.model.settings,
             dataset=dataset,
+            items=items,
             run_toml=run.to_toml(),
             metrics=test.metrics,
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,
-            learnt=learnt,
+            events=task.learnt,
         )
-        for checkpoint in folder.glob("*.safetensors"):
-            checkpoint.unlink()
-    return Trained(run, model, dataset, split, test, records, diagnosis, checks)
+        write_bundle(to, contents)
+        if not stopped:
+            note_finished(folder, run)
+    return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
 
 
 def spelled_out(run: Run) -> Run:
-    """The run with the defaults of its model and its index written down."""
+    """Return the run with the defaults of its model and its index written down."""
     model, index = run.model, run.index
     return replace(
         run,
@@ -174,89 +200,68 @@ def spelled_out(run: Run) -> Run:
 
 
 def with_choice(run: Run, model: OffersChoices) -> Run:
-    """The run with the value that its model settled on, so that the same run again gives the same model."""
+    """Return the run with the value that its model settled on, so that the same run again gives the same model."""
     settings = run.model.settings | {model.choice: getattr(model, model.choice)}
     return replace(run, model=replace(run.model, settings=settings))
 
 
 def pick_device(name: str, world: World | None = None) -> torch.device:
-    """The device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
+    """Return the device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
 
     Raises:
         InputError: if the name is no device, or the device is not there.
     """
     world = world or World()
-    if name == "auto" or (name == "cuda" and world.size > 1 and torch.cuda.is_available()):
+    if world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        gpus = torch.cuda.device_count()
+        if world.local_rank >= gpus:
+            raise InputError(
+                f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
+                "many processes as there are GPUs, or set training.device = 'cpu'"
+            )
+        torch.cuda.set_device(world.device)
         return world.device
     if name.startswith("cuda:") and world.size > 1:
         raise InputError(
             f"training.device is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own"
         )
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"training.device '{name}': {str(error).splitlines()[0]}") from None
-    return device
+    return find_device(name, "training.device")
 
 
-def split_of(run: Run, dataset: Dataset) -> Split:
-    """The split that the run names, else the one of the data set's spec, else leave-one-out."""
-    if run.data.split:
-        split = split_log(dataset.log, run.data.split, **run.data.split_options)
-    else:
-        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
-        split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
-    return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
-
-
-def known_states(model: Model, dataset: Dataset, tile: int = 8192) -> tuple[torch.Tensor, Any]:
-    """Ids of all known items and their states."""
-    ids = torch.arange(2, dataset.schema.num_items, device=dataset.device)
-    with inference(model):
-        return ids, encode_items(model, dataset, ids, tile)
-
-
-def check_items(model: Model, dataset: Dataset, learnt: Log) -> dict[str, Any] | None:
-    """The diagnosis of the item vectors, where the model has vectors of at least two numbers."""
-    ids, states = known_states(model, dataset)
-    if not model.has_vectors or states.shape[1] < 2 or isinstance(model, ClosedForm):
+def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
+    """Diagnose the item vectors, where the model has vectors of at least two numbers."""
+    states = items.states
+    if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
         return None
     from twotower.diagnosis import diagnose
 
-    popularity = learnt.positives().items.bincount(minlength=dataset.schema.num_items)[ids]
+    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items)[items.ids]
     return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
 
 
 def check_resumable(folder: Path, run: Run) -> bool:
-    """Whether there is a checkpoint to resume from; it must be of the run that its folder notes.
+    """Return whether there is a checkpoint to resume from, of the run that its folder notes, or of fewer epochs.
 
     Raises:
-        InputError: if the run differs.
+        InputError: if the run differs otherwise.
     """
     note = folder / "run.toml"
-    if not (folder / "train.safetensors").is_file():
+    if not (folder / STATE).is_file():
         log.warning("%s: no checkpoint to resume from, so training starts from nothing", folder)
         return False
-    stopped, asked = spelled_out(Run.load(note)), spelled_out(run)
-    if stopped != asked:
-        was, now = (one.to_toml().splitlines() for one in (stopped, asked))
-        other = next((line for line in was if line not in now), "other settings")
-        raise InputError(
-            f"{note}: the run that was stopped had other settings ({other}); repeat them, or train without --resume"
-        )
+    check_longer(note, spelled_out(Run.load(note)), spelled_out(run))
     return True
 
 
 def check_same_data(folder: Path, dataset: Dataset) -> None:
-    """A resumed run must have the data that are noted in its folder, by content.
+    """Refuse to resume with other data than those noted in the folder, by content.
 
     Raises:
         InputError: if they are others.
     """
-    if not (folder / "data.json").is_file():
+    if not (folder / NOTE).is_file():
         log.warning("%s: does not note its data (an older twotower wrote it); it is taken to be the same", folder)
-    elif read_json(folder / "data.json").get("fingerprint") != fingerprint(dataset):
+    elif read_json(folder / NOTE).get("fingerprint") != fingerprint(dataset):
         raise InputError(
             f"{folder}: its checkpoint was made with other data than '{dataset.name}' is now; prepare the data as they "
             "were, or train without --resume"
@@ -264,30 +269,38 @@ def check_same_data(folder: Path, dataset: Dataset) -> None:
 
 
 class Claim(Silent):
-    """Notes the run in its folder once training begins; a run that is refused before that costs no checkpoint.
+    """Write run.toml when training starts.
+
+    An invalid run fails before that, so an older checkpoint survives.
 
     Args:
         folder: of the run; None: there is nothing to note.
         run: what is trained.
         dataset: what it learns from.
+        resume: whether the run goes on from the checkpoint in its folder, which then stays.
     """
 
-    def __init__(self, folder: Path | None, run: Run, dataset: Dataset) -> None:
-        self.folder, self.run, self.dataset = folder, run, dataset
+    def __init__(self, folder: Path | None, run: Run, dataset: Dataset, *, resume: bool = False) -> None:
+        self.folder, self.run, self.dataset, self.resume = folder, run, dataset, resume
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training begins: the first one, where a last fit follows."""
+        """Write the run when training starts: the first one, where a last fit follows."""
         self.made()
 
     def made(self) -> None:
-        """Note the run, unless that is done; what an earlier training left there goes."""
+        """Write the run, unless that is done; files of an earlier training there are removed."""
         folder, self.folder = self.folder, None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if self.resume and spelled_out(Run.load(folder / "run.toml")) == self.run:
+            return
         for checkpoint in folder.glob("*.safetensors"):
-            log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
+            if self.resume and checkpoint.name == STATE:
+                continue  # the last fit of fewer epochs goes, the state that more of them go on from stays
+            if not is_finished(folder):
+                log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
             checkpoint.unlink()
-        write_json(folder / "data.json", {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
+        write_json(folder / NOTE, {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
         with replacing_file(folder / "run.toml") as partial:
             partial.write_text(self.run.to_toml(), encoding="utf-8")

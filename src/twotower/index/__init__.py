@@ -1,1 +1,1 @@
-"""Item states -> search. An `Index` knows no model, a `ModelIndex` is made with one; both say if they are exact."""
+"""Item states -> search. An `Index` knows no model, a `ModelIndex` is made with one; both have ``is_exact``."""

@@ -1,4 +1,4 @@
-"""What the FAISS indexes share: rows, exclusions, filters, removal, files; a subclass gives the structure."""
+"""Common part of the FAISS indexes: rows, exclusions, filters, removal, files; a subclass gives the structure."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from twotower.index.exact import ExactIndex
 STRUCTURE, NOTE = "index.faiss", "index.json"
 FEW, SHARE = 2_000, 0.05
 """A scan is quicker than a filtered search when at most so many items, or this share of them, may come back."""
+MOST_BEYOND = 200
+"""Exclusions of a user up to which so many more rows are asked for, in place of a mask over all rows."""
 MANY = 0.1
 """Share of the items at which a user's exclusions, which are near what is asked for, make a scan surer."""
 MOST_DEAD = 0.25
@@ -32,7 +34,7 @@ TILE = 256
 
 
 class ApproximateIndex(ABC):
-    """Finds most of the best inner products through a FAISS structure, and scores what it finds by the stored vectors.
+    """Find most of the best inner products through a FAISS structure, and score them by the stored vectors.
 
     Rows of the structure are numbered as they came; ids, removed rows and the float32 vectors stand beside it. Removed
     and forbidden rows are masked while the structure is searched, with an effort raised by the share that is masked. If
@@ -91,16 +93,16 @@ class ApproximateIndex(ABC):
 
     @property
     def is_exact(self) -> bool:
-        """False: some of the best may be missed."""
+        """Return False: some of the best may be missed."""
         return False
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was called with, defaults included, and the effort as it was last set."""
+        """Return the settings it was called with, defaults included, and the effort as it was last set."""
         return dict(self._settings)
 
     def set_effort(self, value: int) -> None:
-        """Search with another effort from now on; nothing is built again."""
+        """Search with another effort from the next call on; nothing is built again."""
         self._settings = self._settings | {self.effort: value}
 
     def most_effort(self) -> int:
@@ -126,7 +128,7 @@ class ApproximateIndex(ABC):
         exclude: Int[Tensor, "users excluded"] | None = None,
         allow: Tensor | None = None,
     ) -> TopK:
-        """Find the best ``k`` items a user, nearly; what ``exclude`` and ``allow`` hold is said at `Index.search`.
+        """Find the best ``k`` items a user, nearly; ``exclude`` and ``allow`` are those of `Index.search`.
 
         Raises:
             InputError: if ``k`` is below 1, ``exclude`` is not one row a user, ``allow`` neither mask nor ids, or the
@@ -148,7 +150,7 @@ class ApproximateIndex(ABC):
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
-        """Add items; an id that is there is replaced. The structure is built anew once it has doubled.
+        """Add items; an id that is there is replaced. The structure is rebuilt once it has doubled.
 
         Raises:
             InputError: as `build` does, or if the vectors are of another width; nothing has changed then.
@@ -171,7 +173,7 @@ class ApproximateIndex(ABC):
         return None
 
     def remove(self, ids: Int[Tensor, " items"]) -> None:
-        """Remove items: their rows are masked, and the structure is built anew once a quarter of it is dead.
+        """Remove items: their rows are masked, and the structure is rebuilt once a quarter of it is dead.
 
         Raises:
             InputError: if an id is not there; nothing has changed then.
@@ -230,7 +232,7 @@ class ApproximateIndex(ABC):
         return index
 
     def to(self, device: torch.device | str) -> None:
-        """Hand answers out on ``device``; the structure itself is searched on the CPU."""
+        """Return answers on ``device`` from now on; the structure itself is searched on the CPU."""
         self._device = torch.device(device)
 
     def _hold(self, vectors: NDArray[np.float32], ids: Tensor, structure: Any) -> None:
@@ -285,6 +287,9 @@ class ApproximateIndex(ABC):
                 continue
             mask, banned = allowed, 0
             if exclude is not None and some[users[0]]:
+                if few := self._beyond(queries[users.numpy()], allowed, k, exclude[users[0]]):
+                    scores[users], ids[users] = few
+                    continue
                 mask = allowed.clone()
                 mask[self._rows_of(exclude[users[0]])] = False
                 banned = int(allowed.sum()) - int(mask.sum())
@@ -297,6 +302,23 @@ class ApproximateIndex(ABC):
             if len(short):  # nothing but a scan is sure to find them
                 scores[users[short]], ids[users[short]] = self._scan(asked[short.numpy()], mask, k, None)
         return TopK(scores, ids)
+
+    def _beyond(
+        self, query: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Answer one user with few exclusions by asking for so many more: a mask of all rows costs more.
+
+        None where that does not do: many exclusions, rows that are masked anyhow, or too few found.
+        """
+        left_out = np.unique(exclude[exclude >= 0].numpy())
+        total = len(self._ids)
+        if len(left_out) > MOST_BEYOND or k + len(left_out) > SHARE * total or not bool(allowed.all()):
+            return None
+        effort = min(self._widened(self._settings[self.effort], len(left_out)), self._most())
+        fetched = self._fetched(k, len(left_out)) + len(left_out)
+        rows = self._structure.search(query, fetched, params=self._parameters(effort, None))[1]
+        rows = np.where(np.isin(self._ids.numpy()[rows.clip(min=0)], left_out), -1, rows)
+        return self._scored(query, rows, k) if int((rows >= 0).sum()) >= k else None
 
     def _rows(
         self, queries: NDArray[np.float32], mask: Tensor, k: int, banned: int

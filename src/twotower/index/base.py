@@ -1,4 +1,4 @@
-"""The two contracts of an index: one that knows no model, and one that scores by a model while it searches."""
+"""Index protocols: one that knows no model, and one that scores by a model while it searches."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from twotower.core.records import State, TopK
 
 @runtime_checkable
 class Index(Protocol):
-    """Finds the best items for user states. Its settings are keyword-only parameters of its class.
+    """Find the best items for user states. Its settings are keyword-only parameters of its class.
 
     Fewer than k allowed answers are padded with id -1 and score -inf; an excluded item never comes back.
     """
 
     @property
     def is_exact(self) -> bool:
-        """True when the answers are the true top k."""
+        """Return True when the answers are the true top k."""
         ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its class was called with, defaults included: what a bundle notes."""
+        """Return the settings its class was called with, defaults included: a bundle stores them."""
         ...
 
     def build(self, item_states: State, ids: Tensor) -> None:
@@ -63,13 +63,13 @@ class Index(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> None:
-        """Move to the device of the user states to come; an index that works elsewhere hands its answers out there."""
+        """Move to the device of the user states to come; an index that works elsewhere returns its answers there."""
         ...
 
 
 @runtime_checkable
 class ScoringModel(Protocol):
-    """What an index may ask of a model: the score, and how item states are read from a file."""
+    """Give an index what it needs of a model: the score, and how item states are read from a file."""
 
     def score(self, users: Any, items: Any, /) -> Tensor:
         """Return the scores of every user with every item, a new tensor [users, items]."""
@@ -77,12 +77,12 @@ class ScoringModel(Protocol):
 
     @property
     def item_store(self) -> Any:
-        """Its `twotower.models.item_store.ItemStore`."""
+        """Return its `twotower.models.item_store.ItemStore`."""
         ...
 
 
 class ModelIndex(ABC):
-    """An index that scores by a model while it searches, so that it serves any model. It is made with the model.
+    """Search by scoring with a model, so that any model can be served. It is made with the model.
 
     An index says so by inheriting this class. All else is as in `Index`.
     """
@@ -93,12 +93,12 @@ class ModelIndex(ABC):
     @property
     @abstractmethod
     def is_exact(self) -> bool:
-        """True when the answers are the true top k."""
+        """Return True when the answers are the true top k."""
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What its class was called with beside the model, defaults included."""
+        """Return the settings its class was called with beside the model, defaults included."""
 
     @abstractmethod
     def build(self, item_states: State, ids: Tensor) -> None:

@@ -11,7 +11,7 @@ from twotower.index.scan import Scan
 
 
 class BruteForceIndex(Scan, ModelIndex):
-    """Every item against every user by the model's own score.
+    """Score every item for every user by the model's own score.
 
     Args:
         model: scores (user states, item states) -> a new tensor [users, items].

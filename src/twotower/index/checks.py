@@ -1,4 +1,4 @@
-"""What every index refuses, and how it reads who may come back."""
+"""Input checks of every index, and the filter of items that may be returned."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_there(ids: Tensor, present: Tensor) -> None:
 
 
 def allowed_among(ids: Int[Tensor, " items"], allow: Tensor) -> Bool[Tensor, " items"]:
-    """Return which of ``ids`` may come back: see `twotower.index.base.Index.search`.
+    """Return which of ``ids`` may be returned: see `twotower.index.base.Index.search`.
 
     Raises:
         InputError: if ``allow`` is neither a boolean mask over ids nor a list of int64 ids.

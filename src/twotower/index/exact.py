@@ -10,7 +10,7 @@ from twotower.index.scan import Scan, inner_product
 
 
 class ExactIndex(Scan):
-    """Every item vector against every user vector by inner product.
+    """Score every item vector for every user vector by inner product.
 
     Examples:
         >>> import torch

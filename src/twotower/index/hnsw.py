@@ -1,4 +1,4 @@
-"""Approximate search through a graph of near neighbours (HNSW, Malkov and Yashunin 2018)."""
+"""HNSW (hierarchical navigable small world, Malkov and Yashunin 2018): approximate search through a neighbour graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class HNSWIndex(ApproximateIndex):
-    """A graph of near neighbours, walked from the top layer down: quick to search, slow to build.
+    """Search a graph of near neighbours from the top layer down: quick to search, slow to build.
 
     Args:
         m: links an item has in each layer (twice as many in the lowest).

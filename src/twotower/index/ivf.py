@@ -1,4 +1,4 @@
-"""Approximate search through lists about centroids (IVF), with whole vectors or 4-bit codes (product quantisation)."""
+"""IVF (inverted file): approximate search through lists about centroids, with whole vectors or 4-bit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODES = 16
 
 
 class IVFFlatIndex(ApproximateIndex):
-    """Items in lists about centroids, of which the nearest few are scanned: quick to build; with all lists, exact.
+    """Search lists about centroids, of which the nearest few are scanned: quick to build; with all lists, exact.
 
     Args:
         nlist: lists; 0: four times the square root of the number of items.
@@ -67,7 +67,7 @@ class IVFFlatIndex(ApproximateIndex):
 
 
 class IVFPQIndex(IVFFlatIndex):
-    """Items in lists about centroids, as 4-bit codes that are scanned with SIMD; the best are scored by whole vectors.
+    """Search lists about centroids, stored as 4-bit codes scanned with SIMD; the best are scored by whole vectors.
 
     Args:
         nlist: lists; 0: four times the square root of the number of items.

@@ -1,4 +1,4 @@
-"""Lists nominate, the model ranks: an index for any score, linear or not."""
+"""Candidate lists ranked by the model: an index for any score, linear or not."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ USER_TILE = 1024
 
 
 class ListReport(NamedTuple):
-    """What the lists are: how many codes, items of a list (mean and most), share of pairs that are not listed, bytes of
-    the lists for each item."""
+    """Hold figures of the lists.
+
+    How many codes, items of a list (mean and most), share of pairs that are not listed, bytes of the lists for each
+    item."""
 
     codes: int
     mean_length: float
@@ -40,7 +42,7 @@ class ListReport(NamedTuple):
 
 
 class Nominate:
-    """k-means of user vectors makes codes; each has a list of its best items; the model rescores the nearest lists.
+    """Search lists of the best items of k-means codes of users; the model rescores the nearest lists.
 
     An item in none of the lists of a request is not found, and lists that hold fewer than k allowed items give fewer
     than k answers (padded). Only scores are needed, so a model without an inner product can be searched too.
@@ -101,17 +103,17 @@ class Nominate:
         self._lists: Postings | None = None
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Return how many items there are."""
         return 0 if self._lists is None else len(self._lists.ids)
 
     @property
     def is_exact(self) -> bool:
-        """False: an item that no list of a request has is not found."""
+        """Return False: an item that no list of a request has is not found."""
         return False
 
     @property
     def lists(self) -> Postings:
-        """The lists.
+        """Return the lists.
 
         Raises:
             InputError: before `build`.
@@ -154,7 +156,7 @@ class Nominate:
     def search(
         self, user_states: State, k: int, exclude: Tensor | None = None, *, allowed: Tensor | None = None
     ) -> TopK:
-        """The best ``k`` nominated items a user, by the model's own score; equal scores: the lower id first.
+        """Return the best ``k`` nominated items a user, by the model's own score; equal scores: the lower id first.
 
         Args:
             user_states: who asks.
@@ -193,7 +195,7 @@ class Nominate:
         return TopK(scores, found)
 
     def codes(self, user_states: State) -> Tensor:
-        """The nearest codes of each user, nearest first: int64 [users, nearest].
+        """Return the nearest codes of each user, nearest first: int64 [users, nearest].
 
         Raises:
             InputError: if the vectors are not as wide as the centres.
@@ -258,7 +260,7 @@ class Nominate:
         state_kind: type[Any] | None = None,
         user_kind: type[Any] | None = None,
     ) -> Nominate:
-        """Read what `save` wrote; score, vectors and the kinds of states are the model's and have to be handed over.
+        """Read what `save` wrote; score, vectors and the kinds of states are the model's and are given by the caller.
 
         Raises:
             InputError: if a file is missing, cut short or holds another model's states.
@@ -292,7 +294,7 @@ class Nominate:
 
 
 def side_by_side(states: State) -> Tensor:
-    """The numbers of a user's state as one vector.
+    """Return the numbers of a user's state as one vector.
 
     Raises:
         InputError: if a part holds no real numbers, such as ids of a history.

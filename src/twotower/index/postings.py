@@ -1,4 +1,4 @@
-"""Inverted lists of scored items under codes: built in tiles, changed in place of a rebuild, read by memory map."""
+"""Inverted lists of scored items under codes: built in tiles, updated without a rebuild, read by memory map."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODE_TILE, ITEM_TILE = 256, 16_384
 
 @dataclass(frozen=True, eq=False)
 class Postings:
-    """Lists of items, one a code, as compressed rows.
+    """Hold lists of items, one a code, as compressed rows.
 
     List n lies at ``offsets[n]:offsets[n + 1]`` of ``places`` and ``scores``, ascending by place. A place is a row of
     ``ids``, which ascend, so the lower place is the lower id. A score of list n is ``low[n] + step[n] * scores`` for
@@ -54,36 +54,36 @@ class Postings:
 
     @property
     def num_codes(self) -> int:
-        """How many lists there are, empty ones with them."""
+        """Return how many lists there are, empty ones with them."""
         return len(self.offsets) - 1
 
     @property
     def precision(self) -> str:
-        """How scores are stored."""
+        """Return how scores are stored."""
         return str(self.scores.dtype)
 
     @property
     def sparsity(self) -> float:
-        """Share of the pairs of a code that has a list and an item that are not listed: 0 when all are."""
+        """Return the share of unlisted pairs of an item and a code that has a list: 0 when all are listed."""
         pairs = int((self.lengths > 0).sum()) * len(self.ids)
         return 1.0 - len(self.places) / pairs if pairs else 1.0
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Items of each list."""
+        """Return the number of items of each list."""
         return np.diff(self.offsets)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all arrays."""
+        """Return the bytes of all arrays."""
         return sum(getattr(self, name).nbytes for name in ARRAYS)
 
     def values(self, code: int) -> NDArray[np.float32]:
-        """The scores of a list as float32."""
+        """Return the scores of a list as float32."""
         return self.decode(self.scores[self.offsets[code] : self.offsets[code + 1]], code)
 
     def decode(self, stored: NDArray[Any], code: int) -> NDArray[np.float32]:
-        """Stored scores of list ``code`` as float32."""
+        """Return the stored scores of list ``code`` as float32."""
         numbers = stored.astype(np.float32)
         return self.low[code] + self.step[code] * numbers if stored.dtype == np.uint8 else numbers
 
@@ -122,7 +122,9 @@ class Postings:
         return _pack(lists, all_ids, self.longest, self.precision)
 
     def remove(self, ids: Tensor) -> Postings:
-        """Return the lists without some items. No other item takes their place: those that were cut are not known.
+        """Return the lists without some items.
+
+        No other item takes their place: those that were cut are not known.
 
         Raises:
             InputError: if an id is not there.
@@ -154,7 +156,7 @@ class Postings:
 
     @staticmethod
     def load(folder: Path) -> Postings:
-        """Map the files that `save` wrote into memory; nothing is read before it is asked for.
+        """Map the files that `save` wrote into memory; pages are read at their first use.
 
         Raises:
             InputError: if a file is missing, cut short, or is not one of these lists.

@@ -1,4 +1,4 @@
-"""The loops of a search in postings, for numba: an accumulator that stays in the cache, and a heap of the best."""
+"""Compiled loops of a search in postings (numba): an accumulator in the cache, and a heap of the best."""
 
 from __future__ import annotations
 

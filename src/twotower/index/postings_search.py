@@ -1,4 +1,4 @@
-"""Search in postings: the weighted sum over the lists of a request, the best of it, by NumPy or by compiled loops."""
+"""Search in postings: the weighted sum over the lists of a request and its top k, by NumPy or compiled loops."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _sums(block: int) -> NDArray[np.float32]:
 
 @functools.cache
 def compiled() -> Kernel:
-    """The loops as machine code; the first call compiles them."""
+    """Return the loops as machine code; the first call compiles them."""
     from twotower.index.postings_numba import search
 
     return search

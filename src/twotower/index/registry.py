@@ -1,4 +1,4 @@
-"""Names become indexes. Add one of ours by its file and one line here; one of your own by `INDEXES.register`."""
+"""Registry of indexes. Add one of ours by its file and one line here; one of your own by `INDEXES.register`."""
 
 from __future__ import annotations
 

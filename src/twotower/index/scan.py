@@ -1,4 +1,4 @@
-"""Search by scoring every item: what the exact indexes share."""
+"""Search by scoring every item: the common part of the exact indexes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ USER_TILE, ITEM_TILE = 1024, 16_384
 
 
 def inner_product(users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]) -> Float[Tensor, "users items"]:
-    """<user, item> of every pair."""
+    """Return ⟨user, item⟩ of every pair."""
     return users @ items.T
 
 
 class Scan:
-    """Items in ascending order of id, scored tile by tile; equal scores: the lower id first.
+    """Score items tile by tile in ascending order of id; equal scores: the lower id first.
 
     Answers do not depend on the order in which items came. Memory for a search is one tile of 1,024 users × 16,384
     items, whatever the number of either.
@@ -50,22 +50,22 @@ class Scan:
         self._ids = torch.zeros(0, dtype=torch.int64)
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Return how many items there are."""
         return len(self._ids)
 
     @property
     def is_exact(self) -> bool:
-        """True: nothing is left out."""
+        """Return True: nothing is left out."""
         return True
 
     @property
     def settings(self) -> dict[str, Any]:
-        """None: there is nothing to choose."""
+        """Return no settings: there is nothing to choose."""
         return {}
 
     @property
     def ids(self) -> Int[Tensor, " items"]:
-        """The ids of its items, ascending."""
+        """Return the ids of its items, ascending."""
         return self._ids
 
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -84,7 +84,7 @@ class Scan:
         exclude: Int[Tensor, "users excluded"] | None = None,
         allow: Tensor | None = None,
     ) -> TopK:
-        """Find the best ``k`` items a user; what ``exclude`` and ``allow`` hold is said at `Index.search`.
+        """Find the best ``k`` items a user; ``exclude`` and ``allow`` are those of `Index.search`.
 
         Raises:
             InputError: if ``k`` is below 1, ``exclude`` is not one row a user, or ``allow`` neither mask nor ids.

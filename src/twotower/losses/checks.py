@@ -1,4 +1,4 @@
-"""The shapes that every loss of positives against negatives expects."""
+"""Shape checks that every loss of positives against negatives shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps vectors apart, whatever they stand for: uniformity, decorrelation, centring. Lower is further apart."""
+"""Regularisers that keep vectors apart: uniformity, decorrelation, centring. Lower is further apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.core.errors import InputError
 
 
 def uniformity(vectors: Float[Tensor, "rows dim"], *, scale: float = 2.0) -> Float[Tensor, ""]:
-    """log of the mean over pairs of two different rows of exp(−t ‖u_i − u_j‖²), u = x / ‖x‖.
+    """Return the log of the mean over pairs of different rows of exp(−t ‖u_i − u_j‖²), u = x / ‖x‖.
 
     0 when all rows point the same way; about −2t in many dimensions when they are spread evenly. Zero rows have no
     direction and count in no pair.
@@ -34,7 +34,7 @@ def uniformity(vectors: Float[Tensor, "rows dim"], *, scale: float = 2.0) -> Flo
 
 
 def decorrelation(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-    """Σ_{a≠b} r_ab² / dim, r_ab the correlation over rows of dimensions a and b.
+    """Return Σ_{a≠b} r_ab² / dim, r_ab the correlation over rows of dimensions a and b.
 
     0 when no dimension tells of another, dim − 1 when all rows lie on one line. A dimension that does not vary has
     correlation 0 with all others: this term alone does not see constant vectors.
@@ -58,7 +58,7 @@ def decorrelation(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
 
 
 def centring(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-    """‖mean of x / ‖x‖‖²: the mean cosine of all pairs, each row with itself among them.
+    """Return ‖mean of x / ‖x‖‖²: the mean cosine of all pairs, each row with itself among them.
 
     1 when all rows point the same way, 0 when their directions cancel out. Zero rows are left out.
 

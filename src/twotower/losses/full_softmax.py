@@ -28,7 +28,9 @@ def full_softmax(
     bias: Float[Tensor, " items"] | None = None,
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over rows of −log softmax(scale · <user, item> + bias) at the target, over all known items, in nats.
+    """Return the mean over rows of −log softmax(scale · ⟨user, item⟩ + bias) at the target, in nats.
+
+    The softmax goes over all known items.
 
     Padding (row 0) and unknown (row 1) are no candidates. The rows are taken in chunks; the logits of a chunk are made
     once, and give the loss and the gradients of users, items, scale and bias before they are overwritten. Memory:

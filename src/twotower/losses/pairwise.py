@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.losses.checks import check_shapes
 
 
 class BPR(nn.Module):
-    """Mean over rows of the mean over negatives of −log σ(s_p − s_j), in nats.
+    """Compute Bayesian personalised ranking (BPR): mean of −log σ(s_p − s_j) over negatives and rows, in nats.
 
     log q is not used: a candidate counts once however likely it was. A row without negatives counts 0.
 
@@ -30,8 +30,9 @@ class BPR(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider; scores are divided by the temperature.
+        """Return the mean over rows, in float32 or wider; scores are divided by the temperature.
 
         Raises:
             InputError: if the shapes disagree.
@@ -44,7 +45,7 @@ class BPR(nn.Module):
 
 
 class Triplet(nn.Module):
-    """Mean over rows of the violations max(0, margin + s_j − s_p) of the hardest negatives.
+    """Compute the triplet loss: mean over rows of max(0, margin + s_j − s_p) of the hardest negatives.
 
     The negatives of a row are its ``hardest`` highest-scored ones. Their violations are averaged, or, with
     ``weight_temperature``, weighted by a softmax over the violating scores at that temperature; the weights are
@@ -69,7 +70,7 @@ class Triplet(nn.Module):
         super().__init__()
         for name, value in (("margin", margin), ("hardest", hardest), ("weight_temperature", weight_temperature)):
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"triplet loss: {name} must be positive and finite, got {value!r}")
+                raise InputError(f"triplet loss: {name} must be positive and finite, got {shown(value)}")
         self.margin = margin
         self.hardest = hardest
         self.weight_temperature = weight_temperature
@@ -80,8 +81,9 @@ class Triplet(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider, in units of the scores.
+        """Return the mean over rows, in float32 or wider, in units of the scores.
 
         Raises:
             InputError: if the shapes disagree.

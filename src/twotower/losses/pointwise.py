@@ -1,4 +1,4 @@
-"""Losses that judge each pair alone: labels, or one positive with sampled negatives."""
+"""Losses that treat each pair alone: labels, or one positive with sampled negatives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.losses.checks import check_shapes
 
 
 def binary_cross_entropy(scores: Float[Tensor, " rows"], labels: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Mean of −y log σ(s) − (1 − y) log(1 − σ(s)) over rows, in nats; labels are 0 to 1.
+    """Return the mean of −y log σ(s) − (1 − y) log(1 − σ(s)) over rows, in nats; labels are 0 to 1.
 
     Raises:
         InputError: if the shapes disagree or there are no rows.
@@ -31,7 +31,7 @@ def binary_cross_entropy(scores: Float[Tensor, " rows"], labels: Float[Tensor, "
 
 
 class SampledBCE(nn.Module):
-    """Binary cross-entropy of one positive and its negatives, raised by gBCE where asked.
+    """Compute binary cross-entropy (BCE) of one positive and its sampled negatives; with calibration, gBCE.
 
     For a row with positive p and the negatives that count, N of them, averaged over rows, in nats:
 
@@ -55,14 +55,14 @@ class SampledBCE(nn.Module):
     def __init__(self, *, num_items: int | None = None, calibration: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= calibration <= 1.0:
-            raise InputError(f"gBCE: calibration t must lie between 0 and 1, got {calibration!r}")
+            raise InputError(f"gBCE: calibration t must lie between 0 and 1, got {shown(calibration)}")
         if calibration and (num_items is None or num_items < 2):
-            raise InputError(f"gBCE: calibration needs the number of items, at least 2, got {num_items!r}")
+            raise InputError(f"gBCE: calibration needs the number of items, at least 2, got {shown(num_items)}")
         self.num_items = num_items
         self.calibration = calibration
 
     def beta(self, num_negatives: int) -> float:
-        """The power of the positive's probability.
+        """Return the power of the positive's probability.
 
         Raises:
             InputError: if more negatives are drawn than there are other items.
@@ -86,8 +86,9 @@ class SampledBCE(nn.Module):
         negative_scores: Float[Tensor, "rows candidates"],
         negative_log_q: Float[Tensor, "*shared candidates"],
         negative_mask: Bool[Tensor, "rows candidates"],
+        positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider; scores are divided by the temperature.
+        """Return the mean over rows, in float32 or wider; scores are divided by the temperature.
 
         Raises:
             InputError: if the shapes disagree.
@@ -100,7 +101,7 @@ class SampledBCE(nn.Module):
 
 
 class GBCE(SampledBCE):
-    """Generalised binary cross-entropy at calibration 0.75, the value that its paper recommends.
+    """Compute generalised binary cross-entropy (gBCE) at calibration 0.75, the value that its paper recommends.
 
     Source: Petrov and Macdonald, RecSys 2023; see `SampledBCE`.
     """

@@ -1,4 +1,4 @@
-"""Names become losses. Add one of ours by its file and one line here; one of your own by `LOSSES.register`."""
+"""Registry of losses. Add one of ours by its file and one line here; one of your own by `LOSSES.register`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from twotower.losses.checks import check_shapes
 
 
 class SampledSoftmax(nn.Module):
-    """The full softmax, with its sum over items estimated from the candidates.
+    """Compute the softmax cross-entropy with its sum over items estimated from sampled candidates.
 
     For a row with positive p, candidates j and expected counts q_j, averaged over rows, in nats:
 
@@ -39,6 +39,8 @@ class SampledSoftmax(nn.Module):
         True
     """
 
+    reads_positive_log_q = True
+
     def forward(
         self,
         positive_scores: Float[Tensor, " rows"],
@@ -47,7 +49,7 @@ class SampledSoftmax(nn.Module):
         negative_mask: Bool[Tensor, "rows candidates"],
         positive_log_q: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over rows, in float32 or wider.
+        """Return the mean over rows, in float32 or wider.
 
         Args:
             positive_scores: score of each row's own item, divided by the temperature.

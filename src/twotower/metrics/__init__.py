@@ -1,1 +1,1 @@
-"""Ranked ids and truth -> one number per user, and what to say of many of them."""
+"""Metrics: ranked ids and truth -> one number per user, with intervals and tests over users."""

@@ -1,4 +1,4 @@
-"""Which items are recommended at all: coverage, Gini and popularity bias, from how often each item is."""
+"""Beyond accuracy: coverage, Gini index and popularity bias of the recommended items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def coverage(counts: Int[Tensor, " items"]) -> float:
-    """The share of items that are recommended at least once: 0 to 1.
+    """Return the share of items that are recommended at least once: 0 to 1.
 
     Examples:
         >>> import torch
@@ -19,7 +19,7 @@ def coverage(counts: Int[Tensor, " items"]) -> float:
 
 
 def gini(counts: Int[Tensor, " items"]) -> float:
-    """How unevenly recommendations fall on items: 0 all alike, near 1 all on one item.
+    """Return the Gini index of recommendations over items: 0 all alike, near 1 all on one item.
 
         Σ_i (2 i − I − 1) c_i / (I Σ c), with c ascending and i = 1 … I
 
@@ -36,7 +36,7 @@ def gini(counts: Int[Tensor, " items"]) -> float:
 
 
 def mean_popularity(counts: Int[Tensor, " items"], popularity: Int[Tensor, " items"]) -> float:
-    """Training events of the recommended item, on average over recommendations (ARP).
+    """Return the average recommendation popularity (ARP): mean training events of a recommended item.
 
     Source: Yin et al., Challenging the Long Tail Recommendation, VLDB 2012, section 5.2.
 
@@ -47,7 +47,9 @@ def mean_popularity(counts: Int[Tensor, " items"], popularity: Int[Tensor, " ite
 
 
 def popularity_percentile(counts: Int[Tensor, " items"], popularity: Int[Tensor, " items"]) -> float:
-    """The mean percentile of the recommended items in training popularity: 0 least popular, 1 most; random is 0.5.
+    """Return the mean percentile of the recommended items in training popularity.
+
+    0 is least popular, 1 most; random recommendations give 0.5.
 
     An item's percentile is the share of items below it, those as popular counting half.
 
@@ -61,7 +63,9 @@ def popularity_percentile(counts: Int[Tensor, " items"], popularity: Int[Tensor,
 
 
 def top_decile_share(counts: Int[Tensor, " items"], popularity: Int[Tensor, " items"]) -> float:
-    """The share of recommendations that go to the tenth of items most popular in training; random gives 0.1.
+    """Return the share of recommendations among the tenth of items most popular in training.
+
+    Random recommendations give 0.1.
 
     The tenth is rounded up to whole items; among equally popular ones the lower id is taken.
 
@@ -73,7 +77,7 @@ def top_decile_share(counts: Int[Tensor, " items"], popularity: Int[Tensor, " it
 
 
 def beyond_accuracy(counts: Int[Tensor, " items"], popularity: Int[Tensor, " items"]) -> dict[str, float]:
-    """All of this file, by name.
+    """Return all metrics of this file, by name.
 
     Raises:
         ValueError: if nothing was recommended.

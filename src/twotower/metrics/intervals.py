@@ -1,4 +1,4 @@
-"""How sure a mean over users is: bootstrap intervals, and a paired permutation test between two models."""
+"""Bootstrap intervals of a mean over users, and a paired permutation test between two models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ ENTRIES = 1 << 22
 
 
 class PermutationTest(NamedTuple):
-    """The mean difference a − b, and how likely one at least as far from 0 is when the two are alike (two-sided)."""
+    """Hold the mean difference a − b and its two-sided p-value.
+
+    The p-value is the chance of a difference at least as far from 0 when the two are alike.
+    """
 
     difference: float
     p_value: float
@@ -45,7 +48,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_intervals(
     values: Float[Tensor, "users metrics"], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Float[Tensor, "metrics 2"]:
-    """Percentile intervals of the means over users: [low, high] of each metric, float64.
+    """Return percentile intervals of the means over users: [low, high] of each metric, float64.
 
     Users are drawn with replacement, all metrics of one draw from the same users. The interval speaks of other users of
     the same population under the same trained model; it holds nothing of how training varies with its seed.
@@ -77,7 +80,7 @@ def bootstrap_intervals(
 def paired_permutation(
     first: Float[Tensor, " users"], second: Float[Tensor, " users"], *, permutations: int = 10_000, seed: int = 0
 ) -> PermutationTest:
-    """Two-sided sign-flip test of the mean difference between two models on the same users.
+    """Test the mean difference between two models on the same users by sign flips, two-sided.
 
     Under "the models are alike" each user's difference may as well have the other sign. With P random flips of all
     signs, p = (1 + those whose mean is at least as far from 0) / (1 + P); so p is never 0.

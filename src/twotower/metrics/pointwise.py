@@ -1,4 +1,4 @@
-"""Scores of labelled pairs -> AUC, AUC within users, log loss."""
+"""Metrics of labelled pairs: area under the ROC curve (AUC), grouped AUC (GAUC), log loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from twotower.core.errors import InputError
 
 
 class GroupedAUC(NamedTuple):
-    """The weighted mean AUC within groups, and how many groups had both classes and so count."""
+    """Hold the weighted mean AUC within groups, and how many groups had both classes and so count."""
 
     value: float
     groups: int
 
 
 def auc(scores: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"]) -> float:
-    """The chance that a positive scores above a negative, ties counting half. Labels of at least 0.5 are positive.
+    """Return the chance that a positive scores above a negative, ties counting half.
+
+    Labels of at least 0.5 are positive.
 
     Raises:
         InputError: if all labels are of one class, where it is undefined, or a score or label is NaN.
@@ -40,7 +42,7 @@ def auc(scores: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"]) -> flo
 def grouped_auc(
     scores: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"], groups: Int[Tensor, " pairs"]
 ) -> GroupedAUC:
-    """GAUC: the AUC within each group (a user), averaged by the group's number of pairs.
+    """Return the grouped AUC (GAUC): the AUC within each group (a user), averaged by number of pairs.
 
     Groups of one class have no AUC and are left out.
 
@@ -59,7 +61,7 @@ def grouped_auc(
 
 
 def log_loss(logits: Float[Tensor, " pairs"], labels: Float[Tensor, " pairs"]) -> float:
-    """Mean binary cross-entropy in nats a pair: −y log σ(logit) − (1 − y) log(1 − σ(logit)).
+    """Return the mean binary cross-entropy in nats a pair: −y log σ(logit) − (1 − y) log(1 − σ(logit)).
 
     Raises:
         InputError: if there are no pairs, or a logit or label is NaN.

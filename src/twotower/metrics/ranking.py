@@ -1,4 +1,4 @@
-"""Ranks of the relevant items -> Recall, Precision, HitRate, NDCG, MRR and MAP of each query, at several k."""
+"""Ranking metrics of each query at several k: recall, precision, hit rate, NDCG, MRR and MAP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANKING_METRICS: tuple[str, ...] = ("recall", "precision", "hit_rate", "ndcg", "
 def ranking_metrics(
     ranks: Int[Tensor, " relevant"], queries: Int[Tensor, " relevant"], num_queries: int, ks: Sequence[int]
 ) -> dict[str, Float64[Tensor, " {num_queries}"]]:
-    """Six metrics of each query, at each ``k``: names such as ``"recall@10"``.
+    """Return six metrics of each query, at each ``k``: names such as ``"recall@10"``.
 
     With n relevant items, of which those at 0-based ranks r_1 < … < r_h stand among the first k:
 

@@ -1,4 +1,4 @@
-"""Metrics of one's own beside the built-in ones: registered, they stand in every evaluation."""
+"""Registry of metrics: your own, once registered, are part of every evaluation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Two towers and a scorer, joined: one file a system."""
+"""Models: two towers and a scorer, joined, one file a system."""

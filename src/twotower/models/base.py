@@ -1,9 +1,9 @@
-"""What every model offers, and the defaults that most share."""
+"""Model protocol: the methods of every model, with defaults."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -16,7 +16,9 @@ from twotower.models.item_store import ItemStore
 
 
 class Model(nn.Module, ABC):
-    """Encode users, encode items, score. A subclass sets ``schema`` and gives the two encoders; the rest has defaults.
+    """Encode users, encode items, score.
+
+    A subclass sets ``schema`` and gives the two encoders; the rest has defaults.
 
     A model that follows training, reads the whole catalogue or computes ahead of requests has the methods of `Phased`,
     `ReadsCatalogue` or `Prepares` too: training and serving look for them.
@@ -28,9 +30,14 @@ class Model(nn.Module, ABC):
             narrower window, as wide as the longest history in a batch.
         has_vectors: true when users and items are one vector each, [rows, dim].
         inner_product: true when the score of two states is their inner product, so that a vector index can serve it.
+        recipe: name of the settings that a run of this model starts from where it has none of its own, such as
+            "pre_ranking"; None: by the kind of its training rows. See `twotower.experiment.recipes.default_run`.
+        own_forward: true where a subclass gives its own `forward`; set by itself. Training then encodes no other items
+            in the call that encodes the batch's.
         item_store: how item states are written and read.
-        row_by_row: true when a `forward` of its own gives each row what the row would get alone, so that ranks may
-            share out a batch; the `forward` of this class does.
+        row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
+            batch. None: with the `forward` of this class yes, with one of its own no.
+        no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
     schema: Schema
@@ -38,8 +45,15 @@ class Model(nn.Module, ABC):
     history_length: int | None = 50
     has_vectors: bool = True
     inner_product: bool = True
+    recipe: ClassVar[str | None] = None
+    own_forward: ClassVar[bool] = False
     item_store: ItemStore = ItemStore()
-    row_by_row: bool = False
+    row_by_row: bool | None = None
+    no_onnx: str = ""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.own_forward = cls.forward is not Model.forward
 
     @abstractmethod
     def encode_users(self, users: Users) -> State:
@@ -47,10 +61,10 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def encode_items(self, items: Items) -> State:
-        """Return item states, one row an item: what can be computed before the request."""
+        """Return item states, one row an item: the part that can be computed before the request."""
 
     def score(self, users: State, items: State) -> Tensor:
-        """Scores of every user with every item, before temperature: [users, items].
+        """Score every user with every item, before temperature: [users, items].
 
         Raises:
             InputError: if the states are not vectors of one width.
@@ -62,32 +76,32 @@ class Model(nn.Module, ABC):
         return users @ items.T
 
     def score_among(self, users: State, items: State, ids: Tensor) -> Tensor:
-        """Scores of every user with the items of rows ``ids`` (int64 [candidates]) of all item states."""
+        """Score every user with the items of rows ``ids`` (int64 [candidates]) of all item states."""
         # For rows of many numbers index_select is several times quicker than indexing.
         return self.score(users, map_state(lambda part: part.index_select(0, ids), items))
 
     def score_rows(self, users: State, items: State) -> Tensor:
-        """Scores of row i with row i: [rows]; or, with item states [rows, n, …], with each of its n: [rows, n]."""
+        """Score row i with row i: [rows]; or, with item states [rows, n, …], with each of its n: [rows, n]."""
         if items.ndim == users.ndim:
             return (users * items).sum(-1)
         return (items @ users[:, :, None])[..., 0]
 
     def logit_scale(self) -> Tensor | float:
-        """1 / temperature: logit = score * scale − log q."""
+        """Return 1 / temperature: logit = score * scale − log q."""
         return 1.0
 
     def forward(self, batch: Batch) -> Encoded:
-        """Both encoders; items stay None when the batch carries no item features."""
+        """Encode users and items; items stay None when the batch carries no item features."""
         items = None if batch.items.features is None else self.encode_items(batch.items)
         return Encoded(self.encode_users(batch.users), items, batch.items.ids, {})
 
     def score_pairs(self, batch: Batch) -> Tensor:
-        """Scores of row i's user with row i's item: [rows]."""
+        """Score row i's user with row i's item: [rows]."""
         return self.score_rows(self.encode_users(batch.users), self.encode_items(batch.items))
 
 
 class ClosedForm(Model, ABC):
-    """A model that is fitted in one go, without gradients."""
+    """Fit in one go, without gradients."""
 
     batches = "none"
 
@@ -98,7 +112,7 @@ class ClosedForm(Model, ABC):
 
 @runtime_checkable
 class Phased(Protocol):
-    """A model that changes what it does in the course of training."""
+    """Change behaviour in the course of training."""
 
     def set_progress(self, epochs: float) -> None:
         """Follow training: epochs done so far, with the share of the current one; called before each step."""
@@ -106,14 +120,15 @@ class Phased(Protocol):
 
     @property
     def selectable(self) -> bool:
-        """False while the current weights must not be kept as the best checkpoint, for example before COLD has
-        selected its fields."""
+        """Return False while the current weights must not be kept as the best checkpoint.
+
+        For example before COLD has selected its fields."""
         ...
 
 
 @runtime_checkable
 class ReadsCatalogue(Protocol):
-    """A model that must know all items beside a batch, such as the features of those in a history."""
+    """Read all items beside a batch, such as the features of those in a history."""
 
     def attach_items(self, items: Items) -> None:
         """Keep what is needed of all items (row number = id); called before training."""
@@ -122,11 +137,11 @@ class ReadsCatalogue(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A model that computes ahead of requests what no request changes."""
+    """Compute ahead of requests what no request changes."""
 
     @property
     def prepared(self) -> object:
-        """What `prepare_serving` made of the present weights; another object after every change."""
+        """Return the result of `prepare_serving` for the present weights; another object after every change."""
         ...
 
     def prepare_serving(self) -> None:
@@ -157,7 +172,7 @@ def prepared_of(model: Model) -> object:
 
 
 class OffersChoices(ClosedForm, ABC):
-    """A closed form that may leave one number to the validation split: it says where to begin, and how far to step.
+    """Leave one number to the validation split: a closed form that gives its first value and the step.
 
     Attributes:
         choice: the setting that is chosen, which is also the attribute that holds its value.
@@ -170,7 +185,7 @@ class OffersChoices(ClosedForm, ABC):
     @property
     @abstractmethod
     def undecided(self) -> bool:
-        """Whether the value is to be chosen; else it was given."""
+        """Return whether the value is to be chosen; else it was given."""
 
     @abstractmethod
     def first_choice(self, log: Log) -> float:
@@ -183,11 +198,11 @@ class OffersChoices(ClosedForm, ABC):
 
 @runtime_checkable
 class ServesNewItems(Protocol):
-    """A model that knows items without training events by their features, and does not learn to push them away."""
+    """Represent items without training events by their features, without learning to push them away."""
 
     @property
     def serves_new_items(self) -> bool:
-        """False where the data give it nothing but ids: such items then stay negatives of every step."""
+        """Return False where the data give it nothing but ids: such items then stay negatives of every step."""
         ...
 
     def settle_items(self, seen: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Ranking on a GPU with every kernel of a request captured once and replayed as one launch."""
+"""Captured ranking: on a GPU, every kernel of a request captured once and replayed as one launch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ WARM_UPS = 3
 
 
 class CapturedRank:
-    """`rank` of one user and a fixed number of candidates, without the launches: on a GPU most of a request is those.
+    """Run `rank` of one user and a fixed number of candidates as one launch.
+
+    On a GPU, launches are most of a request.
 
     Shapes are those of ``users`` and ``candidates``, which serve as an example. Item states are read where they lie. So
     are weights, but for what `prepare_serving` and a compiled scorer copied: capture anew after weights changed.
@@ -60,7 +62,7 @@ class CapturedRank:
         self.host = torch.empty_like(self.answer, device="cpu", pin_memory=True)
 
     def __call__(self, users: Users, candidates: Int[Tensor, " candidates"]) -> TopK:
-        """The best ``k`` of the candidates, on the host; equal scores: the lower id first.
+        """Return the best ``k`` of the candidates, on the host; equal scores: the lower id first.
 
         Raises:
             InputError: if shapes differ from the example's, a candidate is unknown or stands twice, or the model was

@@ -1,4 +1,4 @@
-"""How a model's item states lie in a file: which tensors, and at which precisions."""
+"""Item store: which tensors of a model's item states are in a file, and at which precisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from twotower.core.states import from_tensors
 
 
 class ItemStore:
-    """Item states as they are: a tensor, or the tensors of one NamedTuple. A model with other forms has its own store.
+    """Store item states as they are: a tensor, or the tensors of one NamedTuple.
+
+    A model with other forms has its own store.
 
     Args:
         kind: NamedTuple of the item states; None for a plain tensor.

@@ -1,4 +1,4 @@
-"""Two stages' scores as one order: each scaled to mean 0 and deviation 1 within its list, then weighed."""
+"""Mixture of two stages' scores: each scaled to mean 0 and deviation 1 within its list, then summed by weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pre-ranking step itself: given candidates, scored by the whole model, best first."""
+"""Pre-ranking step: candidates scored by the whole model, best first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rank(
     candidates: Int[Tensor, " candidates"] | Int[Tensor, "users candidates"],
     k: int | None = None,
 ) -> TopK:
-    """The best ``k`` candidates of each user by the model's score, as ids; equal scores: the lower id first.
+    """Return the best ``k`` candidates of each user by the model's score, as ids; equal scores: the lower id first.
 
     Args:
         model: in evaluation mode; `prepare_serving` makes it quicker.
@@ -72,7 +72,9 @@ def check_all_items(model: Model, item_states: State) -> None:
 def ordered_candidates(
     candidates: Int[Tensor, "*users candidates"], num_items: int
 ) -> Int[Tensor, "*users candidates"]:
-    """Each list in order of ids: the tie rule of `top_k` is then that of ids, and states are read in memory's order.
+    """Return each list in order of ids.
+
+    The tie rule of `top_k` is then that of ids, and states are read in memory's order.
 
     Raises:
         InputError: if there is no candidate, one stands twice in a list, or one is not a known item.
@@ -101,5 +103,5 @@ def ordered_candidates(
 
 
 def gather(states: State, index: Int[Tensor, " items"]) -> State:
-    """Rows of states; for rows of many numbers this is several times quicker than indexing."""
+    """Return rows of states; for rows of many numbers this is several times quicker than indexing."""
     return map_state(lambda part: part.index_select(0, index), states)

@@ -1,4 +1,4 @@
-"""Names become models. Add one of ours by its file and one line here; one of your own by `MODELS.register`.
+"""Names become models. Add one of ours by its file and one line in `names`; one of your own by `MODELS.register`.
 
 A sequence encoder's line, or its registration, makes it a model: see `twotower.models.sequential`.
 """
@@ -12,36 +12,16 @@ from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.models.names import GROUP, KNOWN
 from twotower.models.sequential import sequential_model
+from twotower.models.size import build_within_memory
 from twotower.towers.sequence.base import SequenceEncoder
 
 MODELS: Registry[type[Model]] = Registry(
     "model",
     "twotower.MODELS",
-    {
-        "two_tower": "twotower.models.two_tower:TwoTower",
-        "sasrec": "twotower.models.sequential:SASRec",
-        "gru4rec": "twotower.towers.sequence.gru4rec:GRU4Rec",
-        "lrurec": "twotower.towers.sequence.lrurec:LRURec",
-        "hstu": "twotower.towers.sequence.hstu:HSTU",
-        "ligr": "twotower.towers.sequence.ligr:LiGR",
-        "caser": "twotower.towers.sequence.caser:Caser",
-        "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
-        "sparcode": "twotower.models.sparcode:SparCode",
-        "t2diff": "twotower.models.t2diff:T2Diff",
-        "popularity": "twotower.models.baselines.popularity:Popularity",
-        "random": "twotower.models.baselines.random:Random",
-        "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
-        "item_lists": "twotower.models.baselines.item_lists:ItemLists",
-        "ease": "twotower.models.baselines.ease:EASE",
-        "dat": "twotower.models.prerank.dat:DAT",
-        "cold": "twotower.models.prerank.cold:COLD",
-        "int_tower": "twotower.models.prerank.int_tower:IntTower",
-        "rank_tower": "twotower.models.prerank.rank_tower:RankTower",
-        "fit": "twotower.models.fit.model:FIT",
-        "semantic": "twotower.models.semantic:Semantic",
-    },
-    group="twotower.models",
+    KNOWN,
+    group=GROUP,
 )
 
 
@@ -55,18 +35,18 @@ def model_class(model: str | type[Model]) -> type[Model]:
     if isinstance(found, type) and issubclass(found, SequenceEncoder):
         return sequential_model(found)  # type: ignore[arg-type]  # a class is hashable
     if not (isinstance(found, type) and issubclass(found, Model)):
-        raise InputError(f"model {model!r} is no class that inherits twotower.Model")
+        raise InputError(f"model {shown(model)} is no class that inherits twotower.Model")
     return found
 
 
 def model_parameters(name: str) -> dict[str, Any]:
-    """The settings that a model takes and their defaults."""
+    """Return the settings that a model takes and their defaults."""
     parameters = inspect.signature(model_class(name).__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def all_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the defaults of what they leave out, as TOML reads them back: lists instead of tuples."""
+    """Return the settings with all defaults, as TOML reads them back: lists instead of tuples."""
     whole = model_parameters(name) | settings
     return {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
 
@@ -78,10 +58,11 @@ MOST_LAYERS = 1000
 
 
 def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = None) -> Model:
-    """A new model: ``Class(schema, **parameters)``.
+    """Build a new model: ``Class(schema, **parameters)``.
 
     Raises:
-        InputError: if a parameter is unknown to the model (names the closest) or out of range.
+        InputError: if a parameter is unknown to the model (names the closest) or out of range, or the model would take
+            more memory than is free.
     """
     cls, known = model_class(name), model_parameters(name)
     for key in parameters or {}:
@@ -89,7 +70,7 @@ def build_model(name: str, schema: Schema, parameters: dict[str, Any] | None = N
             raise unknown_name(f"setting of model '{name}'", f"model.{key}", [f"model.{k}" for k in known])
         _check_kind(f"model.{key}", (parameters or {})[key], known[key])
     try:
-        return cls(schema, **(parameters or {}))
+        return build_within_memory(cls, name, schema, parameters or {})
     except InputError:
         raise
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The augmented-semantic two-tower: items by their texts alone, users by the texts of what they did last."""
+"""Augmented-semantic two-tower: items by their texts alone, users by the texts of their latest items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from twotower.towers.words import ResidualBlock, SemanticItems, TextField
 
 
 class Semantic(Model):
-    """No id and no category is read, so that an item needs nothing but its text, before and after launch.
+    """Encode items by their texts, and users by the texts of their latest items.
+
+    No id and no category is read, so that an item needs nothing but its text, before and after launch.
 
     Item: text vector (TF-IDF on its main axes, fixed) and keyword vector (learnt), residual feed-forward blocks. User:
     a sequential transformer over the item vectors of the recent history, a residual block. Score: the dot product;
@@ -102,15 +104,15 @@ class Semantic(Model):
             self.fitted.fill_(True)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """One vector an item, from its texts and vectors."""
+        """Return one vector an item, from its texts and vectors."""
         return self.items(items.features or {})
 
     def logit_scale(self) -> float:
-        """1 / √dim, so that untrained logits have a size of about one."""
+        """Return 1 / √dim, so that untrained logits have a size of about one."""
         return float(self.dim**-0.5)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """One vector a user, zero without a history."""
+        """Return one vector a user, zero without a history."""
         history = users.history
         distinct, place = history.unique(return_inverse=True)
         vectors = self.items(self._stored(distinct))

@@ -27,8 +27,7 @@ CPU_GROUP = 16
 
 
 class Sequential(Model):
-    """Any causal sequence encoder over item embeddings, scored by the dot product or the cosine with the same
-    embeddings.
+    """Score by the dot product or the cosine of a causal encoder's state with item embeddings.
 
     Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
     history gives the zero vector, so that every item scores 0. Under the cosine, states and items have length 1; the
@@ -76,14 +75,16 @@ class Sequential(Model):
         self.tower = encoder(dim=dim, **settings)
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
-        """The state after each item of the history; meaningless where it is padded."""
+        """Return the state after each item of the history; meaningless where it is padded."""
         return self.scorer.prepare(self.tower(self._embedded(history), history != PADDING, times))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """The state after the latest item: one vector a user."""
+        """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
-        longest = max(1, int(lengths.max())) if len(lengths) else 1
+        longest = history.shape[1]
+        if not torch.compiler.is_compiling():  # a graph has one width for all
+            longest = max(1, int(lengths.max())) if len(lengths) else 1
         times = None if users.history_times is None else users.history_times[:, :longest]
         states = self.scorer.prepare(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
         return states * (lengths > 0)[:, None]
@@ -92,15 +93,15 @@ class Sequential(Model):
         return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """The item's embedding, of length 1 under the cosine."""
+        """Return the item's embedding, of length 1 under the cosine."""
         return self.scorer.prepare(self.item_table(items.ids))
 
     def logit_scale(self) -> float:
-        """1 / temperature."""
+        """Return 1 / temperature."""
         return 1.0 / self.temperature
 
     def forward(self, batch: Batch) -> Encoded:
-        """One row a position that has a next item, in the batch's order: its state, and that item."""
+        """Encode one row a position that has a next item, in the batch's order: its state, and that item."""
         on_cpu = batch.items.ids.device.type == "cpu"
         states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
         items = None if batch.items.features is None else self.scorer.prepare(self.item_table(item_ids))
@@ -137,7 +138,7 @@ class Sequential(Model):
 
 
 class SASRec(Sequential):
-    """Causal self-attention over item embeddings.
+    """Encode a history by causal self-attention over item embeddings.
 
     Source: Kang and McAuley, ICDM 2018. Differences: pre-norm blocks, and the loss is chosen by the run (the paper's is
     BCE with one negative; full softmax is better, see Petrov and Macdonald, RecSys 2023, and our docs).
@@ -203,5 +204,10 @@ def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [shared["self"], shared["schema"], shared["dim"], *settings, *(shared[name] for name in SHARED)]
     )
-    names = {"__init__": build, "__doc__": encoder.__doc__, "__module__": encoder.__module__}
+    names = {
+        "__init__": build,
+        "__doc__": encoder.__doc__,
+        "__module__": encoder.__module__,
+        "no_onnx": encoder.no_onnx,
+    }
     return type(encoder.__name__, (Sequential,), names)

@@ -35,7 +35,7 @@ PAIRS = 1 << 21
 
 
 class Coded(NamedTuple):
-    """A user: vectors [rows, tokens, dim], weights, offsets and list numbers [rows, tokens] (-1: not of a code)."""
+    """Hold users: vectors [rows, tokens, dim], weights, offsets and list numbers [rows, tokens] (-1: no code)."""
 
     vectors: Tensor
     weights: Tensor
@@ -44,7 +44,7 @@ class Coded(NamedTuple):
 
 
 class SparCode(Model):
-    """score = Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can lie in lists beforehand.
+    """Score by Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can be listed beforehand.
 
     Trained by a sampled softmax. For ``warm_up`` epochs the tokens pass unquantised; then codes start at k-means
     centres of a batch. Only what comes after is kept as the best checkpoint.
@@ -78,6 +78,7 @@ class SparCode(Model):
 
     has_vectors = False
     inner_product = False
+    no_onnx = "its codes are answered from posting lists, which ONNX Runtime does not search"
 
     def __init__(
         self,
@@ -138,24 +139,24 @@ class SparCode(Model):
         self._epochs, self._dead = 0.0, 0
 
     def encode_users(self, users: Users) -> Coded:
-        """The codes of each user."""
+        """Return the codes of each user."""
         return self._code(users)[0]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows item_tokens dim"]:
-        """The tokens of each item: its id's vector and the mean of its features', through heads where several."""
+        """Return the tokens of each item: its id's vector and the mean of its features'; several by heads."""
         vectors = self.item_table(items.ids)
         if self.item_fields.features and items.features is not None:
             vectors = vectors + self.item_fields(items.features).mean(1)
         return vectors[:, None] if self.item_heads is None else self.item_heads(vectors)
 
     def forward(self, batch: Batch) -> Encoded:
-        """Both encoders, and the losses of the codes."""
+        """Encode users and items, and compute the losses of the codes."""
         items = None if batch.items.features is None else self.encode_items(batch.items)
         users, losses = self._code(batch.users)
         return Encoded(users, items, batch.items.ids, losses)
 
     def score(self, users: Coded, items: Float[Tensor, "items item_tokens dim"]) -> Float[Tensor, "users items"]:
-        """Every user with every item."""
+        """Score every user with every item."""
         if self.training or self._per_pair == 1:
             return self._watched(self._joined(users, items[None]))
         return in_tiles(
@@ -163,11 +164,13 @@ class SparCode(Model):
         )
 
     def score_rows(self, users: Coded, items: Float[Tensor, "rows *n item_tokens dim"]) -> Float[Tensor, "rows *n"]:
-        """Row i with row i, or with each of its n items."""
+        """Score row i with row i, or with each of its n items."""
         return self._joined(users, items) if items.ndim == 4 else self._joined(users, items[:, None])[:, 0]
 
     def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
-        """What list ``codes`` (int64 [lists]) hold for items [items, …]: `encode_users` gives the numbers of lists.
+        """Return the scores of lists ``codes`` (int64 [lists]) with items [items, …].
+
+        `encode_users` gives the numbers of lists.
 
         Raises:
             InputError: if the model has no lists: no codes, or several codebooks a token.
@@ -178,7 +181,7 @@ class SparCode(Model):
 
     @property
     def num_lists(self) -> int:
-        """How many lists there are: one a code.
+        """Return how many lists there are: one a code.
 
         Raises:
             InputError: as `list_scores`.
@@ -190,7 +193,7 @@ class SparCode(Model):
         raise InputError("sparcode: lists are of codes = 'gate', or of codes = 'quantised' with books = 1")
 
     def code_use(self) -> CodeUse | None:
-        """How codes were used in training since this was last asked; None without a codebook."""
+        """Return how codes were used in training since the last call; None without a codebook."""
         return self.coder.use() if isinstance(self.coder, Quantiser) else None
 
     def set_progress(self, epochs: float) -> None:
@@ -199,7 +202,7 @@ class SparCode(Model):
 
     @property
     def selectable(self) -> bool:
-        """False until codes have started."""
+        """Return False until codes have started."""
         return self.coder is None or bool(self.coder.started)
 
     def _code(self, users: Users) -> tuple[Coded, dict[str, Tensor]]:

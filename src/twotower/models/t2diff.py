@@ -1,4 +1,4 @@
-"""T2Diff: a user tower that reads a restored next item beside the history."""
+"""T2Diff: a user tower that reads a predicted next item, restored by diffusion, beside the history."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTENTION = ("causal", "mixed")
 
 
 class T2Diff(Model):
-    """The next item is first restored from the history, then read by the tower; L = L_tower + λ · L_diffusion.
+    """Restore the next item from the history, then encode both; L = L_tower + λ · L_diffusion.
 
     Trained at every place of a window, as all sequential models are. An empty history gives the zero vector.
 
@@ -63,6 +63,7 @@ class T2Diff(Model):
     """
 
     batches = "sequences"
+    no_onnx = "its U-Net halves the length of the history step by step, which a graph of free sizes cannot follow"
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class T2Diff(Model):
         )
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """The state after the latest item: one vector a user."""
+        """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = max(1, int(lengths.max())) if len(lengths) else 1
@@ -158,11 +159,14 @@ class T2Diff(Model):
         return states * (lengths > 0)[:, None]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """The item's embedding."""
+        """Return the item's embedding."""
         return self.item_table(items.ids)
 
     def forward(self, batch: Batch) -> Encoded:
-        """One row a position that has a next item: its state, and that item; L_diffusion is the model's own loss."""
+        """Encode one row a position that has a next item; L_diffusion is the model's own loss.
+
+        A row is the position's state, and that item.
+        """
         history, targets, pairs = batch.users.history, batch.items.ids, batch.pairs
         mask = targets != PADDING
         if pairs is None:
@@ -181,7 +185,7 @@ class T2Diff(Model):
         guesses: Float[Tensor, "rows length dim"],
         times: Tensor | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """The state after each event, given its guess of the next one; meaningless where it is padded."""
+        """Return the state after each event, given its prediction of the next one; meaningless where it is padded."""
         if isinstance(self.tower, MixedAttention):
             places = torch.arange(events.shape[1], device=events.device).expand(events.shape[:2])
             return self.tower(events, guesses, places, times)
@@ -189,5 +193,5 @@ class T2Diff(Model):
         return states
 
     def embedded(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
-        """The items' vectors as the tower reads them."""
+        """Return the items' vectors as the tower reads them."""
         return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5

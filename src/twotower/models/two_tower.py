@@ -1,4 +1,4 @@
-"""The two-tower model (DSSM): a network over each side's features, joined by a cosine, a dot product or an MLP."""
+"""Two-tower model (deep structured semantic model, DSSM): a network a side, joined by a cosine, dot product or MLP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twotower.towers.registry import build_tower
 
 
 class TwoTower(Model):
-    """Features and ids through one MLP a side; the user also brings the mean of its history's item embeddings.
+    """Encode features and ids by one MLP a side; a user also by the mean of its history's item embeddings.
 
     The history shares the item tower's id table, so that an item is learnt once. An unknown item falls back on row 1
     and its features: train with ``id_dropout`` so that those two mean something.
@@ -104,7 +104,7 @@ class TwoTower(Model):
         self.item_mlp = network(item_width)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """One vector a user, of length 1 under the cosine."""
+        """Return one vector a user, of length 1 under the cosine."""
         fields = []
         if self.history_length:
             table = self.item_table if self.history_table is None else self.history_table
@@ -115,7 +115,7 @@ class TwoTower(Model):
         return self.scorer.prepare(self.user_mlp(torch.cat(fields, dim=1)))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """One vector an item, of length 1 under the cosine."""
+        """Return one vector an item, of length 1 under the cosine."""
         fields = self._features(self.item_fields, items.features or {})
         if self.item_id:
             ids = items.ids
@@ -127,28 +127,28 @@ class TwoTower(Model):
     def score(
         self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "users items"]:
-        """Every user with every item."""
+        """Score every user with every item."""
         return super().score(users, items) if self.inner_product else self.scorer(users, items)
 
     def score_rows(
         self, users: Float[Tensor, "rows dim"], items: Float[Tensor, "rows *n dim"]
     ) -> Float[Tensor, "rows *n"]:
-        """Row i with row i, or with each of its n items."""
+        """Score row i with row i, or with each of its n items."""
         return super().score_rows(users, items) if self.inner_product else self.scorer.pairs(users, items)
 
     @property
     def serves_new_items(self) -> bool:
-        """Whether items have features beside their ids."""
+        """Return whether items have features beside their ids."""
         return bool(self.schema.item_features)
 
     def settle_items(self, seen: Tensor) -> None:
-        """New items take the id vector of the unknown item; their features tell them apart."""
+        """Give new items the id vector of the unknown item; their features distinguish them."""
         settle_unseen(self.item_table, seen, unknown_learns=self.item_id and self.id_dropout > 0)
         if self.history_table is not None:
             settle_unseen(self.history_table, seen, unknown_learns=False)
 
     def logit_scale(self) -> Tensor:
-        """1 / temperature."""
+        """Return 1 / temperature."""
         return self.temperature.scale()
 
     def _features(self, embed: FeatureEmbedding, values: dict[str, Tensor]) -> list[Tensor]:

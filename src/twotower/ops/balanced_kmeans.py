@@ -16,7 +16,9 @@ def balanced_kmeans(
     generator: torch.Generator | None = None,
     iterations: int = 6,
 ) -> Int[Tensor, " points"]:
-    """The cluster of each point: 0 to num_clusters − 1, each of ⌊n/k⌋ or ⌈n/k⌉ points; near clusters have near numbers.
+    """Return the cluster of each point: 0 to num_clusters − 1, each of ⌊n/k⌋ or ⌈n/k⌉ points.
+
+    Clusters near each other have near numbers.
 
     The set is split in two, then each half, and so on. A split starts from two random points as centroids and
     repeats: order the points by their projection on the difference of the centroids, cut where the sizes must be, take

@@ -19,7 +19,7 @@ _TRASH = _BINS + 1
 
 
 class Directions(NamedTuple):
-    """Unit vectors about their mean m: ``rows`` [n, dim] = u − m, ``lift`` [n] = (u − m)·m, ``offset`` = m·m.
+    """Hold unit vectors about their mean m: ``rows`` [n, dim] = u − m, ``lift`` [n] = (u − m)·m, ``offset`` = m·m.
 
     cos(i, j) = rows_i·rows_j + lift_i + lift_j + offset. Held apart like this, float32 resolves the differences inside
     a narrow cone, which the cosines themselves (all near 1) would round away.
@@ -31,19 +31,22 @@ class Directions(NamedTuple):
 
     @property
     def mean_square(self) -> float:
-        """Mean of |u − m|² over the rows: 1 − |m|², the spread of the directions, between 0 and 1."""
+        """Return the mean of |u − m|² over the rows: 1 − |m|², the spread of the directions, between 0 and 1."""
         return self.rows.double().square().sum(1).mean().item()
 
 
 def directions(unit: Float[Tensor, "rows dim"], *, dtype: torch.dtype) -> Directions:
-    """Unit vectors as `Directions` in ``dtype``; ``unit`` should be float64, so that the mean is removed exactly."""
+    """Return unit vectors as `Directions` in ``dtype``.
+
+    ``unit`` should be float64, so that the mean is removed exactly.
+    """
     mean = unit.mean(0)
     rows = unit - mean
     return Directions(rows.to(dtype), (rows @ mean).to(dtype), mean.square().sum().item())
 
 
 class PairScan(NamedTuple):
-    """What one pass gives.
+    """Hold the nearest rows and the histogram that one pass gives.
 
     ``histogram`` counts unordered pairs by fine bin of cosine: int64 [2 * BINS_PER_UNIT], from -1 to 1; None when it
     was not asked for.
@@ -56,7 +59,7 @@ class PairScan(NamedTuple):
 
 
 def top_k(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Tensor, Tensor]:
-    """Exact top k of each row, best first: values and columns.
+    """Return the exact top k of each row, best first: values and columns.
 
     The k best lie in the k groups of 64 columns with the best maxima, so only those are sorted.
 
@@ -76,7 +79,7 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Tensor, Tensor
 
 
 def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
-    """The ``k`` nearest rows of every row and, with ``count``, the histogram of the cosines of all unordered pairs.
+    """Return the ``k`` nearest rows of every row and, with ``count``, the histogram of all pairs' cosines.
 
     Work is rows² · dim; memory is one tile of 12 million cosines, whatever the number of rows.
 
@@ -118,7 +121,10 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
 
 
 def pair_cosines(space: Directions) -> Float[Tensor, " pairs"]:
-    """The cosines of all unordered pairs: [rows (rows − 1) / 2]. The plain form, for a few thousand rows."""
+    """Return the cosines of all unordered pairs: [rows (rows − 1) / 2].
+
+    The plain form, for a few thousand rows.
+    """
     left, right = _augmented(space)
     first, second = torch.triu_indices(len(space.rows), len(space.rows), 1)
     return (left @ right.T)[first, second] + space.offset
@@ -131,7 +137,7 @@ def nearest(
     *,
     skip: Int[Tensor, " queries"] | None = None,
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """The ``k`` rows with the largest inner product with each query, over rows that arrive in chunks.
+    """Return the ``k`` rows with the largest inner product with each query, over rows that arrive in chunks.
 
     ``skip`` is the row of each query itself, which is not returned. Rows are numbered in order of arrival. With fewer
     than ``k`` rows the answer is padded with -inf and -1.

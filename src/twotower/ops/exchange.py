@@ -13,21 +13,21 @@ from torch import Tensor
 
 
 class Place(NamedTuple):
-    """Which process this is, of how many."""
+    """Describe which process this is, of how many."""
 
     rank: int
     size: int
 
     @classmethod
     def current(cls) -> Place:
-        """That of this process; alone where torch.distributed is not set up."""
+        """Return the ranks of this process; alone where torch.distributed is not set up."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls(0, 1)
 
 
 class Exchange:
-    """One question of every rank to every other: which of its rows go to whom, and how they find back.
+    """Hold the exchange of every rank with every other: which of its rows go where, and how they come back.
 
     All ranks make one at the same time, and then use it alike: it is where they meet. Alone, nothing moves.
 
@@ -53,13 +53,13 @@ class Exchange:
         self.sent, self.received = torch.stack([sent, received]).tolist()  # the one wait for the device
 
     def to_owners(self, rows: Tensor) -> Tensor:
-        """The rows that all ranks sent to this one, rank after rank, in the order in which each asked."""
+        """Return the rows that all ranks sent to this one, rank after rank, in the order of each."""
         if self.order is None:
             return rows
         return _moved(rows.index_select(0, self.order), self.sent, self.received)
 
     def to_askers(self, rows: Tensor) -> Tensor:
-        """Answers to what `to_owners` gave, back with those who asked, in the order of their own rows."""
+        """Return the answers to what `to_owners` gave to the ranks that asked, in the order of their own rows."""
         if self.order is None:
             return rows
         answers = _moved(rows.contiguous(), self.received, self.sent)
@@ -67,7 +67,7 @@ class Exchange:
 
 
 def side_by_side(part: Tensor) -> Tensor:
-    """The tensor of each rank, which all have one shape, stacked by rank; alone, of this one."""
+    """Return the tensor of each rank, which all have one shape, stacked by rank; alone, of this one."""
     place = Place.current()
     if place.size == 1:
         return part[None]

@@ -1,4 +1,4 @@
-"""How often an item comes up in a stream of batches, from the gaps between its appearances, in hashed arrays."""
+"""Frequency of items in a stream of batches, from the gaps between their appearances, in hashed arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PRIME = 2**31 - 1
 def hash_cells(
     ids: Int[Tensor, " ids"], multipliers: Int[Tensor, " hashes"], offsets: Int[Tensor, " hashes"], width: int
 ) -> Int[Tensor, "hashes ids"]:
-    """The cell of each id in each array: ((a · id + b) mod p) mod width, with p = 2³¹ − 1 and ids below it.
+    """Return the cell of each id in each array: ((a · id + b) mod p) mod width, p = 2³¹ − 1, ids below p.
 
     Source: universal hashing, Carter and Wegman 1979.
     """
@@ -25,7 +25,9 @@ def update_gaps(
     step: int,
     rate: float,
 ) -> None:
-    """Record, in place, that the ids of ``cells`` came up at ``step``: gap ← (1 − rate) gap + rate (step − last step).
+    """Record, in place, that the ids of ``cells`` occurred at ``step``.
+
+    gap ← (1 − rate) gap + rate (step − last step).
 
     All ids are read before any is written, so an id that stands twice in the batch, or two ids in one cell, make one
     update. In the paper's loop the second would see a gap of 0.
@@ -39,7 +41,9 @@ def update_gaps(
 
 
 def expected_gap(gap: Float[Tensor, "hashes width"], cells: Int[Tensor, "hashes ids"]) -> Float[Tensor, " ids"]:
-    """Steps between two appearances: the largest over the arrays, since sharing a cell can only shorten a gap.
+    """Return the expected steps between two appearances.
+
+    The largest over the arrays, since sharing a cell can only shorten a gap.
 
     Source: as `update_gaps`.
     """

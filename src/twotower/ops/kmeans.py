@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class Clustering(NamedTuple):
-    """The best restart: ``labels`` int64 [rows], ``centres`` [clusters, dim], ``inertia`` Σ of squared distances."""
+    """Hold the best restart.
+
+    ``labels`` is int64 [rows], ``centres`` [clusters, dim], ``inertia`` the sum of squared distances.
+    """
 
     labels: Tensor
     centres: Tensor
@@ -26,7 +29,7 @@ def kmeans(
     tolerance: float = 1e-4,
     generator: torch.Generator | None = None,
 ) -> Clustering:
-    """Lloyd's algorithm from k-means++ seeds, ``restarts`` times at once; the one with the least inertia is returned.
+    """Run Lloyd's algorithm from k-means++ seeds, ``restarts`` times at once; return the one of least inertia.
 
     A restart ends when its centres move, in sum of squares, by less than ``tolerance`` times the mean variance of a
     dimension (scikit-learn's rule). A centre that loses all its rows stays where it is.

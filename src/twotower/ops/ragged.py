@@ -10,7 +10,7 @@ from torch import Tensor
 def expand(
     starts: Int[Tensor, " rows"], ends: Int[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " entries"], Int[Tensor, " entries"]]:
-    """The row and the position of every entry of ``starts[i]:ends[i]``, row after row.
+    """Return the row and the position of every entry of ``starts[i]:ends[i]``, row after row.
 
     Examples:
         >>> expand(torch.tensor([5, 0]), torch.tensor([7, 1]))

@@ -1,4 +1,4 @@
-"""How many directions a cloud of vectors fills: moments in one pass over chunks, and ranks read off the spectrum."""
+"""Spectrum of a set of vectors: moments in one pass over chunks, and measures of rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Count, sum and second moment about ``pivot``, in float64.
+    """Hold count, sum and second moment about ``pivot``, in float64.
 
     The pivot is near the mean, so that a narrow cone far from the origin keeps its digits.
     """
@@ -24,22 +24,22 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean vector: [dim]."""
+        """Return the mean vector: [dim]."""
         return self.pivot + self.total / self.rows
 
     def covariance(self) -> Tensor:
-        """The covariance about the mean, divided by the count: [dim, dim]."""
+        """Return the covariance about the mean, divided by the count: [dim, dim]."""
         shift = self.total / self.rows
         return self.outer / self.rows - torch.outer(shift, shift)
 
     def second_moment(self) -> Tensor:
-        """The mean of x xᵀ about the origin: [dim, dim]."""
+        """Return the mean of x xᵀ about the origin: [dim, dim]."""
         mean = self.mean
         return self.covariance() + torch.outer(mean, mean)
 
 
 def moments(chunks: Iterable[Float[Tensor, "_ dim"]]) -> Moments:
-    """Moments of all rows of ``chunks``, which are read once.
+    """Return the moments of all rows of ``chunks``, which are read once.
 
     Raises:
         ValueError: if there is no row.
@@ -63,14 +63,19 @@ def moments(chunks: Iterable[Float[Tensor, "_ dim"]]) -> Moments:
 
 
 def eigenvalues(matrix: Float[Tensor, "dim dim"], rows: int) -> Float[Tensor, " dim"]:
-    """Eigenvalues of a moment matrix of ``rows`` rows, largest first; those that are only rounding are set to 0."""
+    """Return the eigenvalues of a moment matrix of ``rows`` rows, largest first.
+
+    Those that are only rounding are set to 0.
+    """
     values = torch.linalg.eigvalsh(matrix.double()).flip(0).clamp(min=0.0)
     floor = torch.finfo(torch.float64).eps * max(rows, len(values)) * values[0]
     return values.masked_fill(values <= floor, 0.0)
 
 
 def participation_ratio(values: Float[Tensor, " dim"]) -> float | None:
-    """(Σλ)² / Σλ²: the number of equal eigenvalues that would spread as much. None for an all-zero spectrum.
+    """Return (Σλ)² / Σλ²: the number of equal eigenvalues that would spread as much.
+
+    None for an all-zero spectrum.
 
     Examples:
         >>> participation_ratio(torch.tensor([2.0, 2.0, 0.0]))
@@ -81,7 +86,9 @@ def participation_ratio(values: Float[Tensor, " dim"]) -> float | None:
 
 
 def rankme(values: Float[Tensor, " dim"]) -> float | None:
-    """exp of the entropy (nats) of the singular values √λ scaled to sum to 1. None for an all-zero spectrum.
+    """Return exp of the entropy (nats) of the singular values √λ scaled to sum to 1.
+
+    None for an all-zero spectrum.
 
     Source: Garrido et al., "RankMe", ICML 2023, equation 1 (Roy and Vetterli's effective rank, 2007). Difference: no
     epsilon is added to the shares; a zero singular value counts nothing.
@@ -98,7 +105,7 @@ def rankme(values: Float[Tensor, " dim"]) -> float | None:
 
 
 def stable_rank(values: Float[Tensor, " dim"]) -> float | None:
-    """Σλ / max λ: squared Frobenius norm over squared spectral norm. None for an all-zero spectrum.
+    """Return Σλ / max λ: squared Frobenius norm over squared spectral norm. None for an all-zero spectrum.
 
     Examples:
         >>> stable_rank(torch.tensor([4.0, 2.0, 2.0]))
@@ -109,7 +116,7 @@ def stable_rank(values: Float[Tensor, " dim"]) -> float | None:
 
 
 def dimensions_for(variances: Float[Tensor, " dim"], share: float) -> int | None:
-    """How many of the largest ``variances`` hold ``share`` of their sum. None when all are zero.
+    """Return how many of the largest ``variances`` hold ``share`` of their sum. None when all are zero.
 
     Examples:
         >>> dimensions_for(torch.tensor([1.0, 6.0, 3.0]), 0.9)
@@ -124,7 +131,7 @@ def dimensions_for(variances: Float[Tensor, " dim"], share: float) -> int | None
 
 
 def effective_dimensions(variances: Float[Tensor, " dim"], share: float = 0.01) -> int:
-    """How many variances exceed ``share`` of the largest; 0 when all are zero.
+    """Return how many variances exceed ``share`` of the largest; 0 when all are zero.
 
     Examples:
         >>> effective_dimensions(torch.tensor([1.0, 0.5, 0.005]))

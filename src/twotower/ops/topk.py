@@ -12,7 +12,7 @@ from twotower.core.records import TopK
 
 
 def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
-    """The ``k`` best columns of each row; equal scores: the lower column first.
+    """Return the ``k`` best columns of each row; equal scores: the lower column first.
 
     A score of -inf means "not allowed": such columns are never returned, and rows with fewer than ``k`` allowed columns
     end in id -1 and score -inf. Scores must not be NaN.
@@ -50,14 +50,16 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> TopK:
 
 
 def merge(left: TopK, right: TopK) -> TopK:
-    """The best of two answers for the same rows, as long as ``left``; equal scores: the lower id first."""
+    """Return the best of two answers for the same rows, as long as ``left``; equal scores: the lower id first."""
     values, ids = _in_order(torch.cat([left.scores, right.scores], 1), torch.cat([left.ids, right.ids], 1))
     k = left.ids.shape[1]
     return TopK(values[:, :k], ids[:, :k])
 
 
 def top_k_of_tiles(tiles: Iterable[tuple[int, Tensor]], k: int) -> TopK:
-    """Top k over tiles ``(first column, scores [rows, width])``: the same as `top_k` over the tiles side by side.
+    """Return the top k over tiles ``(first column, scores [rows, width])``.
+
+    The same as `top_k` over the tiles side by side.
 
     Raises:
         ValueError: if there is no tile, or ``k`` is below 1.

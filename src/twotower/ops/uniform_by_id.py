@@ -14,7 +14,7 @@ _ODD = 0x45D9F3B
 
 
 def uniform_by_id(ids: Int[Tensor, " rows"], dim: int, *, seed: int) -> Float[Tensor, "rows dim"]:
-    """Numbers in [−1, 1), one row an id, float32: the same for the same id and seed, whatever else is asked for.
+    """Draw numbers in [−1, 1), one row an id, float32: the same for the same id and seed, in any company.
 
     Whole numbers are mixed and made a float in one exact step, so that every device gives the same bits.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 def windows(
     values: Shaped[Tensor, " events"], starts: Int[Tensor, " rows"], ends: Int[Tensor, " rows"], length: int
 ) -> Shaped[Tensor, "rows length"]:
-    """The last ``length`` of ``values[starts[i]:ends[i]]`` for each row, in order, padded at the end with 0.
+    """Return the last ``length`` of ``values[starts[i]:ends[i]]`` for each row, in order, padded at the end with 0.
 
     Examples:
         >>> windows(torch.tensor([5, 6, 7, 8]), torch.tensor([0, 3]), torch.tensor([3, 4]), 2)
@@ -26,7 +26,7 @@ def windows(
 
 
 def places(lengths: Int[Tensor, " rows"], width: int, total: int) -> Int[Tensor, " filled"]:
-    """Where rows of ``width`` places, filled from the left and flattened, are filled: row after row, in order.
+    """Return where rows of ``width`` places, filled from the left and flattened, are filled: row after row, in order.
 
     ``total`` is the sum of ``lengths``; that it is given saves the host from waiting for a GPU.
 

@@ -57,7 +57,7 @@ def draw_curves(
 def band(
     curves: Sequence[Sequence[Mapping[str, Any]]], key: str
 ) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
-    """Epochs that every seed has a value for, with mean, least and most over seeds.
+    """Return the epochs that every seed has a value for, with mean, least and most over seeds.
 
     Examples:
         >>> first = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "recall@10": 0.5}]

@@ -1,4 +1,4 @@
-"""FIT's tables: pre-rankers on labelled pairs, what FIT's parts bring, and how many queries and heads it takes.
+"""Tables of FIT: pre-rankers on labelled pairs, the effect of FIT's parts, and of its number of queries and heads.
 
 Source: Xiong et al., SIGIR 2025, tables 1 and 2, figures 4, 5, 7 and 8. Protocol of section 5.1; it leaves open which
 events train, so there are two readings: every event (``fit``) and each user's last 50 alone (``fit-last``). In both
@@ -79,7 +79,9 @@ HEAD_DIM = 64
 
 
 def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: float = 3e-3) -> Run:
-    """One training on labelled pairs: batches of 8,192, thirty epochs; two judgements without a better AUC end it.
+    """Return the run on labelled pairs: batches of 8,192, thirty epochs.
+
+    Two evaluations without a better AUC end it.
 
     Negatives are fresh in every epoch and nothing is dropped, as did best on validation data when settings were sought.
     """
@@ -93,12 +95,15 @@ def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: flo
 
 
 def choices(model: str, settings: Mapping[str, Any], reading: str) -> list[Run]:
-    """The same grid for every model."""
+    """Return the same grid for every model."""
     return [pair_run(model, {**settings, **ids}, reading=reading, rate=rate) for ids in USER_IDS for rate in RATES]
 
 
 def wide(data: str) -> dict[str, Sequence[Run]]:
-    """FIT and the two-tower with its history encoder in the largest form that paid on MovieLens-1M; nothing to tune."""
+    """Return FIT and the two-tower with their history encoder in the largest form that paid on MovieLens-1M.
+
+    Nothing to tune.
+    """
     rows: dict[str, Sequence[Run]] = {}
     for name in ("two_tower_din", "fit"):
         model, settings = MODELS[name]
@@ -108,17 +113,17 @@ def wide(data: str) -> dict[str, Sequence[Run]]:
 
 
 def headline_all(data: str) -> dict[str, Sequence[Run]]:
-    """Every event trains."""
+    """Return the variants where every event trains."""
     return {name: choices(model, settings, "all") for name, (model, settings) in MODELS.items()}
 
 
 def headline_last(data: str) -> dict[str, Sequence[Run]]:
-    """Each user's last 50 events are all that there is."""
+    """Return the variants where each user's last 50 events are all that there is."""
     return {name: choices(model, settings, "last") for name, (model, settings) in MODELS.items()}
 
 
 def as_printed(data: str) -> dict[str, Sequence[Run]]:
-    """Every model with its scores scaled as its paper has them, every event trains."""
+    """Return every model with its scores scaled as its paper has them, every event trains."""
     raw = {name: {"normalise_heads": False} if name in RAW_HEADS else {} for name in MODELS}
     return {
         name: choices(model, {**settings, **FIXED, **raw[name]}, "all") for name, (model, settings) in MODELS.items()
@@ -126,7 +131,7 @@ def as_printed(data: str) -> dict[str, Sequence[Run]]:
 
 
 def ablations(data: str) -> dict[str, Sequence[Run]]:
-    """FIT without its parts, trained otherwise, and with other interaction units."""
+    """Return FIT without its parts, trained otherwise, and with other interaction units."""
     runs = {name: {"temperature": COSINE, **settings} for name, settings in PARTS.items()}
     return {
         name: [pair_run("fit", settings, reading="all", rate=rate) for rate in RATES] for name, settings in runs.items()
@@ -134,7 +139,10 @@ def ablations(data: str) -> dict[str, Sequence[Run]]:
 
 
 def queries_and_heads(data: str) -> dict[str, Sequence[Run]]:
-    """FIT by its number of meta queries (two heads), and by its heads (64 queries) with either late interaction."""
+    """Return FIT by its number of meta queries (two heads), and by its heads (64 queries).
+
+    Heads are tried with either late interaction.
+    """
     rows: dict[str, dict[str, Any]] = {f"queries_{count}": {"meta_queries": count} for count in QUERIES}
     for scorer in ("lss", "sum_max"):
         for heads in HEADS:

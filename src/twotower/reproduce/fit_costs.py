@@ -1,4 +1,4 @@
-"""What pre-rankers cost: training of an epoch, latency of a request, bytes of an item, user passes, parameters."""
+"""Costs of pre-rankers: training of an epoch, latency of a request, bytes of an item, user passes, parameters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Costs = dict[str, dict[str, Any]]
 def cost_sheet(
     runs: Mapping[str, Run], dataset: Dataset, *, requests: int = REQUESTS, curve: Sequence[int] = CURVE
 ) -> Costs:
-    """Costs of each run's model on the data set's device, measured in one process, requests in turns.
+    """Measure the costs of each run's model on the data set's device, in one process, requests in turns.
 
     Weights are those that training starts from. They change the work only of FIT, whose items read user states of more
     or fewer queries: ``benchmarks/preranking.py`` has its dearest case, and its compiled form, which needs a compiler.
@@ -81,7 +81,7 @@ def cost_sheet(
 
 
 def epoch_seconds(run: Run, dataset: Dataset) -> float:
-    """Seconds of training an epoch, from the median of a run's first steps: 8 on the CPU, 40 on a GPU.
+    """Return the seconds of training an epoch, from the median of a run's first steps: 8 on the CPU, 40 on a GPU.
 
     Validation is left out. FIT's soft and hard queries cost about the same.
     """
@@ -115,7 +115,7 @@ class _Steps(Silent):
 
 
 def grown(dataset: Dataset, items: int) -> Dataset:
-    """The data set with at least so many items: those that are there, again and again under new ids, in no event."""
+    """Return the data set grown to so many items: copies of those that are there, under new ids, in no event."""
     known = dataset.schema.num_items - FIRST_KNOWN
     source = torch.arange(max(items, known), device=dataset.device) % known + FIRST_KNOWN
     source = torch.cat([torch.arange(FIRST_KNOWN, device=dataset.device), source])
@@ -148,14 +148,17 @@ def _times(served: Mapping[str, _Served], dataset: Dataset, candidates: int, req
 
 
 def user_passes(model: Model, candidates: int) -> int:
-    """Rows that go through the user's side: a query each for FIT, a candidate each for a network of the pair."""
+    """Return the rows that go through the user's side.
+
+    A query each for FIT, a candidate each for a network of the pair.
+    """
     if isinstance(model, COLD):
         return candidates
     return len(model.meta.meta) if isinstance(model, FIT) and model.meta is not None else 1
 
 
 def stored_bytes(model: Model, states: Any) -> float:
-    """Bytes of an item's state; COLD's are its embedding tables, of which it needs no copy."""
+    """Return the bytes of an item's state; COLD's are its embedding tables, of which it needs no copy."""
     if isinstance(model, COLD):
         return 0.0
     return sum(part.numel() * part.element_size() for part in to_tensors(states).values()) / rows(states)

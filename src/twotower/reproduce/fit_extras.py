@@ -1,4 +1,4 @@
-"""What FIT's tables write beside their figures: the cost sheet, and the picture of items around their queries."""
+"""Extras of FIT's tables: the cost sheet, and the picture of items around their queries."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def _write_costs(
 
 
 def machine(device: str) -> str:
-    """The GPU's name, or on how many threads of a CPU torch works."""
+    """Return the GPU's name, or on how many threads of a CPU torch works."""
     return torch.cuda.get_device_name() if device == "cuda" else f"CPU with {torch.get_num_threads()} threads"
 
 
 def as_markdown(title: str, costs: Mapping[str, Mapping[str, Costs]], machines: Mapping[str, Mapping[str, str]]) -> str:
-    """The sheet for people: a table and a curve for each data set and device; ``machines`` names the devices."""
+    """Return the sheet for people: a table and a curve for each data set and device; ``machines`` names the devices."""
     lines = [f"# Costs: {title}", ""]
     for name, by_device in costs.items():
         for device, rows in by_device.items():

@@ -1,4 +1,4 @@
-"""FIT's figure 6: items and the hard queries that stand for them, laid out on a plane."""
+"""Figure 6 of FIT: items and the hard queries that represent them, laid out on a plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE, MARGIN = 900, 30
 
 
 class QueryMap(NamedTuple):
-    """Places on the plane: ``items`` [items, 2], ``queries`` [queries, 2]; ``chosen`` [items] is each item's query."""
+    """Hold places on the plane: ``items`` [items, 2], ``queries`` [queries, 2], ``chosen`` [items] (its query)."""
 
     items: Tensor
     queries: Tensor
@@ -30,7 +30,7 @@ class QueryMap(NamedTuple):
 
 
 def query_points(model: FIT, dataset: Dataset, *, items: int = 2_000, seed: int = 0) -> dict[str, Tensor]:
-    """What the picture shows, of a trained model: random items' fields, all hard queries, and each item's query.
+    """Return the points of the picture: random items' fields, all hard queries, and each item's query.
 
     Args:
         model: trained.
@@ -55,7 +55,7 @@ def query_points(model: FIT, dataset: Dataset, *, items: int = 2_000, seed: int 
 
 
 def query_map(points: Mapping[str, Tensor], *, seed: int = 0) -> QueryMap:
-    """t-SNE of items and queries together, as the attention unit sees both.
+    """Compute t-SNE of items and queries together, as the attention unit sees both.
 
     Vectors are put to length 1 first: an item chooses its query by the inner product, and lengths differ between the
     two kinds.
@@ -80,7 +80,7 @@ def query_map(points: Mapping[str, Tensor], *, seed: int = 0) -> QueryMap:
 
 
 def write_picture(found: QueryMap, path: Path | str) -> None:
-    """An SVG file: items as dots in the colour of their query, queries that some item chose as crosses."""
+    """Write an SVG file: items as dots in the colour of their query, queries that some item chose as crosses."""
     both = torch.cat([found.items, found.queries])
     low, span = both.min(dim=0).values, both.max(dim=0).values - both.min(dim=0).values
     scaled = MARGIN + (both - low) / span.clamp(min=1e-12) * (SIZE - 2 * MARGIN)

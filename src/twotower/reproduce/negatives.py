@@ -1,4 +1,4 @@
-"""Ways to sample negatives for one two-tower model: the report's own experiment, and two sets that can tell.
+"""Ways to sample negatives for one two-tower model: the report's own experiment, and two data sets with more signal.
 
 Source: Thomas, Dongritot and Syam, "Enhancing the Performance of Two Tower Models using Negative Mining and Sampling",
 NITK 2024, chapter 4 (table 4.3, figures 4.1 to 4.3).
@@ -15,7 +15,7 @@ batch of 8,192; titles are no feature. A positive is what the prepared log holds
 its spec that is the report's rule, by default every rating. A batch of 8,192 nearly covers the 1,682 films, which
 tells samplers apart badly; so MovieLens-1M (batch 2,048) and Yelp (20,033 places, batch 1,024) stand beside it.
 Index-mined negatives, which the report has not, are 8 a row beside all in-batch ones, from half-way. "_rescaled" is the
-bank with ``sampling.bank_rescale``, which is ours.
+bank with the source's ``rescale``, which is ours.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from typing import NamedTuple
 from twotower.data.dataset import Dataset
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.learn import learn
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
-from twotower.experiment.train import split_of
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import Measured, Table
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
+from twotower.training.sources import NegativeSource
 
 TEMPERATURES = (0.1, 0.2, 0.4)
 KS = (1, 5, 10, 20, 50, 100)
@@ -60,7 +61,7 @@ VARIANTS = (
 
 
 class Size(NamedTuple):
-    """What depends on the data set."""
+    """Configure what depends on the data set."""
 
     batch: int
     negatives: int
@@ -72,12 +73,18 @@ OTHERWISE = Size(1024, 1024, 10)
 
 
 def variant_run(variant: str, size: Size, temperature: float) -> Run:
-    """One training of a variant."""
+    """Return the run of one training of a variant."""
     clustered, has_bank = "ngame" in variant, variant.startswith(("memory_bank", "cross_batch"))
-    sources: tuple[str, ...] = {"mixed": ("mixed",), "index_mined": ("in_batch", "index_mined")}.get(
-        variant, ("in_batch", "memory_bank") if has_bank else ("in_batch",)
-    )
     more = size.negatives * 9 // 16
+    rows = size.negatives - more if has_bank or variant == "mixed" else size.negatives
+    sources = [NegativeSource("in_batch", {"rows": rows})]
+    if variant == "mixed":
+        sources = [NegativeSource("mixed", {"number": more, "rows": rows})]
+    elif variant == "index_mined":
+        sources.append(NegativeSource("index_mined"))
+    elif has_bank:
+        rescale = {"rescale": True} if variant.endswith("_rescaled") else {}
+        sources.append(NegativeSource("memory_bank", {"number": more, "rows": rows, **rescale}))
     return Run(
         data=Data(split="random-ratio", split_options={"ratio": [72, 8, 20]}),
         model=ModelSection(
@@ -94,11 +101,8 @@ def variant_run(variant: str, size: Size, temperature: float) -> Run:
         ),
         objective=Objective("full_softmax" if variant == "full_softmax" else "sampled_softmax"),
         sampling=Sampling(
-            sources,
-            number=more,
-            in_batch_number=size.negatives - more if has_bank or variant == "mixed" else size.negatives,
+            tuple(sources),
             batches="clustered" if clustered else "random",
-            bank_rescale=variant.endswith("_rescaled"),
             hard="batch_radius" if clustered else "none",
         ),
         clusters=ClusterSchedule(
@@ -117,17 +121,22 @@ def variant_run(variant: str, size: Size, temperature: float) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Every variant with every temperature."""
+    """Return every variant with every temperature."""
     size = SIZES.get(data, OTHERWISE)
     return {name: [variant_run(name, size, temperature) for temperature in TEMPERATURES] for name in VARIANTS}
 
 
 def with_starts(run: Run, rows: int) -> Run:
-    """The run with bank and mining from half-way, and mining anew when clusters are, in steps of so many rows."""
+    """Return the run with bank and mining from half-way, and mining again with the clusters.
+
+    ``rows`` training rows give the steps of an epoch.
+    """
     epochs, steps = run.training.epochs, -(-rows // run.training.batch_size)
     halfway = epochs * steps // 2
     every = run.clusters.refresh_every * steps
-    return replace(run, sampling=replace(run.sampling, bank_start=halfway, mine_start=halfway, mine_every=every))
+    starts = {"memory_bank": {"start": halfway}, "index_mined": {"start": halfway, "every": every}}
+    sources = (NegativeSource(one.name, {**one.settings, **starts.get(one.name, {})}) for one in run.sampling.sources)
+    return replace(run, sampling=replace(run.sampling, sources=tuple(sources)))
 
 
 def measure(run: Run, dataset: Dataset) -> Measured:
@@ -137,19 +146,22 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     split = split_of(run, dataset)
     model, records = learn(with_starts(run, split.train.num_events), dataset, split)
     judged = evaluate(model, dataset, split.test, Protocol(ks=run.evaluation.ks))
+    judged_at = {r.epoch: r.metrics["recall@10"] for r in records if "recall@10" in r.metrics}
     costs = {
-        "seconds_per_epoch": records[-1]["seconds"] / len(records),
-        "best_epoch": float(max((r for r in records if "recall@10" in r), key=lambda r: r["recall@10"])["epoch"]),
+        "seconds_per_epoch": records[-1].seconds / len(records),
+        "best_epoch": float(max(judged_at, key=lambda epoch: judged_at[epoch])),
     }
     kept = {
         name: values for name, values in judged.per_user.items() if name.startswith(("recall", "ndcg@10", "mrr@10"))
     }
-    validation = max(record["recall@10"] for record in records if "recall@10" in record)
-    return Measured(validation, {**judged.metrics, **costs}, records, kept)
+    return Measured(max(judged_at.values()), {**judged.metrics, **costs}, records, kept)
 
 
 def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """Time of an epoch over the reference's of the same seed; a rough figure where trainings ran beside others."""
+    """Compare the time of an epoch with the reference's of the same seed.
+
+    A rough figure where trainings ran beside others.
+    """
     return {"relative_epoch_time": own["seconds_per_epoch"] / reference["seconds_per_epoch"]}
 
 

@@ -1,4 +1,4 @@
-"""The prepared data sets of a table: those that are given, or its own, fetched; and without their texts."""
+"""Prepared data sets of a table: those that are given, or its own, fetched; and without their texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.reproduce.study import Table
 
 
 def given_sets(folders: Sequence[Path]) -> dict[str, Path]:
-    """Prepared folders by the names of their data sets.
+    """Return prepared folders by the names of their data sets.
 
     Raises:
         InputError: if a folder is no prepared data set, or two are of one name.
@@ -30,7 +30,7 @@ def given_sets(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def fetched_sets(table: Table, folder: Path, notice: Callable[[str], None]) -> dict[str, Path]:
-    """The table's own data sets, fetched and prepared in ``folder``; one that cannot be had is left out with a notice.
+    """Fetch and prepare the table's own data sets in ``folder``; one that is not to be had gives a notice.
 
     Raises:
         InputError: if none can be had.
@@ -52,7 +52,7 @@ def fetched_sets(table: Table, folder: Path, notice: Callable[[str], None]) -> d
 
 
 def without_text(dataset: Dataset) -> Dataset:
-    """The data set without text features of items."""
+    """Return the data set without text features of items."""
     kept = tuple(feature for feature in dataset.schema.item_features if feature.kind != "text")
     return replace(
         dataset,

@@ -1,4 +1,7 @@
-"""A table's cells: each variant, tuned on one seed's validation data, then run on every seed; done work stays done."""
+"""Cells of a table: each variant, tuned on one seed's validation data, then run on every seed.
+
+Finished work is kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -23,19 +26,20 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
 from twotower.experiment.run import Run
 from twotower.experiment.train import pick_device
+from twotower.training.callbacks import EpochRecord
 
 TUNING_SEED = 0
 """The seed whose validation data picks among a variant's choices; the table's own seeds start at 1."""
 
 
 class Measured(NamedTuple):
-    """What one training gave: a row of raw results."""
+    """Hold the result of one training: a row of raw results."""
 
     validation: float
     """What choices are picked by; more is better."""
     metrics: dict[str, float]
     """On the test, and costs such as "seconds_per_epoch"."""
-    curves: list[dict[str, Any]]
+    curves: list[EpochRecord]
     """One record an epoch."""
     per_user: dict[str, Tensor]
     """Test metrics user by user, in the same order for every variant; empty where there are none."""
@@ -49,7 +53,7 @@ Measure = Callable[[Run, Dataset], Measured]
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a paper.
+    """Describe one table of a paper.
 
     ``variants`` gives, for a data set's name, the rows of the table: under each name the runs to choose from (one:
     there is nothing to tune). ``measure`` trains and judges one run; it must be a function of a module, since other
@@ -76,13 +80,13 @@ class Table:
     """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
 
     def seeds_of(self, variant: str, wanted: int | None = None) -> range:
-        """The seeds of a variant when ``wanted`` are asked for; None: the table's number."""
+        """Return the seeds of a variant for ``wanted`` seeds; None: the table's number."""
         count = self.seeds if wanted is None else wanted
         return range(1, min(count, self.fewer.get(variant, count)) + 1)
 
 
 class Cell(NamedTuple):
-    """One training of a table."""
+    """Describe one training of a table."""
 
     table: str
     data: str
@@ -91,7 +95,7 @@ class Cell(NamedTuple):
     run: Run
 
     def path(self, folder: Path) -> Path:
-        """Where its result lies; the name changes with the settings, so that no stale result is taken for a new one."""
+        """Return the path of its result; the name changes with the settings, so that no stale result is used."""
         run = replace(
             self.run, data=replace(self.run.data, path=""), training=replace(self.run.training, device="auto")
         )
@@ -99,12 +103,12 @@ class Cell(NamedTuple):
         return folder / self.data / self.variant / f"seed-{self.run.training.seed}-{digest}.json"
 
     def drawn(self, folder: Path) -> Path:
-        """Where the tensors lie that its picture is drawn from."""
+        """Return the path of the tensors that its picture is drawn from."""
         return self.path(folder).with_suffix(".drawn.safetensors")
 
 
 def seeded(run: Run, seed: int) -> Run:
-    """The run under another seed."""
+    """Return the run under another seed."""
     return replace(run, training=replace(run.training, seed=seed))
 
 
@@ -116,6 +120,7 @@ def run_table(
     seeds: int | None = None,
     jobs: int = 1,
     only: Sequence[str] = (),
+    device: str = "auto",
     notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Run]]:
     """Train what is missing and return the chosen run of every variant by data set.
@@ -127,6 +132,7 @@ def run_table(
         seeds: runs of each variant; None: the table's number.
         jobs: trainings at a time, each in a process of its own; the processes share out the GPUs.
         only: variants to run; empty: all.
+        device: where models run.
         notice: told of each finished cell.
 
     Raises:
@@ -135,7 +141,13 @@ def run_table(
     count = table.seeds if seeds is None else seeds
     if count < 1 or jobs < 1:
         raise InputError(f"reproduce {table.name}: seeds and jobs must be at least 1, got {count} and {jobs}")
-    rows = {name: _rows(table, name, only) for name in data}
+    rows = {
+        name: {
+            variant: [replace(run, training=replace(run.training, device=device)) for run in runs]
+            for variant, runs in _rows(table, name, only).items()
+        }
+        for name in data
+    }
     tuning = [
         Cell(table.name, name, data[name], variant, seeded(run, TUNING_SEED))
         for name, variants in rows.items()
@@ -159,12 +171,12 @@ def run_table(
 
 
 def cells_of(table: Table, name: str, prepared: Path, variant: str, run: Run, seeds: int) -> list[Cell]:
-    """The trainings of a chosen run, one a seed."""
+    """Return the trainings of a chosen run, one a seed."""
     return [Cell(table.name, name, prepared, variant, seeded(run, seed)) for seed in table.seeds_of(variant, seeds)]
 
 
 def choose(table: Table, name: str, prepared: Path, variant: str, choices: Sequence[Run], folder: Path) -> Run:
-    """The choice whose tuning run was best on validation data."""
+    """Return the choice whose tuning run was best on validation data."""
     if len(choices) == 1:
         return choices[0]
     cells = [Cell(table.name, name, prepared, variant, seeded(run, TUNING_SEED)) for run in choices]
@@ -226,7 +238,7 @@ def _ctrl_c_held_back() -> Iterator[None]:
 
 
 def gpu_of_jobs(jobs: int, gpus: int, visible: str | None) -> list[str]:
-    """What each process is to see as ``CUDA_VISIBLE_DEVICES``: the GPUs that are there in turn; "" where none is.
+    """Return each process's ``CUDA_VISIBLE_DEVICES``: the present GPUs in turn; "" where none is.
 
     Examples:
         >>> gpu_of_jobs(3, 2, None)
@@ -242,7 +254,7 @@ def _see_one_gpu(gpus: Queue[str]) -> None:
 
 
 def measure_cell(cell: Cell, measure: Measure) -> Measured:
-    """Train and judge one cell by its table's function, in whatever process."""
+    """Train and evaluate one cell by its table's function, in whatever process."""
     return measure(cell.run, Dataset.load(cell.prepared).to(pick_device(cell.run.training.device)))
 
 
@@ -264,7 +276,7 @@ def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
             "seed": cell.run.training.seed,
             "validation": measured.validation,
             "metrics": measured.metrics,
-            "curves": measured.curves,
+            "curves": [record.to_json() for record in measured.curves],
             "run": cell.run.to_toml(),
         },
     )

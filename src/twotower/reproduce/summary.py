@@ -1,4 +1,4 @@
-"""Raw cells to a table: means with intervals over seeds, and paired tests against the reference."""
+"""Summary of raw cells as a table: means with intervals over seeds, and paired tests against the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.reproduce.study import Cell, Table, cells_of
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric of one variant over seeds.
+    """Hold one metric of one variant over seeds.
 
     ``low`` and ``high`` bound the mean by Student's t over seeds (None with one seed). ``p_seeds`` is a paired t-test
     over seeds against the reference, ``p_users`` a paired permutation test over users of the mean over seeds; both
@@ -42,7 +42,7 @@ class Figure:
 def summarise(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], seeds: int, folder: Path
 ) -> dict[str, list[Figure]]:
-    """Figures of every data set, variant by variant, and write them: ``NAME.json`` and ``NAME.md`` in ``folder``."""
+    """Summarise every data set, variant by variant, and write ``NAME.json`` and ``NAME.md`` in ``folder``."""
     figures: dict[str, list[Figure]] = {}
     for name, variants in chosen.items():
         cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
@@ -70,7 +70,7 @@ def summarise(
 
 
 def reference_among(variants: Iterable[str], reference: str) -> str:
-    """Whom others are tested against: the table's reference, or the first of the variants if it was not run.
+    """Return the variant that others are tested against: the table's reference, or the first variant if it was not run.
 
     Examples:
         >>> reference_among(["cold", "fit"], "two_tower")
@@ -121,7 +121,7 @@ def _figures(
 
 
 def shared_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that every training of a variant has, in order.
+    """Return the metrics that every training of a variant has, in order.
 
     Examples:
         >>> shared_metrics([{"metrics": {"auc": 0.9, "new": 1.0}}, {"metrics": {"auc": 0.8}}])
@@ -137,7 +137,7 @@ def _users_test(first: dict[str, Tensor], second: dict[str, Tensor], metric: str
 
 
 def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | None, float | None]:
-    """Bounds of the mean by Student's t; (None, None) with fewer than two values.
+    """Return bounds of the mean by Student's t; (None, None) with fewer than two values.
 
     Examples:
         >>> [round(bound, 3) for bound in t_interval(np.array([1.0, 2.0, 3.0]))]
@@ -152,7 +152,10 @@ def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | No
 
 
 def paired_t(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Two-sided p of a paired t-test; None with fewer than two pairs or differences that are all the same."""
+    """Return the two-sided p of a paired t-test.
+
+    None with fewer than two pairs or differences that are all the same.
+    """
     from scipy.stats import t
 
     difference = first - second
@@ -163,7 +166,7 @@ def paired_t(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: int) -> str:
-    """The table for people: one part a data set, one row a variant, mean ± half of the interval in the columns."""
+    """Return the table for people: one part a data set, one row a variant, mean ± half of the interval."""
     lines = [f"# {table.title}", ""]
     for name, part in figures.items():
         found = {(figure.variant, figure.metric): figure for figure in part}

@@ -1,4 +1,4 @@
-"""The tables by name. Add one: its file holds the `Table`; list it here."""
+"""Registry of the tables. Add one: its file holds the `Table`; list it here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TABLES = {table.name: table for table in LISTED}
 
 
 def table_of(name: str) -> Table:
-    """The table of that name.
+    """Return the table of that name.
 
     Raises:
         InputError: if there is none; names the closest.

@@ -1,1 +1,1 @@
-"""Which negatives, and how likely each was. Sources add up; each states its own exact log q."""
+"""Samplers of negatives, each with its exact log q; several sources add up."""

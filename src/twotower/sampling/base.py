@@ -1,4 +1,4 @@
-"""The sampler protocol, and what samplers share: whose rows, which items, how likely."""
+"""Sampler protocol, and what samplers share: rows, items, probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.core.records import PADDING, Batch, Encoded, Negatives
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A source of negatives.
+    """Draw negatives for the rows of a batch.
 
     ``log_q`` of a candidate is the log of its expected count: how often the item stands among the candidates on
     average, which is draws × probability of a draw, and 1 (log 0) for an item that is there by rule. A sum over
@@ -20,13 +20,13 @@ class Sampler(Protocol):
     """
 
     def sample(self, batch: Batch) -> Negatives:
-        """Candidates for the rows of ``batch``, with the log of their expected counts."""
+        """Return candidates for the rows of ``batch``, with the log of their expected counts."""
         ...
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """A sampler that learns from each training step."""
+    """Learn from each training step what to draw next."""
 
     def observe(self, encoded: Encoded) -> None:
         """Take in what the step has just encoded; called once after each optimiser step."""
@@ -35,44 +35,44 @@ class Observer(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A sampler that must be stored for an exact resume; its state is tensors alone."""
+    """Store and restore a sampler for an exact resume; its state is tensors alone."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that changes while training."""
+        """Return everything that changes while training."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         ...
 
 
 @runtime_checkable
 class Frequency(Protocol):
-    """How likely one draw from the training log is to be a given item."""
+    """Estimate the probability that one draw from the training log is a given item."""
 
     def observe(self, ids: Tensor) -> None:
-        """See the items of one batch: int64 [rows]."""
+        """Count the items of one batch: int64 [rows]."""
         ...
 
     def log_q(self, ids: Tensor) -> Tensor:
-        """Log of the probability of one draw for each of ``ids``."""
+        """Return the log of the probability of one draw for each of ``ids``."""
         ...
 
 
 def batch_items(batch: Batch) -> Tensor:
-    """The paired items of a batch, one a row: for causal towers, one for each position that has a next item."""
+    """Return the paired items of a batch, one a row; for causal towers, one a position that has a next item."""
     ids = batch.items.ids
     return ids if ids.ndim == 1 else ids[ids != PADDING]
 
 
 def batch_users(batch: Batch) -> Tensor:
-    """The user row of each of `batch_items`."""
+    """Return the user row of each of `batch_items`."""
     ids = batch.items.ids
     return batch.users.ids if ids.ndim == 1 else batch.users.ids[:, None].expand_as(ids)[ids != PADDING]
 
 
 def joined_state(samplers: Sequence[Sampler]) -> dict[str, Tensor]:
-    """The states of several samplers in one, by their place."""
+    """Join the states of several samplers into one, by their place."""
     return {
         f"{place}.{name}": value
         for place, sampler in enumerate(samplers)

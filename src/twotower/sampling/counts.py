@@ -1,4 +1,4 @@
-"""Exact log Q of in-batch negatives: how often each item stands in the training log."""
+"""Exact log q of in-batch negatives: how often each item occurs in the training log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twotower.core.records import FIRST_KNOWN
 
 
 class ItemCounts:
-    """Counts of the training log as probabilities of one draw: log(count / events).
+    """Compute the log probability of one draw from counts of the training log: log(count / events).
 
     An item that the log does not hold has probability 0 and log q −inf. Nothing is clipped: `unseen` lists those
     items, and `require_seen` refuses them, before training, where a source could bring them up.
@@ -50,14 +50,14 @@ class ItemCounts:
 
     @property
     def unseen(self) -> Tensor:
-        """Known items without a training event: int64, ascending."""
+        """Return the known items without a training event: int64, ascending."""
         return (self.counts[FIRST_KNOWN:] == 0).nonzero()[:, 0] + FIRST_KNOWN
 
     def observe(self, ids: Tensor) -> None:
-        """Exact counts do not change."""
+        """Do nothing: exact counts do not change."""
 
     def log_q(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Log of the probability of one draw; −inf for an unseen item."""
+        """Return the log of the probability of one draw; −inf for an unseen item."""
         return self._log_q[ids]
 
     def require_seen(self, ids: Int[Tensor, " ids"], where: str) -> None:

@@ -1,4 +1,4 @@
-"""How far item states move between two looks, on a sample of items."""
+"""Drift of item states between two measurements, on a sample of items."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from twotower.core.errors import InputError
 
 
-class Drift:
-    """Low once the mean squared distance that sampled items move in ``every`` steps falls below ``threshold``.
+class EmbeddingDrift:
+    """Measure whether sampled items move little: by a mean squared distance below ``threshold`` in ``every`` steps.
 
     Mean over the sample of ‖g(item; now) − g(item; ``every`` steps ago)‖². Once low it stays low.
 
@@ -29,7 +29,8 @@ class Drift:
 
     Examples:
         >>> tower = torch.nn.Linear(1, 1)
-        >>> drift = Drift(lambda ids: tower(ids[:, None].float()), torch.tensor([2, 5]), every=1, threshold=0.1)
+        >>> ids = torch.tensor([2, 5])
+        >>> drift = EmbeddingDrift(lambda ids: tower(ids[:, None].float()), ids, every=1, threshold=0.1)
         >>> drift.observe(), drift.is_low, drift.observe(), drift.is_low
         (None, False, None, True)
     """
@@ -61,11 +62,11 @@ class Drift:
         self.step += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Steps, the newest mean, whether it is low, and the vectors of the last look."""
+        """Return steps, the newest mean, whether it is low, and the vectors of the last measurement."""
         kept = {"step": torch.tensor(self.step), "low": torch.tensor(self.is_low), "value": torch.tensor(self.value)}
         return kept if self._before is None else {**kept, "before": self._before}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.step, self.is_low, self.value = int(state["step"]), bool(state["low"]), float(state["value"])
         self._before = state.get("before")

@@ -1,4 +1,4 @@
-"""Filters that keep only hard candidates, judged by the scores of the current step."""
+"""Filters that keep only hard candidates, by the scores of the current step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from twotower.core.errors import InputError
 
 
 class Scored(NamedTuple):
-    """What a filter sees. Scores are times ``scale``; candidates are shared or a row's own, side by side.
+    """Hold what a filter reads.
+
+    Scores are times ``scale``; candidates are shared or a row's own, side by side.
 
     ``positive`` is [rows]; ``candidates``, ``keep`` (False: masked already) and ``known`` (True: the row's own item or
     another known positive of its user) are [rows, candidates]. ``positive_norms`` [rows] and ``candidate_norms``
     ([candidates] or [rows, candidates]) are squared lengths of the item vectors, None when nobody asked. ``farthest``
-    [rows] is scale · (<u, v> − ‖v‖² / 2) of the farthest of all the user's known positives v, None when nobody asked.
+    [rows] is scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all the user's known positives v, None when nobody asked.
     """
 
     positive: Tensor
@@ -31,7 +33,10 @@ class Scored(NamedTuple):
 
 @runtime_checkable
 class HardFilter(Protocol):
-    """Narrows the candidates. log q stays as it is: the sum over items loses terms, so hard means biased."""
+    """Narrow the candidates of each row to hard ones.
+
+    log q stays as it is: the sum over items loses terms, so hard means biased.
+    """
 
     needs_norms: bool
     """Whether squared lengths of item vectors must be given."""
@@ -39,12 +44,12 @@ class HardFilter(Protocol):
     """Whether the farthest of all the user's positives must be given: their items are then encoded in each step."""
 
     def __call__(self, scored: Scored) -> Tensor:
-        """Which candidates still count: bool [rows, candidates]."""
+        """Return which candidates still count: bool [rows, candidates]."""
         ...
 
 
 class Hardest:
-    """The ``count`` best-scored candidates of each row (dynamic negative sampling).
+    """Keep the ``count`` best-scored candidates of each row (dynamic negative sampling).
 
     Of the terms of the softmax's sum these are the largest, so what is cut off is small.
 
@@ -65,7 +70,7 @@ class Hardest:
         self.count = count
 
     def __call__(self, scored: Scored) -> Tensor:
-        """The best of those that count so far."""
+        """Return the best of those that count so far."""
         if self.count >= scored.candidates.shape[1]:
             return scored.keep
         scores = scored.candidates.detach().masked_fill(~scored.keep, float("-inf"))
@@ -74,7 +79,9 @@ class Hardest:
 
 
 class BelowPositive:
-    """Candidates that score at most the positive less ``margin``: what scores higher may be a positive not seen yet.
+    """Keep candidates that score at most the positive less ``margin``.
+
+    What scores higher may be a positive not seen yet.
 
     Source: the absolute margin of NV-Retriever (Moreira et al., 2024).
     """
@@ -86,12 +93,14 @@ class BelowPositive:
         self.margin = margin
 
     def __call__(self, scored: Scored) -> Tensor:
-        """Those low enough."""
+        """Return those low enough."""
         return scored.keep & (scored.candidates <= (scored.positive - self.margin * scored.scale)[:, None])
 
 
 class WithinMargin:
-    """Candidates that score above the positive less ``margin``: those that a triplet loss would not count as 0.
+    """Keep candidates that score above the positive less ``margin``.
+
+    A triplet loss would count the others as 0.
 
     Source: the margin of the published NGAME (Dahiya et al., WSDM 2023), there 0.3 on cosines; FaceNet (Schroff et al.,
     CVPR 2015) calls them hard and semi-hard.
@@ -104,15 +113,15 @@ class WithinMargin:
         self.margin = margin
 
     def __call__(self, scored: Scored) -> Tensor:
-        """Those high enough."""
+        """Return those high enough."""
         return scored.keep & (scored.candidates > (scored.positive - self.margin * scored.scale)[:, None])
 
 
 class WithinRadius:
-    """Candidates no farther from the user than the farthest of all the user's positives: NGAME as the report words it.
+    """Keep candidates no farther from the user than the farthest of all the user's positives.
 
     Keep j where ‖u − v_j‖² ≤ r = max over the user's known positives l of ‖u − v_l‖², whether they are among the
-    candidates or not. ‖u‖² stands on both sides, so <u, v_j> − ‖v_j‖² / 2 is compared and no distance is formed.
+    candidates or not. ‖u‖² stands on both sides, so ⟨u, v_j⟩ − ‖v_j‖² / 2 is compared and no distance is formed.
     Scores must be inner products. The step encodes the items that its users know, which costs about what a step of
     the full softmax does.
 
@@ -124,7 +133,7 @@ class WithinRadius:
     needs_farthest = True
 
     def __call__(self, scored: Scored) -> Tensor:
-        """Those within the radius.
+        """Return those within the radius.
 
         Raises:
             InputError: if the squared lengths or the farthest positives are not there, as for scores that are no inner
@@ -137,7 +146,7 @@ class WithinRadius:
 
 
 class WithinBatchRadius:
-    """Candidates no farther from the user than the farthest of the user's positives that the step holds anyway.
+    """Keep candidates no farther from the user than the farthest of the user's positives that the step holds anyway.
 
     As `WithinRadius`, with the row's own item and the known positives among the candidates in place of all the user's
     positives. It costs nothing more, but where a batch holds few of a user's positives the radius is small, and most
@@ -148,7 +157,7 @@ class WithinBatchRadius:
     needs_farthest = False
 
     def __call__(self, scored: Scored) -> Tensor:
-        """Those within the radius.
+        """Return those within the radius.
 
         Raises:
             InputError: if the squared lengths are not there, as for scores that are no inner products.

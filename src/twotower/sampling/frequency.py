@@ -1,4 +1,4 @@
-"""log Q from the stream itself: for logs too large, or too quick to change, to be counted."""
+"""log q estimated from the stream of batches: for logs too large, or too quick to change, to be counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.ops.frequency import PRIME, expected_gap, hash_cells, update_gaps
 
 
 class StreamingFrequency:
-    """log p(item) ≈ −log(steps between the batches that hold it) − log(rows of a batch).
+    """Estimate log p(item) ≈ −log(steps between the batches that hold it) − log(rows of a batch).
 
     1 / gap estimates the probability that a batch holds the item, which is p times the rows of a batch while that
     product is well below 1; an item in every batch is held for p = 1 / rows. It follows a drifting stream with a
@@ -69,18 +69,18 @@ class StreamingFrequency:
         update_gaps(self.last_step, self.gap, self._cells(ids), self.step, self.rate)
 
     def log_q(self, ids: Int[Tensor, " ids"]) -> Float[Tensor, " ids"]:
-        """Log of the probability of one draw, by the newest estimate."""
+        """Return the log of the probability of one draw, by the newest estimate."""
         return -expected_gap(self.gap, self._cells(ids)).log() - math.log(self.rows)
 
     def _cells(self, ids: Tensor) -> Tensor:
         return hash_cells(ids, self.multipliers, self.offsets, self.width)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Arrays and place in the stream; the hash functions come from the seed."""
+        """Return arrays and place in the stream; the hash functions come from the seed."""
         return {"last_step": self.last_step, "gap": self.gap, "place": torch.tensor([self.step, self.rows])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the stream."""
+        """Restore the place in the stream."""
         if state["gap"].shape != self.gap.shape:
             raise InputError(
                 f"streaming frequency: stored with arrays {tuple(state['gap'].shape)}, "

@@ -1,4 +1,4 @@
-"""In-batch negatives (IBNS): the items of the batch's other rows."""
+"""In-batch negative sampling (IBNS): the items of the batch's other rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from twotower.sampling.base import Frequency, Stateful, batch_items
 
 
 class InBatch:
-    """The batch's own items, shared by all rows. A row's own column is its positive and is masked by the step.
+    """Offer the batch's own items to all rows.
+
+    A row's own column is its positive and is masked by the step.
 
     For a row the other B − 1 are draws from the training log, so log q = log(B − 1) + log p(item). With a ``count`` it
     is log(count · (B − 1) / B) + log p(item), the mean over a row's place in a batch of random order. They cost no
@@ -44,7 +46,7 @@ class InBatch:
         self.count = count
 
     def sample(self, batch: Batch) -> Negatives:
-        """The paired items of the batch, in order."""
+        """Return the paired items of the batch, in order."""
         ids = batch_items(batch)
         if self.frequency is not None:
             self.frequency.observe(ids)
@@ -52,17 +54,17 @@ class InBatch:
         return Negatives(taken, self.log_q(taken, len(ids)), in_batch=len(taken))
 
     def log_q(self, ids: Tensor, rows: int) -> Tensor:
-        """Log of the expected count of any item in a batch of ``rows``; −inf for one without training events."""
+        """Return the log of the expected count of any item in a batch of ``rows``; −inf without training events."""
         if self.frequency is None:
             return torch.zeros(ids.shape, device=ids.device)
         taken = min(self.count or rows, rows)
         return self.frequency.log_q(ids) + math.log(taken * max(rows - 1, 1) / rows)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """That of a frequency that is learnt from the stream; nothing for exact counts."""
+        """Return that of a frequency that is learned from the stream; nothing for exact counts."""
         return self.frequency.state_dict() if isinstance(self.frequency, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Give it back."""
+        """Restore the state of the frequency."""
         if isinstance(self.frequency, Stateful):
             self.frequency.load_state_dict(state)

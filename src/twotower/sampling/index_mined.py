@@ -1,4 +1,4 @@
-"""Hard negatives mined from an index: what the model ranks high for a user and the user has not taken."""
+"""Hard negatives mined from an index: items that the model ranks high for a user and the user has not taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.sampling.base import batch_users
 
 
 class IndexMined:
-    """``count`` of the items at ranks ``first`` to ``last`` for each row's user, from a search that is repeated.
+    """Draw ``count`` of the items at ranks ``first`` to ``last`` for each row's user, from a repeated search.
 
     The list of a user (its window of ranks) is a stratum: `Sum` leaves these items to this source, which draws
     ``count`` of them without replacement, so log q = log(count / items in the list), exactly. Skipping the first
@@ -74,7 +74,7 @@ class IndexMined:
         """Items of each user's window: int64 [users, places], -1 where the search found fewer."""
 
     def sample(self, batch: Batch) -> Negatives:
-        """Fresh draws from each row's list; [rows, 0] before the first search."""
+        """Return fresh draws from each row's list; [rows, 0] before the first search."""
         if self.step >= self.start and (self.step - self.start) % self.refresh == 0:
             self._mine(batch.users.ids.device)
         self.step += 1
@@ -90,7 +90,7 @@ class IndexMined:
         return Negatives(ids.masked_fill(~keep, UNKNOWN), log_q, keep=keep)
 
     def covers(self, batch: Batch) -> Tensor:
-        """Each row's list: int64 [rows, places], −1 where unused; [rows, 0] before the first search."""
+        """Return each row's list: int64 [rows, places], −1 where unused; [rows, 0] before the first search."""
         users = batch_users(batch)
         return users.new_empty(len(users), 0) if self.lists is None else self.lists[users]
 
@@ -107,12 +107,12 @@ class IndexMined:
         self.lists = lists
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Steps done, the lists, and the generator's state."""
+        """Return steps done, the lists, and the generator's state."""
         kept = {"step": torch.tensor(self.step), "generator": self.generator.get_state()}
         return kept if self.lists is None else {**kept, "lists": self.lists}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the draws that would have come next."""
+        """Restore lists and generator, so that the next draws are those that would have come."""
         self.step = int(state["step"])
         self.generator.set_state(state["generator"])
         self.lists = state.get("lists")

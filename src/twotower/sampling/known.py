@@ -1,4 +1,4 @@
-"""Which candidates are known positives of a row's user: a look-up in sorted pairs, not a users × items table."""
+"""Look-up of known positives of a row's user: in sorted pairs, not a users × items table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MOST_PADDED = 1 << 25
 
 
 class Positives:
-    """The known positives of every user: not all that a user has seen, for an item rated badly may be a negative.
+    """Look up the known positives of every user.
+
+    Not all that a user has seen: an item rated badly may be a negative.
 
     Each (user, item) pair is one int64, user · num_items + item, in sorted order, and the item once more: memory is 16
     bytes an event. Shared candidates are met by walking the rows' own positives (their work grows with those, not with
@@ -46,7 +48,7 @@ class Positives:
         self.longest = int(self.offsets.diff().max()) if len(offsets) > 1 else 0
 
     def to(self, device: torch.device | str) -> Positives:
-        """The same look-up on another device."""
+        """Return the same look-up on another device."""
         moved = object.__new__(Positives)
         moved.num_items, moved.longest = self.num_items, self.longest
         moved.pairs, moved.items, moved.offsets = (part.to(device) for part in (self.pairs, self.items, self.offsets))
@@ -58,7 +60,7 @@ class Positives:
         candidates: Int[Tensor, "*shared n"],
         own: Int[Tensor, " rows"] | None = None,
     ) -> Bool[Tensor, "rows n"]:
-        """True where the candidate is a known positive of the row's user, or the row's ``own`` item.
+        """Return True where the candidate is a known positive of the row's user, or the row's ``own`` item.
 
         ``candidates`` is [n], shared by all rows, or [rows, n].
 
@@ -100,7 +102,9 @@ class Positives:
 
 
 def listed(lists: Int[Tensor, "rows items"], candidates: Int[Tensor, "*shared n"]) -> Bool[Tensor, "rows n"]:
-    """True where the candidate stands in the row's list; ``candidates`` is [n], shared by all rows, or [rows, n].
+    """Return True where the candidate is in the row's list.
+
+    ``candidates`` is [n], shared by all rows, or [rows, n].
 
     Examples:
         >>> listed(torch.tensor([[4, -1], [3, 5]]), torch.tensor([3, 4, 3]))

@@ -1,4 +1,4 @@
-"""Cross-batch negatives (CBNS): item states of past batches, kept in a ring."""
+"""Cross-batch negative sampling (CBNS): item states of past batches, kept in a ring."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from twotower.core import states
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Negatives, State
 from twotower.sampling.base import Frequency
-from twotower.sampling.drift import Drift
+from twotower.sampling.drift import EmbeddingDrift
 
 CHECK_EVERY = 128
 """Steps between looks for NaN on a GPU, where each look waits for the device."""
 
 
 class MemoryBank:
-    """The newest ``capacity`` item states, first in first out, with their ids and log q: no encoding, no gradient.
+    """Keep the newest ``capacity`` item states, first in first out, with ids and log q: no encoding, no gradient.
 
     The batches' items are draws from the training log, so log q = log(filled) + log p(item), with p as it was when
     the item came in. Samplers give ids, not states; this one is the exception. It fills from the first step, and gives
@@ -47,7 +47,7 @@ class MemoryBank:
         frequency: Frequency,
         *,
         count: int | None = None,
-        start: int | Drift = 0,
+        start: int | EmbeddingDrift = 0,
         state_kind: type[Any] | None = None,
     ) -> None:
         brought = min(count or batch_size, batch_size)
@@ -72,11 +72,11 @@ class MemoryBank:
 
     @property
     def started(self) -> bool:
-        """Whether it gives candidates."""
+        """Return whether it gives candidates."""
         return self.step >= self.start if isinstance(self.start, int) else self.start.is_low
 
     def sample(self, batch: Batch) -> Negatives:
-        """All that the bank holds, in the order of its places; nothing before it has started.
+        """Return all that the bank holds, in the order of its places; nothing before it has started.
 
         The states are the bank's own and change with the next `observe`.
         """
@@ -105,7 +105,7 @@ class MemoryBank:
             self._allocate(fresh, ids.device)
         self._write(ids, fresh)
         self.step += 1
-        if isinstance(self.start, Drift):
+        if isinstance(self.start, EmbeddingDrift):
             self.start.observe()
 
     def _allocate(self, like: State, device: torch.device) -> None:
@@ -129,17 +129,17 @@ class MemoryBank:
         self.filled = min(self.filled + len(ids), self.capacity)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Ring, its place and the steps done."""
+        """Return ring, its place and the steps done."""
         kept = {"place": torch.tensor([self.step, self.filled, self._next])}
         if self._states is not None:
             kept |= {"ids": self._ids.clone(), "log_p": self._log_p.clone()}
             kept |= {f"states.{name}": part.clone() for name, part in states.to_tensors(self._states).items()}
-        if isinstance(self.start, Drift):
+        if isinstance(self.start, EmbeddingDrift):
             kept |= {f"drift.{name}": part for name, part in self.start.state_dict().items()}
         return kept
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the bank as it was.
+        """Restore the bank as it was.
 
         Raises:
             InputError: if the stored bank has another capacity.
@@ -153,8 +153,10 @@ class MemoryBank:
                 {name.removeprefix("states."): part.clone() for name, part in state.items() if "states." in name},
                 self.state_kind,
             )
-        if isinstance(self.start, Drift):
-            self.start.load_state_dict({name[6:]: part for name, part in state.items() if name.startswith("drift.")})
+        if isinstance(self.start, EmbeddingDrift):
+            self.start.load_state_dict(
+                {name.removeprefix("drift."): part for name, part in state.items() if name.startswith("drift.")}
+            )
 
 
 def _refuse_nan(part: Tensor) -> Tensor:

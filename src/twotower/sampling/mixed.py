@@ -1,4 +1,4 @@
-"""Mixed negatives (MNS): several sources, every candidate under the probability of their mixture."""
+"""Mixed negative sampling (MNS): several sources, every candidate under the probability of their mixture."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from twotower.sampling.base import batch_items, joined_state, split_state
 
 @runtime_checkable
 class KnownSource(Protocol):
-    """A sampler that can say of any item, drawn or not, how many it expects among its candidates."""
+    """Give, for any item, drawn or not, its expected count among the sampler's candidates."""
 
     def sample(self, batch: Batch) -> Negatives:
-        """Candidates shared by all rows."""
+        """Return candidates shared by all rows."""
         ...
 
     def log_q(self, ids: Tensor, rows: int) -> Tensor:
-        """Log of the expected count of each of ``ids`` in a batch of ``rows`` rows; −inf for one it never brings."""
+        """Return the log of the expected count of each of ``ids`` in a batch of ``rows`` rows.
+
+        −inf for an item that it never brings.
+        """
         ...
 
 
 class Mixed:
-    """Candidates of all sources; each counts with the sum of what all sources expect of it.
+    """Join candidates of all sources; each counts with the sum of what all sources expect of it.
 
     log q(j) = log Σ_k e^{log q_k(j)}, whichever source brought j. With in-batch and uniform this is MNS: an item
     that the log does not hold is still estimated, since the uniform source can bring it, and the variance is lower
@@ -53,7 +56,7 @@ class Mixed:
         self.sources = list(sources)
 
     def sample(self, batch: Batch) -> Negatives:
-        """The candidates of each source in turn."""
+        """Return the candidates of each source in turn."""
         drawn = [source.sample(batch) for source in self.sources]
         if any(part.ids.ndim != 1 for part in drawn) or any(part.in_batch for part in drawn[1:]):
             raise InputError("mixed negatives: candidates must be shared by all rows, and in-batch must come first")
@@ -63,9 +66,9 @@ class Mixed:
         return Negatives(ids, log_q, in_batch=drawn[0].in_batch)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of the sources."""
+        """Return the states of the sources."""
         return joined_state(self.sources)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Give each source its state back."""
+        """Restore the state of each source."""
         split_state(self.sources, state)

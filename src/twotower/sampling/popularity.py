@@ -14,7 +14,7 @@ from twotower.sampling.base import batch_items
 
 
 class Popularity:
-    """``count`` independent draws, with replacement, with probability proportional to (training count)^α.
+    """Draw ``count`` items independently, with replacement, with probability proportional to (training count)^α.
 
     An item without training events is never drawn, unless α = 0. Draws search the cumulative sum (float64) on the
     device of ``counts``.
@@ -64,7 +64,7 @@ class Popularity:
         self._log_q = (probabilities.log() + math.log(count)).float()
 
     def sample(self, batch: Batch) -> Negatives:
-        """Fresh draws."""
+        """Return fresh draws."""
         shape = (len(batch_items(batch)), self.count) if self.per_row else (self.count,)
         place = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self._cumulative.device)
         # right=True skips items of probability 0; the clamp is for a sum that rounds to just below 1.
@@ -72,13 +72,13 @@ class Popularity:
         return Negatives(ids, self._log_q[ids])
 
     def log_q(self, ids: Tensor, rows: int = 0) -> Tensor:
-        """Log of the expected count of any item, −inf for one that is never drawn; ``rows`` does not matter."""
+        """Return the log of the expected count of any item, −inf for one never drawn; ``rows`` does not matter."""
         return self._log_q[ids]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The generator's state."""
+        """Return the generator's state."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the draws that would have come next."""
+        """Restore the generator, so that the next draws are those that would have come."""
         self.generator.set_state(state["generator"])

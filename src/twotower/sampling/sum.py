@@ -1,4 +1,4 @@
-"""Any sources under one softmax, each with its own log q."""
+"""Several sources under one softmax, each with its own log q."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from twotower.sampling.known import listed
 
 @runtime_checkable
 class Stratum(Protocol):
-    """A source that accounts alone for a list of items of each row, so that others need not."""
+    """Account alone for a list of items of each row, so that other sources need not."""
 
     def sample(self, batch: Batch) -> Negatives:
-        """Candidates of each row's own."""
+        """Return candidates of each row's own."""
         ...
 
     def covers(self, batch: Batch) -> Tensor:
-        """The items of that list: int64 [rows, items], −1 where unused."""
+        """Return the items of that list: int64 [rows, items], −1 where unused."""
         ...
 
 
 class Sum:
-    """The candidates of all sources as one sample.
+    """Join the candidates of all sources into one sample.
 
     Sources that draw from the whole catalogue each give their own estimate of the sum over items; the joint estimate
     is their mean, weighted by how many candidates each brought. For a candidate of source k with M_k of M candidates,
@@ -58,7 +58,7 @@ class Sum:
         self.sources = list(sources)
 
     def sample(self, batch: Batch) -> Negatives:
-        """Candidates of all sources."""
+        """Return candidates of all sources."""
         drawn = [(source, source.sample(batch)) for source in self.sources]
         strata = [part for source, part in drawn if isinstance(source, Stratum)]
         lists = [source.covers(batch) for source in self.sources if isinstance(source, Stratum)]
@@ -86,11 +86,11 @@ class Sum:
                 source.observe(encoded)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of the sources."""
+        """Return the states of the sources."""
         return joined_state(self.sources)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Give each source its state back."""
+        """Restore the state of each source."""
         split_state(self.sources, state)
 
 

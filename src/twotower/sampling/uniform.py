@@ -13,7 +13,7 @@ from twotower.sampling.base import batch_items
 
 
 class Uniform:
-    """``count`` independent draws, with replacement, from the known items; log q = log(count / known items).
+    """Draw ``count`` known items independently, with replacement; log q = log(count / known items).
 
     Args:
         num_items: rows of the item vocabulary, padding and unknown included.
@@ -39,20 +39,20 @@ class Uniform:
         self._log_q = math.log(count / known)
 
     def sample(self, batch: Batch) -> Negatives:
-        """Fresh draws."""
+        """Return fresh draws."""
         items = batch_items(batch)
         shape = (len(items), self.count) if self.per_row else (self.count,)
         ids = torch.randint(FIRST_KNOWN, self.num_items, shape, generator=self.generator, device=items.device)
         return Negatives(ids, torch.full(shape, self._log_q, device=items.device))
 
     def log_q(self, ids: Tensor, rows: int = 0) -> Tensor:
-        """Log of the expected count of any item, the same for all; ``rows`` does not matter."""
+        """Return the log of the expected count of any item, the same for all; ``rows`` does not matter."""
         return torch.full(ids.shape, self._log_q, device=ids.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The generator's state."""
+        """Return the generator's state."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the draws that would have come next."""
+        """Restore the generator, so that the next draws are those that would have come."""
         self.generator.set_state(state["generator"])

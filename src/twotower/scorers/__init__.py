@@ -1,1 +1,1 @@
-"""User state and item state -> scores. Ranking and filtering belong to the index and to serving."""
+"""Scorers: user state and item state -> scores. Ranking and filtering belong to the index and to serving."""

@@ -1,4 +1,4 @@
-"""The cosine of two vectors, as the inner product of unit vectors."""
+"""Cosine of two vectors, as the inner product of unit vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from twotower.scorers.dot import Dot
 
 
 class Cosine(Dot):
-    """Score = cosine, in [-1, 1]. States are stored at length 1, so that a vector index can serve them."""
+    """Score by the cosine, in [-1, 1]. States are stored at length 1, so that a vector index can serve them."""
 
     def prepare(self, vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-        """The vectors at length 1; a zero vector stays zero."""
+        """Return the vectors at length 1; a zero vector stays zero."""
         return F.normalize(vectors, dim=-1)

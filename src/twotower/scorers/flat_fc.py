@@ -1,4 +1,4 @@
-"""All head similarities through one hidden layer."""
+"""FlatFC: all head similarities through one hidden layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FlatFC(nn.Module):
-    """Score = w' · (W3 flatten(S) + b3): the similarities of all head pairs through a layer and a projection.
+    """Score by w' · (W3 flatten(S) + b3): the similarities of all head pairs through a layer and a projection.
 
     Source: FIT (Xiong et al., SIGIR 2025), equation 17. As printed it has no activation between the two, so it is
     linear in S; and its bias is given the length H_u · H_v where only ``hidden`` fits, as here.
@@ -26,5 +26,5 @@ class FlatFC(nn.Module):
         self.projection = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, similarity: Float[Tensor, "*rows user_heads item_heads"]) -> Float[Tensor, "*rows"]:
-        """One score a row."""
+        """Return one score a row."""
         return self.projection(self.layer(similarity.flatten(-2)))[..., 0]

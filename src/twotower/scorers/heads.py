@@ -1,4 +1,4 @@
-"""States of several vectors a row: the similarity of every pair of heads, and a reduction of it to one score."""
+"""Scorers of several vectors a row: the similarity of every pair of heads, and its reduction to one score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS = ("lss", "sum_max", "flat_fc", "dot")
 def all_similarities(
     users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
 ) -> Float[Tensor, "users items user_heads item_heads"]:
-    """Inner products of every user's heads with every item's, by one matrix product.
+    """Return the inner products of every user's heads with every item's, by one matrix product.
 
     Source: FIT (Xiong et al., SIGIR 2025), section 4.2, equation 13.
     """
@@ -29,12 +29,12 @@ def all_similarities(
 def row_similarities(
     users: Float[Tensor, "*#rows user_heads dim"], items: Float[Tensor, "*#rows item_heads dim"]
 ) -> Float[Tensor, "*#rows user_heads item_heads"]:
-    """Inner products of the heads of row i of users with those of row i of items; leading axes broadcast."""
+    """Return the inner products of row i's user heads with row i's item heads; leading axes broadcast."""
     return users @ items.mT
 
 
 class HeadScorer(nn.Module):
-    """Scores from heads: user state [users, H_u, dim], item state [items, H_v, dim], any towers.
+    """Score by heads: user state [users, H_u, dim], item state [items, H_v, dim], from any towers.
 
     Args:
         reduction: similarities [..., H_u, H_v] to scores [...]: `LSS`, `SumMax`, `FlatFC` or `OneHead`.
@@ -49,14 +49,14 @@ class HeadScorer(nn.Module):
     def forward(
         self, users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
     ) -> Float[Tensor, "users items"]:
-        """Every user with every item."""
+        """Score every user with every item."""
         check_heads(users, items)
         return in_tiles(lambda some, others: self.reduction(all_similarities(some, others)), users, items)
 
     def pairs(
         self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
     ) -> Float[Tensor, "rows *n"]:
-        """Row i of users with row i of items, or with each of its n items."""
+        """Score row i of users with row i of items, or with each of its n items."""
         check_heads(users, items)
         return self.reduction(row_similarities(users if items.ndim == users.ndim else users[:, None], items))
 
@@ -78,7 +78,7 @@ def check_heads(users: Tensor, items: Tensor) -> None:
 
 
 def head_scorer(name: str, *, user_heads: int, item_heads: int, hidden: int = 16) -> HeadScorer:
-    """A scorer of heads by its name.
+    """Build a scorer of heads by its name.
 
     Args:
         name: "lss", "sum_max", "flat_fc" or "dot" (one head a side).

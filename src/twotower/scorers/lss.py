@@ -1,4 +1,4 @@
-"""The lightweight similarity scorer: a row-wise and a column-wise layer over the head similarities."""
+"""LSS (lightweight similarity scorer): a row-wise and a column-wise layer over the head similarities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class LSS(nn.Module):
-    """Score = w · flatten(S''), from the similarities S [H_u, H_v] of all head pairs:
+    """Score by a row-wise and a column-wise layer over the similarities S [H_u, H_v] of all head pairs.
+
+    Score = w · flatten(S''), with
 
         S'[i, :] = relu(W1 S[i, :] + b1)     every row:    [H_u, hidden]
         S''[:, j] = relu(W2 S'[:, j] + b2)   every column: [hidden, hidden]
@@ -31,7 +33,7 @@ class LSS(nn.Module):
         self.projection = nn.Linear(hidden * hidden, 1, bias=False)
 
     def forward(self, similarity: Float[Tensor, "*rows user_heads item_heads"]) -> Float[Tensor, "*rows"]:
-        """One score a row."""
+        """Return one score a row."""
         leading, (user_heads, item_heads) = similarity.shape[:-2], similarity.shape[-2:]
         pairs = similarity.reshape(-1, user_heads, item_heads)
         # With pairs last, both layers are large matrix products in the place of many tiny ones. A further row, which

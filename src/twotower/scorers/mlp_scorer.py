@@ -1,4 +1,4 @@
-"""Both vectors through a network."""
+"""Scorer that reads both vectors by a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.scorers.tiles import in_tiles
 
 
 class MLPScorer(nn.Module):
-    """Score = MLP([user || item]), ReLU between the layers.
+    """Score by MLP([user || item]), ReLU between the layers.
 
     The first layer is a sum of a user part and an item part, each computed once a row, so that scoring all pairs never
     joins the vectors. Source: FIT (Xiong et al., SIGIR 2025), equation 9.
@@ -37,19 +37,19 @@ class MLPScorer(nn.Module):
         self.rest = nn.ModuleList(nn.Linear(wide, narrow) for wide, narrow in pairwise(widths))
 
     def prepare(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-        """Towers' outputs are states as they are."""
+        """Return the tower's output itself, as the state to store."""
         return vectors
 
     def forward(
         self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "users items"]:
-        """Every user with every item."""
+        """Score every user with every item."""
         self._check(users, items)
         users, items = self.user_part(users), self.item_part(items)
         return in_tiles(lambda some, others: self._finish(some[:, None] + others[None]), users, items)
 
     def pairs(self, users: Float[Tensor, "rows dim"], items: Float[Tensor, "rows *n dim"]) -> Float[Tensor, "rows *n"]:
-        """Row i of users with row i of items, or with each of its n items."""
+        """Score row i of users with row i of items, or with each of its n items."""
         self._check(users, items)
         user_part = self.user_part(users)
         return self._finish((user_part if items.ndim == users.ndim else user_part[:, None]) + self.item_part(items))

@@ -1,4 +1,4 @@
-"""The inner product, as the head scorer of one head a side."""
+"""Inner product as the head scorer of one head a side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class OneHead(nn.Module):
-    """The single similarity itself: what a two-tower model's output layer does.
+    """Reduce a single similarity to itself, as a two-tower model's output layer does.
 
     Source: FIT (Xiong et al., SIGIR 2025), section 5.4.1, the variant without its scorer.
 
@@ -21,5 +21,5 @@ class OneHead(nn.Module):
             raise ValueError(f"the dot product has one head a side, got {user_heads} and {item_heads}")
 
     def forward(self, similarity: Float[Tensor, "*rows 1 1"]) -> Float[Tensor, "*rows"]:
-        """One score a row."""
+        """Return one score a row."""
         return similarity[..., 0, 0]

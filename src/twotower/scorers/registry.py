@@ -1,4 +1,4 @@
-"""Names become scorers. Add one of ours by its file and one line here; one of your own by `SCORERS.register`."""
+"""Registry of scorers. Add one of ours by its file and one line here; one of your own by `SCORERS.register`."""
 
 from __future__ import annotations
 

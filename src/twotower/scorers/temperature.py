@@ -1,4 +1,4 @@
-"""The number that scores are divided by before the softmax."""
+"""Temperature: scores are divided by it before the softmax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
-    """1 / temperature as a module: a constant, or a parameter that training moves.
+    """Hold 1 / temperature as a module: a constant, or a learned parameter.
 
     The logarithm is what is learnt, so that it stays positive and steps are relative.
 
@@ -32,5 +32,5 @@ class Temperature(nn.Module):
             self.register_buffer("log_scale", start)
 
     def scale(self) -> Tensor:
-        """1 / temperature, a scalar."""
+        """Return 1 / temperature, a scalar."""
         return self.log_scale.exp()

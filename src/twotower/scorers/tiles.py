@@ -1,4 +1,4 @@
-"""Scoring every user with every item when a pair costs far more memory than its score."""
+"""Scores of every user with every item, in tiles, where a pair needs far more memory than its score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ PAIRS = 16_384
 
 
 def in_tiles(score: Callable[[State, State], Tensor], users: State, items: State, *, pairs: int = PAIRS) -> Tensor:
-    """``score`` of all users with all items [users, items], at most ``pairs`` pairs at a time."""
+    """Score all users with all items by ``score``, [users, items], at most ``pairs`` pairs at a time."""
+    if torch.compiler.is_compiling():  # a graph has no loop over a number of rows that is not known yet
+        return score(users, items)
     num_users, num_items = rows(users), rows(items)
     if num_users * num_items <= pairs:
         return score(users, items)

@@ -1,1 +1,1 @@
-"""The bundle (everything a served model needs, in one folder) and what answers from it."""
+"""Serving: the bundle (everything a served model needs, in one folder) and what answers from it."""

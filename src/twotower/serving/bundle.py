@@ -1,4 +1,4 @@
-"""A bundle: one folder with all that serving needs, so that it answers without the training data."""
+"""Bundle: one folder with all that serving needs, so that it answers without the training data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import shutil
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.devices import find_device
+from twotower.core.errors import InputError, shown
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
-from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, State, Users
+from twotower.core.records import UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
 from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
@@ -29,18 +30,15 @@ from twotower.data.log import Log
 from twotower.index.base import AnyIndex
 from twotower.index.registry import INDEXES, index_kind, load_index
 from twotower.models.base import Model
-from twotower.models.encode import encode_items, inference, users_with_history
+from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import MODELS, build_model
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
-TILE = 8192
-"""Items encoded at a time."""
-
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle on disk: what is small is read at once, the rest when it is first asked for."""
+    """Read a bundle on disk: what is small at once, the rest at its first use."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -50,17 +48,14 @@ class Bundle:
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Bundle:
-        """Read a bundle; ``verify`` compares every file's hash with the manifest first.
+        """Read a bundle onto a device (``auto``: CUDA where there is some); ``verify`` compares all hashes first.
 
         Raises:
             InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file; or
                 if the device is not there.
         """
         folder = Path(folder)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device '{device}': {str(error).splitlines()[0]}") from None
+        device = find_device(device)
         manifest = read_manifest(folder)
         if verify:
             verify_files(folder, manifest)
@@ -73,16 +68,16 @@ class Bundle:
         except (RuntimeError, SafetensorError, OSError) as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{folder / 'weights.safetensors'}: not the weights of this model ({why})") from None
-        return Bundle(folder, manifest, schema, model.to(device).eval(), torch.device(device))
+        return Bundle(folder, manifest, schema, model.to(device).eval(), device)
 
     @cached_property
     def item_ids(self) -> Tensor:
-        """The row of each stored item state: int64 [items]."""
+        """Return the row of each stored item state: int64 [items]."""
         return self._array("items/ids")
 
     @cached_property
     def item_states(self) -> State:
-        """What the item tower made of every known item, in the order of ``item_ids``.
+        """Return the states of every known item, in the order of ``item_ids``.
 
         Raises:
             InputError: if the file holds another model's states.
@@ -98,7 +93,7 @@ class Bundle:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Features of users and items, and each user's events when the bundle was written, as a data set.
+        """Return features of users and items, and each user's events when the bundle was written, as a data set.
 
         A bundle of format 1 kept positives alone: its log has no labels.
         """
@@ -113,29 +108,29 @@ class Bundle:
 
     @cached_property
     def positives(self) -> Log:
-        """The stored events that a model reads as histories; `dataset` has them all, with their labels."""
+        """Return the stored events that a model reads as histories; `dataset` has them all, with their labels."""
         return self.dataset.log.positives()
 
     @cached_property
     def user_vocabulary(self) -> Vocabulary:
-        """Outside user ids and their rows."""
+        """Return outside user ids and their rows."""
         return Vocabulary(self.folder / "vocabulary" / "users.parquet", "user")
 
     @cached_property
     def item_vocabulary(self) -> Vocabulary:
-        """Outside item ids and their rows."""
+        """Return outside item ids and their rows."""
         return Vocabulary(self.folder / "vocabulary" / "items.parquet", "item")
 
     @cached_property
     def index(self) -> AnyIndex | None:
-        """The stored index, or None: search the item states themselves then."""
+        """Return the stored index, or None: search the item states themselves then."""
         if self.manifest["index"] is None:
             return None
         return load_index(self.manifest["index"], self.folder / "index", model=self.model, device=self.device)
 
     @cached_property
     def mask_seen(self) -> bool:
-        """Whether the model was judged, and so answers, without what a user has seen: ``evaluation.mask_seen``."""
+        """Return ``evaluation.mask_seen`` of the run: whether the model answers without what a user has seen."""
         try:
             run = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
             return bool(run.get("evaluation", {}).get("mask_seen", True))
@@ -144,22 +139,22 @@ class Bundle:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What was measured when the model was trained."""
+        """Return what was measured when the model was trained."""
         metrics: dict[str, Any] = self.manifest["metrics"]
         return metrics
 
     @property
     def diagnosis(self) -> dict[str, Any] | None:
-        """The report of the embedding check, if one was made."""
+        """Return the report of the embedding check, if one was made."""
         path = self.folder / "diagnosis.json"
         return read_json(path) if path.is_file() else None
 
     def users(self, rows: Tensor) -> Users:
-        """Known users as the user tower sees them: their features and latest stored positives."""
+        """Return known users as the user tower reads them: their features and latest stored positives."""
         return users_with_history(self.dataset, self.positives, rows, self.model.history_length)
 
     def newcomer(self, history: Tensor) -> Users:
-        """An unknown user with this history (int64 [items], oldest first), all of it at the latest stored time."""
+        """Return an unknown user with this history (int64 [items], oldest first), all at the latest stored time."""
         times = self.dataset.log.times
         if times is not None:
             now = times.max() if len(times) else times.new_tensor(0)
@@ -190,7 +185,7 @@ class Bundle:
 
 
 def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a bundle whose model or index nothing in this process has registered; no file makes us import code.
+    """Refuse a bundle whose model or index is not registered in this process; no file makes us import code.
 
     Raises:
         InputError: says which import is missing.
@@ -202,11 +197,11 @@ def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
     ):
         if name is not None and name not in known:
             where = f"import {module}" if module else f"import the package that registers '{name}'"
-            raise InputError(f"{folder}: its {what} '{name}' is not registered here; {where} before you load it")
+            raise InputError(f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it")
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that no bundle can be written to; a training asks before it starts.
+    """Refuse a folder that no bundle can be written to; a training calls this before it starts.
 
     Raises:
         InputError: if ``folder`` holds something other than an earlier bundle, or lies inside one.
@@ -221,34 +216,42 @@ def check_target(folder: Path) -> None:
     check_replaceable(folder)
 
 
-def write_bundle(
-    folder: Path | str,
-    *,
-    model: Model,
-    model_name: str,
-    model_parameters: dict[str, Any],
-    dataset: Dataset,
-    run_toml: str,
-    metrics: dict[str, Any],
-    histories: Log | None,
-    diagnosis: dict[str, Any] | None = None,
-    index: AnyIndex | None = None,
-    learnt: Log | None = None,
-) -> None:
-    """Encode every known item and write all that serving needs, in one step: a reader never sees half a bundle.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Contents:
+    """Name what a bundle is written from."""
 
-    Needs only torch, NumPy and safetensors when the data set has a folder. ``histories`` is what is known of each user
-    when the bundle starts to serve: events of whatever label, of which a model reads the positives; ``index`` was built
-    over known item states; of ``learnt``, the
-    events that the model has learnt from, the bundle keeps how many each item has.
+    model: Model
+    model_name: str
+    model_parameters: dict[str, Any]
+    dataset: Dataset
+    items: ItemStates
+    """What the model makes of every known item."""
+    run_toml: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    histories: Log | None
+    """What is known of each user when the bundle starts to serve: events of whatever label, of which a model reads the
+    positives."""
+    diagnosis: dict[str, Any] | None = None
+    index: AnyIndex | None = None
+    """Built over ``items``."""
+    learnt: str = ""
+    """What the model has learnt from, where that is not what its run says."""
+    events: Log | None = None
+    """What the model has learnt from, event by event: the bundle keeps how many positives each item has among them."""
+
+
+def write_bundle(folder: Path | str, contents: Contents) -> None:
+    """Write all that serving needs, in one step: a reader never sees half a bundle.
+
+    Needs only torch, NumPy and safetensors when the data set has a folder.
 
     Raises:
         InputError: as `check_target`.
     """
-    folder = Path(folder)
+    folder, model, dataset, index = Path(folder), contents.model, contents.dataset, contents.index
     check_target(folder)
     with replacing_folder(folder) as partial:
-        (partial / "run.toml").write_text(run_toml, encoding="utf-8")
+        (partial / "run.toml").write_text(contents.run_toml, encoding="utf-8")
         dataset.schema.save(partial / "schema.json")
         write_json(partial / "data.json", dataset.manifest)
         _write_vocabulary(partial / "vocabulary", dataset)
@@ -256,46 +259,53 @@ def write_bundle(
             partial / "weights.safetensors"
         ) as file:  # on its own, safetensors lets the owner alone read it
             save_model(model, str(file))
-        _write_items(partial / "items", model, dataset)
-        if learnt is not None:
-            counts = learnt.positives().items.bincount(minlength=dataset.schema.num_items)
-            _save_array(partial / "items" / "events.npy", counts[FIRST_KNOWN:])
+        _write_items(partial / "items", contents.items)
+        if contents.events is not None:
+            counts = contents.events.positives().items.bincount(minlength=dataset.schema.num_items)
+            _save_array(partial / "items" / "events.npy", counts[contents.items.ids.to(counts.device)])
         for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
             for name, column in columns.items():
                 _save_array(partial / side / "features" / f"{name}.npy", column)
-        if histories is not None:
-            for name, column in histories._asdict().items():
+        if contents.histories is not None:
+            for name, column in contents.histories._asdict().items():
                 if column is not None:
                     _save_array(partial / "histories" / f"{name}.npy", column)
         if index is not None:
             (partial / "index").mkdir()
             index.save(partial / "index")
-        if diagnosis is not None:
-            write_json(partial / "diagnosis.json", diagnosis)
+        if contents.diagnosis is not None:
+            write_json(partial / "diagnosis.json", contents.diagnosis)
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": dataset.name,
-            "model": {"name": model_name, "parameters": model_parameters, "module": type(model).__module__},
+            "model": {
+                "name": contents.model_name,
+                "parameters": contents.model_parameters,
+                "module": type(model).__module__,
+            },
             "index": None if index is None else index_kind(index),
             "index_settings": None if index is None else index.settings,
             "index_module": None if index is None else type(index).__module__,
-            "metrics": {name: _finite(value) for name, value in metrics.items()},
+            "metrics": {name: _finite(value) for name, value in contents.metrics.items()},
             "versions": versions(),
         }
+        if contents.learnt:
+            manifest["learnt"] = contents.learnt
         write_manifest(partial, manifest)
 
 
 @contextlib.contextmanager
 def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield a copy of a bundle and its manifest to alter; it replaces the bundle when the block ends without an error.
+    """Yield a copy of a bundle and its manifest to change; it replaces the bundle when the block ends without error.
 
     Raises:
         InputError: as `Bundle.load`.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    verify_files(folder, manifest)
-    with replacing_folder(folder) as partial:
+    read_manifest(folder)
+    with replacing_folder(folder) as partial:  # from here on nobody else changes it
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         yield partial, manifest
         write_manifest(partial, manifest)
@@ -310,13 +320,10 @@ def _write_vocabulary(target: Path, dataset: Dataset) -> None:
     write_row_vocabulary(target / "items.parquet", dataset.schema.num_items)
 
 
-def _write_items(target: Path, model: Model, dataset: Dataset) -> None:
-    ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, device=dataset.device)
-    with inference(model):
-        states = encode_items(model, dataset, ids, TILE)
-    _save_array(target / "ids.npy", ids)
+def _write_items(target: Path, items: ItemStates) -> None:
+    _save_array(target / "ids.npy", items.ids)
     with replacing_file(target / "states.safetensors") as file:
-        save_file(to_tensors(map_state(Tensor.cpu, states)), file)
+        save_file(to_tensors(map_state(Tensor.cpu, items.states)), file)
 
 
 def _save_array(path: Path, values: Tensor) -> None:

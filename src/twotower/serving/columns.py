@@ -1,4 +1,4 @@
-"""The columns of an item beside an answer: as plain values for JSON, and as a few short cells for a person."""
+"""Columns of an item beside an answer: as plain values for JSON, and as a few short cells for a person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES_FIRST = ("title", "name", "headline", "product_name")
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON can hold: NaN and infinity become None, dates and the rest their text.
+    """Return a value that JSON can hold: NaN and infinity become None, dates and the rest their text.
 
     Examples:
         >>> import datetime
@@ -33,7 +33,7 @@ def plain(value: Any) -> Any:
 
 
 def telling(rows: Iterable[dict[str, Any]], limit: int = 3) -> list[str]:
-    """The names of at most ``limit`` columns to show a person: those that name an item, then the first that hold text.
+    """Return at most ``limit`` columns to show a person: those that name an item, then the first that hold text.
 
     Examples:
         >>> telling([{"year": 1995, "genres": ["Drama"], "title": "Heat"}])
@@ -49,7 +49,7 @@ def telling(rows: Iterable[dict[str, Any]], limit: int = 3) -> list[str]:
 
 
 def cell(value: Any, width: int = 48) -> str:
-    """One line of at most ``width`` characters.
+    """Return one line of at most ``width`` characters.
 
     Examples:
         >>> cell(["Action", "Crime"]), cell(None), cell("a long  title", 8)

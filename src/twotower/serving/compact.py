@@ -1,4 +1,4 @@
-"""A bundle's item states in fewer bytes."""
+"""Compact bundles: item states in fewer bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.serving.bundle import Bundle, changing_bundle
 
 
 def compact_bundle(folder: Path | str, precision: str) -> float:
-    """Store a bundle's item states at ``precision`` ("float16" or "int8" for FIT) and return bytes an item.
+    """Store a bundle's item states at ``precision`` ("float16" or "int8" for ``fit``), return bytes an item.
 
     The model scores them as they are. What was rounded away is gone: only a bundle with float32 states can be made
     smaller.

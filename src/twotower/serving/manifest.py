@@ -1,9 +1,7 @@
-"""The manifest of a bundle: what it is, what every file's bytes must be, and with which libraries it was written."""
+"""Manifest of a bundle: its format, the hash of every file, and the libraries that wrote it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import platform
 from pathlib import Path
@@ -13,7 +11,8 @@ import numpy as np
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import hash_folder, read_json, replacing_file
+from twotower.core.files import read_json
+from twotower.core.manifest import check_signed, write_signed
 from twotower.core.version import __version__
 
 FORMAT = 2
@@ -24,14 +23,11 @@ log = logging.getLogger(__name__)
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``manifest`` with the hash of every file of ``folder`` and, last, the hash of the manifest itself."""
-    manifest = {"kind": "bundle", "format": FORMAT, **manifest, "hashes": hash_folder(folder)}
-    manifest.pop("digest", None)
-    with replacing_file(folder / "manifest.json") as partial:
-        partial.write_text(_text({**manifest, "digest": _digest(manifest)}), encoding="utf-8")
+    write_signed(folder, {"kind": "bundle", "format": FORMAT, **manifest})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle that this version can read.
+    """Return the manifest of a bundle that this version can read.
 
     Raises:
         InputError: if ``folder`` is not a bundle, or one of a newer format.
@@ -59,23 +55,11 @@ def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
     Raises:
         InputError: if a file was changed, is missing or was added; names the first.
     """
-    changed = "was changed after it was written; take a fresh copy or train again"
-    body = {key: value for key, value in manifest.items() if key != "digest"}
-    text = (folder / "manifest.json").read_text(encoding="utf-8")
-    if manifest.get("digest") != _digest(body) or text != _text(manifest):
-        raise InputError(f"{folder}: manifest.json {changed}")
-    expected, found = manifest["hashes"], hash_folder(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise InputError(f"{folder}: {name} is missing; take a fresh copy or train again")
-        if name not in expected:
-            raise InputError(f"{folder}: {name} is not part of this bundle; move it elsewhere")
-        if expected[name] != found[name]:
-            raise InputError(f"{folder}: {name} {changed}")
+    check_signed(folder, manifest, "bundle", "take a fresh copy or train again")
 
 
 def versions() -> dict[str, str]:
-    """The versions that a bundle remembers."""
+    """Return the versions of libraries that a bundle stores."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -90,11 +74,3 @@ def note_versions(folder: Path, written: dict[str, str]) -> None:
         then = written.get(name, now)
         if then.split(".")[0] != now.split(".")[0]:
             log.warning("%s: written with %s %s, read with %s: scores may differ a little", folder, name, then, now)
-
-
-def _text(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(_text(manifest).encode()).hexdigest()

@@ -13,7 +13,7 @@ from twotower.index.exact import ExactIndex
 
 
 def flat(states: State) -> Float[Tensor, "rows numbers"]:
-    """Each state as one vector of float32: several vectors, or a NamedTuple of them, are laid end to end.
+    """Flatten each state to one vector of float32: several vectors, or a NamedTuple of them, are laid end to end.
 
     Parts that are not floating point (ids, query indices, codes) are left out, so that there may be no number.
 
@@ -29,7 +29,7 @@ def flat(states: State) -> Float[Tensor, "rows numbers"]:
 
 
 def directions(states: State) -> Float[Tensor, "rows numbers"]:
-    """Each state as one vector of length 1, so that inner products are cosines; a zero state stays zero.
+    """Return each state as one vector of length 1, so that inner products are cosines; a zero state stays zero.
 
     The cosine of states of several vectors weighs each part by its share of the length: see `flat`.
 
@@ -50,7 +50,7 @@ def directions(states: State) -> Float[Tensor, "rows numbers"]:
 
 
 class Neighbours:
-    """Items that can be asked for those nearest to given directions.
+    """Find the items nearest to given directions.
 
     Args:
         vectors: what `directions` gave.
@@ -64,13 +64,13 @@ class Neighbours:
         self._index.build(vectors, ids)
 
     def vectors(self, ids: Int[Tensor, " queries"]) -> Float[Tensor, "queries numbers"]:
-        """The directions of ``ids``."""
+        """Return the directions of ``ids``."""
         return self._vectors[torch.searchsorted(self._ids, ids)]
 
     def of_ids(self, ids: Int[Tensor, " queries"], k: int) -> TopK:
-        """The ``k`` items nearest to each of ``ids``, itself left out."""
+        """Return the ``k`` items nearest to each of ``ids``, itself left out."""
         return self.of_vectors(self.vectors(ids), k, ids)
 
     def of_vectors(self, vectors: Float[Tensor, "queries numbers"], k: int, leave_out: Int[Tensor, " queries"]) -> TopK:
-        """The ``k`` items nearest to each of ``vectors``; ``leave_out`` is one id a query, -1 for none."""
+        """Return the ``k`` items nearest to each of ``vectors``; ``leave_out`` is one id a query, -1 for none."""
         return self._index.search(vectors, k, leave_out[:, None])

@@ -1,4 +1,4 @@
-"""What a pre-ranker's bundle knows of the first stages that it was judged behind: ``pairs.json``."""
+"""Figures of a pre-ranker behind first stages, kept in its bundle: ``pairs.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVALUATE = "twotower evaluate FIRST --then SECOND"
 
 
 class Judgement(NamedTuple):
-    """How a pair did on test events, and how it orders."""
+    """Hold how a pair did on test events, and how it orders."""
 
     candidates: int
     """Handed from the first stage to the second."""
@@ -31,7 +31,7 @@ class Judgement(NamedTuple):
     """What the weight was chosen on."""
 
     def warning(self) -> str:
-        """What is to be told before such a pair answers; empty: all is well."""
+        """Return the warning that such a pair answers with; empty: all is well."""
         if self.pair < self.first:
             return (
                 f"judged worse than the first stage alone: {self.metric} {self.pair:.4f} instead of {self.first:.4f} "
@@ -43,12 +43,12 @@ class Judgement(NamedTuple):
 
 
 def identity(bundle: Bundle) -> str:
-    """What tells a first stage from others: the hash of its weights, which an index or a smaller form leaves as is."""
+    """Return the hash of a first stage's weights, by which it is known; an index or a smaller form leaves it as is."""
     return str(bundle.manifest["hashes"]["weights.safetensors"])
 
 
 def judgement_of(first: Bundle, ranker: Bundle) -> Judgement | None:
-    """What ``ranker`` was found to be behind ``first``; None: the pair was never judged."""
+    """Return the figures of ``ranker`` behind ``first``; None: the pair was never evaluated."""
     file = ranker.folder / FILE
     found = read_json(file).get(identity(first)) if file.is_file() else None
     return None if found is None else Judgement(**{name: found[name] for name in Judgement._fields})

@@ -1,15 +1,16 @@
-"""Two stages in one call: a retriever finds candidates among all items, a pre-ranker puts them in order."""
+"""Pipeline of two stages in one call: a retriever finds candidates, a pre-ranker orders them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import TopK
 from twotower.data.log import NO_ITEM
 from twotower.models.mixture import mix
@@ -24,7 +25,7 @@ CANDIDATES = 2_000
 
 
 class Pipeline:
-    """Any retriever, then any pre-ranker, over one catalogue.
+    """Combine any retriever and any pre-ranker over one catalogue.
 
     Args:
         retriever: finds candidates through its index.
@@ -52,9 +53,9 @@ class Pipeline:
         except TypeError:
             wanted = 0
         if wanted < 1:
-            raise InputError(f"candidates must be a whole number of at least 1, got {candidates!r}")
+            raise InputError(f"candidates must be a whole number of at least 1, got {shown(candidates)}")
         if weight is not None and not 0.0 <= weight <= 1.0:
-            raise InputError(f"weight must be from 0 to 1, got {weight}")
+            raise InputError(f"weight must be from 0 to 1, got {shown(weight)}")
         check_same_catalogue(retriever.bundle, ranker.bundle)
         self.retriever, self.ranker = retriever, ranker
         judged = judgement_of(retriever.bundle, ranker.bundle)
@@ -78,12 +79,15 @@ class Pipeline:
         user: object = None,
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool | None = None,
     ) -> list[Answer]:
-        """The pre-ranker's best ``k`` of the retriever's candidates, best first; scores are the pre-ranker's, or those
-        of the mixture where its weight is neither 0 nor 1 (at 0 the first stage's).
+        """Recommend the best ``k`` of the retriever's candidates by the pre-ranker, best first.
+
+        Scores are the pre-ranker's, or those of the mixture where its weight is neither 0 nor 1 (at 0 the first
+        stage's).
 
         Who asks and what is left out are said as to `Retriever.recommend`.
 
@@ -92,9 +96,10 @@ class Pipeline:
         """
         if k > self.candidates:
             raise InputError(f"k = {k} of {self.candidates} candidates: ask for fewer, or for more candidates")
-        asker = self.ranker.asker(user, history)
+        asker = self.ranker.asker(user, history, features)
         most = min(self.candidates, len(self.retriever.bundle.item_ids))
-        first = self.retriever.found(self.retriever.asker(user, history), most, exclude, include_seen=include_seen)
+        asked = self.retriever.asker(user, history, features)
+        first = self.retriever.found(asked, most, exclude, include_seen=include_seen)
         there = first.ids[0] != NO_ITEM
         device = self.ranker.bundle.device
         found = TopK(first.scores[:, there].to(device), first.ids[:, there].to(device))
@@ -108,7 +113,7 @@ class Pipeline:
         return self.ranker.answers(mix(found, second, self.weight, wanted))
 
     def preload(self) -> None:
-        """Do at once what the first questions would wait for."""
+        """Load at once what the first requests would wait for."""
         self.retriever.preload()
         self.ranker.preload()
 
@@ -116,7 +121,7 @@ class Pipeline:
 def load_pipeline(
     retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int | None = None
 ) -> Pipeline:
-    """The pipeline of two bundles.
+    """Load the pipeline of two bundles.
 
     Raises:
         InputError: if a folder is no bundle, the two number other items, or ``candidates`` is not a whole number of at
@@ -127,7 +132,7 @@ def load_pipeline(
 
 
 def check_same_catalogue(first: Bundle, second: Bundle) -> None:
-    """Refuse two bundles whose item rows stand for other items.
+    """Refuse two bundles whose item rows represent other items.
 
     Raises:
         InputError: says what differs.

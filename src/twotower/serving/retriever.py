@@ -1,10 +1,10 @@
-"""Questions in outside ids, answers in outside ids: the bundle's model, index and vocabulary put together."""
+"""Retriever: requests and answers in outside ids, from a bundle's model, index and vocabulary."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex
@@ -24,6 +24,7 @@ from twotower.models.base import Model, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
+from twotower.serving.newcomers import newcomer_features
 from twotower.serving.table import raw_columns, read_table
 from twotower.serving.vocabulary import Record
 
@@ -36,7 +37,7 @@ AMONG = ("catalogue", "file")
 
 
 class Answer(NamedTuple):
-    """One item of an answer: its outside id, its score before temperature and its raw columns."""
+    """Hold one item of an answer: its outside id, its score before temperature and its raw columns."""
 
     id: str
     score: float
@@ -44,21 +45,21 @@ class Answer(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Who asks: one user as the user tower sees it, and the rows of what was seen, padded with -1: int64 [1, most]."""
+    """Hold the user of a request as the user tower reads it, and the rows seen, padded with -1: int64 [1, most]."""
 
     users: Users
     seen: Tensor
 
 
 class Similar(NamedTuple):
-    """The neighbours of one row of a file of items: its outside id, and the answers."""
+    """Hold the neighbours of one row of a file of items: its outside id, and the answers."""
 
     id: str
     answers: list[Answer]
 
 
 class Retriever:
-    """Answers from a bundle. Loaded once, it may be asked from several threads.
+    """Answer requests from a bundle. Loaded once, it serves several threads.
 
     An inner-product model is searched through the bundle's index, exactly if it holds none; any other model scores the
     whole catalogue.
@@ -73,7 +74,7 @@ class Retriever:
         return f"Retriever({name} on {self.bundle.manifest['data']}, {items:,} items)"
 
     def preload(self) -> None:
-        """Do at once what the first questions would wait for: a server calls it before it listens."""
+        """Load at once what the first requests would wait for: a server calls it before it listens."""
         self.bundle.user_vocabulary.preload()
         self.bundle.item_vocabulary.preload()
         self.recommend(
@@ -85,6 +86,7 @@ class Retriever:
         user: object = None,
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool | None = None,
@@ -97,18 +99,19 @@ class Retriever:
         What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; None: as the
         model was judged (``evaluation.mask_seen`` of its run). ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
-        typed in takes place, for a model that reads the clock, at the time of the latest stored event.
+        typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
+        the raw columns of who has it, by name (None: missing).
 
         Raises:
             InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, nothing in it
                 is known, ``k`` is below 1, or the user is unknown.
         """
-        return self.answers(self.found(self.asker(user, history), k, exclude, include_seen=include_seen))
+        return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
 
     def recommend_many(
         self, users: Iterable[object], *, k: int = 10, include_seen: bool | None = None
     ) -> list[list[Answer]]:
-        """`recommend` for many known users at once: one list a user, in order.
+        """Recommend for many known users at once: one list a user, in order.
 
         Raises:
             InputError: if a user is unknown or ``k`` is below 1.
@@ -125,9 +128,10 @@ class Retriever:
         candidates: Iterable[object] = (),
         *,
         history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
         k: int | None = None,
     ) -> list[Answer]:
-        """The best ``k`` candidates (None: all) for a known user or a history, best first, by the whole model's score.
+        """Rank candidates (None: all) for a known user or a history by the whole model; return the best ``k``.
 
         Equal scores keep the order of the catalogue.
 
@@ -141,12 +145,12 @@ class Retriever:
             raise InputError("the list of candidates is empty; name at least one item")
         if len(items.unique()) < len(items):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"candidate '{twice}' is named more than once; name each candidate once")
-        asker = self.asker(user, history)
+            raise InputError(f"candidate {shown(twice)} is named more than once; name each candidate once")
+        asker = self.asker(user, history, features)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
-        """The ``k`` items whose states have the largest cosine with a known item's, itself left out.
+        """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
         Raises:
             InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
@@ -155,7 +159,9 @@ class Retriever:
         return self._answers(found)[0]
 
     def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
-        """The ``k`` items nearest to each row of a file of items (CSV, TSV, JSON lines, Parquet), in the file's order.
+        """Find the ``k`` items nearest to each row of a file of items, in the file's order.
+
+        The file is CSV, TSV, JSON lines or Parquet.
 
         The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
         has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
@@ -186,7 +192,7 @@ class Retriever:
         return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
 
     def seen(self, user: object) -> list[Record]:
-        """What a known user has seen: items of all stored events, of whatever label, latest first, each once.
+        """Return what a known user has seen: items of all stored events, of whatever label, latest first, each once.
 
         Raises:
             InputError: if the user is unknown.
@@ -197,7 +203,7 @@ class Retriever:
         )
 
     def items(self, ids: Iterable[object]) -> list[Record]:
-        """What is known of these items, in order.
+        """Return what is known of these items, in order.
 
         Raises:
             InputError: if an id is unknown.
@@ -232,24 +238,31 @@ class Retriever:
             raise InputError(f"model '{name}' has no vectors: its states are not one list of numbers a row")
         return states.float().cpu().numpy()
 
-    def asker(self, user: object, history: Iterable[object] | None) -> Asker:
-        """A known user, or someone with a history of item ids typed in (oldest first).
+    def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
+        """Encode a known user, or a history of item ids (oldest first) with raw columns, as the input of a request.
 
         Raises:
-            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not.
+            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not;
+                if features come with a known user, or name a column that is none.
         """
         if (user is None) == (history is None):
-            raise InputError("give either a user or a history, not both and not neither")
+            raise InputError("give exactly one of user and history")
         if user is not None:
+            if features is not None:
+                raise InputError("a known user has stored features; give features with a history alone")
             rows = self._user_rows([user])
             return Asker(self.bundle.users(rows), self._seen(rows))
         items = self._known_rows(() if history is None else history)
         if not len(items):
             raise InputError("the history is empty; name at least one item")
-        return Asker(self.bundle.newcomer(items), items[None])
+        users = self.bundle.newcomer(items)
+        if features is not None:
+            encoded = newcomer_features(self.bundle, features)
+            users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
+        return Asker(users, items[None])
 
     def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
-        """The rows of the best ``k`` items for one who asks.
+        """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
@@ -264,7 +277,7 @@ class Retriever:
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
-        """The best ``k`` of these item rows (int64 [candidates], no two alike) for one who asks.
+        """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
 
         Raises:
             InputError: if nothing is known of the user, or ``k`` is below 1.
@@ -278,7 +291,7 @@ class Retriever:
         return TopK(best.scores, items[best.ids])
 
     def answers(self, found: TopK) -> list[Answer]:
-        """What was found for one who asked, in outside ids."""
+        """Convert the rows found for one request to answers in outside ids."""
         return self._answers(found)[0]
 
     @property
@@ -344,7 +357,7 @@ class Retriever:
         texts = self.bundle.item_vocabulary.texts(ids)
         found = self.bundle.item_vocabulary.known(texts)
         if missing := [text for text in texts if text not in found]:
-            log.warning("%d items to leave out are not in the catalogue, such as '%s'", len(missing), missing[0])
+            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
         return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
 
     def _user_rows(self, ids: Iterable[object]) -> Tensor:
@@ -368,7 +381,7 @@ class Retriever:
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:
-    """The retriever of a bundle; also known as ``twotower.load``.
+    """Load the retriever of a bundle; also known as ``twotower.load``.
 
     Raises:
         InputError: if the folder is not a bundle, is of a newer format, or, with ``verify``, has a changed file.

@@ -1,4 +1,4 @@
-"""A file of items, new or known, as directions to look for neighbours in."""
+"""Files of items, new or known, as directions to find neighbours of."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from twotower.data.prepare.encode import missing, prepare_table
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import relations
 from twotower.data.prepare.vocabulary import read_columns
-from twotower.models.encode import inference
-from twotower.serving.bundle import TILE, Bundle
+from twotower.models.encode import TILE, inference
+from twotower.serving.bundle import Bundle
 from twotower.serving.columns import plain
 from twotower.serving.neighbours import Neighbours, directions
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Table(NamedTuple):
-    """The rows of a file: outside ids, catalogue rows (1 where the catalogue has no such id) and directions."""
+    """Hold the rows of a file: outside ids, catalogue rows (1 where the catalogue has no such id) and directions."""
 
     ids: list[str]
     rows: Tensor
@@ -62,7 +62,7 @@ def read_table(path: Path, bundle: Bundle, catalogue: Neighbours) -> Table:
 
 
 def raw_columns(path: Path, bundle: Bundle) -> list[dict[str, Any]]:
-    """The columns of each row of a file that `read_table` has read, as plain values and without the id."""
+    """Return the columns of each row of a file that `read_table` has read, as plain values and without the id."""
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         id = read_columns(connection, bundle.folder / "vocabulary", "item").id
         source = source_of(connection, path, bundle.folder / "vocabulary", "item", Path(name))

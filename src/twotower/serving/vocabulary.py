@@ -1,4 +1,4 @@
-"""Outside ids and their rows, both ways, and the raw columns of a row: asked of the Parquet file, not held."""
+"""Vocabulary: outside ids and their rows, both ways, and the raw columns of a row, read from a Parquet file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
 
 log = logging.getLogger(__name__)
 
 
+class UnknownIdError(InputError):
+    """Report an id that the bundle does not know; a server answers it otherwise than a malformed request."""
+
+
 class Record(NamedTuple):
-    """What is known of one row: its outside id and its raw columns."""
+    """Hold what is known of one row: its outside id and its raw columns."""
 
     id: str
     columns: dict[str, Any]
 
 
 class Vocabulary:
-    """One side's ids: a Parquet file of row, id and raw columns.
+    """Map the ids of one side to rows and back, by a Parquet file of row, id and raw columns.
 
     A question reads only what it needs of the file, so that the first answer comes at once; `preload` holds the file
     in memory, for a server that asks often.
@@ -40,12 +44,15 @@ class Vocabulary:
         self._record_of: dict[int, Record] = {}
 
     def preload(self) -> None:
-        """Hold ids and raw columns in memory: about 1 kB a row with a handful of columns."""
+        """Hold ids and raw columns in memory: about 1 kB a row. The file is not read again."""
         self._record_of = self._read("SELECT * FROM vocabulary")
+        with self._connection.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE TABLE held AS SELECT row, id FROM vocabulary")
+            cursor.execute("CREATE OR REPLACE VIEW vocabulary AS SELECT row, id FROM held")
         self._row_of = {record.id: row for row, record in self._record_of.items()}
 
     def rows(self, ids: Iterable[object]) -> list[int]:
-        """The row of each id, in order; ids are text, and what is not is taken by its text.
+        """Return the row of each id, in order; ids are text, and what is not is taken by its text.
 
         Raises:
             InputError: if an id is unknown (names the closest known one), or ``ids`` is no list.
@@ -54,7 +61,7 @@ class Vocabulary:
         found = self.known(texts)
         for text in texts:
             if text not in found:
-                raise InputError(f"unknown {self.what} '{text}'; {self._closest(text)}")
+                raise UnknownIdError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
         return [found[text] for text in texts]
 
     def rows_of_known(self, ids: Iterable[object]) -> list[int]:
@@ -67,34 +74,34 @@ class Vocabulary:
         found = self.known(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing and not found:
-            raise InputError(f"unknown {self.what} '{missing[0]}'; {self._closest(missing[0])}")
+            raise UnknownIdError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
         if missing:
-            shown = ", ".join(f"'{text}'" for text in missing[:5]) + (", …" if len(missing) > 5 else "")
-            log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, shown)
+            first = ", ".join(shown(text, 40) for text in missing[:5]) + (", …" if len(missing) > 5 else "")
+            log.warning("%d of %d %ss are unknown here and left aside: %s", len(missing), len(texts), self.what, first)
         return [found[text] for text in texts if text in found]
 
     def texts(self, ids: Iterable[object]) -> list[str]:
-        """Ids as text.
+        """Return ids as text.
 
         Raises:
             InputError: if ``ids`` is no list: a text alone would be read letter by letter.
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            raise InputError(f"ids of {self.what}s come as a list, got {ids!r}")
+            raise InputError(f"ids of {self.what}s come as a list, got {shown(ids)}")
         return [plain_text(id) for id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
-        """The rows of those ids that are known."""
+        """Return the rows of those ids that are known."""
         if self._row_of is not None:
             return {id: self._row_of[id] for id in ids if id in self._row_of}
         return dict(self._ask("SELECT id, row FROM vocabulary WHERE id IN (SELECT unnest(?::VARCHAR[]))", list(ids)))
 
     def ids(self, rows: Sequence[int]) -> list[str]:
-        """The id of each row, in order."""
+        """Return the id of each row, in order."""
         return [record.id for record in self.records(rows)]
 
     def records(self, rows: Sequence[int]) -> list[Record]:
-        """The id and the raw columns, as plain values, of each row, in order."""
+        """Return the id and the raw columns, as plain values, of each row, in order."""
         found = self._record_of
         if self._row_of is None:
             question = "SELECT * FROM vocabulary WHERE row IN (SELECT unnest(?::BIGINT[]))"
@@ -126,17 +133,20 @@ class Vocabulary:
 
     def _closest(self, id: str) -> str:
         near = self._ask(
-            "SELECT id, damerau_levenshtein(lower(id), lower(?)) AS distance FROM vocabulary ORDER BY 2, row LIMIT 1",
+            "SELECT id, damerau_levenshtein(lower(id), lower(?)) AS distance FROM vocabulary "
+            "WHERE abs(length(id) - ?) <= ? ORDER BY 2, row LIMIT 1",
             id,
+            len(id),
+            most := max(1, len(id) // 3),
         )
-        if near and near[0][1] <= max(1, len(id) // 3):
-            return f"did you mean '{near[0][0]}'?"
+        if near and near[0][1] <= most:
+            return f"did you mean {shown(near[0][0])}?"
         some = self._ask("SELECT id FROM vocabulary ORDER BY row LIMIT 3")
-        return "known ids look like " + ", ".join(f"'{row[0]}'" for row in some) if some else "there are none"
+        return "known ids look like " + ", ".join(shown(row[0], 40) for row in some) if some else "there are none"
 
 
 def write_row_vocabulary(path: Path, num_rows: int) -> None:
-    """A vocabulary for rows that never had outside ids: the id of a known row is its number."""
+    """Write a vocabulary for rows that never had outside ids: the id of a known row is its number."""
     import duckdb
 
     target = str(path).replace("'", "''")

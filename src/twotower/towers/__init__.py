@@ -1,1 +1,1 @@
-"""Features -> vectors. A tower is a module; each file is one kind. Add one: write its file, use it in a model."""
+"""Towers: modules from features to vectors, one kind a file."""

@@ -1,4 +1,4 @@
-"""The tower protocols: users -> state, items -> state."""
+"""Tower protocols: users -> state, items -> state."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from twotower.core.records import Items, State, Users
 
 @runtime_checkable
 class UserTower(Protocol):
-    """Encodes users."""
+    """Encode users."""
 
     def __call__(self, users: Users) -> State:
-        """A state with one row a user."""
+        """Return a state with one row a user."""
         ...
 
 
 @runtime_checkable
 class ItemTower(Protocol):
-    """Encodes items."""
+    """Encode items."""
 
     def __call__(self, items: Items) -> State:
-        """A state with one row an item."""
+        """Return a state with one row an item."""
         ...

@@ -1,4 +1,4 @@
-"""Batch normalisation that a batch of one row does not stop."""
+"""Batch normalisation that also takes a batch of one row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def normalised(norm: nn.BatchNorm1d, inputs: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-    """What ``norm`` makes of the rows; in training one row, which has no variance, is measured by the running one.
+    """Apply ``norm`` to the rows; a single row in training is normalised by the running mean and variance.
 
     Such a row comes last where a batch size leaves a remainder of one.
     """

@@ -1,4 +1,4 @@
-"""Features of one side -> one vector a feature: the first layer of every tower that reads features."""
+"""Embedding of features: one vector a feature, the first layer of every tower that reads features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.core.schema import Feature
 
 
 class FeatureEmbedding(nn.Module):
-    """Each feature as a vector of width ``dim``, so that fields can be concatenated, weighted or dropped one by one.
+    """Embed each feature as a vector of width ``dim``, so that fields can be concatenated, weighted or dropped.
 
     Discrete features look a table up (padding is the zero vector, unknown has a row of its own that learns); rows with
     several values take the mean of those present. A number is standardised by the schema's mean and std, then mapped by
@@ -33,11 +33,11 @@ class FeatureEmbedding(nn.Module):
 
     @property
     def width(self) -> int:
-        """Numbers a row once its fields are concatenated."""
+        """Return the numbers a row once its fields are concatenated."""
         return self.dim * len(self.features)
 
     def forward(self, values: Features) -> Float[Tensor, "rows fields dim"]:
-        """One vector a field, in the order of the schema."""
+        """Return one vector a field, in the order of the schema."""
         fields = [
             self._field(layer, feature, values[feature.name])
             for layer, feature in zip(self.layers, self.features, strict=True)
@@ -78,7 +78,10 @@ def settle_unseen(table: nn.Embedding, seen: Tensor, *, unknown_learns: bool) ->
 
 
 def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embedding:
-    """A table with a zero row for padding and normal entries of this standard deviation; None: 1 / sqrt(dim)."""
+    """Build a table with a zero row for padding and normal entries of this standard deviation.
+
+    None: 1 / sqrt(dim).
+    """
     table = nn.Embedding(rows, dim, padding_idx=PADDING)
     with torch.no_grad():
         table.weight.normal_(std=dim**-0.5 if std is None else std)
@@ -87,7 +90,10 @@ def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embe
 
 
 def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
-    """Mean of the table's rows ``ids`` without padding; zero where all is padding. No vector is made for a place."""
+    """Return the mean of the table's rows ``ids`` without padding; zero where all is padding.
+
+    No vector is made for a place.
+    """
     if not ids.shape[1]:
-        return table.new_zeros(len(ids), table.shape[1])
+        return table.new_zeros(ids.shape[0], table.shape[1])
     return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)

@@ -12,7 +12,7 @@ from twotower.towers.batch_norm import normalised
 
 
 class FCStack(nn.Module):
-    """Linear, batch normalisation, ReLU, dropout; once a width.
+    """Apply linear map, batch normalisation, ReLU and dropout, once a width.
 
     Source: FIT (Xiong et al., SIGIR 2025), equation 1 and section 5.1.4.
 
@@ -47,15 +47,15 @@ class FCStack(nn.Module):
         self.width = widths[-1]
 
     def forward(self, inputs: Float[Tensor, "*rows width_in"]) -> Float[Tensor, "*rows width"]:
-        """The last layer's output."""
+        """Return the last layer's output."""
         return self.outputs(inputs)[-1]
 
     def outputs(self, inputs: Float[Tensor, "*rows width_in"]) -> list[Tensor]:
-        """Every layer's output, in order: [*rows, width]."""
+        """Return every layer's output, in order: [*rows, width]."""
         return self.after_first(self.linears[0](inputs))
 
     def first_of_parts(self, parts: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
-        """What the first linear map makes of ``parts`` side by side, where parts may broadcast against each other.
+        """Return the first linear map of ``parts`` side by side, where parts may broadcast against each other.
 
         Each part meets its own slice of the weights, so what several rows share is mapped once.
         """
@@ -67,7 +67,7 @@ class FCStack(nn.Module):
         return hidden
 
     def after_first(self, hidden: Float[Tensor, "*rows hidden"]) -> list[Tensor]:
-        """Every layer's output, given what the first linear map made of the input.
+        """Return every layer's output, given the first linear map of the input.
 
         Who can compute that map in parts, once for what several rows share, goes on from here.
         """

@@ -1,4 +1,4 @@
-"""The fields of users and items: one embedding a feature, the item's the same wherever the item stands."""
+"""Fields of users and items: one embedding a feature, shared by candidates and histories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of
 
 
 class ItemFields(nn.Module):
-    """The item's id and features as vectors, for candidates and for the items of a history alike.
+    """Embed the item's id and features, for candidates and for the items of a history alike.
 
     A history holds ids alone, so the features of all items are kept here as buffers: `attach` fills them, and they
     are saved with the weights. Without item features nothing needs attaching.
@@ -52,26 +52,26 @@ class ItemFields(nn.Module):
         self.attached.fill_(True)
 
     def forward(self, items: Items) -> Float[Tensor, "rows fields dim"]:
-        """One vector a field; the id comes first."""
+        """Return one vector a field; the id comes first."""
         ids = self.ids(items.ids)[:, None]
         if not self.features.features:
             return ids
         return torch.cat([ids, self.features(self._values(items))], dim=1)
 
     def of_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length width"]:
-        """The concatenated fields of each item of a history; zero where padded."""
+        """Return the concatenated fields of each item of a history; zero where padded."""
         return self.of_ids(history) * (history != PADDING)[:, :, None]
 
     def of_present(
         self, history: Int[Tensor, "rows length"]
     ) -> tuple[Float[Tensor, "places width"], Int[Tensor, " places"]]:
-        """The concatenated fields of the items that are there, row by row, and their places in the flat history."""
+        """Return the concatenated fields of the present items, row by row, and their places in the flat history."""
         flat = history.flatten()
         place = flat.nonzero()[:, 0]  # the one wait for the GPU
         return self.of_ids(flat.index_select(0, place)), place
 
     def of_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
-        """The concatenated fields of items by id alone."""
+        """Return the concatenated fields of items by id alone."""
         if not self.features.features:
             return self.ids(ids)
         self._need_attached()
@@ -80,7 +80,7 @@ class ItemFields(nn.Module):
         return self._by_id(ids.flatten()).view(*ids.shape, self.width)
 
     def pooled_history(self, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows fields dim"]:
-        """The mean of the history's fields, field by field; zero for an empty history."""
+        """Return the mean of the history's fields, field by field; zero for an empty history."""
         if self.features.features and history.numel() < self.num_items:
             present = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
             mean = self.of_history(history).sum(dim=1) / present
@@ -96,7 +96,9 @@ class ItemFields(nn.Module):
         return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
 
     def _need_attached(self) -> None:
-        if self._seen_attached:  # reading the buffer would make every request wait for the GPU
+        if (
+            self._seen_attached or torch.compiler.is_compiling()
+        ):  # reading the buffer would make every request wait for the GPU
             return
         if not self.attached:
             raise InputError("the history's item features are not attached; call attach_items(dataset.all_items())")
@@ -114,7 +116,7 @@ class ItemFields(nn.Module):
 
 
 class UserFields(nn.Module):
-    """The user's features as vectors, and the user's id where asked for.
+    """Embed the user's features, and the user's id where it is used.
 
     Args:
         schema: of the data.
@@ -131,11 +133,11 @@ class UserFields(nn.Module):
         self.features = FeatureEmbedding(schema.user_features, dim=dim)
 
     def forward(self, users: Users) -> Float[Tensor, "rows fields dim"]:
-        """One vector a field; there may be none."""
+        """Return one vector a field; there may be none."""
         parts = [] if self.ids is None else [self.ids(users.ids)[:, None]]
         if self.features.features:
             parts.append(self.features(users.features))
-        return torch.cat(parts, dim=1) if parts else users.ids.new_zeros(len(users.ids), 0, self.dim).float()
+        return torch.cat(parts, dim=1) if parts else users.ids.new_zeros(users.ids.shape[0], 0, self.dim).float()
 
 
 def _buffer(feature: Feature) -> str:

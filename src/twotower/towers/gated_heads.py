@@ -1,4 +1,4 @@
-"""Several vectors of one, each after a gate of its own on what it reads."""
+"""Heads with gates: one vector projected into several, each through its own input gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class GatedHeads(nn.Module):
-    """z^h = W^h (x * sigmoid(G^h x + g^h)) + b^h: each head chooses which numbers of x it reads.
+    """Project one vector into several heads through input gates.
+
+    z^h = W^h (x * sigmoid(G^h x + g^h)) + b^h: each head chooses which numbers of x it reads.
 
     Source: RankTower (Yan and Li, arXiv 2407.12385), the multi-head gated network; the gate's form is ours.
 
@@ -27,6 +29,6 @@ class GatedHeads(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(width_in, dim) for _ in range(heads))
 
     def forward(self, inputs: Float[Tensor, "rows width_in"]) -> Float[Tensor, "rows heads dim"]:
-        """The heads of each row."""
+        """Return the heads of each row."""
         gates = torch.sigmoid(self.gate(inputs)).unflatten(1, (self.heads, -1))
         return torch.stack([linear(inputs * gates[:, head]) for head, linear in enumerate(self.maps)], dim=1)

@@ -1,4 +1,4 @@
-"""One vector -> several, each in a sub-space of its own."""
+"""Heads: one vector projected into several, each in a sub-space of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 
 
 class Heads(nn.Module):
-    """z^h = W^h x + b^h for h = 1 … heads, as one matrix product.
+    """Project z^h = W^h x + b^h for h = 1 … heads, as one matrix product.
 
     Source: FIT (Xiong et al., SIGIR 2025), equations 11 and 12. Difference: heads may be put on the unit sphere, so
     that similarities are cosines and a temperature can scale them.
@@ -31,13 +31,13 @@ class Heads(nn.Module):
         self.linear = nn.Linear(width_in, heads * dim)
 
     def forward(self, inputs: Float[Tensor, "*rows width_in"]) -> Float[Tensor, "*rows heads dim"]:
-        """The heads of each row."""
+        """Return the heads of each row."""
         heads = self.linear(inputs).unflatten(-1, (self.heads, -1))
         return F.normalize(heads, dim=-1) if self.normalise else heads
 
 
 def checked_head_dim(dim: int, user_heads: int, item_heads: int) -> int:
-    """Width of one head when ``dim`` numbers are stored an item.
+    """Return the width of one head when ``dim`` numbers are stored an item.
 
     Raises:
         InputError: if ``item_heads`` does not divide ``dim``, or a count is below 1.

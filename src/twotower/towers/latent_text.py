@@ -1,4 +1,4 @@
-"""Bags of words as short vectors: TF-IDF, then the main axes of what it gives (latent semantic analysis)."""
+"""Latent semantic analysis: bags of words as short vectors, by TF-IDF and its main axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.core.records import FIRST_KNOWN
 
 
 class TextSpace(NamedTuple):
-    """What a text is mapped by. Words 0 (padding) and 1 (unknown) weigh nothing."""
+    """Hold the map from texts to vectors. Words 0 (padding) and 1 (unknown) have weight 0."""
 
     idf: Tensor
     """ln((1 + texts) / (1 + texts with the word)) + 1, float32 [words]."""
@@ -22,7 +22,7 @@ class TextSpace(NamedTuple):
 
 
 def fit_text(words: Int[Tensor, "rows width"], size: int, dim: int, *, seed: int = 0) -> TextSpace:
-    """The space of these texts, by scikit-learn's ``TfidfTransformer`` and ``TruncatedSVD``.
+    """Fit the space of these texts, by scikit-learn's ``TfidfTransformer`` and ``TruncatedSVD``.
 
     Source: Deerwester et al., "Indexing by latent semantic analysis", 1990, with smoothed idf.
 
@@ -56,7 +56,7 @@ def fit_text(words: Int[Tensor, "rows width"], size: int, dim: int, *, seed: int
 
 
 def text_vectors(space: TextSpace, words: Int[Tensor, "*rows width"]) -> Float[Tensor, "*rows dim"]:
-    """Each text in ``space``: TF-IDF scaled to length 1, on its axes. A text without a known word is zero."""
+    """Map each text to ``space``: TF-IDF scaled to length 1, on its axes. A text without a known word is zero."""
     flat = words.reshape(-1, words.shape[-1])
     summed = F.embedding_bag(flat, space.axes, mode="sum", per_sample_weights=space.idf[flat])
     # a word that stands n times has weight n · idf: equal words stand together once they are sorted

@@ -1,4 +1,4 @@
-"""A stack of linear layers."""
+"""Multi-layer perceptron: a stack of linear layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def mlp(widths: Sequence[int], *, dropout: float = 0.0, last_activation: bool = False) -> nn.Sequential:
-    """Linear layers through ``widths`` with ReLU and dropout between them.
+    """Build linear layers through ``widths`` with ReLU and dropout between them.
 
     Args:
         widths: numbers in, after each layer, and out; at least two.

@@ -1,4 +1,4 @@
-"""Pools the items of a history into one vector: their mean, or a mean in which recent items weigh more."""
+"""Pooling of a history's items into one vector: their mean, or a mean in which recent items count more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST_RATE = 0.1
 
 
 class HistoryPooling(nn.Module):
-    """Embeddings of a history's items as one vector a user.
+    """Pool the embeddings of a history's items into one vector a user.
 
     With n items, the latest at place 0, item k places back has the weight
 
@@ -52,7 +52,7 @@ class HistoryPooling(nn.Module):
 
     @property
     def parts(self) -> int:
-        """How many vectors stand side by side."""
+        """Return how many vectors are concatenated."""
         return 2 if self.pooling == "both" else 1
 
     def forward(

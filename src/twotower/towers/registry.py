@@ -1,4 +1,4 @@
-"""Names become towers: networks from the fields of one side to its vector. One's own comes by `TOWERS.register`."""
+"""Registry of towers: networks from the fields of one side to its vector. Your own comes by `TOWERS.register`."""
 
 from __future__ import annotations
 

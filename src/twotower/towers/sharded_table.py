@@ -20,7 +20,7 @@ _TILE = 1 << 24
 
 
 class RowGradient(NamedTuple):
-    """What one backward pass left for this rank's rows: ``slots`` int64 [rows], ``rows`` [rows, dim].
+    """Hold what one backward pass left for this rank's rows: ``slots`` int64 [rows], ``rows`` [rows, dim].
 
     ``received`` are the numbers of rows by asking rank; a rank names a slot once.
     """
@@ -31,7 +31,7 @@ class RowGradient(NamedTuple):
 
 
 class ShardedTable(nn.Module):
-    """Row i lives on rank i mod ranks, as row i // ranks of its shard; a lookup moves each distinct row once.
+    """Keep row i on rank i mod ranks, as row i // ranks of its shard; a lookup moves each distinct row once.
 
     The shard is no weight of the model: its gradient is kept as sparse rows by the owner, in the order of lookups and
     ranks, until an optimiser such as `twotower.training.row_adagrad.RowAdagrad` takes it. Rows are drawn by their id,
@@ -82,24 +82,24 @@ class ShardedTable(nn.Module):
         self.gradients: list[RowGradient] = []
 
     def own_ids(self, device: torch.device | str | None = None) -> Int[Tensor, " rows"]:
-        """The ids of this rank's rows, in the order of the shard."""
+        """Return the ids of this rank's rows, in the order of the shard."""
         rank, size = self.place
         return torch.arange(rank, self.num_rows, size, device=self.shard.device if device is None else device)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
-        """The vector of each id."""
+        """Return the vector of each id."""
         vectors, place = self.distinct(ids)
         return F.embedding(place, vectors, padding_idx=PADDING)
 
     def mean(self, ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
-        """The mean of each row's ids without padding; zero where all is padding."""
+        """Return the mean of each row's ids without padding; zero where all is padding."""
         vectors, place = self.distinct(ids)
         if not ids.shape[1]:
             return (vectors[:1] * 0.0).expand(len(ids), self.dim)
         return F.embedding_bag(place, vectors, mode="mean", padding_idx=PADDING)
 
     def distinct(self, ids: Int[Tensor, "*shape"]) -> tuple[Float[Tensor, "distinct dim"], Int[Tensor, "*shape"]]:
-        """The vectors of the distinct ids with padding's first, and the row among them of each id.
+        """Return the vectors of the distinct ids with padding's first, and the row among them of each id.
 
         Several lookups of one step cost least as one: join their ids, and take rows by place.
 
@@ -118,7 +118,7 @@ class ShardedTable(nn.Module):
 
     @torch.no_grad()
     def take_gradient(self) -> tuple[Int[Tensor, " touched"], Float[Tensor, "touched dim"]]:
-        """The shard's rows that backward passes touched, ascending, and the sum of their gradients; then forget them.
+        """Return the shard's touched rows, ascending, with the sum of their gradients, and forget them.
 
         Sums run by lookup and then by rank, in float32 or wider: the same on every run.
         """
@@ -140,7 +140,7 @@ class ShardedTable(nn.Module):
         return touched, total
 
     def extra_repr(self) -> str:
-        """Sizes, and which share this is."""
+        """Hold the sizes, and which share this is."""
         return f"{self.num_rows}, {self.dim}, rank {self.place.rank} of {self.place.size}"
 
 

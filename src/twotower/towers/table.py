@@ -12,22 +12,22 @@ from twotower.towers.embedding import embedding_table, mean_of_rows
 
 @runtime_checkable
 class Table(Protocol):
-    """Vectors by id. Padding (row 0) is the zero vector, and stays it."""
+    """Map ids to vectors. Padding (row 0) is the zero vector, and stays it."""
 
     num_rows: int
     dim: int
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """The vector of each id: int64 of any shape to [*shape, dim]."""
+        """Return the vector of each id: int64 of any shape to [*shape, dim]."""
         ...
 
     def mean(self, ids: Tensor) -> Tensor:
-        """The mean of each row's ids without padding; zero where all is padding."""
+        """Return the mean of each row's ids without padding; zero where all is padding."""
         ...
 
 
 class DenseTable(nn.Module):
-    """A table whose rows are one weight of the model, all of it on every device.
+    """Hold a table whose rows are one weight of the model, all of it on every device.
 
     Args:
         num_rows: rows of the vocabulary, padding and unknown included.
@@ -41,9 +41,9 @@ class DenseTable(nn.Module):
         self.rows = embedding_table(num_rows, dim, std=std)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
-        """The vector of each id."""
+        """Return the vector of each id."""
         return self.rows(ids)
 
     def mean(self, ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
-        """The mean of each row's ids without padding; zero where all is padding."""
+        """Return the mean of each row's ids without padding; zero where all is padding."""
         return mean_of_rows(self.rows.weight, ids)

@@ -1,4 +1,4 @@
-"""Items by their words alone: a text vector and the keywords, through residual feed-forward blocks."""
+"""Item towers that read words alone: a text vector and keywords, through residual feed-forward blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twotower.towers.latent_text import TextSpace, fit_text, text_vectors
 
 
 class ResidualBlock(nn.Module):
-    """x + W₂ · GELU(W₁ · LayerNorm(x)), W₁ four times as wide as x.
+    """Apply x + W₂ · GELU(W₁ · LayerNorm(x)), W₁ four times as wide as x.
 
     Source: the feed-forward block of Radford et al., GPT-2, 2019, which George et al. ("Diagnosing Embedding Space
     Collapse", section II-C) put between the dense layers of both towers.
@@ -29,12 +29,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-        """The block applied to every row."""
+        """Apply the block to every row."""
         return x + self.inner(x)
 
 
 class TextField(nn.Module):
-    """One text as numbers: its latent semantic vector, and the mean of learnt vectors of its keywords.
+    """Encode one text: its latent semantic vector, and the mean of learned vectors of its keywords.
 
     Keywords are the words of a text with the highest idf, those that tell it from others; each counts once. With
     ``keywords`` = 0 there is the text vector alone.
@@ -65,7 +65,7 @@ class TextField(nn.Module):
         self.axes.copy_(space.axes)
 
     def forward(self, words: Int[Tensor, "rows width"]) -> Float[Tensor, "rows numbers"]:
-        """Text vector and keyword vector beside each other; zeros for a text without a word that training knew."""
+        """Return text vector and keyword vector side by side; zeros for a text without a word that training knew."""
         text = text_vectors(TextSpace(self.idf, self.axes), words)
         if self.table is None:
             return text
@@ -74,7 +74,7 @@ class TextField(nn.Module):
         return torch.cat([text, self.table(keywords).sum(1) / found], dim=1)
 
     def keywords_of(self, words: Int[Tensor, "rows width"]) -> Int[Tensor, "rows keywords"]:
-        """The words of each text that tell most, 0 where there are fewer."""
+        """Return the words of each text with the highest TF-IDF, 0 where there are fewer."""
         ordered = words.sort(dim=1).values
         repeats = torch.zeros_like(ordered, dtype=torch.bool)
         repeats[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
@@ -83,7 +83,7 @@ class TextField(nn.Module):
 
 
 class SemanticItems(nn.Module):
-    """All texts of an item, and the vectors and keywords that a library made of them, -> one vector.
+    """Encode all texts of an item, with vectors and keywords that a library made of them, as one vector.
 
     Args:
         vectors: the features of kind "vector" that come from an encoder of texts.
@@ -124,7 +124,10 @@ class SemanticItems(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, values: Features) -> Float[Tensor, "rows dim"]:
-        """One vector a row; vectors are scaled to length 1, a missing one is zero; unknown keywords are left out."""
+        """Return one vector a row.
+
+        Given vectors are scaled to length 1, a missing one is zero; unknown keywords are left out.
+        """
         read = [field(values[feature.name]) for field, feature in zip(self.fields, self.texts, strict=True)]
         for table, feature in zip(self.tables, self.keywords, strict=True):
             assert isinstance(table, nn.Embedding)

@@ -1,1 +1,1 @@
-"""Fits a model: run description, step, loop, checkpoint."""
+"""Training: run description, step, loop, checkpoint."""

@@ -1,4 +1,4 @@
-"""In which order an epoch visits its rows, and which rows share a batch."""
+"""Batching: the order in which an epoch visits its rows, and which rows share a batch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from twotower.training.clustered import ClusteredBatches, ClusterSchedule
 
 @runtime_checkable
 class Batching(Protocol):
-    """Cuts the rows of each epoch into batches; asked twice for an epoch, also after a resume, it gives the same."""
+    """Cut the rows of each epoch into batches.
+
+    The same epoch gives the same batches every time, also after a resume.
+    """
 
     def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """The rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
+        """Return the rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the seed."""
+        """Return the state that a resumed run needs beside the seed."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         ...
 
 
 def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
-    """A random partition of the rows, the same for the same seed and epoch, whatever came before.
+    """Return a random partition of the rows, the same for the same seed and epoch, whatever came before.
 
     Args:
         num_rows: rows to visit.
@@ -47,25 +50,25 @@ def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> 
 
 
 class RandomBatches:
-    """`random_batches` of every epoch."""
+    """Cut every epoch by `random_batches`."""
 
     def __init__(self, num_rows: int, batch_size: int, *, seed: int) -> None:
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
 
     def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """A random partition."""
+        """Return a random partition."""
         return random_batches(self.num_rows, self.batch_size, seed=self.seed, epoch=epoch)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: seed and epoch give the order."""
+        """Return nothing: seed and epoch give the order."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take."""
+        """Restore nothing."""
 
 
 class ClusteredUsers:
-    """NGAME's batches: users whose vectors lie near each other share a batch; see `ClusteredBatches`.
+    """Cut epochs into clustered batches: users whose vectors are near each other share a batch.
 
     A user's vector is that of all its training events, encoded by the model as it is when clusters are due.
 
@@ -97,7 +100,7 @@ class ClusteredUsers:
         self.inner = ClusteredBatches(len(rows), batch_size, schedule, seed=seed, row_points=users_of(rows))
 
     def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """Batches of whole clusters; the model encodes users when they are clustered anew."""
+        """Return batches of whole clusters; the model encodes users whenever they are clustered again."""
         return self.inner.batches(epoch, lambda users: self._vectors(model, users))
 
     def _vectors(self, model: Model, users: Tensor) -> Tensor:
@@ -110,16 +113,16 @@ class ClusteredUsers:
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The clusters in use."""
+        """Return the clusters in use."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the same clusters."""
+        """Restore the clusters."""
         self.inner.load_state_dict(state)
 
 
 def users_of(rows: Rows) -> Tensor:
-    """The user of each training row: int64 [rows].
+    """Return the user of each training row: int64 [rows].
 
     Raises:
         InputError: if the rows are of a kind that does not tell.

@@ -1,4 +1,7 @@
-"""NGAME's batches: users whose states lie near each other meet in a batch, so their items are hard for each other."""
+"""Clustered batches: users with states near each other share a batch, so their items are hard negatives.
+
+The method is NGAME (negative mining-aware mini-batching for extreme classification).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from twotower.ops.balanced_kmeans import balanced_kmeans
 
 @dataclass(frozen=True)
 class ClusterSchedule:
-    """How large the clusters of clustered batches are, epoch by epoch: larger clusters, harder negatives.
+    """Schedule the size of clusters epoch by epoch: larger clusters, harder negatives.
 
     Source: section 4.2 of the negative-sampling report: size 1, doubled every 30 epochs, clustered anew every 10, at
     least 10 clusters. The published NGAME doubles at listed epochs and clusters anew every 5.
@@ -37,7 +40,7 @@ class ClusterSchedule:
                 raise InputError(f"clusters.{name} must be at least 1, got {getattr(self, name)}")
 
     def size(self, epoch: int, largest: int) -> int:
-        """Points of a cluster in ``epoch`` (counted from 0), at most ``largest``.
+        """Return the points of a cluster in ``epoch`` (counted from 0), at most ``largest``.
 
         Examples:
             >>> [ClusterSchedule(double_every=2).size(epoch, 5) for epoch in range(8)]
@@ -48,7 +51,7 @@ class ClusterSchedule:
 
 
 class ClusteredBatches:
-    """Batches of training rows by clusters of user states.
+    """Cut training rows into batches by clusters of user states.
 
     A point is a user (``row_points`` names the user of each row) or, without ``row_points``, a row. The rows of a
     point are shuffled; round r of an epoch holds the r-th row of every point that has one, so that a batch does not
@@ -103,7 +106,7 @@ class ClusteredBatches:
         self._epoch = -1
 
     def batches(self, epoch: int, states: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The rows of each batch of ``epoch``, counted from 0, on the CPU.
+        """Return the rows of each batch of ``epoch``, counted from 0, on the CPU.
 
         ``states`` gives the current vectors, [points, dim], of `points`; it is called only when they are clustered
         anew. Asked again for the same epoch, also after a resume, the clusters and the batches are the same.
@@ -142,12 +145,12 @@ class ClusteredBatches:
         return clusters
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The clusters in use, and for which epoch they were last looked at."""
+        """Return the clusters in use, and the epoch in which they were last checked."""
         kept = {"place": torch.tensor([self._size, self._epoch])}
         return kept if self.clusters is None else {**kept, "clusters": self.clusters}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the same clusters."""
+        """Restore the clusters."""
         clusters = state.get("clusters")
         self.clusters = None if clusters is None else clusters.to(self.points.device)
         self._size, self._epoch = state["place"].tolist()

@@ -1,9 +1,10 @@
-"""What ranks tell each other: rows side by side with their gradients, sums, texts; a lost rank is one clear error."""
+"""Collectives: rows side by side with their gradients, sums, texts; a lost rank is one clear error."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,15 +29,38 @@ def watched() -> Iterator[None]:
         raise ConnectionError(f"a rank of the training {reason}; {AGAIN}") from error
 
 
+def in_time(work: Callable[[], object], seconds: float) -> None:
+    """Do work that may wait for a lost rank beyond any limit, as gloo does while ranks connect.
+
+    Raises:
+        ConnectionError: if it is not done in time; the thread that does it is left behind.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise ConnectionError(f"a rank of the training did not answer in time; {AGAIN}")
+    if failures:
+        raise failures[0]
+
+
 def summed(tensor: Tensor) -> Tensor:
-    """``tensor`` with the sum over ranks in place."""
+    """Sum ``tensor`` over ranks, in place."""
     with watched():
         dist.all_reduce(tensor)
     return tensor
 
 
 def counts(number: int) -> list[int]:
-    """The number that each rank gives, by rank."""
+    """Return the number that each rank gives, by rank."""
     mine = torch.tensor([number])
     held = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
     with watched():
@@ -45,7 +69,7 @@ def counts(number: int) -> list[int]:
 
 
 def rows_of_all(part: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The first ``sizes[rank]`` rows of each rank's ``part``, rank after rank; no gradient."""
+    """Return the first ``sizes[rank]`` rows of each rank's ``part``, rank after rank; no gradient."""
     mine = sizes[dist.get_rank()]
     padded = part.new_zeros(max(sizes), *part.shape[1:])
     padded[:mine] = part[:mine]
@@ -56,7 +80,7 @@ def rows_of_all(part: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def with_gradients(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """`rows_of_all` of several tensors; a rank's rows get the gradient that all ranks together have for them.
+    """Return `rows_of_all` of several tensors; a rank's rows get the gradient that all ranks together have for them.
 
     They pass back through one node, so that ranks meet in the same order whatever else their graphs hold.
     """
@@ -65,14 +89,14 @@ def with_gradients(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tenso
 
 
 def texts(text: str) -> list[str]:
-    """The text of each rank, by rank."""
+    """Return the text of each rank, by rank."""
     mine = torch.frombuffer(bytearray(text.encode() + b"\n"), dtype=torch.uint8)
     sizes = counts(len(mine))
     return [bytes(part.tolist()).decode()[:-1] for part in rows_of_all(mine, sizes).split(sizes)]
 
 
 def of_first(tensor: Tensor) -> Tensor:
-    """``tensor`` as rank 0 holds it, in place; all ranks give one of the same shape."""
+    """Set ``tensor`` to that of rank 0, in place; all ranks give one of the same shape."""
     with watched():
         dist.broadcast(tensor, 0)
     return tensor

@@ -1,11 +1,12 @@
-"""The sections of a run that training reads: objective, sampling, training."""
+"""Sections of a run that training reads: objective, sampling, training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.losses.registry import LOSSES
+from twotower.training.sources import NegativeSource, unrepeated
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -29,7 +30,7 @@ def _at_least(name: str, value: int | float, low: int | float) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises."""
+    """Configure what training minimises."""
 
     loss: str = "full_softmax"
     """full_softmax (every item is a negative), or one against samples: sampled_softmax, bce (the log's own labels
@@ -43,20 +44,17 @@ class Objective:
         for name, weight in self.regularise.items():
             _choice("objective.regularise", name, REGULARISERS)
             if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise InputError(f"objective.regularise.{name} must be a number, got {weight!r}")
+                raise InputError(f"objective.regularise.{name} must be a number, got {shown(weight)}")
             _at_least(f"objective.regularise.{name}", weight, 0.0)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where negatives come from; read by every loss but full_softmax."""
+    """Configure the sources of negatives; read by every loss but full_softmax."""
 
-    sources: tuple[str, ...] = ("in_batch",)
-    """Names from `twotower.SAMPLERS`; several are joined under one softmax."""
-    number: int = 256
-    """Negatives that each source beside in_batch gives a batch: draws, or places of the memory bank."""
-    in_batch_number: int = 0
-    """Rows of a batch whose items in_batch takes, and the memory bank keeps; 0: all."""
+    sources: tuple[NegativeSource, ...] = (NegativeSource("in_batch"),)
+    """Where negatives come from: names, or a table each with the settings of that source (see the section
+    sampling.sources); several are joined under one softmax."""
     correct: bool = True
     """Whether log q is subtracted from the logits of negatives."""
     correct_positive: bool = False
@@ -65,21 +63,6 @@ class Sampling:
     """What log q of in_batch, mixed and memory_bank rests on: counts of the training log, or a streaming estimate."""
     batches: str = "random"
     """Which rows share a batch: random, or clustered by user vectors as in NGAME (see the section clusters)."""
-    bank_start: int = 0
-    """Optimiser steps before the memory bank gives negatives; it fills from the first."""
-    bank_drift: float = 0.0
-    """Instead of a number of steps: the bank starts once sampled items move less than this in 100 steps, as a mean
-    squared distance; 0: not used."""
-    bank_rescale: bool = False
-    """Whether the batch's items take the gradient that the bank's cannot; as published they do not."""
-    mine_number: int = 8
-    """Negatives that index_mined gives each row."""
-    mine_ranks: tuple[int, ...] = (10, 99)
-    """First and last rank, counted from 0, among which index_mined draws."""
-    mine_every: int = 1000
-    """Optimiser steps between searches of index_mined."""
-    mine_start: int = 0
-    """Optimiser steps before the first search of index_mined."""
     hard: str = "none"
     """Which candidates of a row still count: none (all do), hardest (the best-scored hard_number), radius (no farther
     than the farthest of all the user's positives), batch_radius (no farther than the farthest of those in the step),
@@ -92,13 +75,6 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, low in (
-            ("number", 1),
-            ("in_batch_number", 0),
-            ("bank_start", 0),
-            ("bank_drift", 0.0),
-            ("mine_number", 1),
-            ("mine_every", 1),
-            ("mine_start", 0),
             ("hard_number", 1),
             ("hard_margin", 0.0),
         ):
@@ -106,21 +82,19 @@ class Sampling:
         _choice("sampling.frequency", self.frequency, FREQUENCIES)
         _choice("sampling.batches", self.batches, BATCHES)
         _choice("sampling.hard", self.hard, HARD)
-        if not self.sources:
-            raise InputError("sampling.sources is empty; name at least one, such as 'in_batch'")
-        if len(self.mine_ranks) != 2 or not 0 <= self.mine_ranks[0] <= self.mine_ranks[1]:
-            raise InputError(
-                f"sampling.mine_ranks must be a first and a last rank, such as [10, 99], got {list(self.mine_ranks)}"
-            )
-        if self.bank_start and self.bank_drift:
-            raise InputError("sampling: the bank starts by bank_start or by bank_drift; set one of them")
+        named = tuple(NegativeSource(part) if isinstance(part, str) else part for part in self.sources)
+        object.__setattr__(self, "sources", unrepeated(named))
         if self.correct_positive and not self.correct:
             raise InputError("sampling.correct_positive needs sampling.correct")
+
+    def source(self, *names: str) -> NegativeSource | None:
+        """Return the first source of these names; None where there is none."""
+        return next((source for source in self.sources if source.name in names), None)
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how fast, with what, on what."""
+    """Configure training: duration, learning rate, batches, precision and device."""
 
     epochs: int = 20
     """Passes over the training rows, at most."""

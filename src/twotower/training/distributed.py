@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,10 +27,12 @@ from twotower.training import collectives
 
 WAIT = 600.0
 """Seconds that a rank waits for the others, where the caller does not say."""
+TELLING = 5.0
+"""Seconds in which a rank that must end finds out whether another has told why."""
 
 
 class Whole(NamedTuple):
-    """The batch of all ranks as samplers see it, one row a pair, and which of its rows are this rank's."""
+    """Hold the batch of all ranks as samplers read it, one row a pair, and which of its rows are this rank's."""
 
     batch: Batch
     own: slice
@@ -39,7 +41,7 @@ class Whole(NamedTuple):
 
 
 class World:
-    """The processes of one training: one, unless torchrun started several.
+    """Describe the processes of one training: one, unless torchrun started several.
 
     Attributes:
         rank: of this process, from 0. Rank 0 writes logs, checkpoints and the bundle.
@@ -48,26 +50,26 @@ class World:
             for nothing, so that ranks still meet.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
-        self.rank, self.size, self.local_rank = rank, size, local_rank
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: Any = None) -> None:
+        self.rank, self.size, self.local_rank, self._store = rank, size, local_rank, store
         self.idle = False
 
     @property
     def device(self) -> torch.device:
-        """The device of this rank, where the run says "auto" or "cuda"."""
+        """Return the device of this rank, where the run says "auto" or "cuda"."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda") if self.size == 1 else torch.device("cuda", self.local_rank)
 
     @classmethod
     def current(cls, wait: float = WAIT) -> World:
-        """That of this process: by torch.distributed where it is set up, else by the variables that torchrun sets.
+        """Return the world of this process: by torch.distributed if set up, else by the variables that torchrun sets.
 
         Args:
             wait: seconds that a rank waits for the others before all give up.
 
         Raises:
-            InputError: if the variables are damaged, or ``wait`` is not positive.
+            InputError: if variables are damaged or missing, or ``wait`` is out of range.
             ConnectionError: if the others do not come.
         """
         if dist.is_available() and dist.is_initialized():
@@ -78,25 +80,53 @@ class World:
         if not 0 <= rank < size:
             raise InputError(f"RANK is {rank} of WORLD_SIZE {size}; start the ranks with torchrun")
         if not 0.0 < wait < 1e6:
-            raise InputError(f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
-        local = _variable("LOCAL_RANK", rank)
-        if torch.cuda.is_available() and local >= torch.cuda.device_count():
-            raise InputError(f"rank {rank} wants GPU {local}, and there are {torch.cuda.device_count()}: start as many")
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with collectives.watched():
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=wait))
-        return cls(rank, size, local_rank=local)
+            raise _alone(rank, f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
+        if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise _alone(rank, f"{missing[0]} is not set, and WORLD_SIZE is {size}; start the ranks with torchrun")
+        backend = "gloo"
+        if torch.cuda.is_available() and dist.is_nccl_available():
+            backend = "cpu:gloo,cuda:nccl"
+            os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # multicast is not granted everywhere, and fails late
+        from torch.distributed.rendezvous import rendezvous
 
-    def close(self) -> None:
-        """Leave the others."""
-        if self.size > 1 and dist.is_initialized():
+        limit = datetime.timedelta(seconds=wait)
+        with collectives.watched():
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
+            store.set_timeout(limit)
+        told = dist.PrefixStore("twotower", store)  # type: ignore[attr-defined]
+        world = cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
+        try:
+            with collectives.watched():
+                collectives.in_time(
+                    lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit),
+                    wait + TELLING,
+                )
+        except ConnectionError as error:
+            if world.tells_first():
+                raise
+            raise SharedError(str(error), status=1) from error
+        return world
+
+    def tells_first(self) -> bool:
+        """Return whether this rank calls first: when all must end, one reports the reason."""
+        if self.size == 1 or self._store is None:
+            return True
+        try:
+            self._store.set_timeout(datetime.timedelta(seconds=TELLING))
+            return self._store.add("told", 1) == 1
+        except RuntimeError:  # it went with the process that held it
+            return True
+
+    def close(self, *, lost: bool = False) -> None:
+        """Leave the others. With a rank ``lost`` a GPU may still wait for it: that is left to the process's end."""
+        if self.size > 1 and dist.is_initialized() and not (lost and torch.cuda.is_initialized()):
             dist.destroy_process_group()
 
     # Before training: all alike, or none
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What fails inside on one rank ends all with its error, which rank 0 alone tells. Ranks must not meet inside.
+        """End all ranks with the error of one, which rank 0 alone reports. No collective may run inside.
 
         Raises:
             InputError: the first error, by rank.
@@ -115,8 +145,8 @@ class World:
             raise self.said(text if text == told[0] else f"rank {rank}: {text}")
 
     def said(self, text: str) -> InputError:
-        """The error that every rank finds: rank 0 tells it."""
-        return InputError(text) if self.rank == 0 else SharedError(text)
+        """Return the error that every rank finds: rank 0 reports it."""
+        return _alone(self.rank, text)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compare what must be the same on all ranks, by name.
@@ -138,7 +168,7 @@ class World:
     # While training
 
     def share(self, rows: Tensor) -> Tensor:
-        """This rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
+        """Return this rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
         low, high = len(rows) * self.rank // self.size, len(rows) * (self.rank + 1) // self.size
         self.idle = low == high
         return rows[-1:] if self.idle else rows[low:high]
@@ -149,13 +179,13 @@ class World:
             torch.manual_seed(derive(seed, "dropout", step, self.rank))
 
     def rows(self, batch: Batch) -> int:
-        """How many rows of the loss this rank's part of the batch has."""
+        """Return how many rows of the loss this rank's part of the batch has."""
         if self.idle:
             return 0
         return len(batch_items(batch)) if batch.pairs is None else len(batch.pairs)
 
     def whole(self, batch: Batch) -> Whole:
-        """What samplers see of the batch of all ranks: users and paired items. Alone, the batch as it is."""
+        """Return what samplers read of the batch of all ranks: users and paired items. Alone, the batch as it is."""
         if self.size == 1:
             return Whole(batch, slice(None), [])
         pairs = torch.stack([batch_users(batch), batch_items(batch)], dim=1)
@@ -167,7 +197,7 @@ class World:
         return Whole(seen, slice(start, start + len(pairs)), sizes)
 
     def gather(self, encoded: Encoded, sizes: list[int] | None = None, *, users: bool = True) -> Encoded:
-        """The rows of all ranks, with gradients; alone, the rows as they are.
+        """Return the rows of all ranks, with gradients; alone, the rows as they are.
 
         Args:
             encoded: this rank's rows.
@@ -210,31 +240,31 @@ class World:
         return sums[0]
 
     def any(self, *wishes: bool) -> list[bool]:
-        """For each wish, whether some rank has it."""
+        """Return for each flag whether some rank has set it."""
         if self.size == 1:
             return list(wishes)
         return [count > 0 for count in collectives.summed(torch.tensor(wishes, dtype=torch.float64)).tolist()]
 
     def first(self, value: bool) -> bool:
-        """The value of rank 0."""
+        """Return the value of rank 0."""
         return value if self.size == 1 else bool(collectives.of_first(torch.tensor([float(value)])))
 
     def same_numbers(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The values of rank 0, by the same names on every rank."""
+        """Return the values of rank 0, by the same names on every rank."""
         if self.size == 1:
             return dict(values)
         told = collectives.of_first(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, told.tolist(), strict=True))
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sum over ranks of each value; all ranks name the same."""
+        """Return the sum over ranks of each value; all ranks name the same."""
         if self.size == 1:
             return dict(values)
         found = collectives.summed(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, found.tolist(), strict=True))
 
     def same_batches(self, batches: list[Tensor]) -> list[Tensor]:
-        """The batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
+        """Return the batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
         if self.size == 1:
             return batches
         sizes = collectives.of_first(torch.tensor([len(batch) for batch in batches]))
@@ -246,6 +276,11 @@ class World:
             with torch.no_grad():
                 for part in model.state_dict().values():
                     collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
+
+
+def _alone(rank: int, text: str) -> InputError:
+    """An error that each rank finds before they know of each other: rank 0 tells it."""
+    return InputError(text) if rank == 0 else SharedError(text)
 
 
 def _variable(name: str, default: int) -> int:

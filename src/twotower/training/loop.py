@@ -1,4 +1,4 @@
-"""The training loop: rows, steps, validation, early stopping, checkpoints, exact resume."""
+"""Training loop: rows, steps, validation, early stopping, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, is_selectable
 from twotower.training.batching import Batching, RandomBatches
-from twotower.training.callbacks import Callback, Record, StopTraining
+from twotower.training.callbacks import Callback, EpochRecord, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.config import Training
 from twotower.training.distributed import World
-from twotower.training.interrupt import stop_requested
+from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import build_optimizer, learning_rate
 
@@ -35,7 +35,10 @@ Validate = Callable[[Model], dict[str, float]]
 
 @dataclass
 class Progress:
-    """Where a run stands; with weights, optimiser, samplers and random states it is the whole checkpoint."""
+    """Hold the position of a run.
+
+    With weights, optimiser, samplers and random states it is the whole checkpoint.
+    """
 
     epoch: int = 0
     """Epochs that are done."""
@@ -48,7 +51,7 @@ class Progress:
     best: float = float("-inf")
     """Best validation metric so far."""
     best_epoch: int = 0
-    records: list[Record] = field(default_factory=list)
+    records: list[EpochRecord] = field(default_factory=list)
 
 
 def fit(
@@ -65,9 +68,12 @@ def fit(
     epochs: int | None = None,
     world: World | None = None,
 ) -> Progress:
-    """Train ``model`` in place and leave it with its best weights by ``config.metric`` (the last without validation).
+    """Train ``model`` in place and leave it with its best weights by ``config.metric``.
 
-    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits.
+    Without validation: the last weights.
+
+    A run that is stopped and resumed from its checkpoint follows the same steps: on the CPU to the same bits. Where the
+    learning rate does not depend on ``config.epochs``, so does a run that is resumed with more epochs.
 
     Args:
         model: on the device to train on.
@@ -85,7 +91,7 @@ def fit(
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         ConnectionError: if another rank is gone, or does not answer.
-        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+        Stopped: after Ctrl-C, once the checkpoint is written.
     """
     batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
     world = world or World()
@@ -176,7 +182,7 @@ class _Run:
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
                 if stopping:
-                    raise KeyboardInterrupt
+                    raise Stopped
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
         self._finish_epoch()
@@ -217,21 +223,24 @@ class _Run:
             raise self.world.said(
                 f"epoch {progress.epoch + 1}: the loss is {mean}; lower training.learning_rate or set clip_norm"
             )
+        last, regular = progress.epoch + 1 == self.epochs, (progress.epoch + 1) % (config.evaluate_every or 1) == 0
+        extra = self.validate is not None and last and not regular
+        if extra:
+            self.save()  # a run of more epochs does not validate here, so it goes on from before
         progress.epoch += 1
         progress.loss_sum = 0.0
         rate = self.optimizer.param_groups[0]["lr"]
-        record: Record = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "loss": mean,
-            "learning_rate": rate,
-            "seconds": round(progress.seconds, 3),
-        }
-        validated = self.validate is not None and (
-            progress.epoch % config.evaluate_every == 0 or progress.epoch == self.epochs
+        record = EpochRecord(
+            progress.epoch,
+            progress.step,
+            mean,
+            rate,
+            round(progress.seconds, 3),
+            selectable=is_selectable(self.model),
         )
+        validated = self.validate is not None and (regular or last)
         if validated and self.validate is not None:
-            record |= self._judge(self.world.same_numbers(self.validate(self.model)))
+            record.metrics.update(self._judge(self.world.same_numbers(self.validate(self.model))))
         progress.records.append(record)
         wish: StopTraining | None = None
         for callback in self.callbacks:
@@ -239,16 +248,16 @@ class _Run:
                 callback.epoch_done(record, self.model)
             except StopTraining as stop:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
-        if validated:
+        if (validated or last) and not extra:
             self.save()
-        (stopping,) = self.world.any(wish is not None)
+        (stopping,) = self.world.any(wish is not None and not extra)  # after the extra one the training is over anyway
         if stopping:
             raise wish or StopTraining("another rank asked to stop")
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
         progress, name = self.progress, self.config.metric
         if name not in metrics:
-            raise InputError(f"training.metric is '{name}', but validation gives {', '.join(metrics)}")
+            raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
         if is_selectable(self.model) and metrics[name] > progress.best:
             progress.best, progress.best_epoch = metrics[name], progress.epoch
             self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
@@ -258,19 +267,19 @@ class _Run:
         if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Phased`
             return False
         config = self.config
-        judged = [r for r in self.progress.records if config.metric in r]
+        judged = [record for record in self.progress.records if config.metric in record.metrics]
         worse = 0
-        last = next(r["step"] for r in judged if r["epoch"] == self.progress.best_epoch)
+        last = next(record.step for record in judged if record.epoch == self.progress.best_epoch)
         for record in judged:
-            if record["epoch"] > self.progress.best_epoch and record["step"] - last >= config.patience_steps:
-                worse, last = worse + 1, record["step"]
+            if record.epoch > self.progress.best_epoch and record.step - last >= config.patience_steps:
+                worse, last = worse + 1, record.step
         return 0 < config.patience <= worse and not (config.patience_loss and self._still_falls(judged))
 
-    def _still_falls(self, judged: list[Record]) -> bool:
+    def _still_falls(self, judged: list[EpochRecord]) -> bool:
         """Whether the training loss fell by more than `Training.patience_loss` since the evaluation before."""
         if len(judged) < 2:
             return False
-        before, now = judged[-2]["loss"], judged[-1]["loss"]
+        before, now = judged[-2].loss, judged[-1].loss
         return bool(before - now > self.config.patience_loss * abs(before))
 
     def save(self) -> None:
@@ -279,7 +288,7 @@ class _Run:
             return
         state: dict[str, Any] = {
             "rows": len(self.rows),
-            "progress": vars(self.progress),
+            "progress": vars(self.progress) | {"records": [record.to_json() for record in self.progress.records]},
             "model": self.model.state_dict(),
             "best": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
@@ -300,6 +309,7 @@ class _Run:
         except RuntimeError as error:
             raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
         self.progress = Progress(**state["progress"])
+        self.progress.records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
         device = next(self.model.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

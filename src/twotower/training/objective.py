@@ -1,4 +1,4 @@
-"""How one batch becomes a scalar: which items stand against the positives, and which loss they meet in."""
+"""Objectives: from one batch to a scalar, by the negatives of the positives and the loss that compares them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from twotower.data.dataset import Dataset
 from twotower.losses.base import Loss
 from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
-from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.ops.ragged import expand
@@ -26,18 +25,18 @@ from twotower.training.regularise import Regulariser
 
 @runtime_checkable
 class Objective(Protocol):
-    """One batch to a scalar, in nats a row."""
+    """Reduce one batch to a scalar, in nats a row."""
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """The loss, with its graph."""
+        """Return the loss, with its graph."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of its samplers."""
+        """Return the state that a resumed run needs of its samplers."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         ...
 
 
@@ -51,7 +50,7 @@ class _Stateless:
 
 
 class AgainstAll(_Stateless):
-    """Full softmax: every item is a negative of every row. All candidates are encoded once a step.
+    """Compute the full softmax: every item is a negative of every row. All candidates are encoded once a step.
 
     An item without training events would be a negative in every step and a positive in none, so that training would
     teach that nobody wants it. ``seen`` leaves such items out.
@@ -80,7 +79,7 @@ class AgainstAll(_Stateless):
         self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         encoded = model(batch)
         table = model.encode_items(self.items)
         targets = encoded.item_ids if self.slots is None else self.slots[encoded.item_ids]
@@ -95,7 +94,7 @@ class AgainstAll(_Stateless):
 
 
 class AgainstSamples:
-    """A loss of each row's positive against candidates that a sampler draws.
+    """Compute a loss of each row's positive against candidates that a sampler draws.
 
     The row's own item and every known positive of its user are masked among the candidates.
 
@@ -110,7 +109,8 @@ class AgainstSamples:
             candidates only, while their own rows still pull in full: popular items drift towards every user. With this,
             the gradient of the shared candidates that were encoded now is scaled to stand for all shared ones. Ours.
         correct_positive: hand the loss the log q of each row's positive too. It is that of the row's own item as an
-            in-batch candidate, so the sampler must take the items of all rows; the loss must be `SampledSoftmax`.
+            in-batch candidate, so the sampler must take the items of all rows; the loss must read it, as its
+            ``reads_positive_log_q`` says.
         world: the processes that train as one. The sampler sees the batch of all of them (users and paired items, one
             row a pair), and must draw alike on each; candidates of a row's own go to the rank that holds the row.
     """
@@ -136,7 +136,7 @@ class AgainstSamples:
         self.correct_positive = correct_positive
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         whole = self.world.whole(batch)
         negatives = _own_rows(self.sampler.sample(whole.batch), whole.own)
         encoded, fresh = self._encode(model, batch, negatives)
@@ -151,7 +151,6 @@ class AgainstSamples:
         mask = candidates.mask if self.hard is None else self._hard(model, batch, own, encoded, candidates, scale)
         loss: Tensor
         if self.correct_positive:
-            assert isinstance(self.loss, SampledSoftmax)
             own_log_q = negatives.log_q[: negatives.in_batch][whole.own]
             loss = self.loss(own, candidates.scores, candidates.log_q, mask, own_log_q)
         else:
@@ -175,7 +174,7 @@ class AgainstSamples:
         """
         drawn = _drawn_ids(negatives)
         apart = negatives.ids.ndim == 2 or not len(drawn) or drawn.device.type not in TOGETHER
-        if apart or type(model).forward is not Model.forward:
+        if apart or model.own_forward:
             return model(batch), None
         ids = batch.items.ids
         both = model.encode_items(self.dataset.items(torch.cat([ids, drawn])))
@@ -247,7 +246,7 @@ class AgainstSamples:
         return mask
 
     def _farthest(self, model: Model, batch: Batch, encoded: Encoded, scale: Tensor | float) -> Tensor:
-        """scale · (<u, v> − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
+        """scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
 
         The items are encoded as they are served, without dropout, so that nothing is drawn and no running mean moves.
         """
@@ -301,11 +300,11 @@ class AgainstSamples:
         return states.map_state(lambda part: part.index_select(0, at), pool)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, where it has one."""
+        """Return the sampler's state, where it has one."""
         return self.sampler.state_dict() if isinstance(self.sampler, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the sampler's state back."""
+        """Restore the sampler's state."""
         if isinstance(self.sampler, Stateful):
             self.sampler.load_state_dict(state)
 
@@ -378,24 +377,25 @@ def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
 
 
 class AgainstLabels(_Stateless):
-    """Binary cross-entropy of the rows' own labels."""
+    """Compute binary cross-entropy of the rows' own labels."""
 
-    def __init__(self, regulariser: Regulariser | None = None) -> None:
-        self.regulariser = regulariser or Regulariser({})
+    def __init__(self, regulariser: Regulariser | None = None, *, world: World | None = None) -> None:
+        self.regulariser, self.world = regulariser or Regulariser({}), world or World()
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """Mean over rows."""
+        """Return the mean over rows."""
         assert batch.labels is not None
         encoded = model(batch)
         scores = model.score_rows(encoded.users, encoded.items) * model.logit_scale()
-        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded) + self.regulariser(encoded)
+        together = self.world.gather(encoded) if self.regulariser.weights else encoded
+        return binary_cross_entropy(scores, batch.labels) + own_losses(encoded) + self.regulariser(together)
 
 
 def own_losses(encoded: Encoded) -> Tensor | float:
-    """The sum of the losses that the model brings itself."""
+    """Return the sum of the model's own losses."""
     return sum(encoded.losses.values()) if encoded.losses else 0.0
 
 
 def by_row(candidates: State, shape: torch.Size) -> State:
-    """States of flattened candidates as [rows, candidates, …]."""
+    """Return states of flattened candidates as [rows, candidates, …]."""
     return states.map_state(lambda part: part.view(*shape, *part.shape[1:]), candidates)

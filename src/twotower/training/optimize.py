@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate of each step."""
+"""Optimiser, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twotower.training.config import Training
 
 
 def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """The optimiser of a run, in its fused form."""
+    """Build the optimiser of a run, in its fused form."""
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -26,7 +26,7 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
 
 
 def learning_rate(config: Training, step: int, total: int) -> float:
-    """The rate of optimiser step ``step`` (from 0) of ``total``.
+    """Return the learning rate of optimiser step ``step`` (from 0) of ``total``.
 
     Examples:
         >>> [learning_rate(Training(learning_rate=1.0, schedule="linear", warmup_steps=2), s, 6) for s in range(6)]

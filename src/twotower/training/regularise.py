@@ -1,4 +1,4 @@
-"""Terms of the objective that look at the states of a batch alone, and keep them from falling together."""
+"""Regularisers: terms of the objective that read the states of a batch alone and prevent a collapse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ MOST_ROWS = 1024
 
 
 class Regulariser:
-    """The weighted sum of terms over the batch's user states and, each once, its item states; their mean over sides.
+    """Compute the weighted sum of terms over the states of a batch, averaged over sides.
+
+    The batch's user states, and its item states, each item once.
 
     Args:
         weights: of terms, by their names in `TERMS`; empty: nothing is added.
@@ -30,7 +32,7 @@ class Regulariser:
         self.weights = {name: weight for name, weight in weights.items() if weight}
 
     def __call__(self, encoded: Encoded, table: State | None = None) -> Tensor | float:
-        """The sum. ``table`` holds the states of all items by row number, where the step has them anyway."""
+        """Return the sum. ``table`` holds the states of all items by row number, where the step has them anyway."""
         if not self.weights:
             return 0.0
         if table is not None:

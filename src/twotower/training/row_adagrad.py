@@ -10,7 +10,9 @@ from twotower.towers.sharded_table import ShardedTable
 
 
 class RowAdagrad:
-    """Each row that had a gradient g: s ← s + mean(g²), w ← w − rate · g / (√s + eps). Other rows are not read.
+    """Update each row that had a gradient g: s ← s + mean(g²), w ← w − rate · g / (√s + eps).
+
+    Other rows are not read.
 
     State is one float32 a row, where Adam has two a number. A step needs no other rank: owners hold all they need.
 
@@ -60,7 +62,7 @@ class RowAdagrad:
         self.table.shard.index_add_(0, touched, gradient.to(self.table.shard.dtype))
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs, one row a row of the shard: for `twotower.towers.table_files.save_table`."""
+        """Return what a resumed run needs, one row a row of the shard: for `twotower.towers.table_files.save_table`."""
         return {"squares": self.squares}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

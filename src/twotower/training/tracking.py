@@ -1,4 +1,4 @@
-"""Watches the geometry of item vectors while they are learnt, so that a collapse is seen when it begins."""
+"""Tracking of the geometry of item vectors in training, so that a collapse is seen when it begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
@@ -16,11 +15,9 @@ from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import load_thresholds
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference
-from twotower.training.callbacks import Record, Silent, StopTraining
+from twotower.training.callbacks import EpochRecord, Silent, StopTraining
 from twotower.training.config import GEOMETRY
 
-PREFIX = "geometry/"
-"""Begins the name of each figure in a record: geometry/mean_cosine, geometry/rankme, …"""
 MOST_ITEMS = 10_000
 """Items that are looked at, evenly spaced over the catalogue."""
 TILE = 8192
@@ -30,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracking(Silent):
-    """Adds figures of the item vectors to the record of each evaluation; warns, or ends training, when they collapse.
+    """Add figures of the item vectors to the record of each evaluation; warn, or end training, when they collapse.
 
     It must stand before the callbacks that write records. The verdict is that of `twotower.diagnosis` for cone and
     rank; an item vector at the start of training is random, which is no collapse.
@@ -58,39 +55,39 @@ class Tracking(Silent):
             raise InputError(f"data set '{dataset.name}': {count} known item(s); a geometry needs at least two")
         self.dataset, self.mode, self.metric = dataset, mode, metric
         self.thresholds = load_thresholds(thresholds)
-        self.ids = torch.arange(FIRST_KNOWN, dataset.schema.num_items, -(-count // MOST_ITEMS), device=dataset.device)
+        self.ids = dataset.known_items()[:: -(-count // MOST_ITEMS)]
 
-    def epoch_done(self, record: Record, model: Model) -> None:
+    def epoch_done(self, record: EpochRecord, model: Model) -> None:
         """Add the figures to the record.
 
         Raises:
             StopTraining: with mode "stop", when the vectors have collapsed.
             InputError: if the model's item states are not vectors.
         """
-        if self.metric is not None and self.metric not in record:
+        if self.metric is not None and self.metric not in record.metrics:
             return
         with inference(model):
             states = encode_items(model, self.dataset, self.ids, TILE)
         if not isinstance(states, Tensor) or states.ndim != 2:
             raise InputError("training.geometry: this model's item states are no vectors; set it to 'off'")
         figures, verdict, reasons = glance(states.float(), self.thresholds)
-        record |= {PREFIX + name: value for name, value in figures.items() if value is not None}
+        record.geometry.update({name: value for name, value in figures.items() if value is not None})
         if verdict != "collapsed" or self.mode == "record":
             return
-        text = f"epoch {record['epoch']}: item vectors have collapsed: {reasons[0].sentence}"
+        text = f"epoch {record.epoch}: item vectors have collapsed: {reasons[0].sentence}"
         log.warning("%s", text)
         if self.mode == "stop":
             raise StopTraining(text)
 
 
-def curve(records: Sequence[Record], name: str = "mean_cosine") -> str:
-    """One line that draws a figure over the evaluations, from its first to its last value; empty without any.
+def curve(records: Sequence[EpochRecord], name: str = "mean_cosine") -> str:
+    """Draw a figure over the evaluations as one line, from its first to its last value; empty without any.
 
     Examples:
-        >>> curve([{"geometry/mean_cosine": value} for value in (0.1, 0.2, 0.8)])
+        >>> curve([EpochRecord(1, 9, 0.5, 0.1, 2.0, geometry={"mean_cosine": value}) for value in (0.1, 0.2, 0.8)])
         '0.10 ▁▂█ 0.80'
     """
-    values = [record[PREFIX + name] for record in records if PREFIX + name in record]
+    values = [record.geometry[name] for record in records if name in record.geometry]
     if not values:
         return ""
     low, high = min(values), max(values)

@@ -158,3 +158,14 @@ def test_loud_and_quiet_at_once_are_refused(run):
     status, _, errors = run("-v", "-q", "probe")
     assert status == 2
     assert "not both" in errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("1 TB"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")],
+)
+def test_memory_that_is_not_there_is_one_line_and_2(run, error):
+    status, out, errors = run("probe", action=raising(error))
+    assert (status, out) == (2, "")
+    assert errors.startswith("error: more memory was asked for than is free")
+    assert errors.count("\n") == 1

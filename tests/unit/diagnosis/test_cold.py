@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from twotower.cli.main import main
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.report import write_report
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 from twotower.experiment.checks import check_space
 
 WARM, COLD = 150, 255
@@ -80,7 +80,7 @@ def test_positive_pairs_keep_their_rows() -> None:
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 def test_a_part_of_rows_reads_its_own_alone(kind: str) -> None:
     values = np.arange(20.0).reshape(10, 2)
-    part = Rows(values if kind == "array" else torch.from_numpy(values)).part(torch.tensor([1, 4, 8]))
+    part = Vectors(values if kind == "array" else torch.from_numpy(values)).part(torch.tensor([1, 4, 8]))
     assert torch.cat(list(part.chunks())).tolist() == values[[1, 4, 8]].tolist()
     assert part.take(torch.tensor([2, 0])).tolist() == values[[8, 1]].tolist()
     assert (part.count, len(part.norms)) == (3, 3)

@@ -17,7 +17,7 @@ from twotower.diagnosis import diagnose
 from twotower.diagnosis.projections import principal, project
 from twotower.diagnosis.report import charts, points, write_report
 from twotower.diagnosis.report.points import colouring, groups, neighbours_of
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_umap_is_used_when_installed_and_its_absence_told(monkeypatch, vectors):
 def test_neighbours_are_those_of_a_plain_sort_among_all_rows(vectors):
     vectors[7] = 0.0
     chosen = torch.tensor([3, 7, 39])
-    found, cosines = neighbours_of(Rows(vectors), chosen)
+    found, cosines = neighbours_of(Vectors(vectors), chosen)
     for row, near, values in zip([3, 39], [found[0], found[2]], [cosines[0], cosines[2]], strict=True):
         plain = [
             (float(vectors[row] @ other / np.linalg.norm(vectors[row]) / np.linalg.norm(other)), at)
@@ -151,7 +151,7 @@ def test_many_vectors_are_sampled_and_neighbours_still_come_from_all(tmp_path, m
     data = embedded(text)
     assert data["points"] == 12
     assert "random sample of 12 of 40 vectors" in text
-    whole, _ = neighbours_of(Rows(vectors), torch.arange(40))
+    whole, _ = neighbours_of(Vectors(vectors), torch.arange(40))
     for at in range(12):
         row = int(data["names"][at].removeprefix("row "))
         assert [data["names"][place] for place in data["neighbours"][at]] == [f"row {near}" for near in whole[row]]

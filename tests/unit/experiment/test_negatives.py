@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.examples import EventRows
 from twotower.data.log import Log
 from twotower.data.splitters import split_log
-from twotower.experiment import build
+from twotower.experiment import sources
 from twotower.experiment.build import build_batching, build_objective
 from twotower.experiment.learn import learn, new_model
 from twotower.experiment.mining import miner
@@ -27,6 +27,7 @@ from twotower.experiment.run import Run
 from twotower.sampling.frequency import StreamingFrequency
 from twotower.training.callbacks import Silent
 from twotower.training.objective import AgainstSamples
+from twotower.training.sources import NegativeSource
 
 USERS, ITEMS = 26, 32
 
@@ -47,28 +48,28 @@ CLUSTERS = [
     "clusters.refresh_every=1",
     "clusters.min_clusters=3",
 ]
-BANK = ["sampling.sources=['in_batch', 'memory_bank']", "sampling.number=24"]
+BANK = ["sampling.sources=['in_batch', 'memory_bank']", "sampling.sources.memory_bank.number=24"]
 MINED = [
     "sampling.sources=['in_batch', 'index_mined']",
-    "sampling.mine_ranks=[1, 6]",
-    "sampling.mine_number=3",
-    "sampling.mine_every=5",
+    "sampling.sources.index_mined.ranks=[1, 6]",
+    "sampling.sources.index_mined.number=3",
+    "sampling.sources.index_mined.every=5",
 ]
 
 VARIANTS = {
     "in_batch": [],
-    "in_batch_first": ["sampling.in_batch_number=8"],
+    "in_batch_first": ["sampling.sources.in_batch.rows=8"],
     "positive_corrected": ["sampling.correct_positive=true"],
-    "mixed": ["sampling.sources=['mixed']", "sampling.number=8"],
+    "mixed": ["sampling.sources=[{name = 'mixed', number = 8}]"],
     "streaming": ["sampling.frequency=streaming"],
     "streaming_bank": [*BANK, "sampling.frequency=streaming"],
     "bank": BANK,
-    "bank_rescaled": [*BANK, "sampling.bank_rescale=true"],
-    "bank_later": [*BANK, "sampling.bank_start=7"],
-    "bank_drift": [*BANK, "sampling.bank_drift=4.0"],
+    "bank_rescaled": [*BANK, "sampling.sources.memory_bank.rescale=true"],
+    "bank_later": [*BANK, "sampling.sources.memory_bank.start=7"],
+    "bank_drift": [*BANK, "sampling.sources.memory_bank.drift=4.0"],
     "bank_first_rows": [*BANK, "sampling.in_batch_number=8"],
     "index_mined": MINED,
-    "index_mined_later": [*MINED, "sampling.mine_start=4"],
+    "index_mined_later": [*MINED, "sampling.sources.index_mined.start=4"],
     "hardest": ["sampling.hard=hardest", "sampling.hard_number=3"],
     "radius": ["sampling.hard=radius"],
     "batch_radius": ["sampling.hard=batch_radius"],
@@ -124,14 +125,14 @@ class StopAt(Silent):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_run_stopped_anywhere_and_resumed_gives_the_same_weights_to_the_bit(name, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "DRIFT_EVERY", 3)
+    monkeypatch.setattr(sources, "DRIFT_EVERY", 3)
     run = run_of(*VARIANTS[name])
     assert Run.from_dict(tomllib.loads(run.to_toml())) == run
     split = split_log(dataset.log, "leave-one-out")
     model, records = learn(run, dataset, split)
     expected = {key: value.clone() for key, value in model.state_dict().items()}
-    steps = records[-1]["step"]
-    assert all(record["loss"] < float("inf") for record in records)
+    steps = records[-1].step
+    assert all(record.loss < float("inf") for record in records)
     for stop in (1, steps // 2 - 2, steps // 2 + 1):
         folder = tmp_path / str(stop)
         folder.mkdir()
@@ -139,7 +140,7 @@ def test_a_run_stopped_anywhere_and_resumed_gives_the_same_weights_to_the_bit(na
             learn(run, dataset, split, folder=folder, callbacks=[StopAt(stop)])
         resumed, again = learn(run, dataset, split, folder=folder, resume=True)
         assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
-        assert [record["loss"] for record in again] == [record["loss"] for record in records]
+        assert [record.loss for record in again] == [record.loss for record in records]
 
 
 class Watched:
@@ -278,14 +279,21 @@ def test_rows_that_are_not_positives_are_not_trained_as_if_they_were(dataset):
         ([*CLUSTERS, "sampling.sources=['uniform']", "sampling.number=4"], "take in_batch or mixed"),
         ([*CLUSTERS, "objective.loss=full_softmax"], "take in_batch or mixed"),
         (["sampling.hard=radius", "objective.loss=full_softmax"], "narrows sampled negatives"),
-        (["sampling.in_batch_number=17"], "17 of the 16 rows"),
+        (["sampling.sources.in_batch.rows=17"], "sampling.sources.in_batch.rows: 17 of the 16 rows"),
         (["sampling.sources=['uniform']", "sampling.number=4", "sampling.frequency=streaming"], "learns from in_batch"),
         (["sampling.sources=['memory_bank']", "sampling.number=16"], "a memory bank starts empty"),
         (["sampling.sources=['in_batch', 'index_mined']"], "rank 99 of 30 items"),
-        ([*MINED, "sampling.mine_number=9"], "9 asked of the ranks 1 to 6"),
+        ([*MINED, "sampling.sources.index_mined.number=9"], "9 asked of the ranks 1 to 6"),
         (["sampling.correct_positive=true", "objective.loss=bpr"], "correct_positive needs"),
-        (["sampling.correct_positive=true", "sampling.in_batch_number=4"], "correct_positive needs"),
+        (["sampling.correct_positive=true", "sampling.sources.in_batch.rows=4"], "correct_positive needs"),
         ([*MINED, "index.kind=exat"], "did you mean 'exact'"),
+        ([*MINED, "sampling.sources.index_mined.ranks=[5]"], "must be a first and a last rank"),
+        ([*MINED, "sampling.sources.index_mined.ranks=[5, 3]"], "must be a first and a last rank"),
+        ([*MINED, "sampling.sources.index_mined.every=0"], "sampling.sources.index_mined.every must be at least 1"),
+        (["sampling.sources=[{name = 'uniform', number = 0}]"], "ask for 1 to 30"),
+        (["sampling.sources=[{name = 'popularity', number = 0}]"], "ask for 1 to "),
+        ([*MINED, "sampling.sources.index_mined.number=0"], "at least 1"),
+        ([*BANK, "sampling.bank_start=5", "sampling.bank_drift=1"], "set one of them"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(settings, message, dataset):
@@ -302,9 +310,7 @@ def test_what_cannot_work_is_refused_before_training(settings, message, dataset)
         ("sampling.hard=radias", "unknown sampling.hard 'radias'; did you mean 'radius'?"),
         ("sampling.batches=cluster", "unknown sampling.batches 'cluster'; did you mean 'clustered'?"),
         ("sampling.frequency=stream", "unknown sampling.frequency 'stream'; did you mean 'streaming'?"),
-        ("sampling.mine_ranks=[5]", "must be a first and a last rank"),
-        ("sampling.mine_ranks=[5, 3]", "must be a first and a last rank"),
-        ("sampling.bank_drift=-1", "sampling.bank_drift must be at least 0.0"),
+        ("sampling.bank_drift=-1", "sampling.bank_drift must be a number of at least 0"),
         ("sampling.hard_number=0", "sampling.hard_number must be at least 1"),
         ("clusters.refresh_every=0", "clusters.refresh_every must be at least 1"),
         ("clusters.refresh=3", "unknown key 'clusters.refresh'; did you mean 'clusters.refresh_every'?"),
@@ -318,8 +324,6 @@ def test_wrong_settings_are_named(setting, message):
 
 @pytest.mark.bad_input
 def test_contradictions_are_refused():
-    with pytest.raises(InputError, match="set one of them"):
-        Run().with_settings(["sampling.bank_start=5", "sampling.bank_drift=1"])
     with pytest.raises(InputError, match="needs sampling.correct"):
         Run().with_settings(["sampling.correct=false", "sampling.correct_positive=true"])
 
@@ -365,7 +369,7 @@ def test_nan_in_states_stops_at_the_step(name, message, dataset, monkeypatch):
         (["sampling.hard=radius"], "'radius' needs one vector"),
         (["sampling.hard=batch_radius"], "'batch_radius' needs one vector"),
         (["sampling.batches=clustered"], "'clustered' needs one vector"),
-        ([*BANK, "sampling.bank_drift=1"], "bank_drift needs one vector"),
+        ([*BANK, "sampling.bank_drift=1"], "memory_bank.drift needs one vector"),
     ],
 )
 def test_models_without_vectors_are_refused(settings, what, dataset):
@@ -391,33 +395,37 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "choose-negativ
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+SMALL = {
+    "mixed": {"number": 24},
+    "memory_bank": {"number": 24, "start": 3},
+    "index_mined": {"ranks": [1, 9], "start": 3, "every": 4},
+}
+"""What a catalogue of 30 items can give."""
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_every_run_of_the_page_trains(number, dataset):
     run = Run.from_dict(tomllib.loads(BLOCKS[number]))
-    small = {
-        "number": min(run.sampling.number, 24),
-        "bank_start": min(run.sampling.bank_start, 3),
-        "mine_start": min(run.sampling.mine_start, 3),
-        "mine_every": 4,
-        "mine_ranks": (1, 9),
-    }
+    small = tuple(NegativeSource(one.name, one.settings | SMALL.get(one.name, {})) for one in run.sampling.sources)
     run = replace(
         run,
         model=replace(run.model, settings={**run.model.settings, "dim": 8, "hidden": [8]}),
-        sampling=replace(run.sampling, **small),
+        sampling=replace(run.sampling, sources=small),
         clusters=replace(run.clusters, min_clusters=3),
         training=replace(run.training, batch_size=16, epochs=4),
     )
     _, records = learn(run, dataset, split_log(dataset.log, "leave-one-out"))
     assert len(records) == 4
-    assert records[-1]["loss"] < records[0]["loss"] or run.sampling.hard != "none" or len(run.sampling.sources) > 1
+    assert records[-1].loss < records[0].loss or run.sampling.hard != "none" or len(run.sampling.sources) > 1
 
 
 @pytest.mark.parametrize("name", ["bank", "index_mined", "cross_batch_ngame"])
 def test_causal_models_take_them_too(name, dataset, tmp_path):
     """A row is a user's window: clusters are of rows, and every position has its candidates."""
     settings = ["model.name=sasrec", "model.dim=8", "model.history_length=6", "objective.loss=sampled_softmax"]
-    more = ["training.batch_size=8", "training.epochs=4", *VARIANTS[name], "sampling.number=64"]
+    more = ["training.batch_size=8", "training.epochs=4", *VARIANTS[name]]
+    if "bank" in name or "cross" in name:
+        more.append("sampling.sources.memory_bank.number=64")
     run = Run().with_settings([*settings, *more])
     split = split_log(dataset.log, "leave-one-out")
     model, _ = learn(run, dataset, split)

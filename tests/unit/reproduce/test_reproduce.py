@@ -26,6 +26,7 @@ from twotower.reproduce.sets import fetched_sets, given_sets
 from twotower.reproduce.study import Measured, Table, gpu_of_jobs, run_table
 from twotower.reproduce.summary import paired_t, summarise, t_interval
 from twotower.reproduce.tables import TABLES, table_of
+from twotower.training.callbacks import EpochRecord
 
 SCORES = {"plain": [0.2, 0.4, 0.3], "better": [0.5, 0.9, 0.6]}
 
@@ -49,7 +50,7 @@ class Counting:
         self.asked.append((name, strength, seed))
         value = SCORES[name][(seed - 1) % 3]
         users = torch.linspace(0.0, 1.0, 40) * value
-        return Measured(strength, {"recall@10": value}, [{"epoch": 1, "loss": 1.0}], {"recall@10": users})
+        return Measured(strength, {"recall@10": value}, [EpochRecord(1, 1, 1.0, 0.1, 1.0)], {"recall@10": users})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Items, Users
 from twotower.sampling.counts import ItemCounts
-from twotower.sampling.drift import Drift
+from twotower.sampling.drift import EmbeddingDrift
 from twotower.sampling.memory_bank import MemoryBank
 
 COUNTS = ItemCounts(torch.arange(2, 40).repeat_interleave(torch.arange(1, 39)), 40)
@@ -133,7 +133,7 @@ def test_drift_is_a_mean_over_the_sample_and_opens_the_bank_for_good():
         looks.append(ids.tolist())
         return table[ids].clone()
 
-    drift = Drift(look, sample, every=2, threshold=0.5)
+    drift = EmbeddingDrift(look, sample, every=2, threshold=0.5)
     bank = MemoryBank(8, 4, COUNTS, start=drift)
     moves = {1: 1.0, 3: 0.6}  # step: by how much both coordinates move just after it
     started = []
@@ -152,7 +152,7 @@ def test_drift_is_a_mean_over_the_sample_and_opens_the_bank_for_good():
 
 def test_drift_value_against_the_formula_and_resume():
     table = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    drift = Drift(lambda ids: table[ids].clone(), torch.tensor([2, 5, 6, 30]), every=1, threshold=1e-9)
+    drift = EmbeddingDrift(lambda ids: table[ids].clone(), torch.tensor([2, 5, 6, 30]), every=1, threshold=1e-9)
     drift.observe()
     stored = {name: part.clone() for name, part in drift.state_dict().items()}
     moved = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
@@ -161,7 +161,7 @@ def test_drift_value_against_the_formula_and_resume():
     drift.observe()
     rows = [(before[i] - table[i]).tolist() for i in (2, 5, 6, 30)]
     assert drift.value == pytest.approx(sum(x * x for row in rows for x in row) / 4, rel=1e-5)
-    resumed = Drift(lambda ids: table[ids].clone(), torch.tensor([2, 5, 6, 30]), every=1, threshold=1e-9)
+    resumed = EmbeddingDrift(lambda ids: table[ids].clone(), torch.tensor([2, 5, 6, 30]), every=1, threshold=1e-9)
     resumed.load_state_dict(stored)
     resumed.observe()
     assert resumed.value == drift.value
@@ -186,6 +186,6 @@ def test_bad_input_is_one_clear_line():
         MemoryBank(5, 4, COUNTS).load_state_dict(bank.state_dict())
     for settings in ({"every": 0, "threshold": 1.0}, {"every": 1, "threshold": 0.0}):
         with pytest.raises(InputError, match="must be positive"):
-            Drift(lambda ids: ids, torch.tensor([2]), **settings)
+            EmbeddingDrift(lambda ids: ids, torch.tensor([2]), **settings)
     with pytest.raises(InputError, match="empty"):
-        Drift(lambda ids: ids, torch.tensor([], dtype=torch.int64), every=1, threshold=1.0)
+        EmbeddingDrift(lambda ids: ids, torch.tensor([], dtype=torch.int64), every=1, threshold=1.0)

@@ -31,10 +31,31 @@ def test_what_was_saved_comes_back_tensor_by_tensor(tmp_path):
     [
         ({"format": str(FORMAT + 1), "state": "{}"}, f"format {FORMAT + 1}, this version reads up to {FORMAT}"),
         ({"format": str(FORMAT)}, "damaged checkpoint"),
-        ({"format": str(FORMAT), "state": "{"}, "damaged checkpoint"),
+        ({"format": "1", "state": "{"}, "damaged checkpoint"),
+        ({"format": "1", "state": "[]"}, "damaged checkpoint"),
+        ({"format": str(FORMAT), "state": "{}"}, "damaged checkpoint"),
     ],
 )
 def test_a_newer_or_damaged_checkpoint_is_one_line(tmp_path, header, message):
     save_file({"x": torch.zeros(1)}, tmp_path / "c.safetensors", metadata=header)
     with pytest.raises(InputError, match=message):
         load_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_whatever_byte_is_changed_the_checkpoint_is_refused_and_never_resumed(tmp_path):
+    path = tmp_path / "c.safetensors"
+    state = {"weights": [torch.arange(6.0), torch.zeros(0), torch.tensor(3)], "flags": torch.ones(3, dtype=torch.bool)}
+    save_checkpoint(path, state)
+    healthy = path.read_bytes()
+    for place in range(len(healthy)):
+        for changed in (healthy[place] ^ 1, healthy[place] ^ 0x20, 0x31, 0xFF):
+            if changed == healthy[place]:
+                continue
+            path.write_bytes(healthy[:place] + bytes([changed]) + healthy[place + 1 :])
+            with pytest.raises(InputError, match="damaged checkpoint|format .*, this version reads"):
+                load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_older_version_is_read(tmp_path):
+    save_file({"/x": torch.ones(1)}, tmp_path / "c.safetensors", metadata={"format": "1", "state": '{"tensor": "/x"}'})
+    assert load_checkpoint(tmp_path / "c.safetensors").tolist() == [1.0]

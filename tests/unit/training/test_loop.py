@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,8 +76,8 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(kind, step, tiny_da
     resumed = fit(model, rows, objective, CONFIG, validate=judge, checkpoint=path, resume=True)
 
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert [{**record, "seconds": 0} for record in resumed.records] == [
-        {**record, "seconds": 0} for record in whole.records
+    assert [replace(record, seconds=0) for record in resumed.records] == [
+        replace(record, seconds=0) for record in whole.records
     ]
 
 
@@ -168,7 +169,7 @@ def test_training_lowers_the_loss(tiny_dataset):
     for kind in ("sequences", "events"):
         model, rows, objective = case(kind, tiny_dataset)
         records = fit(model, rows, objective, Training(epochs=30, batch_size=4, learning_rate=0.02)).records
-        assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+        assert records[-1].loss < 0.8 * records[0].loss
 
 
 def test_fewer_epochs_keep_the_schedule(tiny_dataset):
@@ -177,13 +178,13 @@ def test_fewer_epochs_keep_the_schedule(tiny_dataset):
     short = fit(model, rows, objective, config, epochs=2).records
     model, rows, objective = case("sequences", tiny_dataset)
     long = fit(model, rows, objective, config).records
-    assert [r["learning_rate"] for r in short] == [r["learning_rate"] for r in long[:2]]
+    assert [r.learning_rate for r in short] == [r.learning_rate for r in long[:2]]
 
 
 def test_a_callback_may_end_training(tiny_dataset, tmp_path):
     class Enough(Silent):
         def epoch_done(self, record, model) -> None:
-            if record["epoch"] == 2:
+            if record.epoch == 2:
                 raise StopTraining("enough")
 
     model, rows, objective = case("sequences", tiny_dataset)
@@ -263,7 +264,7 @@ def test_bfloat16_products_train_close_to_float32(tiny_dataset):
     for precision in ("float32", "bfloat16"):
         model, rows, objective = case("sequences", tiny_dataset)
         config = Training(epochs=3, batch_size=4, learning_rate=0.01, precision=precision)
-        losses.append([r["loss"] for r in fit(model, rows, objective, config).records])
+        losses.append([r.loss for r in fit(model, rows, objective, config).records])
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
@@ -277,3 +278,14 @@ def test_batches_are_a_partition_that_differs_by_epoch():
     assert [len(batch) for batch in first] == [8] * 6 + [2]
     assert torch.equal(torch.cat(first), torch.cat(again))
     assert not torch.equal(torch.cat(first), torch.cat(other))
+
+
+def test_a_damaged_line_of_the_log_is_dropped_with_a_word_and_the_training_goes_on(tmp_path, caplog):
+    healthy = '{"step": 1, "loss": 0.5}'
+    (tmp_path / "log.jsonl").write_bytes(
+        b'{"step": 0}\n{"step": x}\n[1]\n{"step": 1, "l\xff": 0}\n' + healthy.encode() + b'\n{"ste'
+    )
+    JsonLines(tmp_path / "log.jsonl").started(3, 1, 1)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 0}\n' + healthy + "\n"
+    told = [record.getMessage() for record in caplog.records]
+    assert [int(line.split("line ")[1].split()[0]) for line in told] == [2, 3, 4, 6]

@@ -11,11 +11,11 @@ from twotower.core.errors import InputError
 from twotower.diagnosis import diagnose
 from twotower.diagnosis.quick import glance
 from twotower.diagnosis.thresholds import load_thresholds
+from twotower.experiment.catalogue import split_of
 from twotower.experiment.learn import learn
 from twotower.experiment.run import ModelSection, Run
-from twotower.experiment.train import split_of
 from twotower.models.two_tower import TwoTower
-from twotower.training.callbacks import StopTraining
+from twotower.training.callbacks import EpochRecord, JsonLines, StopTraining
 from twotower.training.config import Objective, Training
 from twotower.training.tracking import Tracking, curve
 
@@ -73,37 +73,37 @@ def test_identical_and_zero_vectors_have_a_verdict_and_undefined_figures():
 def test_records_each_evaluation_and_leaves_the_model_alone(tiny_dataset):
     model = tiny(TwoTower, tiny_dataset)
     before = torch.get_rng_state()
-    record = {"epoch": 1, "recall@3": 0.5}
+    record = EpochRecord(1, 2, 0.5, 0.1, 1.0, {"recall@3": 0.5})
     Tracking(tiny_dataset, mode="record", metric="recall@3").epoch_done(record, model)
-    assert [f"geometry/{name}" in record for name in FIGURES] == [True] * 5
+    assert set(record.geometry) == set(FIGURES)
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
-    unjudged = {"epoch": 2}
+    unjudged = EpochRecord(2, 4, 0.5, 0.1, 1.0)
     Tracking(tiny_dataset, mode="record", metric="recall@3").epoch_done(unjudged, model)
-    assert unjudged == {"epoch": 2}
+    assert unjudged.geometry == {}
 
 
 def test_warns_or_stops_on_collapse(tiny_dataset, caplog):
     model = tiny(Collapsing, tiny_dataset)
     with caplog.at_level(logging.WARNING):
-        Tracking(tiny_dataset, mode="record").epoch_done({"epoch": 4}, model)
+        Tracking(tiny_dataset, mode="record").epoch_done(EpochRecord(4, 8, 0.5, 0.1, 1.0), model)
         assert not caplog.records
-        Tracking(tiny_dataset, mode="warn").epoch_done({"epoch": 4}, model)
+        Tracking(tiny_dataset, mode="warn").epoch_done(EpochRecord(4, 8, 0.5, 0.1, 1.0), model)
     assert "epoch 4: item vectors have collapsed" in caplog.text
-    record = {"epoch": 5}
+    record = EpochRecord(5, 10, 0.5, 0.1, 1.0)
     with pytest.raises(StopTraining, match="epoch 5"):
         Tracking(tiny_dataset, mode="stop").epoch_done(record, model)
-    assert record["geometry/mean_cosine"] > 0.98
+    assert record.geometry["mean_cosine"] > 0.98
 
 
 def test_a_run_writes_the_figures_into_its_log(tiny_dataset, tmp_path):
     run = tiny_run(geometry="record")
     _, records = learn(run, tiny_dataset, split_of(run, tiny_dataset), folder=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    assert lines == records
+    assert [EpochRecord.from_json(line) for line in lines] == records
     assert len([line["geometry/mean_cosine"] for line in lines]) == 3
     assert curve(records).count(" ") == 2
-    assert curve([{"epoch": 1}]) == ""
+    assert curve([EpochRecord(1, 2, 0.5, 0.1, 1.0)]) == ""
 
 
 def test_watching_changes_no_weight(tiny_dataset):
@@ -164,5 +164,18 @@ def test_regularised_training_lowers_the_mean_cosine(loss, tiny_dataset):
             ),
         )
         _, records = learn(run, tiny_dataset, split_of(run, tiny_dataset))
-        figures.append(records[-1]["geometry/mean_cosine"])
+        figures.append(records[-1].geometry["mean_cosine"])
     assert figures[1] < figures[0] - 0.02
+
+
+def test_a_log_that_was_killed_goes_on_with_each_epoch_once(tiny_dataset, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"epoch": 1, "step": 7}\n{"epoch": 2, "step": 14}\n{"epoch": 3, "st')
+    log = JsonLines(path)
+    log.started(4, 7, 14)  # the checkpoint of step 14 was written before its epoch was over
+    for epoch in (2, 3):
+        log.epoch_done(EpochRecord(epoch, 7 * epoch, 1.0, 0.1, 1.0), TwoTower(tiny_dataset.schema))
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    log = JsonLines(path)
+    log.started(4, 7, 0)
+    assert path.read_text() == ""

@@ -1,1 +1,1 @@
-"""From raw tables to a folder of memory-mapped arrays."""
+"""Preparation: from raw tables to a folder of memory-mapped arrays."""

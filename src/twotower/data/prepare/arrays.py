@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 
 class RowWriter:
-    """A .npy file of known shape, filled in order.
+    """Fill a .npy file of known shape, in order.
 
     Args:
         path: of the file.

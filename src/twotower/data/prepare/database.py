@@ -1,4 +1,4 @@
-"""DuckDB with a memory limit and a place to spill; its errors come out as one line."""
+"""DuckDB with a memory limit and a folder to spill to; its errors come out as one line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 
 @contextlib.contextmanager
 def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
-    """A connection whose tables live in ``work``, so that memory stays below the limit however long they are.
+    """Open a connection whose tables are in ``work``, so that memory stays below the limit however long they are.
 
     Raises:
         InputError: if the limit is not a size, or is too small for the job.
@@ -24,7 +24,7 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
 
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", memory_limit, re.IGNORECASE)
     if size is None or float(size[1]) <= 0:
-        raise InputError(f"memory limit '{memory_limit}' is not a size; write it as 500MB or 2GB")
+        raise InputError(f"memory limit {shown(memory_limit)} is not a size; write it as 500MB or 2GB")
     try:
         with duckdb.connect(
             str(work / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}
@@ -61,27 +61,27 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def literal(value: object) -> str:
-    """A SQL string literal."""
+    """Return a SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def as_pattern(path: object) -> str:
-    """A SQL string of a path that readers take for this one file, whatever pattern signs its name holds."""
+    """Return a SQL string of a path that readers take for this one file, whatever pattern signs its name holds."""
     return literal("".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path)))
 
 
 def quoted(column: str) -> str:
-    """A SQL name in quotes."""
+    """Return a SQL name in quotes."""
     return '"' + column.replace('"', '""') + '"'
 
 
 def column_sql(column: str) -> str:
-    """The name that a user's column has inside the database: no name of ours, and no two for names of other case."""
+    """Return the name of a user's column inside the database: no name of ours, distinct also without case."""
     return '"c' + column.encode("utf-8", errors="surrogatepass").hex() + '"'
 
 
 def one(connection: Any, query: str) -> Any:
-    """The single value of a query."""
+    """Return the single value of a query."""
     return connection.execute(query).fetchall()[0][0]
 
 

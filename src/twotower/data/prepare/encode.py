@@ -34,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 
 def cells_of(spec: FeatureSpec, types: Types, form: str = "") -> str | None:
-    """SQL for a feature's cells: a list of texts, a number or a list of floats. None when the table has no such column.
+    """Return SQL for a feature's cells: a list of texts, a number or a list of floats.
+
+    None when the table has no such column.
 
     NULL, or an empty list, is a missing cell. ``form`` is what `values.form_of` says of the texts.
     """
@@ -60,12 +62,12 @@ def cells_of(spec: FeatureSpec, types: Types, form: str = "") -> str | None:
 
 
 def is_vector(cells: str, dim: int) -> str:
-    """SQL that is true where a list of floats has ``dim`` finite numbers."""
+    """Return SQL that is true where a list of floats has ``dim`` finite numbers."""
     return f"len({cells}) = {dim} AND len([x FOR x IN {cells} IF isfinite(x)]) = {dim}"
 
 
 def missing(feature: Feature, rows: int) -> NDArray[Any]:
-    """Rows without a value: 0 for what is discrete, NaN for a number, zeros for a vector."""
+    """Return which rows lack a value: 0 for what is discrete, NaN for a number, zeros for a vector."""
     if feature.kind == "numeric":
         return np.full(rows, np.nan, dtype=np.float32)
     if feature.kind == "vector":
@@ -77,7 +79,7 @@ def missing(feature: Feature, rows: int) -> NDArray[Any]:
 def encode(
     connection: Any, table: str, cells: str | None, feature: Feature, vocabulary: Path | None, start: int, end: int
 ) -> NDArray[Any]:
-    """The rows ``start`` to ``end`` of a feature, from ``table`` whose column __row numbers them.
+    """Encode the rows ``start`` to ``end`` of a feature, from ``table`` whose column __row numbers them.
 
     A missing cell is 0, a value that ``vocabulary`` (Parquet of row and value) does not hold is 1.
     """

@@ -1,4 +1,4 @@
-"""How a new table is read beside a data set or bundle: as the training table was, where it is written like it."""
+"""Reading of a new table beside a data set or bundle: as the training table was, where it is written like it."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 BLOCK = 1 << 20
 _GZIP = b"\x1f\x8b"
 
 
 def plain_lines(path: Path, encoding: str, target: Path) -> Path:
-    """The file itself when it is plain UTF-8 with one kind of line end, else ``target``, a copy that is.
+    """Return the file itself when it is plain UTF-8 with one kind of line end, else ``target``, a copy that is.
 
     Packed files are known by their first bytes, whatever they are called. Line ends may be LF, CRLF, CR or a mixture.
 
@@ -26,7 +26,7 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
     try:
         name = codecs.lookup(encoding).name
     except LookupError:
-        raise InputError(f"encoding '{encoding}' is not known; try utf-8, latin-1, cp1252 or utf-16") from None
+        raise InputError(f"encoding {shown(encoding)} is not known; try utf-8, latin-1, cp1252 or utf-16") from None
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
     utf8 = name in ("utf-8", "ascii", "utf-8-sig")

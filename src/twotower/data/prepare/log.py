@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import literal, one
@@ -36,7 +36,7 @@ _FAR_FUTURE = 1e11
 
 @dataclass
 class LogReport:
-    """What became of the rows of a log."""
+    """Hold what became of the rows of a log."""
 
     faults: Faults = field(default_factory=Faults)
     negatives: int = 0
@@ -76,7 +76,7 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
         and (one(connection, "SELECT max(abs(time)) FROM raw_events") or 0) > _FAR_FUTURE
     ):
         raise InputError(
-            f"{name}: times in column '{log.time}' lie beyond the year 5000 when read as unit '{log.unit}'; "
+            f"{name}: times in column {shown(log.time)} lie beyond the year 5000 when read as unit '{log.unit}'; "
             "set unit to 'ms', 'us' or 'ns'"
         )
     if log.time and log.unit != "order":
@@ -138,7 +138,7 @@ def _equals(column: str, kind: str, label: Label) -> str:
 
 
 def select_events(connection: Any, spec: Spec, report: LogReport, progress: Progress) -> None:
-    """From ``raw_events`` to ``kept``: user and item as numbers in text order, with only the events that stay.
+    """Select from ``raw_events`` into ``kept``: user and item as numbers in text order, only the events that stay.
 
     Raises:
         InputError: if no event is left.
@@ -251,8 +251,10 @@ def number_users(connection: Any) -> int:
 
 
 def number_items(connection: Any, listed: bool) -> int:
-    """Fill ``items`` (row, id, code): those with a kept event, and when ``listed`` those of ``item_table`` that
-    the log never had, or that the label rule left without events; in text order. Returns how many rows there are."""
+    """Fill ``items`` (row, id, code) in text order, and return how many rows there are.
+
+    They are those with a kept event, and when ``listed`` those of ``item_table`` that the log never had, or that the
+    label rule left without events."""
     also = "UNION ALL SELECT __id, NULL FROM item_table WHERE __id NOT IN (SELECT id FROM raw_items)" if listed else ""
     connection.execute(
         f"CREATE TABLE items AS SELECT row_number() OVER (ORDER BY id) + {FIRST_KNOWN - 1} AS row, id, code "

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import replacing_folder
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema, Side
@@ -163,7 +163,7 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     if log.faults.within:
         said.append(f"log: {log.faults.within:,} lines go on in a quoted cell of the line before")
     if spec.label is not None:
-        rule = f"at least {spec.label.at_least:g}" if spec.label.at_least is not None else f"{spec.label.equals!r}"
+        rule = f"at least {spec.label.at_least:g}" if spec.label.at_least is not None else shown(spec.label.equals)
         done = "dropped" if spec.label.keep == "positive" else "kept as label 0"
         column = spec.label.column or spec.interactions.value
         said.append(f"positives are events whose {column} is {rule}; the other {log.negatives:,} are {done}")

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
 from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.rows import Row, count_lines, rows_of
@@ -21,7 +21,7 @@ SHOWN_FAULTS = 5
 
 @dataclass(frozen=True)
 class Relation:
-    """One raw file as SQL."""
+    """Describe one raw file as SQL."""
 
     path: Path
     """As the spec names it, for messages."""
@@ -36,23 +36,23 @@ class Relation:
     separator: str = ""
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the file by their lines, a header among them."""
+        """Return the rows of the file by their lines, a header among them."""
         return rows_of(self.readable, self.separator, self.quote, len(self.types))
 
     def require(self, column: str) -> str:
-        """The type of a column.
+        """Return the type of a column.
 
         Raises:
             InputError: if the file has no such column; names the closest one.
         """
         if column not in self.types:
-            raise InputError(f"{self.path}: no column '{column}'; {closest(column, self.types)}")
+            raise InputError(f"{self.path}: no column {shown(column)}; {closest(column, self.types)}")
         return self.types[column]
 
 
 @dataclass
 class Faults:
-    """Malformed rows of one table: how many, and the first of them with their lines."""
+    """Count malformed rows of one table, and keep the first of them with their lines."""
 
     rows: int = 0
     """Rows read, malformed ones too."""
@@ -79,19 +79,22 @@ class Faults:
             raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows")
 
     def describe(self, what: str) -> str:
-        """One line: the count and the first few."""
+        """Return one line: the count and the first few."""
         hint = "; not UTF-8: set encoding = 'latin-1' or what it is" if self.not_utf8 else ""
         lines = f", {self.malformed_lines:,} of {self.lines:,} lines" if self.malformed_lines != self.malformed else ""
         return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){lines}{hint}"
 
     def count(self) -> dict[str, int]:
-        """Lines by what became of them; read, malformed, blank and header add up to those of the files."""
+        """Count lines by what became of them.
+
+        Read, malformed, blank and header add up to the lines of the files.
+        """
         read = self.lines - self.malformed_lines
         return {"read": read, "malformed": self.malformed_lines, "blank": self.blank, "header": self.header}
 
 
 def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iterator[Relation]:
-    """Each file of a source, opened.
+    """Open each file of a source.
 
     Raises:
         InputError: if a file is missing, empty, of unknown format, or not what its format says.
@@ -172,7 +175,7 @@ def _files(source: Source, folder: Path) -> list[Path]:
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's name tells; empty where it tells none."""
+    """Return the format that a file's name implies; empty where it implies none."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1].removeprefix(".") if suffixes else ""
     word = {"ndjson": "jsonl", "json": "jsonl", "pq": "parquet", "tab": "tsv"}.get(suffix, suffix)
@@ -192,7 +195,7 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: two columns are called '{name}'; rename one")
+            raise InputError(f"{path}: two columns are called {shown(name)}; rename one")
     types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "

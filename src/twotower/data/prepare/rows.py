@@ -1,4 +1,4 @@
-"""Which lines of a text file make a row: quoted cells may span lines, and a stray quote may swallow some."""
+"""Rows of a text file by line: quoted cells may span lines, and a stray quote may swallow some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHANCE = 4
 
 
 class Row(NamedTuple):
-    """The lines of one row."""
+    """Hold the lines of one row."""
 
     first: int
     """The first line is 1."""
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 def count_lines(path: Path) -> tuple[int, int]:
-    """How many lines a file has, and how many of them are blank."""
+    """Return how many lines a file has, and how many of them are blank."""
     lines = blank = 0
     with path.open("rb") as file:
         for line in file:
@@ -33,7 +33,7 @@ def count_lines(path: Path) -> tuple[int, int]:
 
 
 def rows_of(path: Path, separator: str = "", quote: str = "", columns: int = 0) -> Iterator[Row]:
-    """The rows of a file, a header among them, blank lines between them left out."""
+    """Yield the rows of a file, a header among them, blank lines between them left out."""
     sign, parts = quote.encode(), separator.encode()
     first, filled, alike, is_open = 0, 0, True, False
     number = 0

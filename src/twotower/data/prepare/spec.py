@@ -1,8 +1,7 @@
-"""The few lines of TOML that say what a raw data set is: its files, columns, feature kinds, label rule and split."""
+"""Spec: the few lines of TOML on a raw data set, its files, columns, feature kinds, label rule and split."""
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -10,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 import tomli_w
 
 from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.files import replacing_file
+from twotower.core.files import read_toml, replacing_file
 from twotower.core.schema import KINDS, Feature
 from twotower.data.splitters import check_split
 
@@ -22,7 +21,7 @@ KEEP = ("positive", "all")
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one table."""
+    """Describe the files of one table."""
 
     path: tuple[str, ...]
     """Files or glob patterns, read in this order; relative to the folder of the TOML."""
@@ -46,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Interactions:
-    """The log: one row an event."""
+    """Describe the log: one row an event."""
 
     source: Source
     user: str
@@ -72,7 +71,7 @@ class Interactions:
 
     @property
     def is_unordered(self) -> bool:
-        """Whether a user's events are a set: nothing says when, or in which order, they were."""
+        """Return whether a user's events are a set: neither time nor order is known."""
         return not self.time and self.unit != "order"
 
     def __post_init__(self) -> None:
@@ -88,7 +87,7 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Label:
-    """Which events are positives: those whose column is at least, or equals, a value."""
+    """Describe which events are positives: those whose column is at least, or equals, a value."""
 
     column: str = ""
     """Empty: the value column of the log."""
@@ -106,7 +105,7 @@ class Label:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """A feature and the column it is read from."""
+    """Describe a feature and the column it is read from."""
 
     name: str
     kind: str
@@ -133,7 +132,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Entities:
-    """A table of users or of items."""
+    """Describe a table of users or of items."""
 
     source: Source
     id: str
@@ -145,7 +144,7 @@ class Entities:
 
 @dataclass(frozen=True)
 class Spec:
-    """All that `twotower data prepare` needs to know."""
+    """Describe a raw data set for `twotower data prepare`."""
 
     name: str
     interactions: Interactions
@@ -177,12 +176,7 @@ class Spec:
             InputError: if the file is missing, is not TOML, or has an unknown key, a wrong type or a contradiction.
         """
         path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML ({error})") from None
+        values = read_toml(path)
         try:
             return Spec.from_dict(values, folder=path.parent)
         except InputError as error:
@@ -190,13 +184,13 @@ class Spec:
 
     @staticmethod
     def from_dict(values: dict[str, Any], *, folder: Path = Path()) -> Spec:
-        """The spec that `to_dict` gave, or that a TOML holds."""
+        """Return the spec that `to_dict` gave, or that a TOML holds."""
         sections = {key: value for key, value in values.items() if key != "folder"}
         return _build(Spec, sections, "", folder=folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the TOML; what has its default is left out."""
-        return _flatten(self)
+        """Return plain values, as in the TOML; what has its default is left out."""
+        return plain_table(self)
 
     def to_toml(self, path: Path | str) -> None:
         """Write it; paths become absolute when ``path`` is in another folder than the spec's own."""
@@ -278,22 +272,22 @@ _TYPES: dict[str, type[Any]] = {"str": str, "int": int, "float": float, "dict": 
 _WORDS: dict[type[Any], str] = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 
 
-def _flatten(part: Any) -> dict[str, Any]:
-    """A dataclass as a table of TOML, without defaults; the inverse of `_build`."""
+def plain_table(part: Any) -> dict[str, Any]:
+    """Return a dataclass as a table of TOML, without defaults; the inverse of `_build`."""
     table: dict[str, Any] = {}
     for item in fields(part):
         value = getattr(part, item.name)
         if item.name == "folder" or (not _is_required(item) and item.name != "split" and value == item.default):
             continue
         if item.name == "source":
-            table.update(_flatten(value))
+            table.update(plain_table(value))
         elif item.name == "features":
             table["features"] = {
-                feature.name: {key: cell for key, cell in _flatten(feature).items() if key != "name"}
+                feature.name: {key: cell for key, cell in plain_table(feature).items() if key != "name"}
                 for feature in value
             }
         elif item.name in _SECTIONS and not isinstance(part, FeatureSpec):
-            table[item.name] = _flatten(value)
+            table[item.name] = plain_table(value)
         else:
             table[item.name] = list(value) if isinstance(value, tuple) else value
     return table

@@ -1,4 +1,4 @@
-"""The tables of users and items: rows for everyone in the catalogue, features as arrays, vocabularies."""
+"""Tables of users and items: rows for everyone in the catalogue, features as arrays, vocabularies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Feature, Side
 from twotower.data.prepare.arrays import RowWriter
@@ -24,7 +24,7 @@ WIDTHS = {"multi_categorical": 16, "text": 32}
 
 @dataclass
 class TableReport:
-    """What became of the rows of a table."""
+    """Hold what became of the rows of a table."""
 
     faults: Faults = field(default_factory=Faults)
     repeats: int = 0
@@ -83,7 +83,7 @@ def _check_columns(entities: Entities, types: dict[str, str], path: Path) -> Non
         wanted += spec.columns or [spec.column or spec.name]
     for column in wanted:
         if column not in types:
-            raise InputError(f"{path}: no column '{column}'; {closest(column, types)}")
+            raise InputError(f"{path}: no column {shown(column)}; {closest(column, types)}")
 
 
 def write_table(
@@ -182,7 +182,7 @@ def _feature(
             f"FROM (SELECT {cells} AS number, {given} AS given FROM {catalogue})"
         ).fetchall()[0]
         if not known:
-            raise InputError(f"{where}: no finite number in column '{column}'; is it another kind?")
+            raise InputError(f"{where}: no finite number in column {shown(column)}; is it another kind?")
         if unusable:
             report.notes.append(f"{where}: {unusable:,} cells are not finite numbers and count as missing")
         return Feature(spec.name, "numeric", 1, mean=float(mean), std=float(std) or 1.0)

@@ -9,12 +9,12 @@ from functools import cache
 
 
 def words_sql(column: str) -> str:
-    """SQL for the words of a text, as a list. NULL stays NULL."""
+    """Return SQL for the words of a text, as a list. NULL stays NULL."""
     return rf"regexp_extract_all(lower({column}), '[\p{{L}}\p{{N}}\p{{M}}]+')"
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: the plain form of `words_sql`, which prepares tables.
+    """Return the words of a text: the plain form of `words_sql`, which prepares tables.
 
     Letter by letter, so a capital sigma at a word's end becomes the same letter as elsewhere, and a dotted capital I
     a plain i.

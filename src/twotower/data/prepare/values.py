@@ -14,7 +14,9 @@ _NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
 
 
 def text_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql) -> str:
-    """A cell as text; an empty one is NULL. ``name_sql`` is how the relation names its columns.
+    """Return SQL of a cell as text; an empty one is NULL.
+
+    ``name_sql`` is how the relation names its columns.
 
     A whole number in a column of floats or decimals loses its fraction of zeros, since tables with gaps turn
     integer ids into floats. Bytes are UTF-8.
@@ -31,7 +33,7 @@ def text_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql)
 
 
 def form_of(connection: Any, texts: str) -> str:
-    """Which canonical form the texts of a column have, by all of its values: numbers, booleans, or none ('').
+    """Return the canonical form of a column's texts, by all of its values: numbers, booleans, or none ('').
 
     Numbers are whole or decimal numbers without needless zeros but for a fraction of zeros alone: 1, 1.000 and 2.5 are,
     007, 1e5, 1.10 and 1.0.2 are not.
@@ -48,12 +50,12 @@ def form_of(connection: Any, texts: str) -> str:
 
 
 def form_of_text(text: str) -> str:
-    """The form of a column that holds this text alone."""
+    """Return the form of a column that holds this text alone."""
     return "numbers" if re.fullmatch(_NUMBER, text) else "booleans" if text.lower() in ("true", "false") else ""
 
 
 def canonical(text: str, form: str) -> str:
-    """SQL for the one spelling of a text in a column of a form: 1.000 is 1, and True is true."""
+    """Return SQL for the one spelling of a text in a column of a form: 1.000 is 1, and True is true."""
     if form == "numbers":
         return rf"regexp_replace({text}, '^{_WHOLE}$', '\1')"
     if form == "booleans":
@@ -62,7 +64,10 @@ def canonical(text: str, form: str) -> str:
 
 
 def unify(connection: Any, columns: list[tuple[str, str]]) -> str:
-    """Write the ids of one side, in (table, column) pairs, in one form; returns it. Rows with a fault have no say."""
+    """Write the ids of one side, in (table, column) pairs, in one form and return it.
+
+    Rows with a fault are not counted.
+    """
     texts = []
     for table, column in columns:
         fault = one(
@@ -78,7 +83,9 @@ def unify(connection: Any, columns: list[tuple[str, str]]) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A value of Python as the text that `text_of` makes of it in a column: 1.0 is 1, True is true, bytes are UTF-8.
+    """Return a value of Python as the text that `text_of` makes of it in a column.
+
+    1.0 is 1, True is true, bytes are UTF-8.
 
     Examples:
         >>> plain_text(1.0), plain_text(Decimal("2.50")), plain_text(True), plain_text(b"a"), plain_text("1.0")
@@ -97,7 +104,10 @@ def plain_text(value: Any) -> str:
 
 
 def number_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql) -> str:
-    """A cell as DOUBLE; NULL when it is missing or is not a finite number. ``name_sql`` as for `text_of`."""
+    """Return SQL of a cell as DOUBLE; NULL when it is missing or is not a finite number.
+
+    ``name_sql`` as for `text_of`.
+    """
     text = f"({name_sql(column)} ->> '$')" if kind == "JSON" else name_sql(column)
     number = f"TRY_CAST({text + '::VARCHAR' if _is_clock(kind) else text} AS DOUBLE)"
     if kind in ("VARCHAR", "JSON"):
@@ -106,7 +116,9 @@ def number_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sq
 
 
 def seconds_of(column: str, kind: str, unit: str) -> str:
-    """A cell as Unix seconds with fractions, or as its place when the unit is 'order'; NULL when it is neither.
+    """Return SQL of a cell as Unix seconds with fractions.
+
+    Its place when the unit is 'order'; NULL when it is neither.
 
     A date without an offset is UTC.
     """
@@ -118,7 +130,7 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
 
 
 def words_of(column: str, kind: str, separator: str) -> str:
-    """A cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
+    """Return SQL of a cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
 
     A text in square brackets whose every part is in quotes, as "['a', 'b']" or '["a"]', is a list in text.
     """
@@ -134,7 +146,10 @@ def words_of(column: str, kind: str, separator: str) -> str:
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
-    """A cell as FLOAT[]; what is not a number in it is NULL. Brackets around a text are dropped."""
+    """Return SQL of a cell as FLOAT[]; what is not a number in it is NULL.
+
+    Brackets around a text are dropped.
+    """
     return (
         f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN ({_listed(column, kind, separator)})] "
         "IF word <> '']"

@@ -17,7 +17,7 @@ COLUMNS = "columns.parquet"
 
 @dataclass(frozen=True)
 class Columns:
-    """How one side's raw table was read."""
+    """Describe how one side's raw table was read."""
 
     id: str
     """Column of the id."""
@@ -27,12 +27,12 @@ class Columns:
 
 
 def feature_path(vocabulary: Path, side: Side, feature: str) -> Path:
-    """The Parquet file of a feature's values."""
+    """Return the Parquet file of a feature's values."""
     return vocabulary / f"{side}.{feature}.parquet"
 
 
 def write_values(connection: Any, table: str, cells: str, spec: FeatureSpec, path: Path) -> int:
-    """Number the values of a feature and write row, value and count; returns the size with padding and unknown.
+    """Number the values of a feature, write row, value and count, and return the size with padding and unknown.
 
     The most frequent value is row 2; ties stand in text order.
     """
@@ -78,7 +78,10 @@ def write_columns(
 
 
 def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
-    """What `write_columns` wrote of one side; without the file, features are read from columns of their own names."""
+    """Read what `write_columns` wrote of one side.
+
+    Without the file, features are read from columns of their own names.
+    """
     path = vocabulary / COLUMNS
     rows: list[tuple[str, str, list[str], str]] = []
     forms: dict[str, str] = {}

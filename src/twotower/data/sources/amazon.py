@@ -33,7 +33,7 @@ PRODUCTS = "meta_{category}.json.gz"
 
 
 def read(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from the reviews and, where it is there, the product file of one category."""
+    """Read tables from the reviews and, where it is there, the product file of one category."""
     pattern = f"reviews_{category or '*'}_5.json"
     reviews = find(files, pattern) or need(files, pattern + ".gz")
     category = reviews.name.removeprefix("reviews_").partition("_5.json")[0]
@@ -59,7 +59,7 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
 
 
 def amazon_spec(category: str, *, with_products: bool = True) -> Spec:
-    """The spec of one category; the clock has the precision of a day."""
+    """Return the spec of one category; the clock has the precision of a day."""
     features = {"title": "text", "brand": "categorical", "categories": "multi_categorical", "price": "numeric"}
     return spec(
         f"amazon-reviews-{category.lower().replace('_', '-')}",

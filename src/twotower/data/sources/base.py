@@ -1,4 +1,4 @@
-"""What is known of a public data set: where it lives, how to check it, on what terms, and how its files are read."""
+"""Sources of public data sets: address, checks, terms, and how the files are read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ names them; the third argument is the category, for sets that have one."""
 
 
 class SourceUnavailable(InputError):  # noqa: N818 (what happened, as in the words of a person)
-    """A source that did not answer, or gave something else than the published file."""
+    """Report a source that did not answer, or gave something else than the published file."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to download."""
+    """Describe one file to download."""
 
     name: str
     address: str
@@ -40,7 +40,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """One data set by name."""
+    """Describe one data set by name."""
 
     name: str
     title: str
@@ -56,16 +56,20 @@ class Source:
     """True when the terms forbid commercial use or passing the data on."""
     categories: tuple[str, ...] = ()
     """Its parts, for a set that is fetched by category."""
+    drawn: bool = False
+    """True when it is made on the spot: nothing is downloaded or read."""
+    in_registry: bool = False
+    """True when the package registry has a copy, for homes that do not answer: see `twotower.data.sources.wheel`."""
 
     @property
     def size(self) -> int | None:
-        """Bytes of the download, None when not all are published."""
+        """Return the bytes of the download, None when not all are published."""
         sizes = [archive.size for archive in self.archives]
         return sum(size for size in sizes if size is not None) if sizes and None not in sizes else None
 
 
 def find_all(folder: Path, name: str) -> list[Path]:
-    """The files called ``name`` (a pattern is allowed) below ``folder``, the ones nearest the top first."""
+    """Find the files called ``name`` (a pattern is allowed) below ``folder``, the ones nearest the top first."""
     found = [
         Path(place) / file
         for place, _, files in os.walk(folder, followlinks=True)
@@ -76,12 +80,12 @@ def find_all(folder: Path, name: str) -> list[Path]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The first file that `find_all` finds, None without one."""
+    """Return the first file that `find_all` finds, None without one."""
     return next(iter(find_all(folder, name)), None)
 
 
 def need(folder: Path, name: str) -> Path:
-    """The first file that `find_all` finds.
+    """Return the first file that `find_all` finds.
 
     Raises:
         InputError: if there is none.

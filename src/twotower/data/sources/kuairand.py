@@ -40,7 +40,7 @@ ITEM_FEATURES = {
 
 
 def kuairand_spec(title: str) -> Spec:
-    """The spec of either size: a click is a positive, other exposures stay as label 0."""
+    """Return the spec of either size: a click is a positive, other exposures stay as label 0."""
     return spec(
         title,
         time="timestamp_ms",
@@ -52,14 +52,14 @@ def kuairand_spec(title: str) -> Spec:
 
 
 def user_columns() -> str:
-    """SQL for the columns of ``users.parquet``; the numbered features come as 1 or as 1.0."""
+    """Return SQL for the columns of ``users.parquet``; the numbered features come as 1 or as 1.0."""
     encrypted = ", ".join(f"regexp_replace(onehot_feat{i}::VARCHAR, '\\.0$', '') AS onehot_feat{i}" for i in range(12))
     plain = ", ".join(column for column in USER_FEATURES if not column.startswith("onehot"))
     return f"user_id::VARCHAR AS user_id, {plain}, {encrypted}"
 
 
 def item_columns(identifier: str) -> str:
-    """SQL for the columns of ``items.parquet``."""
+    """Return SQL for the columns of ``items.parquet``."""
     return (
         f"{identifier}::VARCHAR AS item_id, author_id::VARCHAR AS author_id, video_type, upload_type, "
         "regexp_replace(music_type::VARCHAR, '\\.0$', '') AS music_type, "
@@ -69,7 +69,7 @@ def item_columns(identifier: str) -> str:
 
 
 def event_columns(identifier: str, clock: str) -> str:
-    """SQL for the columns of ``interactions.parquet``."""
+    """Return SQL for the columns of ``interactions.parquet``."""
     events = ", ".join(f"{column}::INTEGER AS {column}" for column in EVENTS)
     return f"user_id::VARCHAR AS user_id, {identifier}::VARCHAR AS item_id, {clock}::BIGINT AS timestamp_ms, {events}"
 

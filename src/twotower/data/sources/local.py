@@ -13,7 +13,7 @@ AMAZON = "Julian McAuley, UCSD, from Amazon's pages: for research; the publisher
 
 
 def read(files: Path, out: Path, category: str | None) -> Spec:
-    """Refuses: what is not a known Parquet folder cannot be read.
+    """Refuse: what is not a known Parquet folder cannot be read.
 
     Raises:
         InputError: always.

@@ -44,7 +44,7 @@ SELECT user_id, item_id, timestamp, clicked, origin FROM events ORDER BY user_id
 
 
 def read(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``behaviors.tsv`` and ``news.tsv`` of both parts.
+    """Read tables from ``behaviors.tsv`` and ``news.tsv`` of both parts.
 
     Each shown item is an event, clicked or not. The clicks of a user's history have no clock: they stand before the
     first impression, in their order, with its time (``origin`` tells them apart).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ RATINGS = "SELECT user_id, item_id, rating::DOUBLE AS rating, timestamp::BIGINT 
 
 
 def read_100k(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``u.data``, ``u.user``, ``u.item``, or from the three atomic files of RecBole's example."""
+    """Read tables from ``u.data``, ``u.user``, ``u.item``, or from the three atomic files of RecBole's example."""
     users = ("user_id", "age", "gender", "occupation", "zip_code")
     with database() as connection:
         if find(files, "u.data") is None and find(files, "ml-100k.inter") is not None:
@@ -54,7 +55,7 @@ def read_100k(files: Path, out: Path, category: str | None) -> Spec:
 
 
 def spec_100k() -> Spec:
-    """The spec of MovieLens 100K."""
+    """Return the spec of MovieLens 100K."""
     return spec(
         "ml-100k",
         time="timestamp",
@@ -98,7 +99,7 @@ def _write_recbole(connection: Any, files: Path, out: Path) -> None:
 
 
 def read_1m(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``ratings.dat``, ``users.dat`` and ``movies.dat``."""
+    """Read tables from ``ratings.dat``, ``users.dat`` and ``movies.dat``."""
     columns = ("user_id", "gender", "age", "occupation", "zip_code")
     with database() as connection:
         _write_dat(connection, files, out)
@@ -108,7 +109,10 @@ def read_1m(files: Path, out: Path, category: str | None) -> Spec:
 
 
 def spec_1m(*, clock: bool = True) -> Spec:
-    """The spec of MovieLens 1M, whose ages are codes of seven groups; without a clock ``position`` gives the order."""
+    """Return the spec of MovieLens 1M, whose ages are codes of seven groups.
+
+    Without a clock ``position`` gives the order.
+    """
     return spec(
         "ml-1m",
         time="timestamp" if clock else "position",
@@ -121,7 +125,7 @@ def spec_1m(*, clock: bool = True) -> Spec:
 
 
 def read_10m(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``ratings.dat`` and ``movies.dat``; this release tells nothing of its users."""
+    """Read tables from ``ratings.dat`` and ``movies.dat``; this release has no data on users."""
     with database() as connection:
         _write_dat(connection, files, out, encoding="utf-8")
     return spec("ml-10m", time="timestamp", value="rating", items=ITEM_FEATURES, item_title="title")
@@ -141,7 +145,7 @@ def _write_dat(connection: Any, files: Path, out: Path, encoding: str = "latin-1
 
 
 def read_csv(title: str, files: Path, out: Path) -> Spec:
-    """Tables from ``ratings.csv`` and ``movies.csv``."""
+    """Read tables from ``ratings.csv`` and ``movies.csv``."""
     with database() as connection:
         ratings = delimited(need(files, "ratings.csv"), needed=("userId", "movieId", "rating", "timestamp"))
         movies = delimited(need(files, "movies.csv"), needed=("movieId", "title", "genres"))
@@ -175,8 +179,8 @@ def _source(identifier: str, title: str, size: int, md5: str, read: Reader | Non
 
 
 SOURCES = (
-    _source("ml-100k", "MovieLens 100K: 100,000 ratings of 943 users, 1,682 films", 4_924_029,
-            "0e33842e24a9c977be4e0107933c0723", read_100k),
+    replace(_source("ml-100k", "MovieLens 100K: 100,000 ratings of 943 users, 1,682 films", 4_924_029,
+                    "0e33842e24a9c977be4e0107933c0723", read_100k), in_registry=True),
     _source("ml-1m", "MovieLens 1M: 1,000,209 ratings of 6,040 users, 3,706 films", 5_917_549,
             "c4d9eecfca2ab87c1945afe126590906", read_1m),
     _source("ml-10m", "MovieLens 10M: 10,000,054 ratings of 69,878 users, 10,677 films", 65_566_137,

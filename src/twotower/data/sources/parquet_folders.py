@@ -1,4 +1,4 @@
-"""Folders of Parquet tables that hold a public data set, told apart by their files and columns."""
+"""Parquet folders that hold a public data set, recognised by their files and columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOVIES = {"title": "text", "genres": "multi_categorical", "year": "numeric"}
 
 @dataclass(frozen=True)
 class ParquetFolder:
-    """One known folder: the name to ask for it by, and what gives it away."""
+    """Describe one known folder: its name, and the files and columns that identify it."""
 
     name: str
     tables: dict[str, tuple[str, ...]]
@@ -32,7 +32,7 @@ class ParquetFolder:
 
 
 def recognise(folder: Path) -> ParquetFolder | None:
-    """The known folder that ``folder`` is, None when it is none."""
+    """Return the known folder that ``folder`` is, None when it is none."""
     present = {path.name for path in folder.glob("*.parquet")}
     if not present:
         return None

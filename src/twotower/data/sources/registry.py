@@ -1,4 +1,4 @@
-"""The data sets by name. Add one: its family's file holds the `Source`; list it here."""
+"""Registry of data sets. Add one: its family's file holds the `Source`; list it here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCES: dict[str, Source] = {
 
 
 def source_of(name: str) -> Source:
-    """The source of that name.
+    """Return the source of that name.
 
     Raises:
         InputError: if there is none; names the closest.

@@ -42,7 +42,7 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Synthetic:
-    """What to draw."""
+    """Configure what to draw."""
 
     users: int = 1000
     items: int = 500
@@ -65,14 +65,14 @@ class Synthetic:
 
 
 class World(NamedTuple):
-    """What is planted: vectors of taste and the popularity, the natural log of a weight. Cold items come last."""
+    """Hold what is planted: vectors of taste and the popularity, the natural log of a weight. Cold items come last."""
 
     users: NDArray[np.float64]
     items: NDArray[np.float64]
     popularity: NDArray[np.float64]
 
     def log_weights(self, rows: slice, items: int, strength: float) -> NDArray[np.float64]:
-        """Natural log of the weights: [rows, items]."""
+        """Return the natural log of the weights: [rows, items]."""
         return strength * self.users[rows] @ self.items[:items].T + self.popularity[:items]
 
 
@@ -86,7 +86,7 @@ def plant(settings: Synthetic, generator: np.random.Generator) -> World:
 
 
 def draw_events(world: World, settings: Synthetic, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """The items of each user in turn, in the order in which they were taken.
+    """Draw the items of each user in turn, in the order in which they were taken.
 
     Drawing by weight without putting back is the same as sorting log weight + Gumbel noise downwards.
     """
@@ -99,7 +99,7 @@ def draw_events(world: World, settings: Synthetic, generator: np.random.Generato
 
 
 def write_synthetic(folder: Path, settings: Synthetic) -> Spec:
-    """Draw; write tables, ``truth.json`` (levels) and ``truth.npz`` (vectors) into ``folder``; return the spec."""
+    """Draw tables, ``truth.json`` (levels) and ``truth.npz`` (vectors), write them into ``folder``, return the spec."""
     generator = np.random.default_rng(settings.seed)
     world = plant(settings, generator)
     taken = list(draw_events(world, settings, generator))
@@ -205,5 +205,6 @@ SOURCES = (
         "Drawn on your machine: yours.",
         "None needed.",
         _refuse,
+        drawn=True,
     ),
 )

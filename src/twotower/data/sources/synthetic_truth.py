@@ -1,4 +1,4 @@
-"""What can be reached on drawn data: expected metrics of the true ranking, of popularity and of chance."""
+"""Reachable levels on drawn data: expected metrics of the true ranking, of popularity and of chance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Levels:
-    """Metrics of the test event under leave-one-out, all earlier events of the user masked.
+    """Hold metrics of the test event under leave-one-out, all earlier events of the user masked.
 
     Given the events before it, the test event has known probabilities, so ``best_possible``, ``popularity`` and
     ``random`` are exact expectations, no estimates: the mean over users of the probability that the event is among
@@ -34,7 +34,7 @@ class Levels:
     """Rank all items that were not seen, cold ones too, by chance."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @staticmethod
@@ -45,7 +45,7 @@ class Levels:
         num_items: int,
         num_cold: int = 0,
     ) -> Levels:
-        """The levels of drawn events.
+        """Compute the levels of drawn events.
 
         Args:
             taken: the items of each user, in order; at least three each. The last is the test, the last but one the
@@ -73,7 +73,7 @@ class Levels:
 
 
 def largest(values: NDArray[np.float64], number: int) -> NDArray[np.int64]:
-    """The places of the ``number`` largest values, largest first."""
+    """Return the places of the ``number`` largest values, largest first."""
     top = np.argpartition(-values, number - 1)[:number]
     return np.asarray(top[np.argsort(-values[top], kind="stable")], dtype=np.int64)
 

@@ -13,7 +13,7 @@ from twotower.data.prepare.spec import Entities, FeatureSpec, Interactions, Labe
 
 @contextlib.contextmanager
 def database() -> Iterator[Any]:
-    """A DuckDB connection in memory that spills beyond 1 GB; its errors come out as `InputError`.
+    """Open a DuckDB connection in memory that spills beyond 1 GB; its errors come out as `InputError`.
 
     Raises:
         InputError: if a file cannot be read as what it should be.
@@ -33,17 +33,17 @@ def database() -> Iterator[Any]:
 
 
 def literal(value: object) -> str:
-    """A SQL string literal."""
+    """Return a SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def name(column: str) -> str:
-    """A SQL name in quotes."""
+    """Return a SQL name in quotes."""
     return '"' + column.replace('"', '""') + '"'
 
 
 def number(column: str, kind: str = "DOUBLE") -> str:
-    """SQL for a number, null where the text is none.
+    """Return SQL for a number, null where the text is none.
 
     The trim keeps DuckDB from moving the conversion into its CSV reader, where it would fail instead.
     """
@@ -59,7 +59,7 @@ def delimited(
     quote: str = '"',
     needed: Sequence[str] = (),
 ) -> str:
-    """SQL for a delimited text file, all columns VARCHAR, rows in file order.
+    """Return SQL for a delimited text file, all columns VARCHAR, rows in file order.
 
     Without ``columns`` the first line names them (blanks around a name are dropped) and must hold all ``needed``.
 
@@ -83,7 +83,7 @@ def delimited(
 
 
 def parquet(path: Path) -> str:
-    """SQL for a Parquet file, rows in file order."""
+    """Return SQL for a Parquet file, rows in file order."""
     return f"read_parquet({literal(path)})"
 
 
@@ -104,7 +104,7 @@ def spec(
     item_title: str = "",
     split: Mapping[str, Any] | None = None,
 ) -> Spec:
-    """The spec of a folder with ``interactions.parquet`` and, where given, ``users.parquet`` and ``items.parquet``.
+    """Return the spec of a folder with ``interactions.parquet`` and, if given, ``users.parquet`` and ``items.parquet``.
 
     Ids are the columns ``user_id`` and ``item_id`` in all three. Without ``time`` the order is that of the file.
 

@@ -17,7 +17,7 @@ PEOPLE = (
 
 
 def read(files: Path, out: Path, category: str | None) -> Spec:
-    """Tables from ``raw_sample.csv``, ``user_profile.csv`` and ``ad_feature.csv``."""
+    """Read tables from ``raw_sample.csv``, ``user_profile.csv`` and ``ad_feature.csv``."""
     shown = delimited(need(files, "raw_sample.csv"), needed=("user", "time_stamp", "adgroup_id", "pid", "clk"))
     people = delimited(need(files, "user_profile.csv"), needed=("userid", *PEOPLE))
     ads = delimited(need(files, "ad_feature.csv"), needed=("adgroup_id", "cate_id", "campaign_id", "brand", "price"))

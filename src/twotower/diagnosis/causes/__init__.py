@@ -1,1 +1,1 @@
-"""Which features cause what a diagnosis found."""
+"""Causes: which features cause what a diagnosis found."""

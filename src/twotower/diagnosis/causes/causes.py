@@ -1,4 +1,4 @@
-"""Which inputs of a tower are to blame for the geometry of its states, and what restoring or removing each would do."""
+"""Causes in a tower's inputs: which of them change the geometry of its states, and the effect of restoring each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.core.schema import Feature
 from twotower.core.seeds import torch_generator
 from twotower.core.states import map_state, take
 from twotower.diagnosis.causes.contribution import Encode, Inputs, directions_filled, variance_shares
-from twotower.diagnosis.causes.drift import Drift, compare_values
+from twotower.diagnosis.causes.drift import ColumnDrift, compare_values
 from twotower.diagnosis.causes.words import reason
 from twotower.diagnosis.diagnose import diagnose
 from twotower.diagnosis.thresholds import Thresholds
@@ -28,7 +28,7 @@ DRIFT_SAMPLE = 50_000
 """Rows whose values are compared."""
 
 DRIFTED = {"missing": 0.3, "constant": 0.3, "unknown": 0.3, "outside": 0.3, "narrow": 0.9, "values": 0.5}
-"""How much of what was sound in training must be gone for an input to be called drifted: see `Drift.rises`."""
+"""How much of what was sound in training must be gone for an input to be called drifted: see `ColumnDrift.rises`."""
 LEAST_GAIN = 0.1
 """Restoring all drifted inputs must fill this share more directions, or better the verdict; else none is to blame."""
 LEAST_BLAME = 0.03
@@ -37,7 +37,7 @@ VERDICTS = ("healthy", "suspect", "collapsed")
 
 
 class Case(NamedTuple):
-    """A tower, what it is about to be served with, and what it was trained on."""
+    """Hold a tower, what it is about to be served with, and what it was trained on."""
 
     inputs: Sequence[Feature]
     """What the tower reads: features; the id and the history too, where there are any."""
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 class Causes(NamedTuple):
-    """What was found; ``causes`` holds one entry an input, the most to blame first."""
+    """Hold the causes that were found; ``causes`` has one entry an input, the largest effect first."""
 
     causes: list[dict[str, Any]]
     now: dict[str, Any]
@@ -61,7 +61,7 @@ class Causes(NamedTuple):
 
 
 def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int = 0) -> Causes:
-    """Hold every input against its training distribution, and try what its restoring or removing does to the states.
+    """Compare every input with its training distribution, and measure the effect of its restoring or removing.
 
     *Restored*: the input's column is drawn from training rows, the same row for all inputs restored together, so that
     each keeps its training distribution. *Removed*: missing in every row (for an id: unknown).
@@ -131,19 +131,19 @@ def find_causes(case: Case, *, thresholds: Thresholds | None = None, seed: int =
     )
 
 
-def is_drifted(drift: Drift) -> bool:
-    """Whether a feature is no longer what it was in training."""
+def is_drifted(drift: ColumnDrift) -> bool:
+    """Return whether a feature is no longer what it was in training."""
     return any(rise >= DRIFTED[name] for name, rise in drift.rises().items())
 
 
 def key_figures(states: Tensor, thresholds: Thresholds | None = None, seed: int = 0) -> dict[str, Any]:
-    """The verdict on these states and the figures that carry it."""
+    """Return the verdict on these states and the figures that decide it."""
     found = diagnose(states, thresholds=thresholds, seed=seed)
     return {"verdict": found.verdict, **{name: found.statistics[name] for name in GEOMETRY}}
 
 
 def removed(feature: Feature, column: State) -> State:
-    """The column without any value: what a tower sees of a row that lacks it."""
+    """Return the column without any value: what a tower reads of a row that lacks it."""
     if feature.kind == "id":
         return torch.full_like(column, UNKNOWN)
     if feature.kind == "numeric":

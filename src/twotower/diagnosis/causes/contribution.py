@@ -1,4 +1,4 @@
-"""How much of what the states tell apart each input carries, and how many directions the states fill."""
+"""Contribution of inputs: the share of state variance that each carries, and how many directions the states fill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHIFTS = 8
 def variance_shares(
     encode: Encode, inputs: Inputs, names: Sequence[str] | None = None, *, shifts: int = SHIFTS, seed: int = 0
 ) -> dict[str, float | None]:
-    """The share of state variance that each input carries: its total effect.
+    """Return the share of state variance that each input carries: its total effect.
 
     With z = f(x) the state of a row, and x' another row:
 
@@ -76,7 +76,7 @@ def variance_shares(
 
 
 def directions_filled(states: Float[Tensor, "rows numbers"]) -> float:
-    """1 over the mean squared cosine of all pairs, self-pairs too: the participation ratio of directions.
+    """Return 1 over the mean squared cosine of all pairs, self-pairs too: the participation ratio of directions.
 
     1 when every state points the same way or the opposite one, the number of dimensions when directions are even: it
     falls both for a cone and for a loss of rank. States without a direction are left out; 1 when none is left.

@@ -1,4 +1,4 @@
-"""One feature as it is about to be served, held against what the model was trained on."""
+"""Drift of a feature: its values about to be served compared with those of training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FEW = 2_048
 """A table of more rows than this has its most frequent value by no chance."""
 
 
-class Drift(NamedTuple):
-    """Figures of a feature's values now and in training. Shares are of rows, from 0 to 1."""
+class ColumnDrift(NamedTuple):
+    """Hold a feature's figures now and in training. Shares are of rows, from 0 to 1."""
 
     missing: float
     """Rows without a value."""
@@ -50,7 +50,7 @@ class Drift(NamedTuple):
     """Values farther from the training mean than any value in training; numbers and vectors."""
 
     def rises(self) -> dict[str, float]:
-        """What went wrong by how much, 0 to 1: the share of what was sound in training and is not any more."""
+        """Return what went wrong by how much, 0 to 1: the share of what was sound in training and is no longer."""
 
         def rise(now: float, before: float) -> float:
             return (now - before) / (1.0 - before) if now > before else 0.0
@@ -67,8 +67,8 @@ class Drift(NamedTuple):
         }
 
 
-def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int = 0) -> Drift:
-    """Hold a feature's values ``now`` (rows about to be served) against those in training.
+def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int = 0) -> ColumnDrift:
+    """Compare a feature's values ``now`` (rows about to be served) with those in training.
 
     Values are as in `twotower.core.records.Features`: 0 or NaN is missing, 1 is unknown; a vector of zeros is missing.
 
@@ -96,7 +96,7 @@ def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int
     shift = ratio = outside = None
     if not feature.is_discrete:
         shift, ratio, outside = _moved(_present(feature, now), _present(feature, training))
-    return Drift(
+    return ColumnDrift(
         missing=is_missing(feature, now).double().mean().item(),
         training_missing=is_missing(feature, training).double().mean().item(),
         constant=_constant(feature, now),
@@ -115,7 +115,9 @@ def compare_values(feature: Feature, now: Tensor, training: Tensor, *, seed: int
 
 
 def jensen_shannon(first: Float[Tensor, " values"], second: Float[Tensor, " values"]) -> float:
-    """Jensen-Shannon divergence of two histograms of the same values, base 2: 0 equal, 1 nothing in common.
+    """Return the Jensen-Shannon divergence of two histograms of the same values, base 2.
+
+    0 equal, 1 nothing in common.
 
     Examples:
         >>> jensen_shannon(torch.tensor([3.0, 1.0]), torch.tensor([6.0, 2.0]))
@@ -128,7 +130,7 @@ def jensen_shannon(first: Float[Tensor, " values"], second: Float[Tensor, " valu
 
 
 def is_missing(feature: Feature, values: Tensor) -> Bool[Tensor, " rows"]:
-    """Rows that have no value of this feature."""
+    """Return which rows have no value of this feature."""
     if feature.kind == "numeric":
         return ~values.isfinite()
     if feature.kind == "vector":
@@ -137,7 +139,7 @@ def is_missing(feature: Feature, values: Tensor) -> Bool[Tensor, " rows"]:
 
 
 def most_frequent(feature: Feature, values: Tensor) -> tuple[Tensor, int]:
-    """The most frequent value of the rows that have one, and how many have it; the order of several values is nothing.
+    """Return the most frequent value of the rows that have one, and its count; the order of several values is ignored.
 
     ``values`` must have at least one row with a value.
     """
@@ -206,7 +208,10 @@ def _moved(now: Tensor, training: Tensor) -> tuple[float | None, float | None, f
 
 
 def beyond(now: Tensor, training: Tensor) -> Bool[Tensor, " rows"]:
-    """Numbers, or vectors, that are farther from the training mean than any in training; a missing one is not."""
+    """Return which rows are farther from the training mean than any in training; a missing one is not.
+
+    Rows are numbers or vectors.
+    """
     known = _flat(training)
     known = known[known.isfinite().all(dim=1)]
     if not len(known):

@@ -1,15 +1,18 @@
-"""A cause in a sentence: what became of the feature, what it carried, and what restoring it would do."""
+"""Causes in sentences: what became of the feature, what it carried, and what restoring it would do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from twotower.diagnosis.causes.drift import Drift
+from twotower.diagnosis.causes.drift import ColumnDrift
 
 
-def reason(cause: Mapping[str, Any], drift: Drift, now: Mapping[str, Any], limits: Mapping[str, float]) -> str:
-    """One sentence on ``cause``: an entry of `twotower.diagnosis.causes.causes.Causes`, before its reason is known."""
+def reason(cause: Mapping[str, Any], drift: ColumnDrift, now: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+    """Return one sentence on ``cause``.
+
+    It is an entry of `twotower.diagnosis.causes.causes.Causes`, before its reason is known.
+    """
     parts = [_state(str(cause["kind"]), drift, limits)]
     then, share = cause["training_variance_share"], cause["variance_share"]
     if not then and not share:
@@ -25,7 +28,7 @@ def reason(cause: Mapping[str, Any], drift: Drift, now: Mapping[str, Any], limit
     return "; ".join(parts)
 
 
-def _state(kind: str, drift: Drift, limits: Mapping[str, float]) -> str:
+def _state(kind: str, drift: ColumnDrift, limits: Mapping[str, float]) -> str:
     """What is worst about the values, if anything is."""
     wrong = {name: rise for name, rise in drift.rises().items() if rise >= limits[name]}
     before = f"({drift.training_missing:.0%} in training)"

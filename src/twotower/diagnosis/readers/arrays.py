@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.diagnosis.columns import account_of, roles_of
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
@@ -21,7 +21,7 @@ def read_npy(path: Path, column: str | None = None) -> Table:
 
 
 def read_npz(path: Path, column: str | None = None) -> Table:
-    """Read the array ``column``, or the only 2-d one, and what lies beside it with one value a row."""
+    """Read the array ``column``, or the only 2-d one, and the arrays beside it with one value a row."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     name = choose(path, {name: array.shape for name, array in arrays.items()}, column, "array")
@@ -45,14 +45,14 @@ def read_safetensors(path: Path, column: str | None = None) -> Table:
 
 
 def choose(path: Path, shapes: dict[str, Sequence[int]], column: str | None, what: str) -> str:
-    """The array to read: the one asked for, the only 2-d one, or the only 2-d one with a telling name.
+    """Return the array to read: the named one, the only 2-d one, or the only 2-d one with a known name.
 
     Raises:
         InputError: if there is none, or too many to tell.
     """
     if column is not None:
         if column not in shapes:
-            raise InputError(f"{path}: no {what} '{column}'; {closest(column, shapes)}")
+            raise InputError(f"{path}: no {what} {shown(column)}; {closest(column, shapes)}")
         return column
     flat = [name for name, shape in shapes.items() if len(shape) == 2]
     told = [name for name in flat if name.lower() in VECTOR_NAMES]
@@ -65,7 +65,7 @@ def choose(path: Path, shapes: dict[str, Sequence[int]], column: str | None, wha
 def values_beside(
     columns: dict[str, NDArray[Any]], indexes: Iterable[str] = ()
 ) -> tuple[list[str] | None, list[str] | None, NDArray[Any] | None, Account]:
-    """Ids, titles and popularity among columns that are not vectors, and the account of all of them."""
+    """Return ids, titles and popularity among columns that are not vectors, and the account of all of them."""
     names = list(columns)
     roles = roles_of(names, tuple(indexes))
     ids, titles, popularity = (

@@ -9,16 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError
+from twotower.core.files import read_json
+from twotower.core.manifest import check_signed
 from twotower.diagnosis.readers.arrays import read_npy, read_safetensors
 from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.table import Account, Table
 
 
 def read_bundle(folder: Path, column: str | None = None) -> Table:
-    """Read the item states, or their part ``column``, with the outside ids and how often each item was seen."""
+    """Read the item states, or their part ``column``, with the outside ids and how often each item was seen.
+
+    Raises:
+        InputError: if the folder has no item states, or a file that was changed, is missing or was added.
+    """
     states, ids = folder / "items" / "states.safetensors", folder / "items" / "ids.npy"
     if not states.is_file():
         raise InputError(f"{folder}: not a bundle with item states (no items/states.safetensors)")
+    _check(folder)
     table = _states(folder, states) if column is None else read_safetensors(states, column)
     if not ids.is_file():
         return table
@@ -26,6 +33,15 @@ def read_bundle(folder: Path, column: str | None = None) -> Table:
     if len(rows) != len(table.vectors):
         raise InputError(f"{folder}: {len(table.vectors)} item states but {len(rows)} ids; export the bundle again")
     return table._replace(ids=_names(folder, rows), popularity=_popularity(folder, rows))
+
+
+def _check(folder: Path) -> None:
+    """Compare the files with the manifest, where there is one: item states alone are judged too."""
+    if (folder / "manifest.json").is_file():
+        manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("hashes"), dict):
+            raise InputError(f"{folder}: its manifest.json is not that of a bundle; take a fresh copy or train again")
+        check_signed(folder, manifest, "bundle", "take a fresh copy or train again")
 
 
 def _states(folder: Path, states: Path) -> Table:
@@ -66,7 +82,7 @@ def _counts(file: Path, count: int) -> NDArray[Any]:
     """
     counts = np.load(file, allow_pickle=False)
     if counts.shape != (count,):
-        raise InputError(f"{file}: {len(counts)} numbers for {count} items; export the bundle again")
+        raise InputError(f"{file}: {counts.size} numbers for {count} items; export the bundle again")
     return counts.astype("f8")
 
 

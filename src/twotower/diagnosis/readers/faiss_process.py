@@ -1,4 +1,4 @@
-"""The process that `twotower.diagnosis.readers.faiss` starts: an index to arrays, or one line on standard error."""
+"""Process that `twotower.diagnosis.readers.faiss` starts: an index to arrays, or one line on standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMORY = 4_000_000_000
 
 
 class Rebuilt(NamedTuple):
-    """Vectors, the ids that the index kept itself (None when they are 0, 1, 2, …), and remarks on how it was done."""
+    """Hold vectors, the ids that the index kept itself (None when they are 0, 1, 2, …), and remarks."""
 
     vectors: NDArray[Any]
     ids: NDArray[Any] | None
@@ -23,11 +23,11 @@ class Rebuilt(NamedTuple):
 
 
 class NotRebuilt(Exception):  # noqa: N818 - its text is the line to show
-    """The index does not hold, or does not give back, each of its vectors."""
+    """Report that the index does not hold, or does not give back, each of its vectors."""
 
 
 def rebuild(index: Any) -> Rebuilt:
-    """Rebuild every vector under its own id; none is read from memory that was never filled."""
+    """Return every vector under its own id; none is read from memory that was never filled."""
     index = faiss.downcast_index(index)
     kind = type(index).__name__
     if isinstance(index, faiss.IndexIDMap):  # IndexIDMap2 too

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.diagnosis.columns import coordinates, roles_of
 from twotower.diagnosis.readers.arrays import choose, values_beside
 from twotower.diagnosis.table import Table
@@ -36,7 +36,7 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
         indexes = _pandas_indexes(connection, one_file)
         kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
         if column is not None and column not in kinds:
-            raise InputError(f"{path}: no column '{column}'; {closest(column, kinds)}")
+            raise InputError(f"{path}: no column {shown(column)}; {closest(column, kinds)}")
         lists = [name for name, kind in kinds.items() if kind.endswith("]")]
         names = list(kinds)
         roles = roles_of(names, indexes)
@@ -68,7 +68,7 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
 
 
 def only_file(path: Path) -> str:
-    """The path for DuckDB, to which brackets and stars in a name would be a pattern."""
+    """Return the path for DuckDB, to which brackets and stars in a name would be a pattern."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
@@ -84,18 +84,20 @@ def _pandas_indexes(connection: Any, path: str) -> tuple[str, ...]:
 
 def _list_column(path: Path, relation: Any, name: str, kind: str) -> NDArray[Any]:
     if not kind.endswith("]"):
-        raise InputError(f"{path}: column '{name}' holds {kind}, not a list of numbers in each row")
+        raise InputError(f"{path}: column {shown(name)} holds {kind}, not a list of numbers in each row")
     quoted = _quoted(name)
     count, known, shortest, longest = relation.aggregate(
         f"count(*), count({quoted}), min(len({quoted})), max(len({quoted}))"
     ).fetchall()[0]
     if count != known:
-        raise InputError(f"{path}: column '{name}' is empty in {count - known} of {count} rows; fill or drop them")
+        raise InputError(f"{path}: column {shown(name)} is empty in {count - known} of {count} rows; fill or drop them")
     if shortest != longest:
-        raise InputError(f"{path}: column '{name}' holds lists of {shortest} to {longest} numbers; all must be equal")
+        raise InputError(
+            f"{path}: column {shown(name)} holds lists of {shortest} to {longest} numbers; all must be equal"
+        )
     flat = relation.select(f"unnest({quoted}) AS value").fetchnumpy()["value"]
     if flat.dtype.kind not in "fiu":
-        raise InputError(f"{path}: column '{name}' holds {kind}, not lists of numbers")
+        raise InputError(f"{path}: column {shown(name)} holds {kind}, not lists of numbers")
     values = np.ma.filled(flat.astype(np.float64), np.nan) if np.ma.isMaskedArray(flat) else flat
     return values.reshape(count, -1) if count else values.reshape(0, 0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
@@ -55,7 +55,7 @@ def _is_header(first: list[str]) -> tuple[bool, str | None]:
 def _listed(path: Path, names: list[str], column: str | None, named: bool) -> int | None:
     if column is not None:
         if column not in names:
-            raise InputError(f"{path}: no column '{column}'; {closest(column, names)}")
+            raise InputError(f"{path}: no column {shown(column)}; {closest(column, names)}")
         return names.index(column)
     places = (place for place, name in enumerate(names) if name.strip().lower() in VECTOR_NAMES)
     return next(places, None) if named else None
@@ -83,7 +83,8 @@ def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[s
         width = len(numbers) if not count else width
         if len(numbers) != width:
             raise InputError(
-                f"{path}: line {line}, column '{names[listed]}' holds {len(numbers)} numbers, earlier lines {width}"
+                f"{path}: line {line}, column {shown(names[listed])} holds {len(numbers)} numbers, "
+                f"earlier lines {width}"
             )
         values.extend(numbers)
         beside.add(line, cells)
@@ -174,8 +175,7 @@ class _Beside:
 
 
 def _not_a_number(path: Path, line: int, name: str, cell: str) -> InputError:
-    shown = cell if len(cell) <= 30 else cell[:30] + "…"
-    return InputError(f"{path}: line {line}, column '{name}' holds '{shown}', not a number")
+    return InputError(f"{path}: line {line}, column {shown(name)} holds {shown(cell, 33)}, not a number")
 
 
 def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
@@ -185,8 +185,9 @@ def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
             return [float(number) for number in numbers]
     except (ValueError, OverflowError, RecursionError):
         pass
-    shown = cell if len(cell) <= 30 else cell[:30] + "…"
-    raise InputError(f"{path}: line {line}, column '{name}' holds '{shown}', not a list of numbers like [0.1, 0.2]")
+    raise InputError(
+        f"{path}: line {line}, column {shown(name)} holds {shown(cell, 33)}, not a list of numbers like [0.1, 0.2]"
+    )
 
 
 def _is_number(cell: str) -> bool:

@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML file that needs no network."""
+"""Report: a diagnosis as one HTML file that needs no network."""
 
 from twotower.diagnosis.report.write import write_report
 

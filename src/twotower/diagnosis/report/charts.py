@@ -1,4 +1,4 @@
-"""Three charts as inline SVG: histogram of similarities, variance spectrum, decay of similarity with rank.
+"""Charts of a report as inline SVG: histogram of similarities, variance spectrum, decay of similarity with rank.
 
 Colours come from the classes of page.css, so that a chart follows the theme.
 """
@@ -16,7 +16,7 @@ LEAST_SHARE = 1e-6
 
 
 class Axes:
-    """Maps values to places in the chart, and draws frame, ticks and labels around what ``add`` collects."""
+    """Map values to places in the chart, and draw frame, ticks and labels around what ``add`` collects."""
 
     def __init__(self, x: tuple[float | int, float | int], y: tuple[float | int, float | int]) -> None:
         self._x, self._y = x, y
@@ -36,7 +36,7 @@ class Axes:
         self.add(f'<polyline class="{style}" points="{path}"/>')
 
     def mark(self, value: float | int, label: str) -> None:
-        """A dashed upright line with a label on the side where there is room."""
+        """Draw a dashed upright line with a label on the side where there is space."""
         place = self.x(value)
         side, shift = ("end", -5) if place > WIDTH / 2 else ("start", 5)
         self.add(
@@ -66,7 +66,7 @@ class Axes:
 
 
 def histogram(counts: Sequence[int], low: float, high: float, mean: float | None) -> str:
-    """Share of pairs by cosine; a bar's title gives its range and share."""
+    """Draw the share of pairs by cosine; a bar's title gives its range and share."""
     total = sum(counts)
     shares = [count / total for count in counts]
     top = max(shares)
@@ -90,7 +90,7 @@ def histogram(counts: Sequence[int], low: float, high: float, mean: float | None
 
 
 def spectrum(shares: Sequence[float], enough: int | None) -> str:
-    """Share of variance on each principal axis, largest first, on a log scale; ``enough`` axes hold 90 %."""
+    """Draw the share of variance on each principal axis, largest first, log scale; ``enough`` axes hold 90 %."""
     drawn = [max(share, LEAST_SHARE) for share in shares]
     low = math.floor(math.log10(min(drawn)))
     axes = Axes((1, max(len(drawn), 2)), (low, 0))
@@ -110,7 +110,7 @@ def spectrum(shares: Sequence[float], enough: int | None) -> str:
 
 
 def decay(curves: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Cosine against rank for up to three named curves, told apart by colour and dash."""
+    """Draw cosine against rank for up to three named curves that differ in colour and dash."""
     values = [value for _, curve in curves for value in curve]
     low, high = min(values), max(values)
     room = max(high - low, 1e-3) * 0.08

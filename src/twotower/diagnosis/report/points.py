@@ -1,4 +1,4 @@
-"""What the map of a report embeds: places, names, columns to colour by, neighbours. Plain values, small."""
+"""Data of a report's map: places, names, columns to colour by, neighbours. Plain values, small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.core.seeds import torch_generator
 from twotower.diagnosis.projections import Projection
-from twotower.diagnosis.vectors import Rows, UnitRows
+from twotower.diagnosis.vectors import UnitRows, Vectors
 from twotower.ops.cosines import nearest
 
 MAP_POINTS = 2_000
@@ -26,14 +26,14 @@ _STEPS = 4_000
 
 
 def choose_rows(count: int, seed: int) -> Tensor:
-    """The rows on the map, in order: all, or `MAP_POINTS` at random."""
+    """Return the rows on the map, in order: all, or `MAP_POINTS` at random."""
     if count <= MAP_POINTS:
         return torch.arange(count)
     return torch.randperm(count, generator=torch_generator(seed, "map"))[:MAP_POINTS].sort().values
 
 
 def view(projection: Projection) -> dict[str, Any]:
-    """A projection as whole numbers about its middle."""
+    """Return a projection as whole numbers about its middle."""
     return {
         "name": projection.name,
         "note": projection.note,
@@ -49,8 +49,11 @@ def _places(points: Tensor) -> list[list[int]]:
     return (moved * (_STEPS / reach)).round().long().tolist()
 
 
-def neighbours_of(rows: Rows, chosen: Tensor) -> tuple[list[list[int]], list[list[float]]]:
-    """For each chosen row its nearest rows among all, best first, with their cosines; none for a zero vector."""
+def neighbours_of(rows: Vectors, chosen: Tensor) -> tuple[list[list[int]], list[list[float]]]:
+    """Return for each chosen row its nearest rows among all, best first, with their cosines.
+
+    None for a zero vector.
+    """
     unit = UnitRows(rows)
     place = torch.full((rows.count,), -1, dtype=torch.int64)
     place[unit.kept] = torch.arange(len(unit.kept))
@@ -74,7 +77,7 @@ def neighbours_of(rows: Rows, chosen: Tensor) -> tuple[list[list[int]], list[lis
 
 
 def colouring(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    """A column to colour by: numbers by their rank when there are many different ones, categories otherwise."""
+    """Return a column to colour by: numbers by rank when there are many different ones, categories otherwise."""
     known = [None if _missing(value) else value for value in values]
     different = {value for value in known if value is not None and not isinstance(value, list | dict)}
     if len(different) > CATEGORIES and all(
@@ -116,7 +119,10 @@ def _categories(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def groups(column: dict[str, Any]) -> bool:
-    """Whether the colours of a column tell rows apart: numbers do, or values when half of the rows have a mark."""
+    """Return whether the colours of a column distinguish rows.
+
+    Numbers do, or values when half of the rows have a mark.
+    """
     known = sum(code >= 0 for code in column["codes"]) if column["kind"] == "category" else 0
     return column["kind"] == "number" or 0 < known <= 2 * sum(column["counts"])
 
@@ -132,6 +138,6 @@ def _word(value: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """A name that fits: one line, at most `NAME_LENGTH` characters."""
+    """Return a name that fits: one line, at most `NAME_LENGTH` characters."""
     text = " ".join(text.split())
     return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"

@@ -1,4 +1,4 @@
-"""A report of vectors in a file, coloured by the columns that stand beside them there."""
+"""Report of vectors in a file, coloured by the columns beside them there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report_file(page: Path, diagnosis: Diagnosis, path: Path, *, column: str | N
 
 
 def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]]:
-    """The columns of a table that are neither vectors nor ids, titles or popularity; none for other files.
+    """Return the columns of a table that are neither vectors nor ids, titles or popularity; none for other files.
 
     Where numeric columns together are the vectors, only the others count.
     """
@@ -68,7 +68,7 @@ def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]
 
 
 def columns_of_ids(path: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of a raw table in the order of ``ids``, which one of them holds; none when no column does."""
+    """Return the columns of a raw table in the order of ``ids``, which one of them holds; none when no column does."""
     if path.suffix.lower() not in _TABLES or not path.is_file():
         return {}
     columns = _read(path, [name for name, kind in _kinds(path).items() if not kind.endswith("]")])

@@ -1,4 +1,4 @@
-"""The parts of a report that need no script: verdict, figures, baselines, causes, notes. All text is escaped."""
+"""Parts of a report that need no script: verdict, figures, baselines, causes, notes. All text is escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TELLS_METHOD = {"vectors", "dimensions", "entropy_bins", "entropy_base", "neigh
 
 
 def verdict(diagnosis: Diagnosis, title: str) -> str:
-    """The head of the page: the verdict and why."""
+    """Return the head of the page: the verdict and why."""
     word, statistics = diagnosis.verdict, diagnosis.statistics
     reasons = "".join(
         f'<li class="{reason.level}"><h3>{escape(_words(reason.name))} <span class="level">{reason.level}</span></h3>'
@@ -39,7 +39,10 @@ def verdict(diagnosis: Diagnosis, title: str) -> str:
 
 
 def figures(diagnosis: Diagnosis) -> str:
-    """All figures: raw, centred, with self-pairs, and what each one means; those that nobody described come last."""
+    """Return all figures: raw, centred, with self-pairs, and what each one means.
+
+    Those that nobody described come last.
+    """
     told = {name for group in FIGURES.values() for name in group}
     known = {**diagnosis.centred, **diagnosis.statistics}
     rest = {
@@ -67,7 +70,7 @@ def figures(diagnosis: Diagnosis) -> str:
 
 
 def baselines(diagnosis: Diagnosis) -> str:
-    """What the figures would be if the vectors had no structure; empty when there is nothing to hold them against."""
+    """Return the figures that vectors without structure would have; empty when there is no comparison."""
     named = [(key, words) for key, words in BASELINES.items() if diagnosis.baselines.get(key)]
     if not named:
         return ""
@@ -79,7 +82,10 @@ def baselines(diagnosis: Diagnosis) -> str:
 
 
 def causes(found: Sequence[Mapping[str, Any]]) -> str:
-    """The features to blame, a row each, whatever columns they come with; empty when no cause was looked for."""
+    """Return the features that cause the finding, a row each, whatever columns they come with.
+
+    Empty when no cause was looked for.
+    """
     if not found:
         return ""
     first = ("feature", "reason")
@@ -91,13 +97,13 @@ def causes(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def notes(diagnosis: Diagnosis, more: Sequence[str]) -> str:
-    """How the input was treated, and what is a sample."""
+    """Return how the input was treated, and what is a sample."""
     lines = "".join(f"<li>{escape(_sentence(note))}</li>" for note in [*diagnosis.notes, *more])
     return f'<section class="card" aria-labelledby="notes"><h2 id="notes">Notes</h2><ul>{lines}</ul></section>'
 
 
 def table(rows: Sequence[Mapping[str, Any]], label: str) -> str:
-    """Any list of records as a table that scrolls on its own where it is too wide."""
+    """Return any list of records as a table that scrolls on its own where it is too wide."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     kinds = {name: _kind([row.get(name) for row in rows]) for name in columns}
     head = "".join(f'<th scope="col"{kinds[name]}>{escape(_words(name))}</th>' for name in columns)
@@ -111,7 +117,7 @@ def table(rows: Sequence[Mapping[str, Any]], label: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as escaped text: numbers to four digits, records as name and value."""
+    """Return a value as escaped text: numbers to four digits, records as name and value."""
     if value is None:
         return "-"
     if isinstance(value, bool):

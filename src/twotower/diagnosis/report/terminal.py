@@ -1,4 +1,4 @@
-"""One screen for people: the verdict, its reasons, and the figures that carry it, raw and centred side by side."""
+"""Diagnosis on one screen: the verdict, its reasons, and the figures that decide it, raw and centred side by side."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ONCE = {
 
 
 def screen(diagnosis: Diagnosis) -> RenderableType:
-    """The diagnosis as something rich prints, within 80 columns."""
+    """Return the diagnosis as something rich prints, within 80 columns."""
     statistics = diagnosis.statistics
     head = Text()
     head.append(diagnosis.verdict.upper(), style=_COLOURS[diagnosis.verdict])

@@ -1,4 +1,4 @@
-"""The causes on one screen: a line of figures and a sentence for each feature that matters."""
+"""Causes on one screen: a line of figures and a sentence for each feature that matters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 20
 
 
 def causes_table(causes: list[dict[str, Any]]) -> list[RenderableType]:
-    """What `screen` shows of the causes: those to blame in red, those that drifted without harm in yellow."""
+    """Return the table of causes: harmful ones in red, those that drifted without harm in yellow."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("feature", no_wrap=True, overflow="ellipsis", max_width=20)
     for name in ("missing", "same", "unknown", "variance", "in training", "restored"):

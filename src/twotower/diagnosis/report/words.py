@@ -1,4 +1,4 @@
-"""What each figure is called and means, in one line for people."""
+"""Names and meanings of the figures, one line each."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables
 from twotower.diagnosis.report.points import choose_rows, colouring, groups, neighbours_of, shorten, view
 from twotower.diagnosis.table import TITLE_NAMES
-from twotower.diagnosis.vectors import Rows
+from twotower.diagnosis.vectors import Vectors
 
 _SCRIPTS = ("theme.js", "scene.js", "panel.js", "page.js")
 
@@ -65,7 +65,7 @@ def write_report(
         ...     page.read_text(encoding="utf-8").startswith("<!doctype html>")
         True
     """
-    rows = Rows(vectors, ids=None if ids is None else [str(name) for name in ids])
+    rows = Vectors(vectors, ids=None if ids is None else [str(name) for name in ids])
     table = {"id": ids, **(columns or {}), "popularity": popularity}
     given = {name: _plain(values) for name, values in table.items() if values is not None}
     for name, values in given.items():
@@ -83,7 +83,7 @@ def write_report(
         partial.write_text(page, encoding="utf-8")
 
 
-def _points(rows: Rows, columns: dict[str, list[Any]], seed: int) -> tuple[dict[str, Any], list[str]]:
+def _points(rows: Vectors, columns: dict[str, list[Any]], seed: int) -> tuple[dict[str, Any], list[str]]:
     chosen = choose_rows(rows.count, seed)
     sample = rows.take(chosen)
     views, notes = project(sample, seed=seed)

@@ -1,4 +1,4 @@
-"""What the item-based models share: histories as sets, and how often two items have a user in common."""
+"""Co-occurrence: histories as sets, and how often two items have a user in common."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def distinct_items(history: Int[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
-    """Each item of a row once, ascending, with 0 in place of what repeats.
+    """Return each item of a row once, ascending, with 0 in place of repeats.
 
     Examples:
         >>> import torch
@@ -28,7 +28,7 @@ def distinct_items(history: Int[Tensor, "rows length"]) -> Int[Tensor, "rows len
 
 
 def incidence(log: Log, num_items: int) -> csr_array:
-    """Users × items: 1 where the user has a positive event with the known item, float32."""
+    """Return users × items: 1 where the user has a positive event with the known item, float32."""
     import numpy as np
     from scipy.sparse import csr_array
 

@@ -1,4 +1,4 @@
-"""EASE: one ridge regression of every item on all others, in closed form."""
+"""EASE (embarrassingly shallow autoencoder): one ridge regression of every item on all others, in closed form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log_of_model = logging.getLogger(__name__)
 
 
 class EASE(OffersChoices):
-    """A user's score for an item: the sum of the item's regression weights on the distinct items of the history.
+    """Score an item by the sum of its regression weights on the distinct items of the history.
 
         B = I − P / diag(P),  P = (XᵀX + λ I)⁻¹,  diag(B) = 0,  X the binary users × items matrix
 
@@ -51,6 +51,7 @@ class EASE(OffersChoices):
     history_length = None
     has_vectors = False
     inner_product = False
+    no_onnx = "its user state is the history itself, scored by a table of item pairs: there is no tower to encode with"
     choice = "lambda_"
     ladder = LADDER
     weights: Tensor
@@ -70,11 +71,14 @@ class EASE(OffersChoices):
 
     @property
     def undecided(self) -> bool:
-        """Whether lambda_ is left to the validation split."""
+        """Return whether lambda_ is left to the validation split."""
         return self.lambda_ == 0.0
 
     def first_choice(self, log: Log) -> float:
-        """Three times the mean number of a known item's users, on the ladder: about what wins on logs of many sizes."""
+        """Return three times the mean number of a known item's users, rounded to a step of the search.
+
+        About what wins on logs of many sizes.
+        """
         seen = incidence(log, self.schema.num_items)
         mean = float(seen.sum()) / max(1, self.schema.num_items - FIRST_KNOWN)
         return float(f"{LADDER ** max(1, round(math.log(max(1.0, 3.0 * mean), LADDER))):.3g}")
@@ -115,27 +119,27 @@ class EASE(OffersChoices):
         known.fill_diagonal_(0.0)
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
-        """The distinct items of the history, 0 where there are none."""
+        """Return the distinct items of the history, 0 where there are none."""
         return distinct_items(users.history)
 
     def encode_items(self, items: Items) -> Int[Tensor, " rows"]:
-        """The item's id: its column of the weights."""
+        """Return the item's id: its column of the weights."""
         return items.ids
 
     def score(self, users: Int[Tensor, "users length"], items: Int[Tensor, " items"]) -> Float[Tensor, "users items"]:
-        """The sum of the rows of the history's items, at the columns of ``items``."""
+        """Score by the sum of the rows of the history's items, at the columns of ``items``."""
         return F.embedding_bag(users, self.weights, mode="sum", padding_idx=PADDING)[:, items]
 
     def score_rows(
         self, users: Int[Tensor, "rows length"], items: Int[Tensor, "rows *chosen"]
     ) -> Float[Tensor, "rows *chosen"]:
-        """The same for chosen pairs."""
+        """Score chosen pairs in the same way."""
         history = users.view(*users.shape[:1], *[1] * (items.ndim - 1), users.shape[1])
         return self.weights[history, items[..., None]].sum(dim=-1)
 
 
 def check_memory(num_items: int) -> None:
-    """Say what solving for so many items takes, and refuse it where less memory is free.
+    """Log the memory that solving for so many items takes, and refuse it where less is free.
 
     Raises:
         InputError: with what is needed and what is there.

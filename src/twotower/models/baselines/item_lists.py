@@ -1,4 +1,4 @@
-"""Counted item-to-item lists: what stood near the items of the history, without learning."""
+"""Item-to-item lists counted from the log: items that occur near those of the history, without learning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 1 << 24
 
 
 class ItemLists(ClosedForm):
-    """A user's score for item j: Σ decay^age · list_i(j) over the latest events i of the history, the latest of age 0.
+    """Score item j by Σ decay^age · list_i(j) over the latest events i of the history, the latest of age 0.
 
         list_i(j) = n_ij / sqrt(n_i n_j),  n_ij = Σ 1 / d over pairs at most ``window`` events apart, d their distance
 
@@ -35,6 +35,7 @@ class ItemLists(ClosedForm):
 
     has_vectors = False
     inner_product = False
+    no_onnx = "its user state is the history itself, scored by a table of item pairs: there is no tower to encode with"
     listed: Tensor
     values: Tensor
 
@@ -78,7 +79,7 @@ class ItemLists(ClosedForm):
             self.values[part] = found.scores.clamp(min=0.0).to(self.values)
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
-        """The latest items of the history, the latest first; 0 where there are none."""
+        """Return the latest items of the history, the latest first; 0 where there are none."""
         history = users.history
         lengths = (history != PADDING).sum(1, keepdim=True)
         at = lengths - 1 - torch.arange(self.history_length or 0, device=history.device)
@@ -86,11 +87,11 @@ class ItemLists(ClosedForm):
         return torch.where(at >= 0, found, PADDING)
 
     def encode_items(self, items: Items) -> Int[Tensor, " rows"]:
-        """The item's id."""
+        """Return the item's id."""
         return items.ids
 
     def score(self, users: Int[Tensor, "users length"], items: Int[Tensor, " items"]) -> Float[Tensor, "users items"]:
-        """The lists of the history, weighed by age and added up where they name one of ``items``."""
+        """Score by the lists of the history, weighted by age and added up where they name one of ``items``."""
         column = torch.full((self.schema.num_items,), len(items), device=items.device)
         column[items] = torch.arange(len(items), device=items.device)
         scores = self.values.new_zeros(len(users), len(items) + 1)
@@ -101,7 +102,7 @@ class ItemLists(ClosedForm):
     def score_rows(
         self, users: Int[Tensor, "rows length"], items: Int[Tensor, "rows *chosen"]
     ) -> Float[Tensor, "rows *chosen"]:
-        """The same for chosen pairs."""
+        """Score chosen pairs in the same way."""
         chosen = items.reshape(len(items), -1)
         scores = self.values.new_zeros(chosen.shape)
         for age, latest in enumerate(users.unbind(1)):

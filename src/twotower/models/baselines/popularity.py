@@ -13,7 +13,7 @@ from twotower.models.base import ClosedForm
 
 
 class Popularity(ClosedForm):
-    """An item's score is its number of positive training events; the user has no say."""
+    """Score an item by its number of positive training events, the same for every user."""
 
     history_length = 1
     counts: Tensor
@@ -30,9 +30,9 @@ class Popularity(ClosedForm):
         self.counts.copy_(counts)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows 1"]:
-        """One, for every user."""
-        return self.counts.new_ones(len(users.ids), 1)
+        """Return one, for every user."""
+        return self.counts.new_ones(users.ids.shape[0], 1)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows 1"]:
-        """The item's count."""
+        """Return the item's count."""
         return self.counts[items.ids][:, None]

@@ -1,4 +1,4 @@
-"""Random: the floor that every other model has to beat."""
+"""Random: the baseline that every other model has to beat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.models.base import ClosedForm
 
 
 class Random(ClosedForm):
-    """Fixed random vectors on the unit sphere: every user has an order of its own, the same at each call.
+    """Score by fixed random vectors on the unit sphere: an order per user, the same at each call.
 
     No item is favoured over all users, since all item vectors are equally long.
 
@@ -38,12 +38,12 @@ class Random(ClosedForm):
             self.register_buffer(f"{side}_table", F.normalize(table, dim=1))
 
     def fit_log(self, log: Log) -> None:
-        """Nothing is learned."""
+        """Learn nothing."""
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """The user's vector."""
+        """Return the user's vector."""
         return self.user_table[users.ids]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """The item's vector."""
+        """Return the item's vector."""
         return self.item_table[items.ids]

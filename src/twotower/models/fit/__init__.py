@@ -1,1 +1,1 @@
-"""FIT: early interaction through meta queries, late interaction through a small MLP on head similarities."""
+"""FIT (fully interacted two-tower): early interaction by meta queries, late interaction by a small MLP."""

@@ -1,4 +1,7 @@
-"""FIT: the user tower meets clusters of items early, and a small learnt scorer reads the head similarities late."""
+"""FIT (fully interacted two-tower): early interaction by learned queries, late interaction by a small scorer.
+
+The user tower is conditioned on a few learned item-cluster queries; a small MLP scores the head-by-head similarities.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ LOWEST_TEMPERATURE = 0.001
 
 
 class Ready(NamedTuple):
-    """What is made of a model's weights before requests come."""
+    """Hold what is computed from a model's weights before requests come."""
 
     tables: UserTables | None = None
     scores: Scores | None = None
@@ -53,7 +56,7 @@ class Ready(NamedTuple):
 
 
 class FIT(Model):
-    """Learnable fully interacted two-tower model: a meta query module and a lightweight similarity scorer.
+    """Score by a learnable fully interacted two-tower model: meta queries and a lightweight similarity scorer.
 
     An item is an index of a hard query and a few heads; a user is one set of heads for each hard query. A pair is
     scored by the set that the item's index names. In training, row i's user sees the soft query of row i's item, so
@@ -93,6 +96,10 @@ class FIT(Model):
 
     has_vectors = False
     inner_product = False
+    recipe = "pre_ranking"
+    no_onnx = (
+        "its user pass works by whole numbers of users and queries, which leaves no free number of users in a graph"
+    )
     item_store = FITStore()
     query_temperature: Tensor
 
@@ -135,6 +142,7 @@ class FIT(Model):
         self.history_length = checked_history_length(history_length)
         self.query_training = query_training
         self.query_balance = query_balance
+        self.row_by_row = not query_balance
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
         self.meta: MetaQueries | None = None
@@ -174,7 +182,7 @@ class FIT(Model):
 
     @property
     def selectable(self) -> bool:
-        """Whether a checkpoint of now was trained as it will be served.
+        """Return whether the current weights were trained as they will be served.
 
         Before the temperature has fallen the soft query is far from the hard one, so a best checkpoint chosen there
         would be one that never saw the regime it is used in.
@@ -185,11 +193,11 @@ class FIT(Model):
 
     @property
     def prepared(self) -> Ready:
-        """What serves requests; another object after every change."""
+        """Return what serves requests; another object after every change."""
         return self._ready
 
     def encode_users(self, users: Users) -> Float[Tensor, "users queries heads dim"]:
-        """One set of heads for each hard query, in one pass that does once what the queries share."""
+        """Return one set of heads for each hard query, in one pass that computes shared parts once."""
         if self._ready.tables is not None:
             served = self._ready.user_pass if self._ready.user_pass and len(users.ids) == 1 else served_heads
             return served(self, self._ready.tables, users)
@@ -203,11 +211,11 @@ class FIT(Model):
         return self._user_heads([self.user_fields(users).flatten(1)[:, None], interest, queries[None]])
 
     def encode_items(self, items: Items) -> FITItems:
-        """The index of the nearest hard query, and the heads."""
+        """Return the index of the nearest hard query, and the heads."""
         return self._encode_fields(self._item_fields(items))
 
     def forward(self, batch: Batch) -> Encoded:
-        """Each row's user made for its own row's item: by the soft query in training, by the hard one otherwise."""
+        """Encode each row's user for its own row's item: by the soft query in training, by the hard one otherwise."""
         fields = self._item_fields(batch.items)
         items = self._encode_fields(fields)
         if self.meta is None or self.unit is None:
@@ -223,7 +231,7 @@ class FIT(Model):
     def score(
         self, users: Float[Tensor, "users queries heads dim"], items: FITItems | FITCompactItems
     ) -> Float[Tensor, "users items"]:
-        """Every user with every item, each by the user's heads under the item's query.
+        """Score every user with every item, each by the user's heads under the item's query.
 
         Raises:
             InputError: if the states are another model's, or were made for single pairs in training.
@@ -237,7 +245,9 @@ class FIT(Model):
         items: FITItems | FITCompactItems,
         ids: Int[Tensor, " candidates"],
     ) -> Float[Tensor, "users candidates"]:
-        """Every user with the items of rows ``ids``; compiled, a single user's candidates are read where they lie.
+        """Score every user with the items of rows ``ids``.
+
+        Compiled, a single user's candidates are read where they lie.
 
         Raises:
             InputError: as in `score`; compiled on a CPU, also if an id is not a row of the states.
@@ -253,7 +263,7 @@ class FIT(Model):
     def score_rows(
         self, users: PairedHeads | Float[Tensor, "rows queries heads dim"], items: FITItems | FITCompactItems
     ) -> Float[Tensor, "rows *n"]:
-        """Row i with row i, or with each of its n items; users made for their pair score that one item alone."""
+        """Score row i with row i, or with each of its n items; users encoded for their pair score that item alone."""
         check_head_shape(items, self.head_shape)
         if isinstance(users, PairedHeads) and items.query_index.ndim == 1:
             return self.scorer.pairs(users.heads, whole_heads(items, users.heads.dtype))
@@ -264,16 +274,16 @@ class FIT(Model):
         return self.scorer.reduction(row_similarities(chosen, whole_heads(items, users.dtype)))
 
     def score_pairs(self, batch: Batch) -> Float[Tensor, " rows"]:
-        """Row i's user with row i's item: one pass of the user tower a row, not one a query."""
+        """Score row i's user with row i's item: one pass of the user tower a row, not one a query."""
         encoded = self(batch)
         return self.score_rows(encoded.users, encoded.items)
 
     def logit_scale(self) -> Tensor:
-        """1 / temperature."""
+        """Return 1 / temperature."""
         return self.temperature.scale()
 
     def prepare_serving(self) -> None:
-        """Compute now what `encode_users` needs and no request changes; what was compiled is compiled anew.
+        """Compute now what `encode_users` needs and no request changes; what was compiled is compiled again.
 
         `train`, `load_state_dict`, `to` and `attach_items` drop it. Weights that are changed in place, or by the
         ``load_state_dict`` of a part, are not noticed: call it again.
@@ -306,7 +316,7 @@ class FIT(Model):
             self._ready = self._ready._replace(scores=NativeScores(self.scorer, dim), user_pass=None)
 
     def train(self, mode: bool = True) -> FIT:
-        """Training mode; drops what `prepare_serving` made."""
+        """Switch to training mode; drops what `prepare_serving` made."""
         if mode:
             self._forget()
         return super().train(mode)

@@ -1,4 +1,4 @@
-"""A request's scores on a CPU, by one loop in C that is compiled for the machine and for the model's sizes."""
+"""Native scoring: a request on a CPU by one loop in C, compiled for the machine and for the model's sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.models.fit.triton import lss_of, packed_weights
 from twotower.scorers.heads import HeadScorer
 
@@ -47,7 +47,7 @@ Kind = tuple[int, torch.dtype, torch.dtype, torch.dtype | None]
 
 
 class NativeScores:
-    """`scores_of_one_user` with the scorer's weights of now.
+    """Score as `scores_of_one_user` does, with the scorer's current weights.
 
     Args:
         scorer: on a CPU.
@@ -77,7 +77,7 @@ class NativeScores:
         heads: Float[Tensor, "items item_heads dim"] | Integer[Tensor, "items item_heads dim"],
         step: Float[Tensor, " items"] | None,
     ) -> Float[Tensor, " candidates"]:
-        """Scores of one user with the items of rows ``ids``."""
+        """Score one user with the items of rows ``ids``."""
         self._check(queries, ids, index, heads, step)
         out = queries.new_empty(len(ids))
         held = [part.contiguous() for part in (queries, index, heads, heads if step is None else step, ids.long())]
@@ -123,7 +123,7 @@ class NativeScores:
 
 
 def c_compiler() -> list[str]:
-    """The command that the variable ``CC`` names, or ``cc``.
+    """Return the command that the variable ``CC`` names, or ``cc``.
 
     Raises:
         InputError: if it is not there.
@@ -132,7 +132,7 @@ def c_compiler() -> list[str]:
     try:
         command = shlex.split(named) or ["cc"]
     except ValueError as error:
-        raise InputError(f"the variable CC is no command: {named!r} ({error})") from None
+        raise InputError(f"the variable CC is no command: {shown(named)} ({error})") from None
     if shutil.which(command[0]) is None:
         raise InputError(f"no C compiler '{command[0]}': install gcc or clang, or name one in the variable CC")
     return command
@@ -140,7 +140,7 @@ def c_compiler() -> list[str]:
 
 @functools.cache
 def build(compiler: tuple[str, ...], sizes: tuple[int, int, int], real: torch.dtype, kind: Kind) -> Kernel:
-    """The loop for these sizes (user heads, item heads, width of the scorer) and types; made once in a process.
+    """Compile the loop for these sizes (user heads, item heads, width of the scorer) and types, once a process.
 
     With threads, where the compiler knows OpenMP.
 

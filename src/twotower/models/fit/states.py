@@ -1,4 +1,4 @@
-"""What FIT stores of an item, whole or compact, and what it makes of a user."""
+"""States of FIT: items, whole or compact, and users."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 class FITItems(NamedTuple):
-    """``query_index`` [items] names the hard query (uint8 up to 256 of them); ``heads`` is [items, heads, dim]."""
+    """Hold ``query_index`` [items], the hard query (uint8 up to 256 of them), and ``heads`` [items, heads, dim]."""
 
     query_index: Tensor
     heads: Tensor
 
 
 class FITCompactItems(NamedTuple):
-    """`FITItems` in bytes: ``heads`` is int8 and counts in steps of ``step`` (float16 [items])."""
+    """Hold `FITItems` in bytes: ``heads`` is int8 and counts in steps of ``step`` (float16 [items])."""
 
     query_index: Tensor
     heads: Tensor
@@ -31,20 +31,20 @@ class FITCompactItems(NamedTuple):
 
 
 class PairedHeads(NamedTuple):
-    """Users of training rows, each made for its own row's item: ``heads`` [rows, heads, dim] under the soft query."""
+    """Hold users encoded for their own row's item: ``heads`` [rows, heads, dim] under the soft query."""
 
     heads: Tensor
 
 
 def smallest_index(index: Int[Tensor, " items"], count: int) -> Integer[Tensor, " items"]:
-    """The same numbers, all below ``count``, in as few bytes as they need."""
+    """Return the same numbers, all below ``count``, in as few bytes as they need."""
     if count <= 2**8:
         return index.to(torch.uint8)
     return index.to(torch.int16 if count <= 2**15 else torch.int32)
 
 
 def compact(items: FITItems, precision: str) -> FITItems | FITCompactItems:
-    """Item states with fewer bytes: "float16" halves the heads, "int8" quarters them (rounded per item).
+    """Quantise item states: "float16" halves the heads, "int8" quarters them (rounded per item).
 
     The model scores them as they are; heads become float32 again once candidates are gathered.
 
@@ -70,13 +70,13 @@ def compact(items: FITItems, precision: str) -> FITItems | FITCompactItems:
 
 
 def whole_heads(items: FITItems | FITCompactItems, dtype: torch.dtype) -> Float[Tensor, "*items heads dim"]:
-    """The heads as numbers of ``dtype``."""
+    """Return the heads as numbers of ``dtype``."""
     heads = items.heads.to(dtype)
     return heads * items.step.to(dtype)[..., None, None] if isinstance(items, FITCompactItems) else heads
 
 
 def bytes_per_item(items: FITItems | FITCompactItems) -> float:
-    """Bytes that one item's state takes."""
+    """Return the bytes that one item's state takes."""
     return sum(part.numel() * part.element_size() for part in items) / len(items.query_index)
 
 
@@ -91,7 +91,7 @@ def check_items(items: object) -> None:
 
 
 class FITStore(ItemStore):
-    """FIT's item states, whole or compact.
+    """Store FIT's item states, whole or compact.
 
     Args:
         head_shape: heads of an item and their width; None: any.
@@ -119,11 +119,11 @@ class FITStore(ItemStore):
         return states
 
     def compact(self, states: FITItems, precision: str) -> FITItems | FITCompactItems:
-        """Heads as "float32", "float16" or "int8": see `compact`."""
+        """Return heads as "float32", "float16" or "int8": see `compact`."""
         return compact(states, precision)
 
     def whole(self, states: FITItems | FITCompactItems) -> FITItems:
-        """Heads as float32, whatever they are stored as."""
+        """Return heads as float32, whatever they are stored as."""
         return FITItems(states.query_index, whole_heads(states, torch.float32))
 
 

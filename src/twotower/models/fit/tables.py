@@ -1,4 +1,4 @@
-"""What of FIT's user tower can be computed before the request, without changing the answer."""
+"""Tables of FIT's user tower: what can be computed before the request, without changing the answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ITEM_TILE = 1024
 
 
 class UserTables(NamedTuple):
-    """Results that hang on weights alone; batch normalisation is folded into the maps it follows.
+    """Hold results that depend on weights alone; batch normalisation is folded into the maps it follows.
 
     ``items`` [items, width (+ queries)] holds the fields of every item and, where the unit has such, its attention
     logit under every hard query: a request gathers the rows of its history. ``from_query`` [queries, hidden] is the
@@ -38,7 +38,7 @@ class UserTables(NamedTuple):
 
 
 def user_tables(model: FIT) -> UserTables:
-    """Everything that no request changes.
+    """Compute everything that no request changes.
 
     For a unit that weighs each history item by that item and the query alone (`PairwiseUnit`), the attention network
     itself need not run in a request at all: its logits are one number an item and query.
@@ -64,7 +64,7 @@ def user_tables(model: FIT) -> UserTables:
 
 
 def served_heads(model: FIT, tables: UserTables, users: Users) -> Float[Tensor, "users queries heads dim"]:
-    """The same as `FIT.encode_users` in evaluation mode, from what the tables hold."""
+    """Return the same as `FIT.encode_users` in evaluation mode, from the tables."""
     interest = _interest(model, tables, users.history)
     shared = tables.from_query.expand(len(interest), -1, -1)
     if model.user_fields.count:

@@ -1,4 +1,4 @@
-"""One request in few compiled passes, for a GPU with Triton; `twotower.models.fit.native` is the CPU's."""
+"""Compiled scoring on a GPU with Triton: one request in few passes; `twotower.models.fit.native` is the CPU's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scores_of_one_user(
     weights: Float[Tensor, " weights"],
     hidden: int,
 ) -> Float[Tensor, " candidates"]:
-    """`FIT.score` of one user with items ``ids`` under `LSS`, as sums that a compiler makes one loop over items of.
+    """Score one user with items ``ids`` as `FIT.score` does under `LSS`, as sums that compile to one loop over items.
 
     Compiled, item states are read where they are stored, no head is copied for an item and the scorer's layers never
     reach memory; plain, it is slower than `FIT.score`. ``weights`` are those of `packed_weights`.
@@ -52,7 +52,7 @@ def scores_of_one_user(
 
 
 def lss_of(scorer: HeadScorer) -> LSS:
-    """The learnt reduction of a scorer.
+    """Return the learned reduction of a scorer.
 
     Raises:
         InputError: if it has another.
@@ -63,13 +63,13 @@ def lss_of(scorer: HeadScorer) -> LSS:
 
 
 def packed_weights(lss: LSS) -> Float[Tensor, " weights"]:
-    """The scorer's weights in one row, in the order in which they are used."""
+    """Return the scorer's weights in one row, in the order in which they are used."""
     parts = (lss.rows.weight, lss.rows.bias, lss.columns.weight, lss.columns.bias, lss.projection.weight)
     return torch.cat([part.detach().flatten() for part in parts])
 
 
 def compiled_scores(scorer: HeadScorer) -> Scores:
-    """A compiled `scores_of_one_user` with the scorer's weights of now filled in; the first call compiles.
+    """Compile `scores_of_one_user` with the scorer's current weights filled in, at the first call.
 
     Raises:
         InputError: if the scorer is another than `LSS`.
@@ -82,5 +82,5 @@ def compiled_scores(scorer: HeadScorer) -> Scores:
 
 
 def compiled_user_pass() -> UserPass:
-    """A compiled `served_heads`: its small kernels become half as many."""
+    """Compile `served_heads`: its small kernels become half as many."""
     return torch.compile(served_heads)

@@ -1,4 +1,4 @@
-"""What the pre-ranking models share: two stacks of layers over the fields of users and items."""
+"""Base of the pre-ranking models: two stacks of layers over the fields of users and items."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from twotower.towers.fields import ItemFields, UserFields
 
 
 class PreRanker(Model):
-    """Fields of both sides and a temperature; the subclass makes states and scores of them.
+    """Embed the fields of both sides and hold a temperature; the subclass makes states and scores of them.
 
     The user's fields are its features, its id where asked for, and the history averaged field by field.
     """
+
+    recipe = "pre_ranking"
 
     def __init__(
         self,
@@ -43,22 +45,22 @@ class PreRanker(Model):
         self.item_fields.attach(items)
 
     def logit_scale(self) -> Tensor:
-        """1 / temperature."""
+        """Return 1 / temperature."""
         return self.temperature.scale()
 
     def embed_users(self, users: Users) -> Float[Tensor, "rows fields dim"]:
-        """The user's fields, the history's last."""
+        """Return the user's fields, the history's last."""
         return torch.cat([self.user_fields(users), self.item_fields.pooled_history(users.history)], dim=1)
 
     def embed_items(self, items: Items) -> Float[Tensor, "rows fields dim"]:
-        """The item's fields; features that did not come with the ids are looked up."""
+        """Return the item's fields; features that did not come with the ids are looked up."""
         if items.features is None:
             return self.item_fields.of_ids(items.ids).unflatten(1, (self.item_fields.count, -1))
         return self.item_fields(items)
 
 
 def checked_history_length(length: int) -> int:
-    """The length, if it is one.
+    """Return the length, if it is valid.
 
     Raises:
         InputError: if it is below 1.

@@ -1,4 +1,7 @@
-"""COLD: one network over the fields of both sides, which it learns to weigh, and then to leave out."""
+"""COLD (computing power cost-aware online and lightweight deep pre-ranking): one network over selected fields.
+
+It weights the fields of both sides in training and then leaves the least useful out.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ STEP_SHARE = 0.01
 
 
 class COLD(PreRanker):
-    """A single tower for pairs: nothing but embedded fields can be made before the request.
+    """Score pairs by a single network: only embedded fields can be computed before the request.
 
     Fields are the user's, the history's, the item's, and a cross of the last two (their product, field by field).
     A squeeze-and-excitation block gives each a weight in (0, 1) from all of them, by which it is multiplied.
@@ -85,57 +88,58 @@ class COLD(PreRanker):
         if select_after < 1:
             raise InputError(f"select_after = {select_after}: weights are learnt for an epoch at least")
         self.keep_fields, self.select_after = keep_fields, select_after
+        self.row_by_row = not keep_fields  # the fields are chosen by their mean weights over batches
         if keep_fields:
             self.register_buffer("mean_weights", torch.zeros(self.num_fields))
 
     @property
     def selectable(self) -> bool:
-        """Whether the fields that are to stay have been chosen."""
+        """Return whether the fields to keep have been chosen."""
         return not self.keep_fields or int(self.kept.sum()) == self.keep_fields
 
     def set_progress(self, epochs: float) -> None:
-        """Choose the fields that stay, once it is time."""
+        """Choose the fields that stay, once enough epochs are done."""
         if epochs >= self.select_after and not self.selectable:
             self._keep(self.mean_weights, self.keep_fields)
 
     @property
     def field_names(self) -> list[str]:
-        """What each field is, in order."""
+        """Return the name of each field, in order."""
         user = ["user.id"] if self.user_fields.ids is not None else []
         user += [f"user.{feature.name}" for feature in self.schema.user_features]
         item = ["id", *(feature.name for feature in self.schema.item_features)]
         return user + [f"{side}.{name}" for side in ("history", "item", "cross") for name in item]
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows fields dim"]:
-        """The embedded fields."""
+        """Return the embedded fields."""
         return self.embed_users(users)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows fields dim"]:
-        """The embedded fields."""
+        """Return the embedded fields."""
         return self.embed_items(items)
 
     def score(
         self, users: Float[Tensor, "users user_fields dim"], items: Float[Tensor, "items item_fields dim"]
     ) -> Float[Tensor, "users items"]:
-        """The network for every pair."""
+        """Score every pair by the network."""
         self._check(users, items)
         return in_tiles(lambda some, others: self._network(some[:, None], others[None]), users, items)
 
     def score_rows(
         self, users: Float[Tensor, "rows user_fields dim"], items: Float[Tensor, "rows *n item_fields dim"]
     ) -> Float[Tensor, "rows *n"]:
-        """The network for row i with row i, or with each of its n items."""
+        """Score row i with row i, or with each of its n items."""
         self._check(users, items)
         return self._network(users if items.ndim == users.ndim else users[:, None], items)
 
     @torch.no_grad()
     def field_weights(self, batch: Batch) -> Float[Tensor, " fields"]:
-        """The mean weight of each field over the rows of ``batch``: 0 for those already left out."""
+        """Return the mean weight of each field over the rows of ``batch``: 0 for those already left out."""
         fields = self._join(self.embed_users(batch.users), self.embed_items(batch.items))
         return self._weights(fields).mean(dim=0)
 
     def select_fields(self, batch: Batch, count: int) -> list[str]:
-        """Keep the ``count`` fields that weigh most on ``batch`` and leave the others out from now on; names them.
+        """Keep the ``count`` fields of the largest weight on ``batch``, leave the others out, and return their names.
 
         Raises:
             InputError: if ``count`` is below 1 or over the number of fields.

@@ -1,4 +1,4 @@
-"""DAT: each tower has an extra input that learns to say what the other tower answers to its positives."""
+"""DAT (dual augmented two-tower): each tower has an augmented vector that predicts the other's output on positives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twotower.towers.fc_stack import FCStack
 
 
 class DAT(PreRanker):
-    """Dual augmented two-tower: cosine of two towers whose inputs carry an augmented vector of the id.
+    """Score by the cosine of two towers whose inputs carry an augmented vector of the id.
 
     Augmented vectors are parameters, one a user and one an item, as wide as the towers' outputs. The mimic loss pulls
     each towards the other tower's output for that row's positive, and moves nothing but the augmented vectors; the
@@ -84,17 +84,17 @@ class DAT(PreRanker):
         self.item_stack = stack(self.item_fields.width)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """One vector of length 1 a user."""
+        """Return one vector of length 1 a user."""
         inputs = [self.embed_users(users).flatten(1), self.user_augmented(users.ids)]
         return F.normalize(self.user_stack(torch.cat(inputs, dim=1)), dim=1)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """One vector of length 1 an item."""
+        """Return one vector of length 1 an item."""
         inputs = [self.embed_items(items).flatten(1), self.item_augmented(items.ids)]
         return F.normalize(self.item_stack(torch.cat(inputs, dim=1)), dim=1)
 
     def forward(self, batch: Batch) -> Encoded:
-        """Both encoders; in training also the mimic and the alignment loss."""
+        """Encode users and items; in training also compute the mimic and the alignment loss."""
         users, items = self.encode_users(batch.users), self.encode_items(batch.items)
         losses: dict[str, Tensor] = {}
         if self.training and self.mimic_weight:
@@ -112,7 +112,7 @@ class DAT(PreRanker):
 def mimic_loss(
     augmented: Float[Tensor, "rows dim"], other: Float[Tensor, "rows dim"], labels: Float[Tensor, " rows"]
 ) -> Float[Tensor, ""]:
-    """Mean over positives of |augmented − stop_gradient(other)|²; 0 without positives.
+    """Return the mean over positives of |augmented − stop_gradient(other)|²; 0 without positives.
 
     Source: Yu et al., DLP-KDD 2021, equation 4: with the label 0 both terms of the difference are the other vector.
     """
@@ -121,7 +121,7 @@ def mimic_loss(
 
 
 def category_alignment(vectors: Float[Tensor, "rows dim"], category: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Sum over categories of |C(major) − C(category)|² / dim², C being the covariance of the category's vectors.
+    """Return Σ over categories of |C(major) − C(category)|² / dim², C being the covariance of the category's vectors.
 
     The major category is the batch's most frequent one. Categories with fewer than two rows, and padding, have no
     covariance and do not count.

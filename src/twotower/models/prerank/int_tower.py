@@ -1,4 +1,4 @@
-"""IntTower: heads of every user layer meet heads of the item's last layer."""
+"""IntTower (interaction-enhanced two-tower): heads of every user layer are compared with the item's last layer's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from twotower.towers.light_se import LightSE
 
 
 class IntTower(PreRanker):
-    """Light-SE over the fields, sum-max over layers and heads (FE-Block), and a contrastive loss (CIR).
+    """Score by sum-max over layers and heads, with weighted fields and a contrastive loss.
+
+    In the paper's words: Light-SE (light squeeze-and-excitation) on the fields, FE-Block (fine-grained and early
+    feature interaction), and CIR (contrastive interaction regularisation).
 
     Each user layer's output is mapped to ``user_heads`` heads, the item's last one to ``item_heads``; a score is the
     sum, over all user heads of all layers, of the best similarity with an item head.
@@ -97,27 +100,27 @@ class IntTower(PreRanker):
         self.scorer = HeadScorer(SumMax())
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows heads dim"]:
-        """The heads of all layers, first layer first."""
+        """Return the heads of all layers, first layer first."""
         return self._all_heads(self._user_layers(users))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows heads dim"]:
-        """The heads of the last layer."""
+        """Return the heads of the last layer."""
         return self.item_heads(self._item_output(items))
 
     def score(
         self, users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
     ) -> Float[Tensor, "users items"]:
-        """Sum-max of every user with every item."""
+        """Score every user with every item by sum-max."""
         return self.scorer(users, items)
 
     def score_rows(
         self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
     ) -> Float[Tensor, "rows *n"]:
-        """Sum-max of row i with row i, or with each of its n items."""
+        """Score row i with row i, or with each of its n items, by sum-max."""
         return self.scorer.pairs(users, items)
 
     def forward(self, batch: Batch) -> Encoded:
-        """Both encoders; in training also the contrastive loss."""
+        """Encode users and items; in training also compute the contrastive loss."""
         layers, output = self._user_layers(batch.users), self._item_output(batch.items)
         losses: dict[str, Tensor] = {}
         if self.training and self.contrastive_weight:
@@ -142,7 +145,9 @@ def contrastive_loss(
     labels: Float[Tensor, " rows"] | None,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Mean over positive rows of −log softmax(cos(user, items of the batch) / temperature) at the row's own item.
+    """Return the contrastive loss of positive rows.
+
+    Mean over positive rows of −log softmax(cos(user, items of the batch) / temperature) at the row's own item.
 
     Other rows that hold the same item are no negatives; a user's further positives in the batch are. 0 without
     positives.

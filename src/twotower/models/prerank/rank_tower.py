@@ -1,4 +1,4 @@
-"""RankTower: diversified heads of both sides attend to each other before their best cosines add up."""
+"""RankTower: cross-attention between diversified heads of both sides, then the sum of their best cosines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twotower.towers.interaction.gated_cross_attention import GatedCrossAttentio
 
 
 class RankTower(PreRanker):
-    """Gated heads a side, gated cross-attention both ways for each pair, and sum-max of cosines.
+    """Score by gated heads a side, gated cross-attention both ways for each pair, and sum-max of cosines.
 
     Training adds two terms to the loss of the run: heads of one vector should differ (mean squared cosine between
     them), and each positive should score above items of other rows, a coarse ranking beside the fine one of labels.
@@ -102,29 +102,29 @@ class RankTower(PreRanker):
         self.sum_max = SumMax()
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows heads dim"]:
-        """The gated heads."""
+        """Return the gated heads."""
         return self.user_heads(self.user_stack(self.embed_users(users).flatten(1)))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows heads dim"]:
-        """The gated heads."""
+        """Return the gated heads."""
         return self.item_heads(self.item_stack(self.embed_items(items).flatten(1)))
 
     def score(
         self, users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
     ) -> Float[Tensor, "users items"]:
-        """Attention and sum-max for every pair."""
+        """Score every pair by attention and sum-max."""
         self._check(users, items)
         return in_tiles(lambda some, others: self._network(some[:, None], others[None]), users, items)
 
     def score_rows(
         self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
     ) -> Float[Tensor, "rows *n"]:
-        """Attention and sum-max for row i with row i, or with each of its n items."""
+        """Score row i with row i, or with each of its n items, by attention and sum-max."""
         self._check(users, items)
         return self._network(users if items.ndim == users.ndim else users[:, None], items)
 
     def forward(self, batch: Batch) -> Encoded:
-        """Both encoders; in training also the diversity and the coarse ranking loss."""
+        """Encode users and items; in training also compute the diversity and the coarse ranking loss."""
         users, items = self.encode_users(batch.users), self.encode_items(batch.items)
         losses: dict[str, Tensor] = {}
         if self.training and self.diversity_weight:
@@ -160,7 +160,10 @@ class RankTower(PreRanker):
 
 
 def likeness_of_heads(heads: Float[Tensor, "rows heads dim"]) -> Float[Tensor, ""]:
-    """Mean squared cosine between different heads of a row: 0 when all are orthogonal, or when there is one head."""
+    """Return the mean squared cosine between different heads of a row.
+
+    0 when all are orthogonal, or when there is one head.
+    """
     count = heads.shape[1]
     if count == 1:
         return heads.new_zeros(())

@@ -1,1 +1,1 @@
-"""Users as codes: tokenizers make some tokens of a history, a quantiser puts the nearest code in each one's place."""
+"""Users as codes: tokenizers turn a history into tokens, a quantiser replaces each by its nearest code."""

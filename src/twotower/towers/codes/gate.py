@@ -1,4 +1,4 @@
-"""A soft choice of few codes: what stays good when lists are short."""
+"""Gate that chooses few codes softly: it stays good when lists are short."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from twotower.ops.kmeans import kmeans
 
 
 class Gated(NamedTuple):
-    """The chosen codes of each row, [rows, chosen]: their numbers, softmax weights, vectors [rows, chosen, dim] and
-    offsets."""
+    """Hold the chosen codes of each row: numbers and softmax weights [rows, chosen], vectors and offsets.
+
+    Vectors are [rows, chosen, dim]."""
 
     codes: Tensor
     weights: Tensor
@@ -22,7 +23,9 @@ class Gated(NamedTuple):
 
 
 class Gate(nn.Module):
-    """The c codes with the largest logits W h + g of N, weighed by their softmax; a code has a vector and an offset.
+    """Choose the c codes with the largest logits W h + g of N and weight them by their softmax.
+
+    A code has a vector and an offset.
 
     Source: ours, for SparCode (Su et al., SIGIR 2023); like a mixture of experts whose experts are lists.
 
@@ -48,17 +51,17 @@ class Gate(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, states: Float[Tensor, "rows dim"]) -> Gated:
-        """The chosen codes of each row."""
+        """Return the chosen codes of each row."""
         best, codes = self.logits(states).topk(self.chosen, dim=1)
         return Gated(codes, best.softmax(1), self.vectors[codes], self.offsets[codes])
 
     def code_rows(self, codes: Int[Tensor, " codes"]) -> tuple[Tensor, Tensor]:
-        """Vectors and offsets of codes."""
+        """Return vectors and offsets of codes."""
         return self.vectors[codes], self.offsets[codes]
 
     @torch.no_grad()
     def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0) -> None:
-        """Begin at the k-means centres of these states: each row then chooses the centres nearest to it."""
+        """Start at the k-means centres of these states: each row then chooses the centres nearest to it."""
         rows, generator = states.detach().cpu().float(), torch.Generator().manual_seed(seed)
         many = min(self.codes, len(rows))
         centres = kmeans(rows, many, restarts=1, iterations=20, generator=generator).centres

@@ -1,4 +1,4 @@
-"""Vector and product quantisation of tokens, with codebooks that follow what they stand for."""
+"""Vector and product quantisation of tokens, with codebooks that are moving averages of the tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ UPDATES = ("ema", "gradient")
 
 
 class Quantised(NamedTuple):
-    """Tokens after quantisation: ``vectors`` [rows, tokens, dim], ``codes`` int64 [rows, tokens, books], and
-    ``losses`` by name, scalars that are not yet weighed."""
+    """Hold tokens after quantisation.
+
+    ``vectors`` is [rows, tokens, dim], ``codes`` int64 [rows, tokens, books]; ``losses`` by name are scalars that
+    are not yet weighted.
+    """
 
     vectors: Tensor
     codes: Tensor
@@ -25,8 +28,11 @@ class Quantised(NamedTuple):
 
 
 class CodeUse(NamedTuple):
-    """How codebooks were used since they were last asked: ``used`` is the share of codes with a token, ``perplexity``
-    exp of the entropy of use over the number of codes (1: all alike), ``busiest`` the largest share of one code."""
+    """Hold how codebooks were used since the last call.
+
+    ``used`` is the share of codes with a token, ``perplexity`` exp of the entropy of use over the number of codes (1:
+    all alike), ``busiest`` the largest share of one code.
+    """
 
     used: float
     perplexity: float
@@ -34,7 +40,7 @@ class CodeUse(NamedTuple):
 
 
 class Quantiser(nn.Module):
-    """Puts the nearest of N codes (Euclidean) in place of each of the M parts of a token.
+    """Replace each of the M parts of a token by the nearest of N codes (Euclidean).
 
     Until `start` the tokens pass as they are. EMA update of code n with decay g, from the tokens t that took it:
 
@@ -99,7 +105,7 @@ class Quantiser(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, tokens: Float[Tensor, "rows tokens dim"]) -> Quantised:
-        """The nearest codes; in training they follow what they stand for."""
+        """Return the nearest codes; in training they move towards the tokens that they replace."""
         rows, count = tokens.shape[:2]
         if not self.started:
             return Quantised(tokens, tokens.new_full((rows, count, self.books), -1, dtype=torch.int64), {})
@@ -139,7 +145,7 @@ class Quantiser(nn.Module):
         self.started.fill_(True)
 
     def use(self, *, reset: bool = True) -> CodeUse:
-        """Say how the codes were used in training since this was last asked: means over codebooks."""
+        """Return how the codes were used in training since the last call: means over codebooks."""
         share = self.hits / self.hits.sum(1, keepdim=True).clamp(min=1.0)
         entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
         found = CodeUse(

@@ -1,4 +1,4 @@
-"""Scores of single user tokens with items of one or several tokens: [users, tokens, items]."""
+"""Scorers of single user tokens with items of one or several tokens: [users, tokens, items]."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from twotower.towers.mlp import mlp
 
 
 class SumOfDots(nn.Module):
-    """S = Σ_j <token, item_j>: one inner product with the sum of the item's tokens."""
+    """Score S = Σ_j ⟨token, item_j⟩: one inner product with the sum of the item's tokens."""
 
     def forward(
         self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
-        """Each user's tokens with its own items; one row of items stands for all users."""
+        """Score each user's tokens with its own items; one row of items serves all users."""
         return tokens @ items.sum(2).transpose(1, 2)
 
 
 class MaxSim(nn.Module):
-    """S = max_j <token, item_j>. Source: ColBERT (Khattab and Zaharia, SIGIR 2020), whose sum is over query tokens."""
+    """Score S = max_j ⟨token, item_j⟩.
+
+    Source: ColBERT (Khattab and Zaharia, SIGIR 2020), whose sum is over query tokens.
+    """
 
     def forward(
         self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
-        """As `SumOfDots`."""
+        """Score as `SumOfDots` does."""
         flat = tokens @ items.flatten(1, 2).transpose(1, 2)
         return flat.unflatten(2, (items.shape[1], -1)).amax(3)
 
 
 class InnerPDNN(nn.Module):
-    """S = MLP([token * item_1; …; token * item_Kc]).
+    """Score S = MLP([token * item_1; …; token * item_Kc]).
 
     Source: SparCode (Su et al., SIGIR 2023), equation 9. Difference: the stop-gradient that is printed there belongs to
     the quantiser here.
@@ -46,14 +49,14 @@ class InnerPDNN(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "users tokens dim"], items: Float[Tensor, "rows n item_tokens dim"]
     ) -> Float[Tensor, "users tokens n"]:
-        """As `SumOfDots`; holds users × tokens × n × item tokens × dim numbers."""
+        """Score as `SumOfDots` does; holds users × tokens × n × item tokens × dim numbers."""
         products = tokens[:, :, None, None] * items[:, None]
         scores: Tensor = self.network(products.flatten(3))[..., 0]
         return scores
 
 
 def build_token_scorer(name: str, dim: int, item_tokens: int, hidden: Sequence[int]) -> nn.Module:
-    """The scorer of a name: "dot", "max_sim" or "inner_pdnn".
+    """Build the scorer of a name: "dot", "max_sim" or "inner_pdnn".
 
     Raises:
         InputError: if the name is unknown.

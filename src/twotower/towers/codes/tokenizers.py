@@ -1,4 +1,4 @@
-"""Histories -> K tokens a user: an encoder of the events, and heads that make several vectors of what it gives."""
+"""Tokenizers: from a history to K tokens a user, by an encoder of the events and heads on its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADS = ("linear", "senet")
 
 
 class SENetHeads(nn.Module):
-    """Each token is a weighted sum of the last ``places`` events, with weights from the means of those events.
+    """Make each token a weighted sum of the last ``places`` events, with weights from the means of those events.
 
         w = W2 ReLU(W1 mean(events)),   token_k = Σ_l w_kl event_l
 
@@ -46,7 +46,7 @@ class SENetHeads(nn.Module):
     def forward(
         self, states: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows heads dim"]:
-        """The tokens of each row, from states that are padded at the end."""
+        """Return the tokens of each row, from states that are padded at the end."""
         places = torch.arange(self.places, device=states.device)
         at = lengths[:, None] - 1 - places
         there = at >= 0
@@ -57,7 +57,7 @@ class SENetHeads(nn.Module):
 
 
 class MeanPool(SequenceEncoder):
-    """The mean of the events through an MLP with a residual: the tokenizer "dnn"."""
+    """Map the mean of the events through an MLP with a residual: the tokenizer "dnn"."""
 
     def __init__(self, *, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ class MeanPool(SequenceEncoder):
         mask: Tensor,
         times: Tensor | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """The mean of the events so far at each place."""
+        """Return the mean of the events so far at each place."""
         count = torch.arange(1, events.shape[1] + 1, device=events.device)
         mean = (events * mask[:, :, None]).cumsum(1) / count[:, None]
         return mean + self.network(mean)
 
 
 class Tokenizer(nn.Module):
-    """An encoder of events with heads after it; K = 1 with linear heads is the user vector of a two-tower.
+    """Encode events and make tokens by heads; K = 1 with linear heads is the user vector of a two-tower.
 
     Args:
         encoder: "dnn", "gru" or "self_attention".
@@ -121,7 +121,7 @@ class Tokenizer(nn.Module):
     def forward(
         self, events: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows tokens dim"]:
-        """The tokens of each row; events are padded at the end. A row without events has zero tokens."""
+        """Return the tokens of each row; events are padded at the end. A row without events has zero tokens."""
         if self.linear is not None:
             tokens = self.linear(self.encoder.at_end(events, lengths))
         else:

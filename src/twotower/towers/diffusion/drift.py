@@ -1,4 +1,4 @@
-"""Drift of interests: from each event to the one that follows it, and back."""
+"""Drift of interests: the difference of each event's vector and the next one's, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def unit_variance(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """Bring each vector to a mean square of 1; a zero vector stays zero.
+    """Scale each vector to a mean square of 1; a zero vector stays zero.
 
     The noise of a diffusion has variance 1. Item vectors are far smaller when training starts, and would be drowned at
     every step.

@@ -1,4 +1,4 @@
-"""The forward process that drowns vectors in noise, and the reverse one that restores them step by step."""
+"""Gaussian diffusion: the forward process that adds noise to vectors, and the reverse one that restores them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 class Diffusion(nn.Module):
-    """Gaussian diffusion in T steps, whose network predicts x_0.
+    """Run Gaussian diffusion in T steps, with a network that predicts x_0.
 
     Steps are numbered 0 (no noise) to T. With alpha_t = 1 − beta_t and A_t = alpha_1 · … · alpha_t:
 
@@ -42,14 +42,14 @@ class Diffusion(nn.Module):
     def noised(
         self, x_0: Float[Tensor, "rows *shape"], step: Int[Tensor, " rows"], noise: Float[Tensor, "rows *shape"]
     ) -> Float[Tensor, "rows *shape"]:
-        """x_t of q(x_t | x_0) in one go, with standard normal ``noise``."""
+        """Return x_t of q(x_t | x_0) in one go, with standard normal ``noise``."""
         kept = self._kept(step, x_0)
         return kept.sqrt().to(x_0.dtype) * x_0 + (1.0 - kept).sqrt().to(x_0.dtype) * noise
 
     def posterior(
         self, x_t: Float[Tensor, "rows *shape"], x_0: Float[Tensor, "rows *shape"], step: Int[Tensor, " rows"]
     ) -> tuple[Float[Tensor, "rows *shape"], Float[Tensor, "rows *ones"]]:
-        """Mean and variance of q(x_(t−1) | x_t, x_0); at t = 1 they are x_0 and 0."""
+        """Return mean and variance of q(x_(t−1) | x_t, x_0); at t = 1 they are x_0 and 0."""
         now, before = self._kept(step, x_t), self._kept(step - 1, x_t)
         alpha = now / before
         of_start = (before.sqrt() * (1.0 - alpha) / (1.0 - now)).to(x_t.dtype)
@@ -60,7 +60,7 @@ class Diffusion(nn.Module):
     def jump(
         self, x_t: Tensor, x_0: Tensor, step: int, target: int, *, eta: float = 0.0, noise: Tensor | None = None
     ) -> Tensor:
-        """x_s for an earlier step s = ``target``, given x_t and x_0, without the steps between.
+        """Return x_s for an earlier step s = ``target``, given x_t and x_0, without the steps between.
 
         With ``eta`` = 0 nothing is drawn (DDIM). With ``eta`` = 1 and s = t − 1 it is a draw of the posterior: its mean
         plus √b_t times the noise.
@@ -76,7 +76,7 @@ class Diffusion(nn.Module):
         return x_s.to(x_t.dtype)
 
     def visited(self, count: int) -> list[int]:
-        """The steps that a reverse process of ``count`` passes visits: T first, evenly down to 0."""
+        """Return the steps that a reverse process of ``count`` passes visits: T first, evenly down to 0."""
         if not 1 <= count <= self.steps:
             raise ValueError(f"restore_steps must be from 1 to noise_steps = {self.steps}, got {count}")
         return [round(self.steps * (count - done) / count) for done in range(count + 1)]
@@ -84,7 +84,7 @@ class Diffusion(nn.Module):
     def reverse(
         self, predict: Predict, noise: Float[Tensor, "draws rows *shape"], *, count: int, eta: float = 0.0
     ) -> Float[Tensor, "rows *shape"]:
-        """What pure noise is restored to in ``count`` passes of the network.
+        """Restore x_0 from pure noise in ``count`` passes of the network.
 
         Args:
             predict: the network.

@@ -1,4 +1,4 @@
-"""The vector of the item that follows each event of a history: restored from noise, or simply predicted."""
+"""Vector of the item that follows each event of a history: restored from noise, or predicted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMS = ("predicted", "as_served", "printed")
 
 
 class NextItem(nn.Module):
-    """Restore the next item's vector at every place; a causal U-Net that learns by its own squared error alone.
+    """Restore the next item's vector at every place by a causal U-Net trained on its own squared error.
 
     No gradient goes through: neither from its error to the vectors that it is given, nor from what reads its answers
     to the U-Net. The error is the mean of (ẑ_0 − z_0)² over all numbers of real places.
@@ -84,7 +84,7 @@ class NextItem(nn.Module):
         following: Float[Tensor, "rows length dim"],
         mask: Bool[Tensor, "rows length"],
     ) -> tuple[Float[Tensor, "rows length dim"], Float[Tensor, ""]]:
-        """What the tower is to read in training, without gradient, and the U-Net's own error.
+        """Return the vectors that the tower reads in training, without gradient, and the U-Net's own error.
 
         Args:
             vectors: of the history.
@@ -110,7 +110,7 @@ class NextItem(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "rows length dim"], mask: Bool[Tensor, "rows length"]
     ) -> Float[Tensor, "rows length dim"]:
-        """What the tower reads when it is asked, and nothing is known of the next item."""
+        """Return the vectors that the tower reads in serving, when the next item is not known."""
         x = self._given(vectors)
         if self.form == "predicted":
             return self._used(self._predict(x, mask), x)
@@ -143,5 +143,5 @@ def likeness(
     truth: Float[Tensor, "rows length dim"],
     mask: Bool[Tensor, "rows length"],
 ) -> float:
-    """Mean cosine of restored and true vectors over real places."""
+    """Return the mean cosine of restored and true vectors over real places."""
     return float(F.cosine_similarity(found, truth, dim=-1)[mask].mean())

@@ -1,4 +1,4 @@
-"""How much noise each step of a diffusion adds: beta_1 … beta_T, all between 0 and 1."""
+"""Noise schedules of a diffusion: beta_1 … beta_T, all between 0 and 1."""
 
 from __future__ import annotations
 

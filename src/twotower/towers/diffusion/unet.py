@@ -1,4 +1,4 @@
-"""A U-Net over a history, conditioned on the history itself and on the step of the diffusion."""
+"""U-Net over a history, conditioned on the history itself and on the step of the diffusion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class MaskedConvolution(nn.Module):
-    """A convolution over places that reads zeros where a row is padded.
+    """Convolve over places, reading zeros where a row is padded.
 
     In the causal form place t reads t − kernel + 1 … t, else as many before as after.
     """
@@ -24,14 +24,17 @@ class MaskedConvolution(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows length inside"], mask: Bool[Tensor, "rows length"]
     ) -> Float[Tensor, "rows length outside"]:
-        """One vector a place."""
+        """Return one vector a place."""
         x = x * mask[:, :, None]
         found: Tensor = self.convolution(F.pad(x.mT, self.around)).mT
         return found
 
 
 class Block(nn.Module):
-    """Norm, convolution, step, norm, convolution, and a residual; norms are of one place, away from padding."""
+    """Apply norm, convolution, step, norm, convolution, and a residual.
+
+    Norms are of one place, away from padding.
+    """
 
     def __init__(self, inside: int, outside: int, *, kernel: int, causal: bool) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class Block(nn.Module):
         mask: Bool[Tensor, "rows length"],
         step: Float[Tensor, "rows outside"],
     ) -> Float[Tensor, "rows length outside"]:
-        """The block applied to every place."""
+        """Apply the block to every place."""
         inner = self.first(F.silu(self.first_norm(x)), mask) + self.step(step)[:, None]
         passed: Tensor = self.passed(x)
         return passed + self.second(F.silu(self.second_norm(inner)), mask)
@@ -104,7 +107,7 @@ class UNet(nn.Module):
         mask: Bool[Tensor, "rows length"],
         step: Int[Tensor, " rows"],
     ) -> Float[Tensor, "rows length dim"]:
-        """What x_0 was; meaningless where it is padded."""
+        """Return the predicted x_0; meaningless where it is padded."""
         angles = step[:, None] * self.rates
         embedded = self.step(torch.cat([angles.sin(), angles.cos()], dim=1)[:, : self.channels])
         x = self.enter(torch.cat([x_t, history], dim=-1))

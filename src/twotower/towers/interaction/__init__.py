@@ -1,1 +1,1 @@
-"""Units that let a query meet the events of a history: attention and recurrent forms."""
+"""Interaction units: a history read for a query, by attention or recurrence."""

@@ -1,4 +1,4 @@
-"""What the user's history says about a query: what every interaction unit offers."""
+"""Interaction unit protocol: a history reduced to one vector, given a query."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class InteractionUnit(nn.Module):
-    """Reads a history in the light of a query that stands for the candidate item.
+    """Reduce a history to one vector, given a query that represents the candidate item.
 
     A subclass sets ``width`` and gives `forward`; where part of its work does not depend on the query it also gives
     `shared`, and where its weight for a history item depends on that item and the query alone, see `PairwiseUnit`.
@@ -24,7 +24,7 @@ class InteractionUnit(nn.Module):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
-        """Row i's query with row i's history, of which the places that are ``present`` count."""
+        """Return the vector of row i's history for row i's query; only the places that are ``present`` count."""
         raise TypeError(f"{type(self).__name__} does not read a history")
 
     def shared(
@@ -33,7 +33,7 @@ class InteractionUnit(nn.Module):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows queries width"]:
-        """Every query with every row's history."""
+        """Return the vector of every row's history for every query."""
         rows, count = len(history), len(queries)
         out = self(
             queries.repeat(rows, 1),
@@ -44,7 +44,7 @@ class InteractionUnit(nn.Module):
 
 
 class PairwiseUnit(InteractionUnit):
-    """A unit that weighs each history item by that item and the query alone, then sums.
+    """Weight each history item by that item and the query alone, then sum.
 
     Its logits are a table [items, queries] once the queries are fixed, so that a served request looks them up.
     """
@@ -59,13 +59,13 @@ class PairwiseUnit(InteractionUnit):
     def row_logits(
         self, keys: Float[Tensor, "pairs dim"], queries: Float[Tensor, "pairs dim"]
     ) -> Float[Tensor, " pairs"]:
-        """Row i of keys with row i of queries."""
+        """Return the logits of row i of keys with row i of queries."""
         raise TypeError(f"{type(self).__name__} does not weigh a history")
 
     def all_logits(
         self, keys: Float[Tensor, "keys dim"], queries: Float[Tensor, "queries dim"]
     ) -> Float[Tensor, "keys queries"]:
-        """Every key with every query."""
+        """Return the logits of every key with every query."""
         pairs = (len(keys), len(queries))
         flat = self.row_logits(
             keys[:, None].expand(*pairs, -1).flatten(0, 1), queries[None].expand(*pairs, -1).flatten(0, 1)
@@ -73,13 +73,13 @@ class PairwiseUnit(InteractionUnit):
         return flat.view(pairs)
 
     def weights(self, logits: Float[Tensor, "rows length queries"]) -> Float[Tensor, "rows length queries"]:
-        """What each history item counts; nothing at `padding_logit`."""
+        """Return the weight of each history item; 0 at `padding_logit`."""
         return logits
 
     def pool(
         self, logits: Float[Tensor, "rows length queries"], history: Float[Tensor, "rows length dim"]
     ) -> Float[Tensor, "rows queries dim"]:
-        """The weighted sum of the history, for each query."""
+        """Return the weighted sum of the history, for each query."""
         return self.weights(logits).mT @ history
 
     def forward(
@@ -88,7 +88,10 @@ class PairwiseUnit(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
-        """Row i's query with row i's history; padded places are never computed, nor counted by batch statistics."""
+        """Return the vector of row i's history for row i's query.
+
+        Padded places are never computed, nor counted by batch statistics.
+        """
         place = present.flatten().nonzero()[:, 0]
         return self.packed(queries, history.flatten(0, 1).index_select(0, place), place, present.shape[1])
 
@@ -99,7 +102,7 @@ class PairwiseUnit(InteractionUnit):
         place: Int[Tensor, " places"],
         length: int,
     ) -> Float[Tensor, "rows width"]:
-        """Row i's query with row i's history, of which only the items that are there are given.
+        """Return the vector of row i's history for row i's query, given only the items that are present.
 
         Args:
             queries: one a row.
@@ -119,6 +122,6 @@ class PairwiseUnit(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows queries width"]:
-        """Every query with every row's history."""
+        """Return the vector of every row's history for every query."""
         logits = self.all_logits(history.flatten(0, 1), queries).unflatten(0, present.shape)
         return self.pool(logits.masked_fill(~present[:, :, None], self.padding_logit), history)

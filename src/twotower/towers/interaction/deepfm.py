@@ -1,4 +1,4 @@
-"""Products of fields beside a network over them."""
+"""DeepFM as an interaction unit: pairwise products of fields beside a network over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.towers.interaction.base import InteractionUnit
 
 
 class DeepFM(InteractionUnit):
-    """The fields of the query and of the mean history: the sum of their pairwise products, and a network over all.
+    """Sum the pairwise products of the fields of query and mean history, and add a network over all.
 
     Source: DeepFM (Guo et al., IJCAI 2017), sections 2.1.1 and 2.1.2. Difference: it feeds the user tower, so the
     products stay a vector [dim of one field] and the network ends in its hidden layer.
@@ -38,7 +38,7 @@ class DeepFM(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
-        """Row i's query with row i's history."""
+        """Return the vector of row i's history for row i's query."""
         return self._cross(queries, _mean(history, present))
 
     def shared(
@@ -47,7 +47,7 @@ class DeepFM(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows queries width"]:
-        """Every query with every row's history, whose mean is taken once."""
+        """Return the vector of every row's history, whose mean is taken once, for every query."""
         shape = (len(history), len(queries), -1)
         return self._cross(queries[None].expand(shape), _mean(history, present)[:, None].expand(shape))
 

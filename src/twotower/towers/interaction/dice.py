@@ -1,4 +1,4 @@
-"""Dice: an activation whose turning point follows the data."""
+"""Dice: an activation whose turning point adapts to the mean and variance of its input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.towers.batch_norm import normalised
 
 
 class Dice(nn.Module):
-    """p(x) x + (1 - p(x)) α x, with p(x) = sigmoid((x - mean) / sqrt(variance + 1e-8)), channel by channel.
+    """Apply p(x) x + (1 - p(x)) α x, with p(x) = sigmoid((x - mean) / sqrt(variance + 1e-8)), channel by channel.
 
     Mean and variance are the batch's in training and their running averages otherwise, as in batch normalisation;
     α is learnt, one a channel, from 0.
@@ -27,6 +27,6 @@ class Dice(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(width))
 
     def forward(self, inputs: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """The activation of each number."""
+        """Return the activation of each number."""
         share = torch.sigmoid(normalised(self.norm, inputs))
         return inputs * torch.lerp(self.alpha.to(share.dtype), torch.ones_like(share), share)

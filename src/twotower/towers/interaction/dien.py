@@ -1,4 +1,4 @@
-"""Interests that evolve: a recurrent reading of the history, steered by the query."""
+"""DIEN (deep interest evolution network): a GRU over the history whose update gate is attention to the query."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.towers.interaction.base import InteractionUnit
 
 
 class DIEN(InteractionUnit):
-    """A GRU reads the history once; a second one, whose update gate each state's attention scales, reads its states.
+    """Read the history by a GRU, then its states by a second GRU (AUGRU) whose update gate attention scales.
 
     Attention of state h under query q is softmax(h W q) over the present places. The answer is the second network's
     last state; zero for an empty history.
@@ -36,7 +36,7 @@ class DIEN(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows width"]:
-        """Row i's query with row i's history."""
+        """Return the vector of row i's history for row i's query."""
         states = self._interests(history)
         logits = (states @ self.attention(queries)[:, :, None])[..., 0]
         return self._evolve(states, logits[:, None], present)[:, 0]
@@ -47,7 +47,7 @@ class DIEN(InteractionUnit):
         history: Float[Tensor, "rows length dim"],
         present: Bool[Tensor, "rows length"],
     ) -> Float[Tensor, "rows queries width"]:
-        """Every query with every row's history; the first network runs once a row."""
+        """Return the vector of every row's history for every query; the first network runs once a row."""
         states = self._interests(history)
         return self._evolve(states, (states @ self.attention(queries).T).mT, present)
 

@@ -1,4 +1,4 @@
-"""The activation unit of the deep interest network."""
+"""DIN (deep interest network): its activation unit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.towers.interaction.dice import Dice
 
 
 class DIN(PairwiseUnit):
-    """Sum over the history of a(item, query) times item, where a is a small network with Dice.
+    """Sum a(item, query) times item over the history, where a is a small network with Dice.
 
     The network reads the item, the query and their product. The weights do not sum to 1: how much of the history
     answers the query is part of the answer.
@@ -41,13 +41,16 @@ class DIN(PairwiseUnit):
     def row_logits(
         self, keys: Float[Tensor, "pairs dim"], queries: Float[Tensor, "pairs dim"]
     ) -> Float[Tensor, " pairs"]:
-        """a(key i, query i)."""
+        """Return a(key i, query i)."""
         return self._finish(self.key_part(keys) + self.query_part(queries) + self.product_part(keys * queries))
 
     def all_logits(
         self, keys: Float[Tensor, "keys dim"], queries: Float[Tensor, "queries dim"]
     ) -> Float[Tensor, "keys queries"]:
-        """a(key, query) for all of both. The product's layer becomes one matrix product over keys."""
+        """Return a(key, query) for all of both.
+
+        The product's layer becomes one matrix product over keys.
+        """
         scaled = queries[:, None] * self.product_part.weight  # [queries, hidden, dim]: W (k * q) = (W * q) k
         product = (keys @ scaled.flatten(0, 1).T).unflatten(1, scaled.shape[:2])
         hidden = product + self.key_part(keys)[:, None] + self.query_part(queries)[None]

@@ -1,4 +1,4 @@
-"""Vectors of one side enriched by those of the other."""
+"""Gated cross-attention: vectors of one side enriched by those of the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class GatedCrossAttention(nn.Module):
-    """z + sigmoid(G [z || a] + g) * a, with a = softmax(W_q z · W_k o / sqrt(dim)) W_v o over the other side's o.
+    """Add attention over the other side's vectors, through a gate.
+
+    z + sigmoid(G [z || a] + g) * a, with a = softmax(W_q z · W_k o / sqrt(dim)) W_v o over the other side's o.
 
     Source: RankTower (Yan and Li, arXiv 2407.12385), the gated cross-attention network; the gate's form is ours.
 
@@ -27,7 +29,7 @@ class GatedCrossAttention(nn.Module):
     def forward(
         self, own: Float[Tensor, "*#rows heads dim"], other: Float[Tensor, "*#rows others dim"]
     ) -> Float[Tensor, "*#rows heads dim"]:
-        """The vectors of ``own``, of each pair of rows; leading axes broadcast."""
+        """Return the enriched vectors of ``own`` for each pair of rows; leading axes broadcast."""
         weights = torch.softmax(self.query(own) @ self.key(other).mT * own.shape[-1] ** -0.5, dim=-1)
         attended = weights @ self.value(other)
         return own + torch.sigmoid(self.gate_own(own) + self.gate_other(attended)) * attended

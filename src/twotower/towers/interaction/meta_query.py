@@ -1,4 +1,4 @@
-"""The meta query module: a few learnt vectors that stand for clusters of items, so that the user tower may see one."""
+"""Meta query module: a few learned vectors that represent clusters of items, on which the user tower is conditioned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def parameter_free_attention(meta: Float[Tensor, "queries dim"]) -> Float[Tensor, "queries dim"]:
-    """r (Q Qᵀ) Q / |Q|², with |Q|² the sum of all squares and r = min(queries, dim).
+    """Return r (Q Qᵀ) Q / |Q|², with |Q|² the sum of all squares and r = min(queries, dim).
 
     Source: FIT (Xiong et al., SIGIR 2025), equation 5, (Q Qᵀ) Q. As printed the result grows with the cube of Q: it
     cubes the singular values σ, so that logits, and with them the gradient, run away as Q grows. Divided by
@@ -26,7 +26,7 @@ def parameter_free_attention(meta: Float[Tensor, "queries dim"]) -> Float[Tensor
 
 
 class MetaQueries(nn.Module):
-    """The item meta matrix Q [queries, dim], and how an item chooses among its rows.
+    """Hold the item meta matrix Q [queries, dim], and choose among its rows by item.
 
     Source: FIT (Xiong et al., SIGIR 2025), section 4.1.
 
@@ -45,20 +45,20 @@ class MetaQueries(nn.Module):
         self.self_attention = self_attention
 
     def hard(self) -> Float[Tensor, "queries dim"]:
-        """Q*: every hard query. It does not depend on any item."""
+        """Return ``Q*``: every hard query. It does not depend on any item."""
         return parameter_free_attention(self.meta) if self.self_attention else self.meta
 
     def soft(self, items: Float[Tensor, "rows dim"], temperature: Tensor | float) -> Float[Tensor, "rows dim"]:
-        """softmax(e q*ᵀ / temperature) Q*: the hard queries weighed by likeness to each item (equations 6 and 7)."""
+        """Return ``softmax(e q*ᵀ / temperature) Q*``: hard queries by similarity to each item (equations 6, 7)."""
         queries = self.hard()
         return torch.softmax(items @ queries.T / temperature, dim=1) @ queries
 
     def index(self, items: Float[Tensor, "rows dim"]) -> Int[Tensor, " rows"]:
-        """The hard query most like each item (equation 8)."""
+        """Return the index of the hard query most similar to each item (equation 8)."""
         return (items @ self.hard().T).argmax(dim=1)
 
     def imbalance(self, items: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-        """How far the rows' mean share softmax(e q*ᵀ) is from an even one: log N less its entropy, in nats.
+        """Return log N less the entropy of the rows' mean share softmax(e q*ᵀ), in nats: 0 when the share is even.
 
         Vectors of items have a large part in common, and the query nearest to that part is chosen by nearly all of
         them; what is chosen by nobody learns nothing. Kept low in training, this keeps queries in use. Ours: not in
@@ -68,6 +68,6 @@ class MetaQueries(nn.Module):
         return math.log(len(self.meta)) + torch.xlogy(share, share).sum()
 
     def in_use(self, items: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-        """How many queries the rows choose, each counted by how often: exp of the entropy of the choices."""
+        """Return the effective number of queries that the rows choose: exp of the entropy of the choices."""
         share = self.index(items).bincount(minlength=len(self.meta)) / len(items)
         return (-torch.xlogy(share, share).sum()).exp()

@@ -1,4 +1,4 @@
-"""What every sequence encoder offers: events of a history become states, one a place.
+"""Sequence encoder protocols: events of a history become states, one a place.
 
 A new encoder is one file and one line. The file, in this folder, holds a subclass of `SequenceEncoder`:
 
@@ -35,7 +35,7 @@ from twotower.core.records import State
 
 
 class SequenceEncoder(nn.Module):
-    """Reads the events of each user, oldest first and padded at the end, and gives one state a place.
+    """Encode the events of each user, oldest first and padded at the end, as one state a place.
 
     It is built with keywords alone. ``dim`` is the width of events and of states; one that must know how many places a
     window has at most also takes ``length``; all others are its own, and have defaults.
@@ -45,9 +45,11 @@ class SequenceEncoder(nn.Module):
 
     Attributes:
         causal: whether a state depends on its own and earlier events alone, so that all places can be trained at once.
+        no_onnx: why it has no ONNX form; "" where it has one.
     """
 
     causal: ClassVar[bool] = True
+    no_onnx: ClassVar[str] = ""
 
     def forward(
         self,
@@ -55,7 +57,7 @@ class SequenceEncoder(nn.Module):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place; meaningless where it is padded.
+        """Return one state a place; meaningless where it is padded.
 
         Args:
             events: vectors of the items.
@@ -70,20 +72,20 @@ class SequenceEncoder(nn.Module):
         lengths: Int[Tensor, " users"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users dim"]:
-        """What `forward` gives at each user's last real place; meaningless where there is none."""
+        """Return the state at each user's last real place; meaningless where there is none."""
         places = torch.arange(events.shape[1], device=events.device)
         states = self(events, places < lengths[:, None], times)
-        return states[torch.arange(len(events), device=events.device), (lengths - 1).clamp(min=0)]
+        return states[torch.arange(events.shape[0], device=events.device), (lengths - 1).clamp(min=0)]
 
 
 @runtime_checkable
 class Stepwise(Protocol):
-    """An encoder that can take one event after the other, at a cost that does not grow with the history."""
+    """Encode one event after the other, at a cost that does not grow with the history."""
 
     def step(
         self, event: Float[Tensor, "users dim"], state: State | None = None
     ) -> tuple[Float[Tensor, "users dim"], State]:
-        """The states after one more event, and what the next step needs.
+        """Return the states after one more event, and the input of the next step.
 
         Args:
             event: one event of each user.

@@ -1,4 +1,4 @@
-"""Caser: the last few events as a small picture, read by horizontal and vertical filters."""
+"""Caser: the last few events as a small image, read by horizontal and vertical convolutions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 
 class Caser(SequenceEncoder):
-    """Convolutions over the last ``window`` events: unions of a few in a row, and weighted sums of all.
+    """Convolve over the last ``window`` events: unions of a few in a row, and weighted sums of all.
 
     The window of a place ends with it, so that every place is trained at once. Horizontal filters of height h look at h
     events in a row and keep their largest answer in the window, for h = 1 to ``window``; vertical filters are sums of
@@ -48,7 +48,7 @@ class Caser(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         users, length, _ = events.shape
         picture = F.pad(events.mT, (self.window - 1, 0))
         found = []

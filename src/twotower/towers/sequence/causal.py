@@ -12,7 +12,9 @@ from twotower.towers.sequence.base import SequenceEncoder
 
 
 class CausalBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward, each with a residual; a position sees itself and what came before.
+    """Apply pre-norm self-attention and feed-forward, each with a residual.
+
+    A position sees itself and what came before.
 
     Histories are padded at the end, so that the causal mask alone keeps padding away from every real position.
 
@@ -39,7 +41,7 @@ class CausalBlock(nn.Module):
         self.feed_forward = nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Linear(wide, dim))
 
     def forward(self, x: Float[Tensor, "rows length dim"]) -> Float[Tensor, "rows length dim"]:
-        """The block applied to every position."""
+        """Apply the block to every position."""
         rows, length, dim = x.shape
         split = self.project_in(self.attention_norm(x)).view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
@@ -48,7 +50,7 @@ class CausalBlock(nn.Module):
         return self._rest(x, mixed.transpose(1, 2).reshape(rows, length, dim))
 
     def at_end(self, x: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]) -> Float[Tensor, "rows dim"]:
-        """What `forward` gives at each row's last unpadded place, without the work for the others."""
+        """Return the output at each row's last unpadded place, without the work for the others."""
         rows, length, dim = x.shape
         row = torch.arange(rows, device=x.device)
         normed = self.attention_norm(x)
@@ -68,7 +70,7 @@ class CausalBlock(nn.Module):
 
 
 class CausalTransformer(SequenceEncoder):
-    """Item vectors plus a learned position vector, through causal blocks and a last layer norm.
+    """Encode item vectors plus a learned position vector by causal blocks and a last layer norm.
 
     Position 0 is the oldest item of the window, in training as in serving.
     """
@@ -105,7 +107,7 @@ class CausalTransformer(SequenceEncoder):
         mask: Bool[Tensor, "rows length"] | None = None,
         times: Int[Tensor, "rows length"] | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """One state a position; row i's state is at its last unpadded place."""
+        """Return one state a position; row i's state is at its last unpadded place."""
         x = self._placed(events)
         for block in self.blocks:
             x = block(x)
@@ -117,7 +119,7 @@ class CausalTransformer(SequenceEncoder):
         lengths: Int[Tensor, " rows"],
         times: Int[Tensor, "rows length"] | None = None,
     ) -> Float[Tensor, "rows dim"]:
-        """The state at each row's last unpadded place; the last block works for that place alone."""
+        """Return the state at each row's last unpadded place; the last block works for that place alone."""
         x = self._placed(events)
         for block in list(self.blocks)[:-1]:
             x = block(x)

@@ -12,7 +12,7 @@ from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 
 class GRU4Rec(SequenceEncoder):
-    """Layers of gated recurrent units, and a linear map back to the width of the items.
+    """Encode a history by layers of gated recurrent units, and a linear map back to the width of the items.
 
     It has a step form: a new event costs the same however long the history is.
 
@@ -42,7 +42,7 @@ class GRU4Rec(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         x = events
         for layer in self.layers:
             x = layer(dropout(x, self.dropout, self.training))[0]
@@ -51,7 +51,7 @@ class GRU4Rec(SequenceEncoder):
     def step(
         self, event: Float[Tensor, "users dim"], state: list[Tensor] | None = None
     ) -> tuple[Float[Tensor, "users dim"], list[Tensor]]:
-        """The state after one more event, and the states of the layers."""
+        """Return the state after one more event, and the states of the layers."""
         x, after = event[:, None], []
         for place, layer in enumerate(self.layers):
             x, kept = layer(dropout(x, self.dropout, self.training), None if state is None else state[place])

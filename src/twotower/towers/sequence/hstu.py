@@ -1,4 +1,4 @@
-"""HSTU: attention without a softmax, gated, with biases of place and time."""
+"""HSTU (hierarchical sequential transduction units): gated attention without a softmax, with position and time bias."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.towers.sequence.relative_bias import RelativeBias
 
 
 class HSTUBlock(nn.Module):
-    """Pointwise projection, spatial aggregation and pointwise transformation, with a residual around all three."""
+    """Apply pointwise projection, spatial aggregation and pointwise transformation, with a residual around all."""
 
     def __init__(self, *, dim: int, heads: int, length: int, buckets: int, dropout: float) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class HSTUBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "users length dim"], times: Int[Tensor, "users length"] | None
     ) -> Float[Tensor, "users length dim"]:
-        """The block applied to every place."""
+        """Apply the block to every place."""
         users, length, dim = x.shape
         gate, rest = F.silu(self.project_in(self.norm(x))).split([dim, 3 * dim], dim=-1)
         value, query, key = rest.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -39,7 +39,9 @@ class HSTUBlock(nn.Module):
 
 
 class HSTU(SequenceEncoder):
-    """Hierarchical sequential transduction units: pointwise aggregated attention, so that its strength is kept.
+    """Encode a history by hierarchical sequential transduction units: pointwise aggregated attention.
+
+    Without a softmax, the strength of attention is kept.
 
     U, V, Q, K = SiLU(f1(norm X)); A V = SiLU(Q Kᵀ + rab) V / n; Y = X + f2(norm(A V) ⊙ U). The weights of a place do
     not add up to 1. Where no times are given, the bias is that of places alone.
@@ -85,7 +87,7 @@ class HSTU(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
         for block in self.blocks:
             x = block(x, times)

@@ -13,7 +13,7 @@ from twotower.towers.sequence.relative_bias import RelativeBias
 
 
 class LiGRBlock(nn.Module):
-    """Pre-norm attention and SwiGLU; what each adds is scaled, number by number, by a gate that reads its input.
+    """Apply pre-norm attention and SwiGLU; a gate that reads its input scales what each adds, number by number.
 
     X' = X + Attention(norm X) ⊙ σ(X W₁ + b₁), then X' + SwiGLU(norm X') ⊙ σ(X' W₂ + b₂).
     """
@@ -37,7 +37,7 @@ class LiGRBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "users length dim"], times: Int[Tensor, "users length"] | None
     ) -> Float[Tensor, "users length dim"]:
-        """The block applied to every place."""
+        """Apply the block to every place."""
         users, length, dim = x.shape
         split = self.project_in(self.attention_norm(x)).view(users, length, 3, self.heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
@@ -56,7 +56,7 @@ class LiGRBlock(nn.Module):
 
 
 class LiGR(SequenceEncoder):
-    """Causal self-attention in gated blocks; with ``relative`` it also sees how long ago each event was.
+    """Encode a history by causal self-attention in gated blocks; with ``relative`` also by the age of each event.
 
     Source: Borisyuk et al., "From features to transformers: redefining ranking for scalable impact", 2025 (LiGR), the
     gated block; with SwiGLU as eSASRec has it (Tikhonovich et al., RecSys 2025). Differences: weights of attention are
@@ -108,7 +108,7 @@ class LiGR(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
         for block in self.blocks:
             x = block(x, times)

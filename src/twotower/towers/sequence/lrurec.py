@@ -18,7 +18,7 @@ SMALLEST, LARGEST = 0.8, 0.99
 
 
 class LinearRecurrentUnit(nn.Module):
-    """h_t = λ h_{t−1} + γ B x_t and y_t = Re(C h_t) + b, with complex h, B, C and a diagonal λ of |λ| < 1.
+    """Apply h_t = λ h_{t−1} + γ B x_t, y_t = Re(C h_t) + b, with complex h, B, C and a diagonal λ of |λ| < 1.
 
     λ = exp(−exp(ν) + i exp(θ)), so that no step of training can leave the unit circle; γ starts at √(1 − |λ|²), which
     keeps the size of h near that of its inputs.
@@ -37,18 +37,18 @@ class LinearRecurrentUnit(nn.Module):
 
     @property
     def eigenvalues(self) -> Shaped[Tensor, " states"]:
-        """λ, complex."""
+        """Return λ, complex."""
         return torch.polar((-self.nu.exp()).exp(), self.theta.exp())
 
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
-        """All places at once."""
+        """Return the output at all places at once."""
         inputs = self._driven(x)
         return self._read(linear_scan(self.eigenvalues.expand_as(inputs), inputs))
 
     def step(
         self, x: Float[Tensor, "users dim"], state: Shaped[Tensor, "users states"] | None
     ) -> tuple[Float[Tensor, "users dim"], Shaped[Tensor, "users states"]]:
-        """One more place, and the complex state after it."""
+        """Return the output at one more place, and the complex state after it."""
         after = self._driven(x)
         if state is not None:
             after = after + self.eigenvalues * state
@@ -65,7 +65,7 @@ class LinearRecurrentUnit(nn.Module):
 
 
 class LRUBlock(nn.Module):
-    """A linear recurrent unit and a feed-forward network, each with a residual and a layer norm after it."""
+    """Apply a linear recurrent unit and a feed-forward network, each with a residual and a layer norm after it."""
 
     def __init__(self, *, dim: int, states: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class LRUBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
-        """All places at once."""
+        """Return the output at all places at once."""
         return self._rest(x, self.unit(x))
 
     def step(self, x: Float[Tensor, "users dim"], state: Tensor | None) -> tuple[Float[Tensor, "users dim"], Tensor]:
-        """One more place."""
+        """Return the output at one more place."""
         mixed, after = self.unit.step(x, state)
         return self._rest(x, mixed), after
 
@@ -92,7 +92,9 @@ class LRUBlock(nn.Module):
 
 
 class LRURec(SequenceEncoder):
-    """Blocks of linear recurrent units: no attention and no positions, trained at all places at once.
+    """Encode a history by blocks of linear recurrent units: no attention and no positions.
+
+    Trained at all places at once.
 
     It has a step form: a new event costs the same however long the history is.
 
@@ -108,6 +110,8 @@ class LRURec(SequenceEncoder):
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         dropout: share of numbers set to 0 in training.
     """
+
+    no_onnx = "its recurrence is one of complex numbers, which ONNX has no operators for"
 
     def __init__(
         self, *, dim: int, layers: int = 2, states: int = 0, feed_forward: int = 4, dropout: float = 0.2
@@ -127,7 +131,7 @@ class LRURec(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         x = self.norm(dropout(events, self.dropout, self.training))
         for block in self.blocks:
             x = block(x)
@@ -136,7 +140,7 @@ class LRURec(SequenceEncoder):
     def step(
         self, event: Float[Tensor, "users dim"], state: list[Tensor] | None = None
     ) -> tuple[Float[Tensor, "users dim"], list[Tensor]]:
-        """The state after one more event, and the recurrent states of the blocks."""
+        """Return the state after one more event, and the recurrent states of the blocks."""
         x, after = self.norm(dropout(event, self.dropout, self.training)), []
         for place, block in enumerate(self.blocks):
             assert isinstance(block, LRUBlock)

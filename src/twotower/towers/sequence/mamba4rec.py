@@ -19,14 +19,16 @@ FASTEST, SLOWEST = 0.1, 0.001
 
 
 class MambaState(NamedTuple):
-    """What a block remembers: its last inputs to the convolution, and the state space."""
+    """Hold what a block remembers: its last inputs to the convolution, and the state space."""
 
     recent: Tensor
     space: Tensor
 
 
 class SelectiveStateSpace(nn.Module):
-    """h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t and y_t = C_t h_t + D x_t, gated; Δ, B and C are read from x itself.
+    """Apply a selective state space: h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t and y_t = C_t h_t + D x_t, gated.
+
+    Δ, B and C are read from x itself.
 
     A is diagonal and negative, so that no factor is larger than 1; x has passed a short causal convolution.
     """
@@ -49,7 +51,7 @@ class SelectiveStateSpace(nn.Module):
             self.step_size.weight.uniform_(-(self.rank**-0.5), self.rank**-0.5)
 
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
-        """All places at once."""
+        """Return the output at all places at once."""
         x, gate = self.project_in(x).chunk(2, dim=-1)
         x = F.silu(self.convolution(F.pad(x.mT, (self.convolution.kernel_size[0] - 1, 0)))).mT
         decay, driven, read = self._selected(x)
@@ -59,7 +61,7 @@ class SelectiveStateSpace(nn.Module):
     def step(
         self, x: Float[Tensor, "users dim"], state: MambaState | None
     ) -> tuple[Float[Tensor, "users dim"], MambaState]:
-        """One more place."""
+        """Return the output at one more place."""
         x, gate = self.project_in(x).chunk(2, dim=-1)
         width = self.convolution.kernel_size[0]
         before = x.new_zeros(*x.shape, width - 1) if state is None else state.recent
@@ -84,7 +86,7 @@ class SelectiveStateSpace(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """A selective state space and a feed-forward network, each with a residual and a layer norm after it."""
+    """Apply a selective state space and a feed-forward network, each with a residual and a layer norm after it."""
 
     def __init__(
         self, *, dim: int, states: int, convolution: int, expand: int, feed_forward: int, dropout: float
@@ -98,13 +100,13 @@ class MambaBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
-        """All places at once."""
+        """Return the output at all places at once."""
         return self._rest(x, self.space(x))
 
     def step(
         self, x: Float[Tensor, "users dim"], state: MambaState | None
     ) -> tuple[Float[Tensor, "users dim"], MambaState]:
-        """One more place."""
+        """Return the output at one more place."""
         mixed, after = self.space.step(x, state)
         return self._rest(x, mixed), after
 
@@ -115,7 +117,7 @@ class MambaBlock(nn.Module):
 
 
 class Mamba4Rec(SequenceEncoder):
-    """Selective state spaces: what to keep and what to forget is decided event by event, at linear cost.
+    """Encode a history by selective state spaces: each event decides what is kept and forgotten, at linear cost.
 
     It has a step form: a new event costs the same however long the history is. No positions are needed.
 
@@ -167,7 +169,7 @@ class Mamba4Rec(SequenceEncoder):
         mask: Bool[Tensor, "users length"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """One state a place."""
+        """Return one state a place."""
         x = self.norm(dropout(events, self.dropout, self.training))
         for block in self.blocks:
             x = block(x)
@@ -176,7 +178,7 @@ class Mamba4Rec(SequenceEncoder):
     def step(
         self, event: Float[Tensor, "users dim"], state: list[MambaState] | None = None
     ) -> tuple[Float[Tensor, "users dim"], list[MambaState]]:
-        """The state after one more event, and what the blocks remember."""
+        """Return the state after one more event, and the memory of the blocks."""
         x, after = self.norm(dropout(event, self.dropout, self.training)), []
         for place, block in enumerate(self.blocks):
             assert isinstance(block, MambaBlock)

@@ -1,4 +1,4 @@
-"""Mixed attention: the present session with a guess of the next item, and what of the older history fits it."""
+"""Mixed attention over the present session, a prediction of the next item, and the older history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 20.0
 
 
 class SessionBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward over the places of a session; each sees all that are there."""
+    """Apply pre-norm self-attention and feed-forward over the places of a session; each sees all that are present."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, feed_forward: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class SessionBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "sessions length dim"], mask: Bool[Tensor, "sessions length"]
     ) -> Float[Tensor, "sessions length dim"]:
-        """The block applied to every place."""
+        """Apply the block to every place."""
         sessions, length, dim = x.shape
         split = self.project_in(self.attention_norm(x)).view(sessions, length, 3, self.heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
@@ -40,7 +40,7 @@ class SessionBlock(nn.Module):
 
 
 class ActivationUnit(nn.Module):
-    """Weigh older events by how they fit the present: a small network of event, present and the time between them.
+    """Weight older events by how they fit the present: a small network of event, present and the time between them.
 
     The network reads [x, x − h, x ⊙ h, h] and, of the lag, log(1 + seconds) / 20 and a 1; without a clock both are 0.
     Weights are a softmax of its answers over the older events; without older events the sum is 0.
@@ -65,7 +65,7 @@ class ActivationUnit(nn.Module):
         older: Bool[Tensor, "users places length"],
         lags: Int[Tensor, "users places length"] | None,
     ) -> Float[Tensor, "users places dim"]:
-        """The weighted sum of the older events, for each place."""
+        """Return the weighted sum of the older events, for each place."""
         users, places, dim = present.shape
         of_event, of_difference, of_product, of_present, of_lag = self.first.weight.split([dim, dim, dim, dim, 2], 1)
         # The parts of the first layer that know one side alone are computed once a side.
@@ -82,7 +82,7 @@ class ActivationUnit(nn.Module):
 
 
 class MixedAttention(nn.Module):
-    """A user's state from the present session, a guess of the next item, and the older history.
+    """Encode a user from the present session, a prediction of the next item, and the older history.
 
         h_s = mean(Transformer([session, guess]));  h_l = older history weighed by h_s;  state = FFN([h_l, h_s])
 
@@ -138,7 +138,7 @@ class MixedAttention(nn.Module):
         places: Int[Tensor, "users places"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users places dim"]:
-        """The state after each of the asked places; it reads nothing that stands behind that place.
+        """Return the state after each of the given places; nothing behind that place is read.
 
         Args:
             events: vectors of the items, padded at the end.

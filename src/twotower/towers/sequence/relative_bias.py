@@ -1,4 +1,4 @@
-"""How far apart two events are, in places and in time, as a number that is added to their attention."""
+"""Relative bias of attention: a number for the distance of two events in places and in time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEP = 0.301
 
 
 class RelativeBias(nn.Module):
-    """A learnt number for each distance in places, plus one for each bucket of the time between two events.
+    """Learn a number for each distance in places, plus one for each bucket of the time between two events.
 
     Bucket k holds lags of e^(0.301 k) to e^(0.301 (k+1)) seconds; the first also holds lags of no time, the last all
     longer ones (with 64 buckets: five years). A lag counts the same in both directions, so that a clock that goes back
@@ -41,7 +41,7 @@ class RelativeBias(nn.Module):
     def forward(
         self, length: int, times: Int[Tensor, "users length"] | None
     ) -> Float[Tensor, "users 1 length length"] | Float[Tensor, "1 1 length length"]:
-        """What is added for the event of each row (asking) and column (asked), alike for all heads."""
+        """Return what is added to attention for the event of each row (query) and column (key), alike for all heads."""
         places = torch.arange(length, device=self.by_distance.device)
         bias = self.by_distance[(places[:, None] - places).clamp(min=0)][None, None]
         if times is None or self.by_lag is None:

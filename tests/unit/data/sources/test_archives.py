@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from twotower.core.errors import InputError
+from twotower.data.sources import archives
 from twotower.data.sources.archives import unpack
 
 
@@ -75,3 +77,102 @@ def test_cut_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(InputError, match="broken archive"):
         unpack(path, tmp_path / "out")
+
+
+class Zeros(io.RawIOBase):
+    """So many zeros, without their memory."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def read(self, size: int = -1) -> bytes:
+        given = min(self.left, size)
+        self.left -= given
+        return bytes(given)
+
+
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bombs of a few megabytes instead of gigabytes."""
+    monkeypatch.setattr(archives, "ALWAYS", 1 << 20)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.csv.gz"])
+def test_a_bomb_is_refused_and_takes_no_more_than_its_share(tmp_path: Path, name: str, small_limit: None) -> None:
+    size, path = 50 << 20, tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for number in range(5):
+                packed.writestr(f"rows{number}.csv", bytes(size // 5))
+    elif name.endswith("tar.gz"):
+        with tarfile.open(path, "w:gz") as packed_tar:
+            member = tarfile.TarInfo("rows.csv")
+            member.size = size
+            packed_tar.addfile(member, Zeros(size))  # type: ignore[arg-type]
+    else:
+        path.write_bytes(gzip.compress(bytes(size)))
+    with pytest.raises(InputError, match=r"unpacks to over .* more than data do; it is not unpacked"):
+        unpack(path, tmp_path / "out")
+    written = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert written <= max(archives.ALWAYS, archives.MOST_TIMES * path.stat().st_size)
+
+
+def test_a_zip_that_lies_about_its_size_is_stopped_where_it_overflows(tmp_path: Path, small_limit: None) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("rows.csv", bytes(20 << 20))
+    told, claimed = (20 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(told, claimed))
+    with pytest.raises(InputError, match="broken archive|more than data do"):
+        unpack(path, tmp_path / "out")
+    assert all(file.stat().st_size <= 8 << 20 for file in (tmp_path / "out").rglob("*") if file.is_file())
+
+
+def test_more_than_the_disk_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
+    path = zip_with(tmp_path / "a.zip", "rows.csv", bytes(1001))
+    with pytest.raises(InputError, match=r"all that is free on the disk; make room"):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_table_that_shrinks_well_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"1,2\n" * 1_000_000))
+    unpack(tmp_path / "rows.csv.gz", tmp_path / "out")
+    assert (tmp_path / "out" / "rows.csv").stat().st_size == 4_000_000
+
+
+def test_a_member_that_is_file_and_folder_is_one_line(tmp_path: Path) -> None:
+    members = [(tarfile.TarInfo("a"), b"x"), (tarfile.TarInfo("a/b"), b"y")]
+    with pytest.raises(InputError, match="in each other's way"):
+        unpack(tar_with(tmp_path / "a.tar.gz", *members), tmp_path / "out")
+
+
+def test_a_name_that_no_disk_takes_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names that cannot be written"):
+        unpack(tar_with(tmp_path / "a.tar.gz", (tarfile.TarInfo("x" * 5000), b"x")), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar", "a.csv.gz"])
+def test_whatever_byte_of_an_archive_is_changed_it_is_unpacked_or_one_line(tmp_path: Path, name: str) -> None:
+    path, random_ = tmp_path / name, random.Random(name)
+    if name.endswith("zip"):
+        zip_with(path, "rows.csv", b"user,item\n" * 50)
+    elif name.endswith("csv.gz"):
+        path.write_bytes(gzip.compress(b"user,item\n" * 50))
+    else:
+        with tarfile.open(path, "w:gz" if name.endswith("gz") else "w") as packed:
+            member = tarfile.TarInfo("rows.csv")
+            member.size = 500
+            packed.addfile(member, io.BytesIO(b"user,item\n" * 50))
+    healthy = path.read_bytes()
+    for number in range(200):
+        place = random_.randrange(min(len(healthy), 600))
+        path.write_bytes(healthy[:place] + bytes([random_.randrange(256)]) + healthy[place + 1 :])
+        line = ""
+        try:
+            unpack(path, tmp_path / "in" / f"out{number}")
+        except InputError as error:
+            line = str(error)
+        assert "\n" not in line
+        assert len(line) < 500
+    assert not [file for file in tmp_path.iterdir() if file.name not in ("in", name)]

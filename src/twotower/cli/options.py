@@ -1,0 +1,21 @@
+"""Common parts of commands: the option ``--device``, and the examples at the end of their help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Device = Annotated[
+    str, typer.Option("--device", help="Where the model runs: auto (CUDA where there is some), cpu, cuda or cuda:N.")
+]
+
+
+def examples(*lines: str) -> str:
+    r"""Write the end of a command's help: one example a line.
+
+    Examples:
+        >>> examples("twotower evaluate runs/sasrec")
+        'Examples:\n\n$ twotower evaluate runs/sasrec'
+    """
+    return "\n\n".join(["Examples:", *(f"$ {line}" for line in lines)])

@@ -1,0 +1,259 @@
+"""A spec for files that nobody described: columns, time unit, label rule and feature kinds, guessed from a sample."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twotower.core.errors import InputError, closest
+from twotower.data.frame_features import Table, choose_features
+from twotower.data.frame_guesses import candidates, find_id
+from twotower.data.frame_notices import Notices
+from twotower.data.frame_reader import Frame, types_of
+from twotower.data.frame_times import UNITS, unit_of_numbers
+from twotower.data.frames import check_sides
+from twotower.data.guess_file import guess_source
+from twotower.data.prepare.database import as_pattern, database, literal, one, quoted, reading
+from twotower.data.prepare.spec import Source, Spec, plain_table
+from twotower.data.prepare.values import number_of
+
+ROWS = 200_000
+"""Rows of each file that are looked at."""
+
+_LEVELS = 20
+"""Up to so many different values are a scale of ratings."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Hold what the caller gives; what is None is guessed."""
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    """"none": the log has no clock, whatever its columns are called."""
+    unit: str | None = None
+    value: str | None = None
+    at_least: int | float | None = None
+    """Events with this value or a higher one are positives."""
+    columns: tuple[str, ...] = ()
+    """Names for a log without a header line."""
+
+
+def guess_spec(
+    log: Path,
+    *,
+    items: Path | None = None,
+    users: Path | None = None,
+    hints: Hints | None = None,
+    notices: Notices | None = None,
+) -> Spec:
+    """Read a sample of each file and make the spec that `prepare` takes; its paths are absolute.
+
+    Args:
+        log: CSV, TSV, JSON lines or Parquet; .gz too.
+        items: a table of items.
+        users: a table of users.
+        hints: what is known already.
+        notices: hear every guess.
+
+    Raises:
+        InputError: if a file is no table, or a column cannot be told; says which option to give.
+    """
+    hints, notices = hints or Hints(), notices or Notices()
+    given = [name for name in (hints.user, hints.item, hints.time, hints.value) if name]
+    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as made:
+        work = Path(made)
+        with database(work) as connection:
+            source, frame, types = _sampled(connection, "events", log, work, hints.columns, given)
+            section = _log(connection, frame, types, log, source.format, hints, notices)
+            tables: dict[str, Table] = {}
+            sources: dict[str, Source] = {}
+            for what, path in (("users", users), ("items", items)):
+                if path is not None:
+                    sources[what], tables[what] = _table(connection, what, path, work, section, notices)
+            check_sides(connection, "events", section, tables, notices, f"in the sample of {log.name}")
+            features = choose_features(connection, tables, None, notices)
+    label = section.pop("label", None)
+    values: dict[str, Any] = {
+        "name": log.name.split(".")[0] or "log",
+        "interactions": {**plain_table(source), **section},
+        "split": {"kind": "leave-one-out"},
+    }
+    if label:
+        values["label"] = label
+    for what, table in tables.items():
+        values[what] = {**plain_table(sources[what]), "id": table.id, "features": features[what]}
+        if table.title:
+            values[what]["title"] = table.title
+    return Spec.from_dict(values)
+
+
+def _sampled(
+    connection: Any, what: str, path: Path, work: Path, columns: tuple[str, ...], named: list[str]
+) -> tuple[Source, Frame, dict[str, str]]:
+    """Load a sample as the table ``what``, typed; text files also as ``what_text``, all cells text."""
+    source, text = guess_source(path, columns=columns, named=named)
+    head = work / f"{what}.txt"
+    head.write_text(text, encoding="utf-8", errors="replace")
+    with reading(path):
+        if source.format == "parquet":
+            sql = f"read_parquet({as_pattern(path)})"
+        elif source.format == "jsonl":
+            sql = f"read_json({literal(head)}, format='newline_delimited', ignore_errors=true, sample_size=-1)"
+        else:
+            sql = _csv(head, source, "sample_size=-1")
+            connection.execute(
+                f"CREATE TABLE {what}_text AS SELECT * FROM {_csv(head, source, 'all_varchar=true')} LIMIT {ROWS}"
+            )
+        connection.execute(f"CREATE TABLE {what} AS SELECT * FROM {sql} LIMIT {ROWS}")
+    types = types_of(connection, what)
+    if not one(connection, f"SELECT count(*) FROM {what}"):
+        raise InputError(f"{path}: no rows; the file is empty or holds only a header")
+    return source, Frame(what, "duckdb", None, tuple(types)), types
+
+
+def _csv(head: Path, source: Source, how: str) -> str:
+    delimiter = source.separator or ("\t" if source.format == "tsv" else ",")
+    names = f", names=[{', '.join(map(literal, source.columns))}]" if source.columns else ""
+    return (
+        f"read_csv({literal(head)}, delim={literal(delimiter)}, quote={literal(source.quote)}, "
+        f"escape={literal(source.quote)}, header={str(not source.columns).lower()}{names}, "
+        f"ignore_errors=true, null_padding=false, strict_mode=false, {how})"
+    )
+
+
+def _log(
+    connection: Any,
+    frame: Frame,
+    types: dict[str, str],
+    path: Path,
+    form: str,
+    hints: Hints,
+    notices: Notices,
+) -> dict[str, Any]:
+    """The keys of [interactions] but those of the source, and ``label`` where there is a rule."""
+    user, item = _column(frame, path, "user", hints.user), _column(frame, path, "item", hints.item)
+    if not user and item:
+        raise InputError(_asked(frame, path, "user") + "; if this is a table of items, it goes with --items")
+    for role, found in (("user", user), ("item", item)):
+        if not found:
+            raise InputError(_asked(frame, path, role))
+    if user == item:
+        raise InputError(f"{path}: column '{user}' is given as user and as item; name two")
+    if user in candidates(frame, "item") and item in candidates(frame, "user"):
+        raise InputError(f"{path}: user '{user}' and item '{item}' are exchanged; give --user {item} --item {user}")
+    section: dict[str, Any] = {"user": user, "item": item}
+    time = "" if hints.time == "none" else _column(frame, path, "time", hints.time)
+    if hints.unit is not None and hints.unit not in UNITS:
+        raise InputError(f"--unit '{hints.unit}': {closest(hints.unit, UNITS)}")
+    if time:
+        section["time"] = time
+        section["unit"] = hints.unit or _unit(connection, path, form, time, types[time], notices)
+    elif hints.unit == "order":
+        section["unit"] = "order"
+    else:
+        section["duplicates"] = "first"  # events without a clock are a set
+        notices.tell("no time column: a user's events are a set, and what is held out of them is drawn at random")
+    if label := _label(connection, frame, types, path, hints, notices):
+        section["label"] = label
+        section["value"] = label["column"]
+    told = ", ".join(f"{role} '{section[role]}'" for role in ("user", "item", "time", "value") if role in section)
+    rest = [name for name in frame.columns if name not in section.values()]
+    notices.tell(f"columns of {path.name}: {told}" + (f"; not used: {', '.join(rest[:20])}" if rest else ""))
+    return section
+
+
+def _column(frame: Frame, path: Path, role: str, given: str | None) -> str:
+    """The column of a role, '' where none is called so.
+
+    Raises:
+        InputError: if the given one is not there, or several could be meant.
+    """
+    if given is not None:
+        if given not in frame.columns:
+            raise InputError(f"{path}: no column '{given}' (--{role}); {closest(given, frame.columns)}")
+        return given
+    found = candidates(frame, role)
+    if len(found) > 1:
+        listed = ", ".join(f"'{name}'" for name in found)
+        raise InputError(f"{path}: columns {listed} could each be the {role}; say which with --{role} {found[0]}")
+    return found[0] if found else ""
+
+
+def _asked(frame: Frame, path: Path, role: str) -> str:
+    shown = ", ".join(frame.columns[:20])
+    return f"{path}: no column is called '{role}' or a usual name of it; say which with --{role} NAME (it has {shown})"
+
+
+def _unit(connection: Any, path: Path, form: str, column: str, kind: str, notices: Notices) -> str:
+    """The unit of the times, as a spec names it.
+
+    Raises:
+        InputError: if they are neither numbers nor dates that `prepare` reads.
+    """
+    if not kind.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+        return unit_of_numbers(connection, "events", column, kind, notices)
+    if form == "parquet" and kind != "VARCHAR":
+        return "s"
+    table, name = "events" if form in ("parquet", "jsonl") else "events_text", quoted(column)
+    rows, bad, example = connection.execute(
+        f"SELECT count({name}), count({name}) FILTER (moment IS NULL), min({name}) FILTER (moment IS NULL) "
+        f"FROM (SELECT {name}::VARCHAR AS {name}, TRY_CAST({name}::VARCHAR AS TIMESTAMPTZ) AS moment FROM {table})"
+    ).fetchall()[0]
+    if bad > 0.01 * rows:
+        raise InputError(
+            f"{path}: times in '{column}' (as '{example}') are no numbers and no dates as 2024-01-31 18:30; rewrite "
+            "them, name another column with --time NAME, or go without a clock with --time none"
+        )
+    notices.tell(f"times in '{column}' are read as dates in text; those without an offset are taken as UTC")
+    return "iso"
+
+
+def _label(
+    connection: Any, frame: Frame, types: dict[str, str], path: Path, hints: Hints, notices: Notices
+) -> dict[str, Any]:
+    """The rule for positives, empty where every event is one; what is not liked stays as label 0, so as seen."""
+    if hints.value is not None:
+        found = [_column(frame, path, "value", hints.value)]
+    else:
+        found = candidates(frame, "label") or candidates(frame, "value")
+    if len(found) != 1:
+        if hints.at_least is not None:
+            raise InputError(f"{path}: --positive-from needs the column of ratings; say which with --value NAME")
+        return {}
+    column = found[0]
+    if hints.at_least is not None:
+        return {"column": column, "at_least": hints.at_least, "keep": "all"}
+    number = number_of(column, types[column], quoted)
+    values = [
+        value
+        for (value,) in connection.execute(
+            f"SELECT DISTINCT {number} AS n FROM events WHERE {number} IS NOT NULL ORDER BY n LIMIT {_LEVELS + 1}"
+        ).fetchall()
+    ]
+    if values == [0.0, 1.0]:
+        notices.tell(f"'{column}' holds 0 and 1: events with 1 are positives")
+        return {"column": column, "at_least": 1.0, "keep": "all"}
+    if values in ([-1.0, 1.0], [-1.0, 0.0, 1.0]):
+        notices.tell(f"'{column}' holds -1 and 1: events with 1 are positives")
+        return {"column": column, "at_least": 1.0, "keep": "all"}
+    if 2 < len(values) <= _LEVELS:
+        notices.tell(
+            f"'{column}' holds ratings from {values[0]:g} to {values[-1]:g}: every event counts as a positive, "
+            f"whatever its rating; --positive-from {values[round(0.7 * (len(values) - 1))]:g} keeps good ones alone"
+        )
+    return {}
+
+
+def _table(
+    connection: Any, what: str, path: Path, work: Path, section: dict[str, Any], notices: Notices
+) -> tuple[Source, Table]:
+    """A table of users or items: its source, its sample, its id and its titles."""
+    role = what.removesuffix("s")
+    source, frame, types = _sampled(connection, what, path, work, (), [section[role]])
+    key = find_id(frame, role, section[role])
+    titles = candidates(frame, "title") if what == "items" else []
+    return source, Table(frame, what, key, types, titles[0] if len(titles) == 1 else "")

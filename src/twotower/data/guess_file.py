@@ -1,0 +1,173 @@
+"""Guess of a file that nobody described: its format by its first bytes, its separator, header and encoding."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from twotower.core.errors import InputError, shown
+from twotower.data.frame_guesses import is_usual
+from twotower.data.prepare.spec import Source
+
+SAMPLE = 8 << 20
+"""Bytes, unpacked, that a guess rests on."""
+
+_LINES = 200
+"""Lines that are looked at for separator and header."""
+
+_SEPARATORS = ("\t", "::", ",", ";", "|", " ")
+_ALIKE = 0.9
+"""Share of the lines that must have one number of cells for a separator to be one."""
+
+_FOREIGN = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "sound or a picture",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save the sheet as CSV, and give that",
+    b"SQLite format 3": "an SQLite database; export a table as CSV",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file; export a table as CSV or Parquet",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it by gzip",
+    b"\xfd7zXZ": "packed by xz; unpack it, or pack it by gzip",
+    b"BZh": "packed by bzip2; unpack it, or pack it by gzip",
+}
+_BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8"}
+
+
+def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[str] = ()) -> tuple[Source, str]:
+    """Return the source that a spec would name, and the first lines of a text file in UTF-8 ('' for Parquet).
+
+    Args:
+        path: of the file.
+        columns: names for a file without a header; empty: it has one, or the guess fails.
+        named: column names that the caller knows of; a first line that holds one is a header.
+
+    Raises:
+        InputError: if it is no table, or the header cannot be told; says what to do.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: a folder; give one file")
+    head, cut = _head(path)
+    full = str(path.resolve())
+    if not head:
+        raise InputError(f"{path}: the file is empty")
+    if head.startswith(b"PAR1"):
+        return Source((full,), "parquet"), ""
+    for sign, words in _FOREIGN.items():
+        if head.startswith(sign):
+            raise InputError(f"{path}: is {words}; a log is a table in CSV, TSV, JSON lines or Parquet")
+    text, encoding = _decoded(path, head, cut)
+    lines = [line for line in text.split("\n", _LINES + 1)[:_LINES] if line.strip()]
+    if not lines:
+        raise InputError(f"{path}: the file holds only blank lines")
+    if lines[0].lstrip()[:1] in "[{<":
+        _check_json_lines(path, lines)
+        return Source((full,), "jsonl", encoding=encoding), text
+    separator = _separator(path, lines)
+    tab = separator == "\t"
+    stray = tab and any(line.count('"') % 2 for line in lines)
+    cells = [_cells(line, separator, "" if stray else '"') for line in lines]
+    if not columns and not _has_header(cells, set(named)):
+        example = ["user", "item", "rating", "time"][: len(cells[0])] + [""] * (len(cells[0]) - 4)
+        raise InputError(
+            f"{path}: its first line ({shown(lines[0], 60)}) does not look like column names; name the "
+            f"{len(cells[0])} columns in order, as --columns {','.join(name or 'other' for name in example)}"
+        )
+    if columns and len(columns) != len(cells[0]):
+        raise InputError(f"{path}: {len(columns)} column names are given, and its lines have {len(cells[0])} cells")
+    return Source(
+        (full,),
+        "tsv" if tab else "csv",
+        separator="" if separator in "\t," else separator,
+        quote="" if stray else '"',
+        columns=columns,
+        encoding=encoding,
+    ), text
+
+
+def _head(path: Path) -> tuple[bytes, bool]:
+    """The first bytes, unpacked, and whether more follow."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head = file.read(SAMPLE)
+            return head, bool(file.read(1))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: begins as a gzip file but cannot be unpacked ({error})") from None
+
+
+def _decoded(path: Path, head: bytes, cut: bool) -> tuple[str, str]:
+    """The head as text of whole lines, and its encoding."""
+    encoding = next((name for bom, name in _BOMS.items() if head.startswith(bom)), "")
+    if not encoding and b"\0" in head:
+        raise InputError(f"{path}: holds binary data, no table; a log is a table in CSV, TSV, JSON lines or Parquet")
+    text = ""
+    for name in (encoding,) if encoding else ("utf-8", "latin-1"):
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)()
+        try:
+            text, encoding = decoder.decode(head, final=not cut), name
+            break
+        except UnicodeDecodeError:
+            continue
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text[: text.rindex("\n") + 1] if cut and "\n" in text else text, encoding or "utf-8"
+
+
+def _check_json_lines(path: Path, lines: list[str]) -> None:
+    if lines[0].lstrip().startswith("<"):
+        raise InputError(f"{path}: is a web page or XML; a log is a table in CSV, TSV, JSON lines or Parquet")
+    try:
+        first = json.loads(lines[0])
+    except json.JSONDecodeError:
+        first = None
+    nested = isinstance(first, dict) and len(lines) == 1 and any(isinstance(v, list | dict) for v in first.values())
+    if not isinstance(first, dict) or nested:
+        raise InputError(
+            f"{path}: is one JSON document, not JSON lines; write one object a line, as \"jq -c '.[]'\" does for a list"
+        )
+
+
+def _separator(path: Path, lines: list[str]) -> str:
+    for separator in _SEPARATORS:
+        counts = Counter(len(_cells(line, separator, '"')) for line in lines)
+        cells, often = counts.most_common(1)[0]
+        if cells > 1 and often >= _ALIKE * len(lines):
+            return separator
+    raise InputError(
+        f"{path}: its lines ({shown(lines[0], 60)}) fall into no columns; a log has at least a user and an item a "
+        "line, as CSV, TSV or JSON lines; give a --spec with its separator where it has another"
+    )
+
+
+def _cells(line: str, separator: str, quote: str) -> list[str]:
+    if quote and len(separator) == 1:
+        try:
+            return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
+        except csv.Error:
+            return line.split(separator)
+    return line.split(separator)
+
+
+def _has_header(rows: list[list[str]], named: set[str]) -> bool:
+    """Whether the first row names columns: known or usual names, or words above columns of numbers."""
+    first, rest = rows[0], rows[1:]
+    if named & set(first) or any(is_usual(cell) for cell in first):
+        return True
+    if any(map(_is_number, first)) or len(set(first)) < len(first) or not all(cell.strip() for cell in first):
+        return False
+    columns = zip(*(row for row in rest if len(row) == len(first)), strict=True)
+    return any(all(map(_is_number, column)) for column in columns)
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?\d+(\.\d+)?([eE][-+]?\d+)?\s*", cell) is not None

@@ -1,0 +1,155 @@
+"""The order of the ladder, and how its time is shared: closed forms, trained models, and variants of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from twotower.core.errors import InputError
+from twotower.core.records import FIRST_KNOWN
+from twotower.data.dataset import Dataset
+from twotower.data.split import Split
+from twotower.experiment.catalogue import split_of
+from twotower.experiment.ladder.budget import Budget, clock
+from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
+from twotower.experiment.run import Run
+from twotower.experiment.train import spelled_out
+from twotower.models.registry import model_class
+from twotower.training.callbacks import Callback
+
+LADDER = ("popularity", "item_cosine", "item_lists", "ease", "two_tower", "sasrec")
+"""The models that `twotower fit` tries, simplest first: where the difference is noise the earlier one is taken. Another
+joins by its name; closed forms come before those that are trained."""
+
+VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
+    "two_tower": (("model.temperature=0.08",), ("model.temperature=0.18",)),
+    "sasrec": (("model.dropout=0.5", "model.history_length=50"),),
+}
+"""What is tuned with the time that the ladder leaves, best models first: changes of a model's default run. Each is a
+rung of its own, less simple than the default, so that it is taken where validation users speak for it. A closed form
+with one open number chooses that by itself."""
+
+LEAST_SECONDS = 3.0
+"""With less than this a model is not trained at all."""
+
+_SECONDS: dict[str, Callable[[int], float]] = {
+    "item_cosine": lambda items: items**2 / 3e7,
+    "item_lists": lambda items: items**2 / 3e7,
+    "ease": lambda items: 5 * items**3 / 2e10,
+}
+"""What a closed form takes on a slow core, by the number of items; EASE solves about five times for its penalty."""
+
+Watch = Callable[[str], Sequence[Callback]]
+"""Callbacks for a model's training, by its name."""
+
+
+class Ladder:
+    """Hold the models of one fit, each a bundle in a folder; what an earlier call has done is read from there.
+
+    Args:
+        dataset: prepared, with a folder.
+        folder: of the bundles.
+        budget: of the whole ladder and the last fit.
+        mask_seen: whether answers leave out what the user has seen.
+        watch: further callbacks.
+        tell: hears which model begins, and how long it may take.
+        done: hears each rung.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        budget: Budget,
+        *,
+        mask_seen: bool = True,
+        device: str = "auto",
+        watch: Watch = lambda name: (),
+        tell: Callable[[str], None] = lambda text: None,
+        done: Callable[[Rung], None] = lambda rung: None,
+    ) -> None:
+        self.dataset, self.folder, self.budget, self.mask_seen = dataset, folder, budget, mask_seen
+        self.device, self.watch, self.tell, self.done = device, watch, tell, done
+        self.split: Split = split_of(self._run(LADDER[0]), dataset)
+        self._rungs: dict[tuple[int, int], Rung] = {}
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """Return what is done, simplest first; a variant follows the default of its model."""
+        return [rung for _, rung in sorted(self._rungs.items())]
+
+    def climb(self) -> None:
+        """Train the ladder, then variants of its models for as long as there is time.
+
+        Closed forms come first and are fitted whatever the budget, save where the size of the catalogue says that one
+        takes far more. The others share what is left evenly, with one share more for the last fit of the winner.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C; the checkpoint of a training is kept, and goes on with the next call.
+        """
+        for place, model in enumerate(LADDER):
+            trained = [other for other in LADDER[place:] if not is_closed(other)]
+            share = self.budget.left / (len(trained) + 1) if trained else self.budget.left
+            self._step(place, 0, model, (), share, self._left_out(model, share))
+        best_first = sorted(
+            (key for key, rung in self._rungs.items() if rung.validation is not None),
+            key=lambda key: -_figure(self._rungs[key]),
+        )
+        for place, _ in best_first:
+            model = LADDER[place]
+            for number, settings in enumerate(VARIANTS.get(model, ()), start=1):
+                self._try_variant(place, number, model, settings)
+
+    def _try_variant(self, place: int, number: int, model: str, settings: tuple[str, ...]) -> None:
+        default = self._rungs[place, 0]
+        last_fit = max(rung.seconds for rung in self._rungs.values())
+        share = self.budget.left - last_fit
+        known = (self._bundle(model, number) / "manifest.json").is_file()
+        if known or (not default.short and share >= max(LEAST_SECONDS, default.seconds)):
+            self._step(place, number, model, settings, share, "")
+
+    def _step(
+        self, place: int, number: int, model: str, settings: tuple[str, ...], share: float, left_out: str
+    ) -> None:
+        name = " ".join([model, *(setting.partition(".")[2] for setting in settings)])
+        to = self._bundle(model, number)
+        try:
+            run = self._run(model, settings)
+            if settings and spelled_out(run) == spelled_out(self._run(model)):
+                return
+            if (to / "manifest.json").is_file():
+                rung = stored(name, to, run, self.dataset, self.split)
+            elif left_out:
+                rung = Rung(name, model, to, left_out=left_out)
+            else:
+                most = "" if is_closed(model) else f", at most {clock(share)} for it"
+                self.tell(f"{name}: {clock(self.budget.left)} left{most}")
+                rung = trained_rung(name, to, run, self.dataset, seconds=share, callbacks=self.watch(name))
+        except InputError as error:
+            rung = Rung(name, model, to, left_out=str(error))
+        self._rungs[place, number] = rung
+        self.done(rung)
+
+    def _bundle(self, model: str, number: int) -> Path:
+        return self.folder / (f"{model}-{number}" if number else model)
+
+    def _run(self, model: str, settings: Sequence[str] = ()) -> Run:
+        settings = [*settings, f"training.device={self.device}"]
+        return rung_run(model, self.dataset.folder or Path(), settings=settings, mask_seen=self.mask_seen)
+
+    def _left_out(self, model: str, share: float) -> str:
+        """Why a model is not tried; empty: it is."""
+        if model_class(model).batches == "sequences" and not self.dataset.is_ordered:
+            return "it learns from order, and the log has none; name a time column"
+        if not is_closed(model):
+            return "" if share >= LEAST_SECONDS else "the budget leaves no time to train it; raise --budget"
+        items = self.dataset.schema.num_items - FIRST_KNOWN
+        needed = _SECONDS[model](items) if model in _SECONDS else 0.0
+        if needed > max(30.0, self.budget.left / 2):
+            return f"for {items:,} items it would take about {clock(needed)}; raise --budget beyond {clock(2 * needed)}"
+        return ""
+
+
+def _figure(rung: Rung) -> float:
+    return float("-inf") if rung.validation is None else rung.validation.metrics[METRIC]

@@ -1,0 +1,86 @@
+"""The bundle of the winner: fitted once more on all events, or as the ladder left it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from twotower.core.files import read_json, replacing_folder
+from twotower.data.dataset import Dataset
+from twotower.data.split import Split, Targets
+from twotower.experiment.build import Parts
+from twotower.experiment.ladder.budget import StopAfter
+from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed
+from twotower.experiment.learn import learn
+from twotower.experiment.run import Run
+from twotower.experiment.train import check_items, pick_device
+from twotower.index.registry import build_index, serves
+from twotower.models.encode import encode_known_items
+from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.training.callbacks import Callback
+
+EVERYTHING = "all events"
+"""In the manifest of a bundle whose model has learnt the test events too: its own test would be no test."""
+
+
+def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Callback] = ()) -> dict[str, Any] | None:
+    """Fit the rung's model on all events, validation and test among them, and write its bundle.
+
+    The metrics that the bundle notes are those of the test before.
+
+    A closed form keeps the number that it chose on validation; any other model is trained for as many epochs as were
+    best there.
+
+    Returns:
+        The diagnosis of the item vectors; None for models without any.
+    """
+    check_target(to)
+    run = Run.load(rung.bundle / "run.toml")
+    dataset = dataset.to(pick_device(run.training.device))
+    everything = dataset.log
+    nothing = everything.select(everything.items < 0)
+    split = Split(everything, Targets(nothing, nothing), Targets(nothing, nothing), everything, "")
+    training = replace(run.training, evaluate_every=0, patience=0, refit=False, geometry="off")
+    once = replace(run, training=training)
+    stop = [] if is_closed(rung.model) else [StopAfter(best_epoch(rung)), *callbacks]
+    model, _ = learn(once, dataset, split, callbacks=stop, parts=Parts())
+    items = encode_known_items(model, dataset)
+    diagnosis = check_items(model, items, everything)
+    index = None
+    if serves(run.index.kind, inner_product=model.inner_product):
+        index = build_index(run.index.kind, run.index.settings, model)
+        index.build(items.states, items.ids)
+    contents = Contents(
+        model=model,
+        model_name=run.model.name,
+        model_parameters=run.model.settings,
+        dataset=dataset,
+        items=items,
+        run_toml=run.to_toml(),
+        metrics={} if rung.test is None else rung.test.metrics,
+        histories=dataset.log,
+        diagnosis=diagnosis,
+        index=index,
+        learnt=EVERYTHING,
+        events=everything,
+    )
+    write_bundle(to, contents)
+    return diagnosis
+
+
+def best_epoch(rung: Rung) -> int:
+    """Return the epoch with the best validation metric, else the last one; at least 1."""
+    judged = [record for record in rung.records if METRIC in record]
+    best = max(judged, key=lambda record: record[METRIC]) if judged else {"epoch": len(rung.records)}
+    return max(1, int(best["epoch"]))
+
+
+def as_it_is(rung: Rung, to: Path) -> dict[str, Any] | None:
+    """Copy the rung's bundle, whose model is trained on the training events alone, and return its diagnosis."""
+    with replacing_folder(to) as partial:
+        shutil.copytree(rung.bundle, partial, dirs_exist_ok=True)
+    found = to / "diagnosis.json"
+    return read_json(found) if found.is_file() else None

@@ -1,0 +1,11 @@
+"""Names of recipes with a few words each, so that a list of them needs no PyTorch; `recipes` has the runs."""
+
+from __future__ import annotations
+
+RECIPES = {
+    "two_tower": "linear towers over features and pooled history, in-batch softmax",
+    "sasrec": "causal transformer, full softmax",
+    "sasrec_ml_1m": "the same for MovieLens-1M, 200 epochs",
+    "semantic": "items and users by texts alone",
+}
+"""By name."""

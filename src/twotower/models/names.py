@@ -1,0 +1,31 @@
+"""The names of our models and where each is found; no more, so that a list of them needs no PyTorch."""
+
+from __future__ import annotations
+
+GROUP = "twotower.models"
+"""Entry points under which other packages name models."""
+
+KNOWN = {
+    "two_tower": "twotower.models.two_tower:TwoTower",
+    "sasrec": "twotower.models.sequential:SASRec",
+    "gru4rec": "twotower.towers.sequence.gru4rec:GRU4Rec",
+    "lrurec": "twotower.towers.sequence.lrurec:LRURec",
+    "hstu": "twotower.towers.sequence.hstu:HSTU",
+    "ligr": "twotower.towers.sequence.ligr:LiGR",
+    "caser": "twotower.towers.sequence.caser:Caser",
+    "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
+    "sparcode": "twotower.models.sparcode:SparCode",
+    "t2diff": "twotower.models.t2diff:T2Diff",
+    "popularity": "twotower.models.baselines.popularity:Popularity",
+    "random": "twotower.models.baselines.random:Random",
+    "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
+    "item_lists": "twotower.models.baselines.item_lists:ItemLists",
+    "ease": "twotower.models.baselines.ease:EASE",
+    "dat": "twotower.models.prerank.dat:DAT",
+    "cold": "twotower.models.prerank.cold:COLD",
+    "int_tower": "twotower.models.prerank.int_tower:IntTower",
+    "rank_tower": "twotower.models.prerank.rank_tower:RankTower",
+    "fit": "twotower.models.fit.model:FIT",
+    "semantic": "twotower.models.semantic:Semantic",
+}
+"""One line a model, "module:class"; a sequence encoder's line makes it a model."""

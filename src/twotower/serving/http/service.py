@@ -1,0 +1,127 @@
+"""Routes: a request's JSON in, an answer's JSON out, the model called in a thread between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+
+from twotower.serving.http.answers import listed, row
+from twotower.serving.http.limits import Limits, RefusedError, read_json
+from twotower.serving.http.metrics import Metrics
+from twotower.serving.http.models import Id, Rank, Recommend, SimilarTo, Swap, validated
+from twotower.serving.http.notices import gather
+from twotower.serving.http.swap import Slot
+from twotower.serving.http.workers import Workers
+from twotower.serving.retriever import Answer
+
+
+class Service:
+    """Serve one bundle, or two, over HTTP.
+
+    Args:
+        slot: what is served.
+        limits: what a request may ask for.
+        metrics: what is counted.
+        threads: requests that are answered at the same time.
+    """
+
+    def __init__(self, slot: Slot, limits: Limits, metrics: Metrics, threads: int) -> None:
+        self.slot, self.limits, self.metrics = slot, limits, metrics
+        self.workers = Workers(threads, limits.concurrency, metrics)
+        self.ready = True
+
+    async def recommend(self, request: Request) -> dict[str, Any]:
+        """Recommend items for a user or a history."""
+        asked = validated(Recommend, await read_json(request, self.limits))
+        by = self._check_asker(request, asked.user, asked.history)
+        self.limits.check_k(asked.k)
+        self.limits.check_length("exclude", asked.exclude, self.limits.exclude)
+        self.limits.check_ids("exclude", asked.exclude)
+        served = self.slot.served
+
+        def call() -> tuple[list[Answer], list[str]]:
+            notices = gather()
+            answers = served.asked.recommend(
+                asked.user,
+                history=asked.history,
+                features=asked.features,
+                k=asked.k,
+                exclude=asked.exclude,
+                include_seen=asked.include_seen,
+            )
+            return answers, notices
+
+        answers, notices = await self.workers.run(call)
+        return listed(answers, notices, answered_by=by, bundle=served.digest)
+
+    async def rank(self, request: Request) -> dict[str, Any]:
+        """Rank these candidates for a user or a history."""
+        asked = validated(Rank, await read_json(request, self.limits))
+        by = self._check_asker(request, asked.user, asked.history)
+        self.limits.check_length("candidates", asked.candidates, self.limits.candidates)
+        self.limits.check_ids("candidates", asked.candidates)
+        served = self.slot.served
+
+        def call() -> tuple[list[Answer], list[str]]:
+            notices = gather()
+            return served.ranker.rank(
+                asked.user, asked.candidates, history=asked.history, features=asked.features, k=asked.k
+            ), notices
+
+        answers, notices = await self.workers.run(call)
+        return listed(answers, notices, answered_by=by, bundle=served.digest)
+
+    async def similar(self, request: Request) -> dict[str, Any]:
+        """Find items like one."""
+        asked = validated(SimilarTo, await read_json(request, self.limits))
+        self.limits.check_k(asked.k)
+        self.limits.check_ids("item", [asked.item])
+        served = self.slot.served
+
+        def call() -> tuple[list[Answer], list[str]]:
+            notices = gather()
+            return served.retriever.similar(str(asked.item), k=asked.k), notices
+
+        answers, notices = await self.workers.run(call)
+        return listed(answers, notices, bundle=served.digest)
+
+    async def item(self, id: str) -> dict[str, Any]:
+        """Return what is known of one item."""
+        self.limits.check_ids("the path", [id])
+        served = self.slot.served
+        return row((await self.workers.run(lambda: served.retriever.items([id])))[0])
+
+    async def swap(self, request: Request) -> dict[str, Any]:
+        """Serve another bundle, if it may be."""
+        asked = validated(Swap, await read_json(request, self.limits))
+        return await self.exchange(asked.bundle, asked.then)
+
+    async def exchange(self, bundle: str | None = None, then: str | None = None) -> dict[str, Any]:
+        """Load beside the traffic, in a thread of its own, and say what is served now.
+
+        Raises:
+            RefusedError: as `Slot.swap`.
+        """
+        try:
+            served = await asyncio.to_thread(self.slot.swap, bundle, then)
+        except RefusedError:
+            self.metrics.swapped("refused")
+            raise
+        self.metrics.swapped("done")
+        return self.about() | {"folder": served.folder.name}
+
+    def about(self) -> dict[str, Any]:
+        """Return what is served."""
+        served = self.slot.served
+        items = len(served.retriever.bundle.item_ids)
+        return {"model": served.model, "bundle": served.digest, "items": items}
+
+    def _check_asker(self, request: Request, user: Id | None, history: list[Id] | None) -> str:
+        self.limits.check_length("history", history, self.limits.history)
+        self.limits.check_ids("history", history or [])
+        self.limits.check_ids("user", [] if user is None else [user])
+        by = "user" if user is not None else "history"
+        request.scope.setdefault("state", {})["noted"] = {"answered_by": by}
+        return by

@@ -1,0 +1,1 @@
+"""Towers of a bundle as ONNX (Open Neural Network Exchange) graphs, for NumPy and ONNX Runtime alone."""

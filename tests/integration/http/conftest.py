@@ -1,0 +1,46 @@
+"""A service within the test's own process, asked through ASGI without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOKEN = "a-token-for-tests-only"
+
+
+@pytest.fixture
+def build() -> Callable[..., Any]:
+    """Make the application of a bundle; settings of the loader and of the application by name."""
+    pytest.importorskip("fastapi")
+
+    def made(folder: Path, then: Path | None = None, **settings: Any) -> Any:
+        from twotower.serving.http.app import create_app
+        from twotower.serving.http.swap import Loader, Slot
+
+        loader = Loader(allow_collapsed=settings.pop("allow_collapsed", False))
+        return create_app(Slot(loader.load(folder, then), loader), **settings)
+
+    return made
+
+
+@pytest.fixture
+def ask() -> Callable[..., Any]:
+    """Send one request to an application, and return the response."""
+    httpx = pytest.importorskip("httpx")
+
+    def sent(app: Any, path: str, body: Any = None, *, method: str = "", **more: Any) -> Any:
+        async def send() -> Any:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+                given = {"content": body} if isinstance(body, bytes) else {} if body is None else {"json": body}
+                if isinstance(body, bytes):
+                    more.setdefault("headers", {})["Content-Type"] = "application/json"
+                chosen = method or ("GET" if body is None else "POST")
+                return await client.request(chosen, path, **given, **more)
+
+        return asyncio.run(send())
+
+    return sent

@@ -1,0 +1,334 @@
+"""Ranks of one training that die, hang, are stopped or differ: one clear line, a status, and a state to go on from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch._dynamo  # optimisers import it: read once for all ranks
+import torch.distributed as dist
+
+import twotower.cli.results
+import twotower.cli.train
+import twotower.diagnosis
+import twotower.experiment.recipes
+import twotower.experiment.train  # noqa: F401 - what ranks read, read once
+from twotower.cli.main import main
+from twotower.serving.retriever import load
+from twotower.training.collectives import in_time
+from twotower.training.interrupt import ends_when_told
+
+pytestmark = pytest.mark.ranks
+FORK = multiprocessing.get_context("fork")
+SETTINGS = ["model.dim=8", "model.field_dim=4", "model.hidden=[8]", "training.patience=0", "training.device=cpu"]
+SETTINGS += ["objective.loss=sampled_softmax", "training.batch_size=50", "training.checkpoint_seconds=0"]
+
+
+class Ended(NamedTuple):
+    """How a rank ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def _rank(rank: int, size: int, port: int, folder: Path, words: list[str]) -> None:
+    torch.set_num_threads(1)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    status = 1
+    try:
+        main(words)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Ranks:
+    """Ranks as torchrun starts them, each with words of its own, by a store that outlives them."""
+
+    def __init__(self, folder: Path, *words: list[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.ranks = [
+            FORK.Process(target=_rank, args=(rank, len(words), self.store.port, folder, said))
+            for rank, said in enumerate(words)
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for one in self.ranks:
+                one.start()
+
+    def send(self, number: int, *ranks: int) -> None:
+        for rank in ranks or range(len(self.ranks)):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.ranks[rank].pid or 0, number)
+
+    def ended(self, seconds: float = 60.0, *ranks: int) -> list[Ended]:
+        """Wait for all, or some; none may take longer."""
+        until = time.monotonic() + seconds
+        for rank in ranks or range(len(self.ranks)):
+            self.ranks[rank].join(max(0.0, until - time.monotonic()))
+        return [
+            Ended(
+                one.exitcode if one.exitcode is not None else 99,
+                (self.folder / f"out{rank}").read_text(),
+                (self.folder / f"err{rank}").read_text(),
+            )
+            for rank, one in enumerate(self.ranks)
+        ]
+
+    def close(self) -> None:
+        for one in self.ranks:
+            one.kill()
+            one.join()
+
+
+@contextlib.contextmanager
+def ranks(folder: Path, *words: list[str]):
+    started = Ranks(folder, *words)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A small prepared data set with features, by the synthetic source."""
+    from twotower.data import sources
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
+    from twotower.data.sources.synthetic import Synthetic
+
+    folder = tmp_path_factory.mktemp("data")
+    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
+    return prepare(Spec.from_toml(spec), folder / "prepared")
+
+
+def training(data: Path, to: Path, *more: str, epochs: int = 2) -> list[str]:
+    words = ["train", "--model", "two_tower", "--data", str(data), "--to", str(to), *more]
+    for setting in [*SETTINGS, f"training.epochs={epochs}"]:
+        words += ["--set", setting]
+    return words
+
+
+def lines(ended: list[Ended]) -> list[str]:
+    """The errors of all ranks."""
+    return [line for one in ended for line in one.stderr.splitlines() if line.startswith("error:")]
+
+
+def wait_for_steps(to: Path, seconds: float = 60.0) -> None:
+    """Until a checkpoint beyond the first is there."""
+    path, until, first = to.with_name(to.name + ".run") / "train.safetensors", time.monotonic() + seconds, 0.0
+    while time.monotonic() < until:
+        if path.is_file():
+            first = first or path.stat().st_mtime
+            if path.stat().st_mtime > first:
+                return
+        time.sleep(0.005)
+    raise AssertionError("no checkpoint came")
+
+
+def curve(to: Path) -> list[dict[str, float]]:
+    kept = [json.loads(line) for line in (to.with_name(to.name + ".run") / "train.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in one.items() if name != "seconds"} for one in kept]
+
+
+def test_one_bundle_is_written_and_one_answer_printed(data, tmp_path):
+    with ranks(tmp_path / "out", *[training(data, tmp_path / "b", "--json")] * 2) as started:
+        first, second = started.ended()
+    assert (first.status, second.status) == (0, 0), first.stderr + second.stderr
+    assert second == Ended(0, "", "")
+    assert f"bundle: {tmp_path / 'b'}" in first.stderr
+    assert load(tmp_path / "b").bundle.metrics == pytest.approx(json.loads(first.stdout)["metrics"])
+    assert not list((tmp_path / "b.run").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_rank_ends_all_with_one_line_and_a_state_to_go_on_from(killed, data, tmp_path):
+    with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=4)] * 2) as started:
+        assert [one.status for one in started.ended()] == [0, 0]
+    words = training(data, tmp_path / "b", epochs=4)
+    with ranks(tmp_path / "lost", *[words] * 3) as started:
+        wait_for_steps(tmp_path / "b")
+        started.send(signal.SIGKILL, killed)
+        ended = started.ended(30.0)
+    assert [one.status for rank, one in enumerate(ended) if rank != killed] == [1, 1]
+    (line,) = lines(ended)
+    assert line == (
+        "error: a rank of the training is gone; all ranks end; the same command with --resume goes on from the last "
+        "checkpoint"
+    )
+    assert "Traceback" not in "".join(one.stderr for one in ended)
+    assert not (tmp_path / "b").exists()
+    with ranks(tmp_path / "again", *[[*words, "--resume"]] * 2) as started:
+        assert [one.status for one in started.ended()] == [0, 0]
+    for one, other in zip(curve(tmp_path / "b"), curve(tmp_path / "a"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=5e-3)
+
+
+def test_a_rank_that_hangs_ends_the_others_in_the_time_that_was_given(data, tmp_path):
+    words = training(data, tmp_path / "b", "--wait", "2", epochs=500)
+    with ranks(tmp_path / "out", *[words] * 3) as started:
+        wait_for_steps(tmp_path / "b")
+        started.send(signal.SIGSTOP, 1)
+        ended = started.ended(20.0, 0, 2)
+    assert [ended[rank].status for rank in (0, 2)] == [1, 1], ended
+    (line,) = lines(ended)
+    assert "--resume goes on from the last checkpoint" in line
+    assert (tmp_path / "b.run" / "train.safetensors").is_file()
+
+
+def test_ctrl_c_ends_all_ranks_with_one_notice_and_the_run_goes_on_alone(data, tmp_path):
+    words = training(data, tmp_path / "b", epochs=4)
+    with ranks(tmp_path / "out", *[words] * 2) as started:
+        wait_for_steps(tmp_path / "b")
+        started.send(signal.SIGINT)
+        started.send(signal.SIGTERM)  # torchrun sends on what the terminal has sent
+        first, second = started.ended()
+    assert (first.status, second.status) == (130, 130), first.stderr + second.stderr
+    assert "with --resume goes on" in first.stderr
+    assert second.stderr == ""
+    with ranks(tmp_path / "again", [*words, "--resume"]) as started:
+        assert started.ended()[0].status == 0
+    assert len(curve(tmp_path / "b")) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "training.seed=9"], "rank 1 has another run file than rank 0"),
+        (["--set", "training.sed=9"], "rank 1: "),
+        (["--data", "nowhere"], "rank 1: "),
+    ],
+)
+def test_ranks_that_were_not_started_alike_end_with_one_line(more, said, data, tmp_path):
+    words = training(data, tmp_path / "b")
+    with ranks(tmp_path / "out", words, [*words, *more]) as started:
+        ended = started.ended()
+    assert [one.status for one in ended] == [2, 2]
+    (line,) = lines(ended)
+    assert line.startswith(f"error: {said}")
+    assert len("".join(one.stderr for one in ended).splitlines()) == 1
+    assert not (tmp_path / "b.run").exists()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_lose_nothing(data, tmp_path):
+    with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=10)] * 2) as started:
+        begun = time.monotonic()
+        assert [one.status for one in started.ended()] == [0, 0]
+        seconds = time.monotonic() - begun
+    chance, kills, rounds = random.Random(5), 0, 0
+    while kills < 20:
+        rounds += 1
+        to = tmp_path / f"b{rounds}"
+        while not to.exists():
+            again = ["--resume"] if to.with_name(to.name + ".run").is_dir() else []
+            words = training(data, to, "--wait", "8", *again, epochs=10)
+            size = chance.choice((2, 3))
+            with ranks(tmp_path / "out", *[words] * size) as started:
+                time.sleep(chance.uniform(0.0, seconds))
+                killed = chance.randrange(size)
+                alive = [one.is_alive() for one in started.ranks]
+                started.send(signal.SIGKILL, killed)
+                if chance.random() < 0.5:  # as torchrun does
+                    started.send(signal.SIGTERM, *[rank for rank in range(size) if rank != killed])
+                ended = started.ended(40.0)
+            assert "Traceback" not in "".join(one.stderr for one in ended), ended
+            if all(alive) and not to.exists():
+                kills += 1
+                told = {one.status for rank, one in enumerate(ended) if rank != killed}
+                # Ranks beside the first end well once all is judged; before they are ranks, SIGTERM just ends them.
+                assert told <= {1} or told <= {1, -signal.SIGTERM} or (told == {0} and killed == 0), ended
+                assert len(lines(ended)) == (1 if told == {1} else 0) or -signal.SIGTERM in told, ended
+        load(to)
+        for one, other in zip(curve(to), curve(tmp_path / "a"), strict=True):
+            assert one == pytest.approx(other, rel=1e-4, abs=2e-2)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_tells_of_a_killed_rank_once(data, tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "twotower"]
+    words += training(data, tmp_path / "b", epochs=300)
+    started = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    wait_for_steps(tmp_path / "b", 120.0)
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    if not children.is_file():
+        pytest.skip("needs /proc")
+    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    _, errors = started.communicate(timeout=60.0)
+    assert started.returncode == 1
+    assert sum(line.startswith("error: ") for line in errors.splitlines()) == 1, errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many', and must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_variables_that_torchrun_would_not_set_are_refused(variables, said, data, tmp_path, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(training(data, tmp_path / "b"))
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_process_that_cannot_heed_sigterm_is_cut_off_after_its_grace(tmp_path):
+    def blocked() -> None:
+        with ends_when_told("told", lambda: (tmp_path / "told").touch(), grace=0.2):
+            (tmp_path / "begun").touch()
+            dist.FileStore(str(tmp_path / "store"), 2).get("never")
+
+    process = FORK.Process(target=blocked)
+    process.start()
+    while not (tmp_path / "begun").is_file():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.terminate()
+    process.join(10.0)
+    assert process.exitcode == 1
+    assert (tmp_path / "told").is_file()
+
+
+def test_work_that_waits_for_ever_is_given_up_in_time():
+    store = dist.HashStore()
+    with pytest.raises(ConnectionError, match="did not answer in time"):
+        in_time(lambda: store.wait(["never"], timedelta(seconds=3)), 0.1)
+    with pytest.raises(ZeroDivisionError):
+        in_time(lambda: 1 / 0, 5.0)
+
+
+def test_sigterm_ends_a_block_with_an_error_and_leaves_no_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ConnectionError, match="told"), ends_when_told("told", lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
+    assert signal.getsignal(signal.SIGTERM) is before

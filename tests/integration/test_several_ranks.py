@@ -1,0 +1,264 @@
+"""Several processes train as one: the curve of one process at equal global batch, for all that claims it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo  # optimisers import it: read once for all ranks
+import torch.distributed as dist
+
+from twotower.core.errors import InputError, SharedError
+from twotower.data.dataset import Dataset
+from twotower.experiment.catalogue import split_of
+from twotower.experiment.run import Data, ModelSection, Run
+from twotower.experiment.train import train
+from twotower.training.callbacks import Silent
+from twotower.training.config import Objective, Training
+from twotower.training.distributed import World
+
+pytestmark = pytest.mark.ranks
+FORK = multiprocessing.get_context("fork")
+TOWER = ModelSection("two_tower", {"dim": 8, "field_dim": 4, "hidden": [8]})
+SASREC = ModelSection("sasrec", {"dim": 8, "dropout": 0.0, "history_length": 6, "layers": 1})
+TRAINING = Training(epochs=2, batch_size=56, learning_rate=0.01, optimizer="sgd", seed=3, device="cpu")
+
+PAIRS: dict[str, Any] = {
+    "data": Data(split="pre-ranking", split_options={"reading": "all", "validation_share": 0.2}),
+    "training": replace(TRAINING, metric="auc", batch_size=16),
+}
+
+
+def _one_rank(rank: int, size: int, store: str, work: Callable[[World], Any], pipe: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
+    try:
+        pipe.send(work(World.current()))
+    except Exception as error:
+        pipe.send(error)
+    finally:
+        dist.destroy_process_group()
+
+
+def on_ranks(size: int, folder: Path, work: Callable[[World], Any]) -> list[Any]:
+    """What ``work`` gives, or raises, on each of so many processes."""
+    ends = [FORK.Pipe(duplex=False) for _ in range(size)]
+    store = str(folder / f"store{size}.{len(list(folder.glob('store*')))}")
+    started = [FORK.Process(target=_one_rank, args=(rank, size, store, work, ends[rank][1])) for rank in range(size)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which then do nothing here
+        for process in started:
+            process.start()
+    for _, theirs in ends:
+        theirs.close()
+    try:
+        return [ours.recv() for ours, _ in ends]
+    finally:
+        for process in started:
+            process.join(20)
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    """A small prepared data set with features, by the synthetic source."""
+    from twotower.data import sources
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
+    from twotower.data.sources.synthetic import Synthetic
+
+    folder = tmp_path_factory.mktemp("data")
+    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
+    return Dataset.load(prepare(Spec.from_toml(spec), folder / "prepared"))
+
+
+def a_run(loss: str = "full_softmax", model: ModelSection = TOWER, **parts: Any) -> Run:
+    """Two epochs of a small model; ``parts`` are sampling settings in their short form, and sections by their names."""
+    sections = {name: parts.pop(name) for name in ("training", "data") if name in parts}
+    regularise = parts.pop("regularise", {})
+    run = Run(model=model, objective=Objective(loss, regularise), **({"training": TRAINING} | sections))
+    short = {"sources": ["in_batch"], "number": 12} | parts
+    return Run.from_dict(run.to_dict() | {"sampling": short | {"sources": list(short["sources"])}})
+
+
+def learnt(run: Run, dataset: Dataset) -> Callable[[World], Any]:
+    """Train, and return the curve with its validations, the test, and the weights."""
+
+    def work(world: World) -> Any:
+        trained = train(run, dataset=dataset, world=world)
+        curve = [{name: value for name, value in one.to_json().items() if name != "seconds"} for one in trained.records]
+        return curve, trained.test.metrics, {name: w.numpy() for name, w in trained.model.state_dict().items()}
+
+    return work
+
+
+def assert_same(found: Any, expected: Any, rel: float = 2e-6) -> None:
+    """Losses and weights to rounding; metrics but for a rank or two that rounding may turn around.
+
+    Under a coarse ``rel`` losses alone are compared.
+    """
+    for one, other in zip(found[0], expected[0], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=rel)
+        assert rel > 1e-5 or one == pytest.approx(other, abs=5e-3)
+    if rel > 1e-5:
+        return
+    assert found[1] == pytest.approx(expected[1], rel=2e-3, abs=5e-3)
+    for name, value in found[2].items():
+        assert value == pytest.approx(expected[2][name], rel=1e-3, abs=2e-5, nan_ok=True), name
+
+
+CLAIMS = {
+    "in-batch": a_run("sampled_softmax"),
+    "in-batch, sequences": a_run("sampled_softmax", SASREC, training=replace(TRAINING, batch_size=14)),
+    "in-batch and a bank": a_run("sampled_softmax", sources=("in_batch", "memory_bank"), number=60),
+    "hardest of in-batch and mined": a_run(
+        "sampled_softmax", sources=("in_batch", "index_mined"), mine_ranks=(2, 12), mine_every=4, hard="hardest"
+    ),
+    "regularised": a_run("sampled_softmax", regularise={"uniformity": 0.3, "decorrelation": 0.2, "centring": 0.1}),
+}
+MORE = {
+    "full softmax": a_run(),
+    "full softmax, sequences": a_run(model=SASREC, training=replace(TRAINING, batch_size=14)),
+    "uniform": a_run("sampled_softmax", sources=("uniform",)),
+    "streaming frequency": a_run("sampled_softmax", frequency="streaming"),
+    "clusters": a_run("sampled_softmax", batches="clustered"),
+    "adam, clipped": a_run(training=replace(TRAINING, optimizer="adamw", clip_norm=0.1, schedule="cosine")),
+    "bfloat16": a_run("sampled_softmax", training=replace(TRAINING, precision="bfloat16")),
+    "popularity": a_run("sampled_softmax", sources=("popularity",)),
+    "mixed": a_run("sampled_softmax", sources=("mixed",)),
+    "in-batch and popularity": a_run("sampled_softmax", sources=("in_batch", "popularity")),
+    "some of the batch": a_run("sampled_softmax", in_batch_number=20),
+    "positive corrected": a_run("sampled_softmax", correct_positive=True),
+    "a bank that starts by drift": a_run(
+        "sampled_softmax", sources=("in_batch", "memory_bank"), number=60, bank_drift=1.0, bank_rescale=True
+    ),
+    "radius": a_run("sampled_softmax", hard="radius"),
+    "batch radius": a_run("sampled_softmax", hard="batch_radius"),
+    "margin": a_run("sampled_softmax", hard="margin"),
+    "below positive": a_run("sampled_softmax", hard="below_positive", sources=("uniform",)),
+    "bce": a_run("bce", sources=("uniform",)),
+    "gbce": a_run("gbce", sources=("uniform",)),
+    "bpr": a_run("bpr"),
+    "triplet": a_run("triplet"),
+    "regularised full softmax": a_run(regularise={"uniformity": 0.3, "centring": 0.1}),
+    "sequences, uniform": a_run("bce", SASREC, sources=("uniform",), training=replace(TRAINING, batch_size=14)),
+    "last fit": a_run(training=replace(TRAINING, refit=True)),
+    "pairs": a_run("bce", **PAIRS),
+    "pairs, fit": a_run(
+        "bce",
+        ModelSection("fit", {"hidden": [8], "dim": 8, "batch_norm": False, "interaction": "deepfm", "meta_queries": 4}),
+        **PAIRS,
+    ),
+    "pairs, cold": a_run("bce", ModelSection("cold", {"hidden": [8], "batch_norm": False}), **PAIRS),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_two_and_three_ranks_follow_the_curve_of_one(name, dataset, tmp_path):
+    work = learnt(CLAIMS[name], dataset)
+    expected = work(World())
+    for size in (2, 3):
+        told = on_ranks(size, tmp_path, work)
+        for found in told:
+            assert not isinstance(found, Exception), found
+            assert_same(found, expected)
+        assert all(found[0] == told[0][0] for found in told)  # among themselves to the bit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_the_rest_of_what_claims_it_follows_the_curve_of_one_too(name, dataset, tmp_path):
+    work = learnt(MORE[name], dataset)
+    expected = work(World())
+    for size in (2, 3):
+        for found in on_ranks(size, tmp_path, work):
+            assert not isinstance(found, Exception), found
+            assert_same(found, expected, rel=1e-4 if name == "bfloat16" else 2e-6)
+
+
+def test_ranks_without_a_row_of_the_last_batch_change_nothing(dataset, tmp_path):
+    rows = split_of(a_run(), dataset).train.num_events
+    for loss in ("full_softmax", "sampled_softmax"):
+        work = learnt(a_run(loss, training=replace(TRAINING, batch_size=(rows - 1) // 4)), dataset)
+        expected = work(World())
+        for found in on_ranks(3, tmp_path, work):
+            assert not isinstance(found, Exception), found
+            assert_same(found, expected)
+
+
+REFUSED = {
+    "computed at once": a_run(model=ModelSection("ease", {})),
+    "normalises over its batch (user_stack.norms.0)": a_run("bce", ModelSection("int_tower", {}), **PAIRS),
+    "looks at its batch as a whole": a_run("bce", ModelSection("int_tower", {"batch_norm": False}), **PAIRS),
+    "each needs a row": a_run(training=replace(TRAINING, batch_size=1)),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_several_ranks_cannot_do_alike_is_refused_before_training(said, dataset, tmp_path):
+    first, second = on_ranks(2, tmp_path, learnt(REFUSED[said], dataset))
+    assert isinstance(first, InputError)
+    assert said in str(first)
+    assert isinstance(second, SharedError)
+
+
+def test_ranks_that_would_train_something_else_are_refused(dataset, tmp_path):
+    def work(world: World) -> Any:
+        run = a_run(training=replace(TRAINING, learning_rate=0.01 if world.rank == 0 else 0.02))
+        return train(run, dataset=dataset, world=world)
+
+    told = on_ranks(2, tmp_path, work)
+    assert str(told[0]) == "rank 1 has another run file than rank 0: start all ranks alike"
+    assert isinstance(told[1], SharedError)
+
+
+class StopAt(Silent):
+    """Ends training after a step, as a kill does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, step: int) -> None:
+        if step == self.step:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3)])
+def test_a_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after, dataset, tmp_path):
+    run = a_run(
+        "sampled_softmax",
+        sources=("in_batch", "memory_bank", "uniform"),
+        number=40,
+        training=replace(TRAINING, epochs=3, batch_size=30, optimizer="adamw", checkpoint_seconds=0.0),
+    )
+
+    def stopped(world: World) -> None:
+        train(run, dataset=dataset, world=world, to=tmp_path / "b", callbacks=[StopAt(10)])
+
+    def resumed(world: World) -> Any:
+        trained = train(run, dataset=dataset, world=world, to=tmp_path / "b", resume=True)
+        return (
+            [one.to_json() for one in trained.records],
+            trained.test.metrics,
+            {n: w.numpy() for n, w in trained.model.state_dict().items()},
+        )
+
+    for found in on_ranks(before, tmp_path, stopped):
+        assert isinstance(found, ZeroDivisionError)
+    expected = learnt(run, dataset)(World())
+    again = on_ranks(after, tmp_path, resumed)
+    for found in again:
+        assert not isinstance(found, Exception), found
+        assert [one.pop("seconds") >= 0 for one in found[0]]
+        assert_same(found, expected)
+    if before == after:
+        exact = on_ranks(2, tmp_path, learnt(run, dataset))[0]
+        assert again[0][0] == exact[0]
+        for name, value in again[0][2].items():
+            assert (value == exact[2][name]).all(), name

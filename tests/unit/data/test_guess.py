@@ -1,0 +1,190 @@
+"""What a log is taken for when nobody described it, and the one line where that cannot be told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from twotower.core.errors import InputError
+from twotower.data.frame_notices import Notices
+from twotower.data.guess import Hints, guess_spec
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
+
+ROWS = [
+    (user, 100 + (user * 3 + place) % 11, 1 + place % 5, 1_600_000_000 + 60 * place)
+    for user in range(9)
+    for place in range(6)
+]
+
+
+def text(rows, separator: str = ",", header: str = "user_id,item_id,rating,timestamp") -> str:
+    lines = [header.replace(",", separator)] if header else []
+    return "\n".join([*lines, *(separator.join(map(str, row)) for row in rows)]) + "\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "::", "|", " "])
+def test_the_separator_is_the_one_that_cuts_lines_evenly(write, tmp_path, separator):
+    spec = guess_spec(write("log.txt", text(ROWS, separator)))
+    log = spec.interactions
+    assert (log.user, log.item, log.time, log.unit) == ("user_id", "item_id", "timestamp", "s")
+    prepare(spec, tmp_path / "data")
+    assert json.loads((tmp_path / "data" / "manifest.json").read_text())["counts"]["events"] == len(ROWS)
+
+
+def test_a_packed_file_and_a_jsonl_file_and_parquet_are_known_by_their_bytes(write, tmp_path):
+    packed = write("log", gzip.compress(text(ROWS).encode()))
+    names = ("user_id", "item_id", "rating", "timestamp")
+    lines = write("lines", "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in ROWS))
+    duckdb.sql(f"COPY (FROM '{lines}.csv') TO '{tmp_path}/columns' (FORMAT parquet)") if write(
+        "lines.csv", text(ROWS)
+    ) else None
+    for path, form in ((packed, "csv"), (lines, "jsonl"), (tmp_path / "columns", "parquet")):
+        spec = guess_spec(path)
+        assert spec.interactions.source.format == form
+        prepare(spec, tmp_path / "data")
+
+
+def test_the_guess_is_a_spec_that_prepare_reads_back(write, tmp_path):
+    spec = guess_spec(write("log.csv", text(ROWS)))
+    spec.to_toml(tmp_path / "elsewhere" / "data.toml")
+    again = Spec.from_toml(tmp_path / "elsewhere" / "data.toml")
+    assert again.to_dict() == spec.to_dict()
+    assert Path(again.interactions.source.path[0]).is_absolute()
+
+
+def test_ratings_keep_every_event_and_the_rule_is_named(write):
+    notices = Notices()
+    spec = guess_spec(write("log.csv", text(ROWS)), notices=notices)
+    assert spec.label is None
+    assert any("--positive-from 4" in sentence for sentence in notices.said)
+    asked = guess_spec(write("log.csv", text(ROWS)), hints=Hints(at_least=4.0)).label
+    assert (asked.column, asked.at_least, asked.keep) == ("rating", 4.0, "all")
+
+
+@pytest.mark.parametrize(("values", "least"), [((0, 1), 1.0), ((-1, 1), 1.0), ((-1, 0, 1), 1.0)])
+def test_a_column_of_yes_and_no_is_the_label(write, values, least):
+    rows = [(user, item, values[place % len(values)], time) for place, (user, item, _, time) in enumerate(ROWS)]
+    label = guess_spec(write("log.csv", text(rows, header="user,item,clicked,time"))).label
+    assert (label.column, label.at_least, label.keep) == ("clicked", least, "all")
+
+
+def test_dates_as_text_are_read_as_such(write, tmp_path):
+    rows = [(user, item, "5", f"2024-01-{place % 28 + 1:02d} 10:00") for place, (user, item, *_) in enumerate(ROWS)]
+    spec = guess_spec(write("log.csv", text(rows)))
+    assert spec.interactions.unit == "iso"
+    prepare(spec, tmp_path / "data")
+
+
+def test_dates_that_prepare_cannot_read_are_asked_about(write):
+    rows = [(user, item, "5", f"{place % 12 + 1}/{place % 28 + 1}/2015") for place, (user, item, *_) in enumerate(ROWS)]
+    path = write("log.csv", text(rows))
+    with pytest.raises(InputError, match=r"times in 'timestamp' \(as '1/1/2015'\).*--time none"):
+        guess_spec(path)
+    assert guess_spec(path, hints=Hints(time="none")).interactions.is_unordered
+
+
+def test_without_a_clock_the_log_is_a_set(write):
+    rows = [row[:2] for row in ROWS]
+    log = guess_spec(write("log.csv", text(rows, header="user,item"))).interactions
+    assert log.is_unordered
+    assert log.duplicates == "first"
+    assert not guess_spec(
+        write("log.csv", text(rows, header="user,item")), hints=Hints(unit="order")
+    ).interactions.is_unordered
+
+
+def test_a_file_without_a_header_asks_for_names(write):
+    path = write("u.data", text(ROWS, "\t", header=""))
+    with pytest.raises(InputError, match="name the 4 columns in order, as --columns user,item,rating,time"):
+        guess_spec(path)
+    spec = guess_spec(path, hints=Hints(columns=("user", "item", "rating", "time")))
+    assert spec.interactions.source.columns == ("user", "item", "rating", "time")
+    with pytest.raises(InputError, match="2 column names are given, and its lines have 4 cells"):
+        guess_spec(path, hints=Hints(columns=("user", "item")))
+
+
+def test_names_of_ones_own_make_a_header(write):
+    path = write("log.csv", "who,what\nann,heat\nbob,alien\n")
+    with pytest.raises(InputError, match="--columns user,item"):
+        guess_spec(path)
+    assert guess_spec(path, hints=Hints(user="who", item="what")).interactions.user == "who"
+
+
+def test_tables_give_features_and_titles(write):
+    items = "item_id,title,year,colour\n" + "".join(
+        f"{100 + place},The film {place},{1990 + place},{'red' if place % 2 else 'blue'}\n" for place in range(11)
+    )
+    spec = guess_spec(write("log.csv", text(ROWS)), items=write("items.csv", items))
+    assert (spec.items.id, spec.items.title) == ("item_id", "title")
+    assert {one.name: one.kind for one in spec.items.features} == {
+        "title": "text",
+        "year": "numeric",
+        "colour": "categorical",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(64), "is a PNG picture"),
+        ("a.csv", b"PK\x03\x04" + bytes(64), "a zip archive or a spreadsheet"),
+        ("b.bin", bytes(range(256)), "holds binary data"),
+        ("c.json", b'[{"user": 1, "item": 2}]', "one JSON document, not JSON lines"),
+        ("d.json", b'{\n "user": 1\n}', "one JSON document, not JSON lines"),
+        ("e.json", b'{"events": [{"user": 1}]}', "one JSON document, not JSON lines"),
+        ("f.html", b"<html></html>", "a web page or XML"),
+        ("g.csv", b"", "the file is empty"),
+        ("h.csv", b"\n\n", "only blank lines"),
+        ("i.txt", b"once upon\na\ntime there was\n", "fall into no columns"),
+        ("j.csv", b"user,item,time\n", "no rows"),
+        ("k.csv", b"item_id,title,year\n1,Heat,1995\n", "if this is a table of items, it goes with --items"),
+        (
+            "l.csv",
+            b"user,user_id,item\n1,1,2\n",
+            "'user', 'user_id' could each be the user; say which with --user user",
+        ),
+    ],
+)
+def test_what_is_no_log_is_one_line(write, name, content, message):
+    with pytest.raises(InputError, match=message) as error:
+        guess_spec(write(name, content))
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_that_is_not_there_or_a_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        guess_spec(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="a folder; give one file"):
+        guess_spec(tmp_path)
+
+
+def test_exchanged_columns_are_refused(write):
+    path = write("log.csv", text(ROWS))
+    with pytest.raises(InputError, match="are exchanged; give --user user_id --item item_id"):
+        guess_spec(path, hints=Hints(user="item_id", item="user_id"))
+    users = write("users.csv", "user_id,age\n" + "".join(f"{place},{20 + place}\n" for place in range(9)))
+    log = write("other.csv", text(ROWS, header="who,what,rating,timestamp"))
+    with pytest.raises(InputError, match="exchange user and item"):
+        guess_spec(log, users=users, hints=Hints(user="what", item="who"))
+
+
+def test_many_more_items_than_users_is_asked_about(write):
+    rows = [(place % 2, place, 5, place) for place in range(100)]
+    notices = Notices()
+    guess_spec(write("log.csv", text(rows)), notices=notices)
+    assert any("exchanged?" in sentence for sentence in notices.said)
