@@ -23,10 +23,17 @@ def command(
     history: Annotated[str | None, typer.Option(help="Item ids, oldest first: A,B,C.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    include_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-seen/--leave-out-seen",
+            help="Whether to offer what the user has seen too; default: as the bundle was judged.",
+            show_default=False,
+        ),
+    ] = None,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
+        int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -35,7 +42,7 @@ def command(
     from twotower.cli.answers import print_beside, print_json, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
-    from twotower.serving.pipeline import CANDIDATES, Pipeline
+    from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
     if candidates is not None and then is None:
@@ -47,11 +54,7 @@ def command(
         retriever = Retriever(Bundle.load(bundle, device))
         asked: Retriever | Pipeline = retriever
         if then is not None:
-            asked = Pipeline(
-                retriever,
-                Retriever(Bundle.load(then, device)),
-                candidates=CANDIDATES if candidates is None else candidates,
-            )
+            asked = Pipeline(retriever, Retriever(Bundle.load(then, device)), candidates=candidates)
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )

@@ -15,6 +15,7 @@ from twotower.evaluation.result import Result
 from twotower.experiment import train as whole
 from twotower.experiment.build import Parts
 from twotower.experiment.evaluate import judge_bundle
+from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
 from twotower.experiment.sources import SAMPLERS
@@ -28,6 +29,7 @@ from twotower.models.base import Model
 from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
+from twotower.training.distributed import World
 from twotower.training.sources import OLD_OPTIONS, NegativeSource
 
 
@@ -70,7 +72,7 @@ def train(
     dataset = data if isinstance(data, Dataset) else None
     if dataset is None and not run.data.path:
         raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
-    return whole.train(
+    trained = whole.train(
         run,
         to=None if to is None else Path(to),
         dataset=dataset,
@@ -79,6 +81,9 @@ def train(
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
     )
+    if to is not None and World.current().rank == 0:
+        judge_trained(trained.run, Path(to))
+    return trained
 
 
 def tune(
@@ -137,6 +142,7 @@ def evaluate(
     *,
     split: str = "test",
     ks: Sequence[int] = (),
+    include_seen: bool | None = None,
     device: str = "cpu",
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
@@ -147,6 +153,7 @@ def evaluate(
             bundle keeps.
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
+        include_seen: whether what a user has seen may be an answer; None: as in the run.
         device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -157,7 +164,8 @@ def evaluate(
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
     path = None if data is None else Path(data)
-    return judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), device=device)[0]
+    judged = judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), include_seen=include_seen, device=device)
+    return judged[0]
 
 
 def compare(
