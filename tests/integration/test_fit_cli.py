@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
@@ -126,6 +127,8 @@ def test_the_bundle_answers_and_has_learnt_every_event(fit_folder):
     done = run_cli("recommend", fit_folder / "bundle", "--user", "3", "-k", "4", "--json")
     assert done.returncode == 0, done.stderr
     assert all(answer["title"] in TITLES for answer in json.loads(done.stdout)["items"])
+    counts = np.load(fit_folder / "bundle" / "items" / "events.npy")
+    assert counts.sum() == twotower.load(fit_folder / "bundle").bundle.positives.num_events
     error = refused("evaluate", fit_folder / "bundle")
     assert "its model has learnt from all events" in error
     assert str(fit_folder / "bundle.run" / "models") in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from twotower.experiment.candidates import first_stage_lists, pairs_of
 from twotower.experiment.pair import _unlearnt, judge_pair, judge_trained, validation_targets
 from twotower.experiment.recipes import default_run
 from twotower.models.mixture import mix
-from twotower.serving.bundle import Bundle
+from twotower.serving.bundle import Bundle, changing_bundle
 from twotower.serving.pairs import judgement_of, note_judgement
 from twotower.serving.pipeline import load_pipeline
 
@@ -164,6 +165,24 @@ def test_a_pair_that_cannot_be_judged_is_one_line(
     status, _, err = call(capsys, "evaluate", work / "item_cosine", *given)
     assert (status, len(err.strip().splitlines())) == (2, 1)
     assert message in err
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_pair_of_which_one_has_learnt_all_events_is_refused(place: int, work: Path, tmp_path: Path) -> None:
+    everything = tmp_path / "everything"
+    shutil.copytree(work / "item_cosine", everything)
+    with changing_bundle(everything) as (_, manifest):
+        manifest["learnt"] = "all events"
+    pair = [work / "popularity", work / "popularity"]
+    pair[place] = everything
+    with pytest.raises(InputError, match="everything: its model has learnt from all events"):
+        judge_pair(*pair)
+
+
+def test_a_pair_runs_on_the_device_that_is_named(work: Path, capsys: Capture) -> None:
+    status, _, err = call(capsys, "evaluate", work / "item_cosine", "--then", work / "random", "--device", "cuda:99")
+    assert (status, len(err.strip().splitlines())) == (2, 1)
+    assert "device 'cuda:99': not there" in err
 
 
 @pytest.mark.bad_input

@@ -41,6 +41,17 @@ def test_seen_items_come_back_only_when_asked_for(app: Any, ask: Build) -> None:
     assert len(ask(app, "/v1/recommend", {"user": "u2", "k": 8, "include_seen": True}).json()["items"]) == 8
 
 
+def test_a_bundle_that_was_judged_with_what_was_seen_answers_so_unless_told_otherwise(
+    build: Build, ask: Build, write: Callable[..., Model], titled_dataset: Dataset, tmp_path: Path
+) -> None:
+    write(tmp_path / "kept", titled_dataset, run_toml="[evaluation]\nmask_seen = false\n")
+    app = build(tmp_path / "kept")
+    asked = {"user": "u2", "k": 8}
+    for choice, found in ((None, 8), (False, 3), (True, 8)):
+        assert len(ask(app, "/v1/recommend", {**asked, "include_seen": choice}).json()["items"]) == found, choice
+    assert len(ask(app, "/v1/recommend", asked).json()["items"]) == 8
+
+
 def test_rank_and_similar_and_items_answer_as_in_python(app: Any, ask: Build, bundle_folder: Path) -> None:
     retriever = twotower.load(bundle_folder)
     ranked = ask(app, "/v1/rank", {"user": "u3", "candidates": ["i5", "i2", "i9"], "k": 2}).json()
