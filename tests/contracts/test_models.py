@@ -195,9 +195,7 @@ def test_sparse_ease_is_ease_where_the_neighbours_are_all_items(tiny_dataset):
     for model in (whole, sparse):
         model.fit_log(tiny_dataset.log)
     torch.testing.assert_close(dense(sparse), whole.weights, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(
-        all_scores(sparse, tiny_dataset), all_scores(whole, tiny_dataset), rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(all_scores(sparse, tiny_dataset), all_scores(whole, tiny_dataset), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 40, 1 << 20])
@@ -217,9 +215,7 @@ def test_sparse_ease_is_the_ridge_regression_of_each_item_on_its_nearest(tiny_da
         expected[others, item] = torch.linalg.solve(X.T @ X + 0.7 * torch.eye(len(others)).double(), X.T @ y)
     torch.testing.assert_close(dense(model).double(), expected, rtol=1e-5, atol=1e-6)
     monkeypatch.setattr(sparse_ease, "NUMBERS", at_a_time)
-    torch.testing.assert_close(
-        all_scores(model, tiny_dataset).double(), (seen @ expected)[2:], rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(all_scores(model, tiny_dataset).double(), (seen @ expected)[2:], rtol=1e-5, atol=1e-6)
 
 
 def dense(model) -> torch.Tensor:

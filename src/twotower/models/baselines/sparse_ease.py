@@ -39,9 +39,9 @@ class SparseEASE(OffersChoices):
         b_i = (X_Dᵀ X_D + λ I)⁻¹ X_Dᵀ x_i,  D the ``neighbours`` items of the largest cosine with item i
 
     The regression of EASE, each item on few others instead of all, so that memory grows with items × neighbours (44
-    bytes a weight while fitting, 8 in the bundle) and time with items × neighbours³ and the events of the neighbours. It is
-    EASE itself where the neighbours are all other items. The user state is the history, so newcomers are served; an
-    empty history scores all items 0.
+    bytes a weight while fitting, 8 in the bundle), and time with items × neighbours³ and the events of the neighbours.
+    It is EASE itself where the neighbours are all other items. The user state is the history, so newcomers are served;
+    an empty history scores all items 0.
 
     Source: Steck, Markov Random Fields for Collaborative Filtering, NeurIPS 2019, section 3.2, with an inversion for
     every item (r = 0 there). Differences: a fixed number of neighbours by the cosine in place of a threshold on the
