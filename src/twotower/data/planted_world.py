@@ -176,8 +176,8 @@ class World:
     def probability(self, tastes: Tastes, items: Lists) -> Float[np.ndarray, "users k"]:
         """Return the probability of each item as the next event of a user of these tastes."""
         clusters, ranks = self.places_of(items)
-        within = self.item_law.probability(ranks.ravel(), self.sizes(clusters).ravel()).reshape(items.shape)
-        popular = self.cluster_law.probability(clusters.ravel(), self.clusters).reshape(items.shape)
+        within = self.item_law.probability(ranks, self.sizes(clusters))
+        popular = self.cluster_law.probability(clusters, self.clusters)
         liked = ((clusters[:, :, None] == tastes[:, None, :]) * SHARES).sum(axis=2)
         return within * ((1.0 - self.settings.noise) * liked + self.settings.noise * popular)
 
@@ -211,18 +211,18 @@ class World:
         ranks = np.arange(len(clusters)) % k
         return np.where(ranks < self.sizes(clusters), self.items_of(clusters, ranks), -1)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the settings, which say all."""
-        write_json(path, {"kind": "planted-world", "settings": asdict(self.settings)})
+        write_json(Path(path), {"kind": "planted-world", "settings": asdict(self.settings)})
 
     @classmethod
-    def load(cls, path: Path) -> World:
+    def load(cls, path: Path | str) -> World:
         """Read what `save` wrote.
 
         Raises:
             InputError: if it is something else.
         """
-        found = read_json(path)
+        found = read_json(Path(path))
         if not isinstance(found, dict) or found.get("kind") != "planted-world":
             raise InputError(f"{path}: not the truth of a generated log; it lies in truth/world.json of its folder")
         try:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-Ranks = Int[np.ndarray, " ranks"]
-Shares = Float[np.ndarray, " ranks"]
+Ranks = Int[np.ndarray, "..."]
+Shares = Float[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class PowerLaw:
 
     def _integral(self, place: float | NDArray[np.float64]) -> NDArray[np.float64]:
         place, power = np.asarray(place, dtype=np.float64), 1.0 - self.exponent
-        return np.log(place) if abs(power) < 1e-9 else place**power / power
+        return np.asarray(np.log(place) if abs(power) < 1e-9 else place**power / power)
 
     def _inverse(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         power = 1.0 - self.exponent
-        return np.exp(value) if abs(power) < 1e-9 else (value * power) ** (1.0 / power)
+        return np.asarray(np.exp(value) if abs(power) < 1e-9 else (value * power) ** (1.0 / power))

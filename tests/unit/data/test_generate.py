@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.data import generate as drawing
 from twotower.data import planted_world
@@ -28,6 +30,13 @@ SMALL = WorldSettings(users=300, items=500, events=6_000, clusters=12, seed=3)
 def rows(folder: Path, table: str = "interactions/*.parquet") -> dict[str, np.ndarray]:
     """All rows of a table, in the order of the files."""
     return duckdb.connect().sql(f"FROM read_parquet('{folder / table}')").fetchnumpy()
+
+
+def status(words: list[str]) -> object:
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return ended.value.code
 
 
 def slope(counts: np.ndarray, law: PowerLaw, upto: int) -> float:
@@ -184,6 +193,18 @@ def test_prepare_reads_it_and_the_ids_lead_back_to_the_truth(tmp_path):
     dataset = Dataset.load(prepare(Spec.from_toml(spec), tmp_path / "prepared"))
     assert dataset.log.num_events == 6_000
     assert dataset.is_ordered
+
+
+def test_the_verb_writes_it_and_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    words = ["data", "generate", "--users", "20", "--items", "30", "--to", str(tmp_path / "log")]
+    assert status([*words, "--events", "99", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["events"] == len(rows(tmp_path / "log")["item_id"]) == 99
+    assert World.load(answer["truth"]).settings.items == 30
+    assert status([*words, "--events", "9"]) == 2
+    error = capsys.readouterr().err
+    assert "at least 3 a user: 60 for 20 users, got 9" in error
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
