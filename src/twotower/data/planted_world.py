@@ -68,12 +68,12 @@ class WorldSettings:
             raise InputError(
                 f"generate: clusters must lie between 1 and the {self.items:,} items, got {self.clusters:,}"
             )
-        for name, value in (("noise", self.noise), ("drift", self.drift)):
-            if not 0.0 <= value <= 1.0:
-                raise InputError(f"generate: {name} is a share between 0 and 1, got {value}")
-        for name, value in (("item_exponent", self.item_exponent), ("user_exponent", self.user_exponent)):
-            if not 0.0 <= value <= 5.0:
-                raise InputError(f"generate: {name} must lie between 0 and 5, got {value}")
+        for name, share in (("noise", self.noise), ("drift", self.drift)):
+            if not 0.0 <= share <= 1.0:
+                raise InputError(f"generate: {name} is a share between 0 and 1, got {share}")
+        for name, exponent in (("item_exponent", self.item_exponent), ("user_exponent", self.user_exponent)):
+            if not 0.0 <= exponent <= 5.0:
+                raise InputError(f"generate: {name} must lie between 0 and 5, got {exponent}")
         if not 1.0 <= self.session < math.inf or self.days < 1:
             raise InputError(f"generate: session and days must be at least 1, got {self.session} and {self.days}")
 
