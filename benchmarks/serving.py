@@ -26,8 +26,9 @@ from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.experiment.index_tuning import rebuild_index
+from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import write_bundle
+from twotower.serving.bundle import Contents, write_bundle
 
 USERS, EVENTS, DIM, CONNECTIONS = 2_000, 20, 64, 16
 TARGET = 0.95
@@ -49,16 +50,15 @@ def write_planted(folder: Path, items: int) -> None:
     with torch.no_grad():
         centres = torch.randn(items // 100, DIM, generator=generator)
         model.item_table.weight[2:] = centres[groups] + 0.7 * torch.randn(items, DIM, generator=generator)
-    write_bundle(
-        folder,
+    contents = Contents(
         model=model,
         model_name="two_tower",
         model_parameters=parameters,
         dataset=dataset,
-        run_toml="",
-        metrics={},
+        items=encode_known_items(model, dataset),
         histories=log,
     )
+    write_bundle(folder, contents)
 
 
 class Service:

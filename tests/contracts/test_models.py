@@ -13,11 +13,13 @@ from twotower.core.errors import InputError
 from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.models.base import ClosedForm
+from twotower.models.baselines import sparse_ease
 from twotower.models.baselines.ease import MOST_ITEMS
 from twotower.models.encode import inference, users_with_history
-from twotower.models.registry import build_model
+from twotower.models.registry import MODELS, build_model, model_class
+from twotower.ops import memory
 
-NAMES = ("popularity", "random", "item_cosine", "item_lists", "ease")
+NAMES = [name for name in MODELS if issubclass(model_class(name), ClosedForm)]
 CHOSEN = torch.tensor([3, 9, 2, 7])
 
 
@@ -187,9 +189,57 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
     )
 
 
+def test_sparse_ease_is_ease_where_the_neighbours_are_all_items(tiny_dataset):
+    whole = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7})
+    sparse = build_model("sparse_ease", tiny_dataset.schema, {"lambda_": 0.7, "neighbours": 7})
+    for model in (whole, sparse):
+        model.fit_log(tiny_dataset.log)
+    torch.testing.assert_close(dense(sparse), whole.weights, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(all_scores(sparse, tiny_dataset), all_scores(whole, tiny_dataset), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 40, 1 << 20])
+def test_sparse_ease_is_the_ridge_regression_of_each_item_on_its_nearest(tiny_dataset, monkeypatch, at_a_time):
+    monkeypatch.setattr(sparse_ease, "EVENTS", at_a_time)
+    settings = {"lambda_": 0.7, "neighbours": 3}
+    model = build_model("sparse_ease", tiny_dataset.schema, settings)
+    model.fit_log(tiny_dataset.log)
+    cosine = build_model("item_cosine", tiny_dataset.schema, {"neighbours": 3})
+    cosine.fit_log(tiny_dataset.log)
+    sets = slow_sets(tiny_dataset.log)
+    seen = torch.tensor([[float(item in items) for item in range(10)] for items in sets], dtype=torch.float64)
+    expected = torch.zeros(10, 10, dtype=torch.float64)
+    for item in range(2, 10):
+        others = [other for other in cosine.nearest[item].tolist() if other]
+        X, y = seen[:, others], seen[:, item]
+        expected[others, item] = torch.linalg.solve(X.T @ X + 0.7 * torch.eye(len(others)).double(), X.T @ y)
+    torch.testing.assert_close(dense(model).double(), expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(sparse_ease, "NUMBERS", at_a_time)
+    torch.testing.assert_close(all_scores(model, tiny_dataset).double(), (seen @ expected)[2:], rtol=1e-5, atol=1e-6)
+
+
+def dense(model) -> torch.Tensor:
+    """The weights of sparse EASE as a table [source, target]; those of padding, which are never read, left out."""
+    table = torch.zeros(model.schema.num_items, model.schema.num_items)
+    for source in range(2, model.schema.num_items):
+        start, end = model.offsets[source : source + 2].tolist()
+        table[source, model.targets[start:end].long()] = model.weights[start:end]
+    return table
+
+
+def test_sparse_ease_says_how_much_memory_is_missing_before_it_starts(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e8)
+    model = build_model("sparse_ease", tiny_dataset.schema)
+    with pytest.raises(InputError, match=r"10 items with 7 neighbours need 0\.3 GB, and 0\.1 GB .* lower model\.neigh"):
+        model.fit_log(tiny_dataset.log)
+    assert not model.weights.any()
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("sparse_ease", {"neighbours": 0}, "neighbours must be at least 1"),
+        ("sparse_ease", {"lambda_": -1.0}, "lambda_ finite and at least 0"),
         ("ease", {"lambda_": -1.0}, "lambda_ must be finite and at least 0"),
         ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
         ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
@@ -204,5 +254,5 @@ def test_bad_settings_are_refused(name, settings, message):
 
 
 def test_ease_refuses_a_catalogue_that_it_cannot_hold():
-    with pytest.raises(InputError, match="use item_cosine"):
+    with pytest.raises(InputError, match="use sparse_ease"):
         build_model("ease", Schema(5, MOST_ITEMS + 1))

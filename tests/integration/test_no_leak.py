@@ -127,6 +127,7 @@ def two_tower(loss: str = "sampled_softmax", sources: tuple[str, ...] = ("in_bat
 SETTINGS: dict[str, dict[str, Any]] = {
     "fit": {"meta_queries": 4},
     "ease": {"lambda_": 50.0},  # else validation chooses
+    "sparse_ease": {"lambda_": 50.0},
     "sparcode": {"codebook": 4},
 }
 SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in SAMPLERS}

@@ -6,7 +6,7 @@ Add one of ours by its file under `sampling` and one function here; one of your 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -224,12 +224,17 @@ def build_sampler(context: BuildContext) -> Sampler:
     """
     sampling = context.sampling
     check_sources(sampling)
-    sources = [SAMPLERS.get(source.name)(context, **source.settings) for source in sampling.sources]
+    sources = [SAMPLERS.get(source.name)(context, **_with_tuples(source.settings)) for source in sampling.sources]
     if [source.name for source in sampling.sources] == ["memory_bank"]:
         raise InputError("sampling.sources: a memory bank starts empty, so join it: ['in_batch', 'memory_bank']")
     if sampling.frequency == "streaming" and not reads_batch(sampling):
         raise InputError("sampling.frequency: 'streaming' learns from in_batch or mixed; name one in sampling.sources")
     return sources[0] if len(sources) == 1 else Sum(sources)
+
+
+def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a builder takes them: TOML has lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def reads_batch(sampling: Sampling) -> bool:

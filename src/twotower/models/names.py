@@ -21,6 +21,7 @@ KNOWN = {
     "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",
     "item_lists": "twotower.models.baselines.item_lists:ItemLists",
     "ease": "twotower.models.baselines.ease:EASE",
+    "sparse_ease": "twotower.models.baselines.sparse_ease:SparseEASE",
     "dat": "twotower.models.prerank.dat:DAT",
     "cold": "twotower.models.prerank.cold:COLD",
     "int_tower": "twotower.models.prerank.int_tower:IntTower",

@@ -11,7 +11,7 @@ class Dot:
 
     inner_product = True
 
-    def prepare(self, vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+    def prepare(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """Return the tower's output itself, as the state to store."""
         return vectors
 

@@ -308,8 +308,8 @@ class _Run:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
-        self.progress = Progress(**state["progress"])
-        self.progress.records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
+        records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
+        self.progress = Progress(**(state["progress"] | {"records": records}))
         device = next(self.model.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

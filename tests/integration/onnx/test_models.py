@@ -13,8 +13,9 @@ import twotower
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.models.base import ClosedForm, Model, attach_items
+from twotower.models.encode import encode_known_items
 from twotower.models.registry import MODELS, build_model, model_class
-from twotower.serving.bundle import write_bundle
+from twotower.serving.bundle import Contents, write_bundle
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("onnxruntime")
@@ -38,10 +39,16 @@ def written(titled_dataset: Dataset, tmp_path: Path) -> Callable[[str], Path]:
         attach_items(model, titled_dataset.all_items())
         if isinstance(model, ClosedForm):
             model.fit_log(titled_dataset.log)
-        rest = {"run_toml": "[training]\nseed = 3\n", "metrics": {}, "histories": titled_dataset.log}
-        write_bundle(
-            tmp_path / name, model=model, model_name=name, model_parameters=parameters, dataset=titled_dataset, **rest
+        contents = Contents(
+            model=model,
+            model_name=name,
+            model_parameters=parameters,
+            dataset=titled_dataset,
+            items=encode_known_items(model, titled_dataset),
+            run_toml="[training]\nseed = 3\n",
+            histories=titled_dataset.log,
         )
+        write_bundle(tmp_path / name, contents)
         return tmp_path / name
 
     return made

@@ -91,7 +91,7 @@ def test_ease_says_how_much_memory_is_missing_before_it_starts(tiny_dataset, mon
     monkeypatch.setattr(ease, "available_memory", lambda: 1500.0)
     model = build_model("ease", tiny_dataset.schema)
     with pytest.raises(
-        InputError, match=r"10 items need 0.0 GB while solving, and 0.0 GB of memory are free; use item_"
+        InputError, match=r"10 items need 0.0 GB while solving, and 0.0 GB of memory are free; use sparse_"
     ):
         model.fit_log(tiny_dataset.log)
     assert not model.weights.any()

@@ -17,9 +17,12 @@ from twotower.experiment.train import spelled_out
 from twotower.models.registry import model_class
 from twotower.training.callbacks import Callback
 
-LADDER = ("popularity", "item_cosine", "item_lists", "ease", "two_tower", "sasrec")
+LADDER = ("popularity", "item_cosine", "item_lists", "ease", "sparse_ease", "two_tower", "sasrec")
 """The models that `twotower fit` tries, simplest first: where the difference is noise the earlier one is taken. Another
 joins by its name; closed forms come before those that are trained."""
+
+STANDS_IN = {"sparse_ease": "ease"}
+"""Models that are tried only where another could not be: its form for catalogues that are too large for it."""
 
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
@@ -37,8 +40,10 @@ _SECONDS: dict[str, Callable[[int], float]] = {
     "item_cosine": lambda items: items**2 / 3e7,
     "item_lists": lambda items: items**2 / 3e7,
     "ease": lambda items: 5 * items**3 / 2e10,
+    "sparse_ease": lambda items: 5 * items / 700,
 }
-"""What a closed form takes on a slow core, by the number of items; EASE solves about five times for its penalty."""
+"""What a closed form takes on a slow core, by the number of items; EASE and sparse EASE solve about five times for the
+penalty."""
 
 Watch = Callable[[str], Sequence[Callback]]
 """Callbacks for a model's training, by its name."""
@@ -89,6 +94,8 @@ class Ladder:
             KeyboardInterrupt: after Ctrl-C; the checkpoint of a training is kept, and goes on with the next call.
         """
         for place, model in enumerate(LADDER):
+            if self._has(STANDS_IN.get(model, "")):
+                continue
             trained = [other for other in LADDER[place:] if not is_closed(other)]
             share = self.budget.left / (len(trained) + 1) if trained else self.budget.left
             self._step(place, 0, model, (), share, self._left_out(model, share))
@@ -100,6 +107,10 @@ class Ladder:
             model = LADDER[place]
             for number, settings in enumerate(VARIANTS.get(model, ()), start=1):
                 self._try_variant(place, number, model, settings)
+
+    def _has(self, model: str) -> bool:
+        """Whether the model was learnt, and not left out."""
+        return any(rung.model == model and rung.validation is not None for rung in self._rungs.values())
 
     def _try_variant(self, place: int, number: int, model: str, settings: tuple[str, ...]) -> None:
         default = self._rungs[place, 0]

@@ -63,7 +63,7 @@ class EASE(OffersChoices):
         if schema.num_items > MOST_ITEMS:
             raise InputError(
                 f"model 'ease': it keeps a weight for every pair of items, for at most {MOST_ITEMS:,} items, and this "
-                f"catalogue has {schema.num_items:,}; use item_cosine, which keeps the nearest only"
+                f"catalogue has {schema.num_items:,}; use sparse_ease, which keeps the nearest only"
             )
         self.schema = schema
         self.lambda_ = lambda_
@@ -79,9 +79,7 @@ class EASE(OffersChoices):
 
         About what wins on logs of many sizes.
         """
-        seen = incidence(log, self.schema.num_items)
-        mean = float(seen.sum()) / max(1, self.schema.num_items - FIRST_KNOWN)
-        return float(f"{LADDER ** max(1, round(math.log(max(1.0, 3.0 * mean), LADDER))):.3g}")
+        return first_penalty(log, self.schema.num_items)
 
     def settle(self, value: float) -> None:
         """Take a value for the open setting; the next `fit_log` solves with it."""
@@ -138,6 +136,12 @@ class EASE(OffersChoices):
         return self.weights[history, items[..., None]].sum(dim=-1)
 
 
+def first_penalty(log: Log, num_items: int) -> float:
+    """Return three times the mean number of a known item's users, rounded to a power of `LADDER`."""
+    mean = float(incidence(log, num_items).sum()) / max(1, num_items - FIRST_KNOWN)
+    return float(f"{LADDER ** max(1, round(math.log(max(1.0, 3.0 * mean), LADDER))):.3g}")
+
+
 def check_memory(num_items: int) -> None:
     """Log the memory that solving for so many items takes, and refuse it where less is free.
 
@@ -148,7 +152,7 @@ def check_memory(num_items: int) -> None:
     if needed > free:
         raise InputError(
             f"model 'ease': {num_items:,} items need {needed / 1e9:.1f} GB while solving, and {free / 1e9:.1f} GB of "
-            "memory are free; use item_cosine, or a data set with fewer items (a larger min_item_events)"
+            "memory are free; use sparse_ease, or a data set with fewer items (a larger min_item_events)"
         )
     if needed > 1e9:
         log_of_model.info("ease: %s items need %.1f GB while solving", f"{num_items:,}", needed / 1e9)

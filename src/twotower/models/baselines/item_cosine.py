@@ -79,10 +79,14 @@ class ItemCosine(ClosedForm):
             f"model 'item_cosine': {size:,} items with {width} neighbours need",
             "lower model.neighbours, or take a data set with fewer items (a larger min_item_events)",
         )
+        self.find_nearest(log)
+
+    def find_nearest(self, log: Log) -> None:
+        """Find them without asking for memory first."""
         seen = incidence(log, self.schema.num_items)
         by_item = seen.T.tocsr()
         roots = np.sqrt(seen.sum(axis=0))
-        if size <= FEW_ITEMS:
+        if self.schema.num_items <= FEW_ITEMS:
             self._fit_whole_rows(seen, by_item, roots)
         else:
             self._fit_pairs(seen, by_item, roots)
