@@ -217,19 +217,11 @@ def test_the_search_for_requirements_that_nobody_imports_finds_them():
     assert unused(["numpy>=1.26", "pymilvus>=2.5", "uvicorn[standard]>=0.30"], {"numpy"}) == ["pymilvus", "uvicorn"]
 
 
-SERVED = (SOURCE / "serving" / "http").is_dir()
+DEVELOPING = {"dev", "docs"}
+"""Extras that name tools, which nothing of the package imports."""
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(not SERVED, reason="the service is not here yet", strict=True))
-        if name == "serve"
-        else name
-        for name in PROJECT["optional-dependencies"]
-        if name != "dev"
-    ],
-)
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING))
 def test_an_extra_names_only_what_is_imported(extra):
     assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
 

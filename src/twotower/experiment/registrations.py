@@ -1,4 +1,4 @@
-"""Parts from outside the package that a run names: noted in its bundle, asked for when the bundle is judged."""
+"""Parts from outside the package that a run names: noted in its bundle, asked for when the bundle is evaluated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def own_parts(run: Run) -> list[dict[str, str]]:
 
 
 def check_parts(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse to judge a bundle whose run names a loss, sampler or split that is not registered in this process.
+    """Refuse to evaluate a bundle whose run names a loss, sampler or split that is not registered in this process.
 
     Raises:
         InputError: says which import is missing.

@@ -23,7 +23,7 @@ METRICS: Registry[Metric] = Registry(
 
 
 def check_metrics() -> None:
-    """Import every registered metric, so that one that cannot be is refused before anything is trained.
+    """Load every registered metric, so that one that cannot be imported is refused before anything is trained.
 
     Raises:
         InputError: if a plug-in cannot be imported.
