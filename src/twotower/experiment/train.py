@@ -63,6 +63,10 @@ class Trained:
     def __repr__(self) -> str:
         return f"Trained({self.run.model.name} on {self.dataset.name}: {self.test!r})"
 
+    def _repr_html_(self) -> str:
+        """Show the figures of the test as a table in a notebook."""
+        return self.test._repr_html_()
+
 
 def train(
     run: Run,

@@ -36,7 +36,7 @@ from twotower.serving.registrations import check_registered
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """Read a bundle on disk: what is small at once, the rest at its first use."""
 
@@ -45,6 +45,9 @@ class Bundle:
     schema: Schema
     model: Model
     device: torch.device
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.manifest['model']['name']} on {self.manifest['data']}: {self.folder})"
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Bundle:

@@ -40,6 +40,9 @@ class Pipeline:
         check_same_catalogue(retriever.bundle, ranker.bundle)
         self.retriever, self.ranker, self.candidates = retriever, ranker, wanted
 
+    def __repr__(self) -> str:
+        return f"Pipeline({self.retriever!r}, then {self.ranker!r} among {self.candidates:,})"
+
     def recommend(
         self,
         user: object = None,
