@@ -172,6 +172,19 @@ def test_the_readme_opens_with_six_lines():
     assert len([line for line in first[2].splitlines() if line]) == 6
 
 
+def test_the_readme_counts_the_lines_of_the_pages_as_they_are():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [
+        (ROOT / "docs" / "how-to" / f"from-{name}.md").read_text("utf-8") for name in ("rectools", "recbole", "tfrs")
+    ]
+    blocks = [re.findall(r"```python(?: title=[^\n]*)?\n(.*?)```", page, re.DOTALL)[:2] for page in pages]
+    theirs, ours = ([len([x for x in pair[side].splitlines() if x.strip(" #")]) for pair in blocks] for side in (0, 1))
+    said = (
+        "[{} of RecTools, {} of RecBole, {} of TensorFlow Recommenders](docs/how-to/index.md), and {}, {} and {} here"
+    )
+    assert said.format(*theirs, *ours) in " ".join(readme.split())
+
+
 @pytest.mark.slow
 def test_the_six_lines_of_the_readme_run(tmp_path):
     pytest.importorskip("pandas")
