@@ -1,4 +1,4 @@
-"""What every closed-form model keeps."""
+"""What every closed-form model keeps; one named in `MODELS` is a member by its line there."""
 
 from __future__ import annotations
 

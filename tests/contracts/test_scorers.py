@@ -1,18 +1,43 @@
-"""What every scorer promises, whatever the towers."""
+"""What every scorer keeps to, whatever the towers; one named in `SCORERS` is a member by its line there."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import nn
 
-from twotower.scorers.cosine import Cosine
-from twotower.scorers.dot import Dot
 from twotower.scorers.heads import REDUCTIONS, head_scorer
 from twotower.scorers.mlp_scorer import MLPScorer
+from twotower.scorers.registry import SCORERS, build_scorer
 
 USERS, ITEMS, DIM = 3, 5, 4
+
+
+class OfOnesOwn(nn.Module):
+    """As somebody outside writes one."""
+
+    inner_product = False
+
+    def prepare(self, vectors):
+        return vectors
+
+    def forward(self, users, items):
+        return -(torch.cdist(users, items) ** 2)
+
+    def pairs(self, users, items):
+        users = users[:, None] if items.ndim > users.ndim else users
+        return -((users - items) ** 2).sum(-1)
+
+
+VECTORS: dict[str, Callable[[], Any]] = {
+    **{f"{name} of vectors": lambda name=name: build_scorer(name, DIM) for name in SCORERS},
+    "small mlp of vectors": lambda: MLPScorer(dim=DIM, hidden=(6, 2)),
+    "own": OfOnesOwn,
+}
+"""Scorers of one vector a side; the others, of several heads, are the `REDUCTIONS`."""
 
 
 class Case(NamedTuple):
@@ -25,16 +50,16 @@ def make_case(name: str) -> Case:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    if name in ("dot-vectors", "cosine"):
-        return Case(Dot() if name == "dot-vectors" else Cosine(), draw(USERS, DIM), draw(ITEMS, DIM))
-    if name == "mlp":
-        return Case(MLPScorer(dim=DIM, hidden=(6, 2)).double(), draw(USERS, DIM), draw(ITEMS, DIM))
+    if name in VECTORS:
+        scorer = VECTORS[name]()
+        scorer = scorer.double() if isinstance(scorer, nn.Module) else scorer
+        return Case(scorer, scorer.prepare(draw(USERS, DIM)), scorer.prepare(draw(ITEMS, DIM)))
     user_heads, item_heads = (1, 1) if name == "dot" else (2, 3)
     scorer = head_scorer(name, user_heads=user_heads, item_heads=item_heads, hidden=5).double()
     return Case(scorer, draw(USERS, user_heads, DIM), draw(ITEMS, item_heads, DIM))
 
 
-@pytest.fixture(params=["dot-vectors", "cosine", "mlp", *REDUCTIONS])
+@pytest.fixture(params=[*VECTORS, *REDUCTIONS])
 def case(request: pytest.FixtureRequest) -> Case:
     return make_case(request.param)
 
@@ -65,7 +90,7 @@ def test_inner_product_scorers_are_inner_products(case: Case):
 
 
 def test_gradient_reaches_both_sides(case: Case):
-    users, items = case.users.requires_grad_(), case.items.requires_grad_()
+    users, items = (side.detach().requires_grad_() for side in (case.users, case.items))
     case.scorer(users, items).sum().backward()
     assert users.grad.abs().sum() > 0
     assert items.grad.abs().sum() > 0

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def registered(monkeypatch):
         twotower.TOWERS,
         twotower.SPLITTERS,
         twotower.METRICS,
+        twotower.INDEXES,
     ):
         monkeypatch.setattr(registry, "parts", dict(registry.parts))
 
@@ -215,7 +217,8 @@ def test_sampler_scorer_tower_splitter_and_metric_of_ones_own(tiny_dataset, regi
 
 def test_a_model_of_ones_own_is_opened_in_a_new_process_after_its_import(prepared_folder, tmp_path):
     (tmp_path / "own_nearest.py").write_text(OWN_MODEL)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def python(code: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -259,3 +262,57 @@ def test_wrong_use_is_one_line(tiny_dataset, registered):
         twotower.MODELS.register("ease")(Hinge)
     with pytest.raises(InputError, match="training.epochs must be a whole number"):
         twotower.train("sasrec", tiny_dataset, epochs="five")
+
+
+@pytest.mark.bad_input
+def test_an_object_in_place_of_a_class_is_one_line(tiny_dataset, registered):
+    @twotower.SCORERS.register("plain_dot")
+    class PlainDot(nn.Module):
+        inner_product = True
+
+    with pytest.raises(InputError, match="score is an object of type PlainDot: hand over the registered name or class"):
+        twotower.train("two_tower", tiny_dataset, score=PlainDot())
+    with pytest.raises(InputError, match=r"tower .*Linear has no name.*@twotower\.TOWERS\.register"):
+        twotower.train("two_tower", tiny_dataset, tower=nn.Linear)
+    with pytest.raises(InputError, match="index is an object of type int"):
+        twotower.train("two_tower", tiny_dataset, index=3)
+    popularity = twotower.train("popularity", tiny_dataset).model
+    with pytest.raises(InputError, match="model is an object: hand over its class, Popularity, and its settings"):
+        twotower.train(popularity, tiny_dataset)
+
+
+@pytest.mark.bad_input
+def test_a_class_that_is_no_model_is_refused_by_its_name_too(tiny_dataset, registered, tmp_path):
+    twotower.MODELS.register("no_model")(Hinge)
+    with pytest.raises(InputError, match="model 'no_model' is no class that inherits twotower.Model"):
+        twotower.train("no_model", tiny_dataset, to=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.bad_input
+def test_a_plug_in_that_fails_on_import_is_refused_before_anything_is_trained(
+    tiny_dataset, registered, monkeypatch, tmp_path
+):
+    points = {
+        "twotower.models": [EntryPoint("broken_model", "no_such_package:Model", "twotower.models")],
+        "twotower.metrics": [EntryPoint("broken_metric", "no_such_package:metric", "twotower.metrics")],
+    }
+    monkeypatch.setattr("twotower.core.registry.entry_points", lambda group: points.get(group, []))
+    with pytest.raises(InputError, match="model 'broken_model': the plug-in no_such_package:Model cannot be imported"):
+        twotower.train("broken_model", tiny_dataset, to=tmp_path / "b")
+    with pytest.raises(InputError, match="metric 'broken_metric': the plug-in .*; mend or uninstall it"):
+        twotower.train("two_tower", tiny_dataset, to=tmp_path / "b", epochs=1)
+    assert not list(tmp_path.iterdir()), "nothing was trained for a test that cannot be given"
+    del points["twotower.metrics"]
+    assert twotower.train("popularity", tiny_dataset).test.metrics, "the rest works beside a broken plug-in"
+
+
+def test_a_split_of_ones_own_keeps_its_underscores(tiny_dataset, registered):
+    @twotower.SPLITTERS.register("last_but_one")
+    def last_but_one(log, *, n: int = 1):
+        return twotower.SPLITTERS.get("last-n")(log, n=n)
+
+    trained = twotower.train("popularity", tiny_dataset, split=last_but_one, split_options={"n": 1})
+    assert trained.run.data.split == "last_but_one"
+    same = twotower.train("popularity", tiny_dataset, split="last_n", split_options={"n": 1})
+    assert trained.test.metrics == same.test.metrics

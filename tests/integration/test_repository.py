@@ -109,6 +109,15 @@ def test_every_module_says_what_it_is():
     assert not silent
 
 
+def test_the_page_on_the_architecture_names_every_folder():
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text(encoding="utf-8")
+    folders = {path.parent.relative_to(SOURCE).as_posix() for path in MODULES} - {"."}
+    assert sorted(folder for folder in folders if f"`{folder}`" not in page) == []
+    section = page.split("## The folders")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\| `([a-z/]+)` \|", section, re.MULTILINE))
+    assert sorted(named - folders) == []
+
+
 def test_every_folder_of_code_is_a_package():
     folders = {path.parent for path in MODULES}
     assert not [folder.name for folder in folders if not (folder / "__init__.py").is_file()]
@@ -172,6 +181,22 @@ def test_the_readme_opens_with_six_lines():
     assert len([line for line in first[2].splitlines() if line]) == 6
 
 
+def lines_of_code(block: str) -> int:
+    return len([line for line in block.splitlines() if line.strip(" #")])
+
+
+def test_the_readme_counts_the_lines_of_the_pages_as_they_are():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    counts = []
+    for name in ("rectools", "recbole", "tfrs"):
+        page = (ROOT / "docs" / "how-to" / f"from-{name}.md").read_text(encoding="utf-8")
+        theirs, ours, *_ = re.findall(r"```python(?: title=[^\n]*)?\n(.*?)```", page, re.DOTALL)
+        counts.append((lines_of_code(theirs), lines_of_code(ours)))
+    (rectools, a), (recbole, b), (tfrs, c) = counts
+    assert f"[{rectools} of RecTools, {recbole} of RecBole, {tfrs} of TensorFlow Recommenders]" in readme
+    assert f"and {a}, {b} and {c} here" in readme
+
+
 @pytest.mark.slow
 def test_the_six_lines_of_the_readme_run(tmp_path):
     pytest.importorskip("pandas")
@@ -217,7 +242,11 @@ def test_the_search_for_requirements_that_nobody_imports_finds_them():
     assert unused(["numpy>=1.26", "pymilvus>=2.5", "uvicorn[standard]>=0.30"], {"numpy"}) == ["pymilvus", "uvicorn"]
 
 
-@pytest.mark.parametrize("extra", [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "docs")])
+DEVELOPING = {"dev", "docs"}
+"""Extras that name tools, which nothing of the package imports."""
+
+
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING))
 def test_an_extra_names_only_what_is_imported(extra):
     assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
 

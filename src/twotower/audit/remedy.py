@@ -31,7 +31,7 @@ LOST = 0.5
 FIGURES = ("mean_cosine", "std_cosine", "rankme", "participation_ratio", "effective_dimensions")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Remedy:
     """Hold what a remedy did, with the figures before and after."""
 
@@ -50,6 +50,9 @@ class Remedy:
     """Of the run's own test split, were all known items served as the table is, before and after the remedy, and with
     all their features; None when the bundle keeps no events to be found."""
     notes: list[str]
+
+    def __repr__(self) -> str:
+        return f"Remedy({self.strategy}: {self.before['verdict']} before, {self.after['verdict']} after; {self.to})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with neither NaN nor infinity."""

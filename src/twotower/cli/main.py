@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import logging
@@ -15,7 +16,7 @@ import typer
 
 from twotower.cli.options import examples
 from twotower.core.errors import InputError, SharedError, closest, cut, shown
-from twotower.core.terminal import visible
+from twotower.core.terminal import escape_unknown, visible
 from twotower.core.version import __version__
 
 VERBS = [
@@ -95,9 +96,10 @@ def help_end(module: ModuleType, whole: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
+    codecs.register_error("twotower.escape", escape_unknown)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a title shows the rest of it
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):  # a console of few letters, as on Windows, shows the others as \uXXXX
+            stream.reconfigure(errors="twotower.escape")
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None and "_TWOTOWER_COMPLETE" in os.environ:  # a shell asks what may come next
         build_app()(prog_name="twotower")

@@ -105,6 +105,15 @@ class Registry(Generic[T]):
             f"write @{self.variable}.register('a_name') above it"
         )
 
+    def module_of(self, name: str) -> str:
+        """Return the module that defines the part of a name, which a bundle notes.
+
+        Raises:
+            InputError: as `get`.
+        """
+        part: Any = self.get(name)
+        return str(getattr(part, "__module__", None) or type(part).__module__)
+
     def __contains__(self, name: object) -> bool:
         return name in self.parts or name in self._plug_ins()
 

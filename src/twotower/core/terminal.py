@@ -27,6 +27,25 @@ def visible(text: object, *, lines: bool = False) -> str:
     return _HIDDEN.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), str(text))
 
 
+def escape_unknown(error: UnicodeError) -> tuple[str, int]:
+    r"""Give letters that a stream's encoding lacks by their escapes, which JSON reads back.
+
+    Examples:
+        >>> import codecs
+        >>> codecs.register_error("twotower.escape", escape_unknown)
+        >>> "caf\u00e9 \U0001f3b5".encode("ascii", "twotower.escape")
+        b'caf\\u00e9 \\ud83c\\udfb5'
+
+    Raises:
+        UnicodeError: in reading, which it is not for.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = (units[place : place + 2].hex() for place in range(0, len(units), 2))
+    return "".join(f"\\u{unit}" for unit in pairs), error.end
+
+
 def literal(text: object, style: str = "") -> Text:
     """Wrap a text for rich so that brackets, ``:names:`` of pictures and control characters are shown as they are."""
     from rich.text import Text

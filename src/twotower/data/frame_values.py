@@ -22,6 +22,10 @@ def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
     for kind, count in Counter(map(type, values)).items():
         families[_family(kind)] += count
     families.pop("missing", None)
+    aware = sum(_has_zone(value) for value in values) if "datetimes" in families else 0
+    if 0 < aware < families["datetimes"]:
+        families["datetimes"] -= aware
+        families["datetimes with a zone"] = aware
     if len(families) > 1 and not families.keys() <= {"whole numbers", "numbers"}:
         said = ", ".join(f"{count:,} {family}" for family, count in families.most_common())
         if strict:
@@ -54,6 +58,10 @@ def _family(kind: type[Any]) -> str:
         if names & words:
             return family
     return "other objects"
+
+
+def _has_zone(value: Any) -> bool:
+    return getattr(value, "tzinfo", None) is not None
 
 
 def _listed(value: Any) -> list[Any]:

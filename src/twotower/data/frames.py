@@ -118,7 +118,7 @@ def _log(
     if unused := [name for name in frame.columns if name not in used]:
         notices.tell(f"events: columns not used: {', '.join(unused)}")
     for role in ("user", "item"):
-        _check_digits(connection, work / "events", "events", found[role], types[found[role]])
+        _check_ids(connection, work / "events", "events", found[role], types[found[role]])
     if isinstance(label, str):
         _check_label(connection, work / "events", label, types[label])
     if found["time"]:
@@ -137,7 +137,7 @@ def _table(connection: Any, frame: Frame, work: Path, in_events: str, title: str
     if key != in_events:
         notices.tell(f"{frame.what}: ids are read from column '{key}'")
     types = frame.store(connection, path, frame.columns, strict=[key])
-    _check_digits(connection, path, frame.what, key, types[key])
+    _check_ids(connection, path, frame.what, key, types[key])
     return Table(frame, f"read_parquet({literal(path)})", key, types, title if frame.what == "items" else "")
 
 
@@ -155,12 +155,17 @@ def _title(frame: Frame | None, given: str | None, notices: Notices) -> str:
     return found[0]
 
 
-def _check_digits(connection: Any, path: Path, what: str, column: str, kind: str) -> None:
-    """Refuse ids that are floats too large to have kept their last digits."""
+def _check_ids(connection: Any, path: Path, what: str, column: str, kind: str) -> None:
+    """Refuse ids that are lists or records, or floats too large to have kept their last digits."""
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP")):
+        raise InputError(f"{what}: ids in column '{column}' are of type {kind}; an id is a number or a text")
     if kind in ("FLOAT", "DOUBLE"):
         limit = 2**53 if kind == "DOUBLE" else 2**24
         number = number_of(column, kind, quoted)
-        largest = one(connection, f"SELECT max(abs({number})) FROM read_parquet({literal(path)})")
+        source = f"read_parquet({literal(path)})"
+        if one(connection, f"SELECT count(*) FROM {source} WHERE isinf({quoted(column)})"):
+            raise InputError(f"{what}: an id in column '{column}' is infinite; an id is a finite number or a text")
+        largest = one(connection, f"SELECT max(abs({number})) FROM {source}")
         if largest is not None and largest >= limit:
             raise InputError(
                 f"{what}: ids in column '{column}' are floats of {limit:,} and more, which have lost digits; give "

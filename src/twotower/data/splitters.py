@@ -254,7 +254,8 @@ SPLITTERS: Registry[Callable[..., Split]] = Registry(
 
 
 def _dashed(kind: str) -> str:
-    return str(kind).replace("_", "-")
+    """The name with dashes, as ours are written; one of your own as it was registered."""
+    return str(kind) if str(kind) in SPLITTERS else str(kind).replace("_", "-")
 
 
 def _positive(log: Log) -> Tensor:

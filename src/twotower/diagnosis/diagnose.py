@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError
+from twotower.core.html import html_table
 from twotower.diagnosis.cold import judge_cold, pairs_within, warm_and_cold
 from twotower.diagnosis.load import load_table
 from twotower.diagnosis.statistics import EXACT_ROWS, check_given, measure
@@ -20,8 +21,11 @@ from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.diagnosis.vectors import Vectors
 from twotower.diagnosis.verdict import Reason, Verdict, judge
 
+FIGURES = ("mean_cosine", "std_cosine", "rankme", "effective_dimensions", "dimensions")
+"""Shown of a diagnosis in a notebook."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """Hold what `diagnose` found. Figures that are undefined for the vectors given are None."""
 
@@ -48,6 +52,17 @@ class Diagnosis:
     """Which tower is at fault, and what that costs, when a bundle and a table were given."""
     read: dict[str, Any] = field(default_factory=dict)
     """Rows and dimensions, which columns of a file were taken for vector, id, title, label, and what was left out."""
+
+    def __repr__(self) -> str:
+        rows, dimensions = self.read.get("rows"), self.read.get("dimensions")
+        size = f"{rows:,} vectors of {dimensions} numbers" if rows is not None else "vectors"
+        return f"Diagnosis({self.verdict}: {size}{''.join(f', {reason.name}' for reason in self.reasons)})"
+
+    def _repr_html_(self) -> str:
+        """Show the verdict, its reasons and the main figures as a table in a notebook."""
+        rows = [(reason.name, f"{reason.value:.4g}", reason.sentence) for reason in self.reasons]
+        rows += [(name, _figure(self.statistics.get(name)), "") for name in FIGURES]
+        return html_table(("figure", "value", "why"), rows, caption=self.verdict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with neither NaN nor infinity."""
@@ -139,3 +154,7 @@ def diagnose(
     verdict, reasons = judge(found, limits)
     read = {"rows": rows.count, "dimensions": rows.dim, **read}
     return Diagnosis(verdict, reasons, **found._asdict(), cold=cold, read=read)
+
+
+def _figure(value: object) -> str:
+    return "undefined" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from typing import Any
 
 import torch
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.core.html import html_table
 from twotower.evaluation.result import Result
 from twotower.metrics.intervals import holm, paired_permutation
 
@@ -52,14 +52,17 @@ class Comparison:
     def _repr_html_(self) -> str:
         """Show the rows as a table in a notebook."""
         rows = (
-            f"<tr><td>{escape(row.model)}</td><td>{escape(row.metric)}</td><td>{row.mean:.4f}</td>"
-            f"<td>{row.low:.4f} to {row.high:.4f}</td>"
-            f"<td>{'reference' if row.corrected is None else f'{row.corrected:.4f}'}</td></tr>"
+            (
+                row.model,
+                row.metric,
+                f"{row.mean:.4f}",
+                f"{row.low:.4f} to {row.high:.4f}",
+                "reference" if row.corrected is None else f"{row.corrected:.4f}",
+            )
             for row in self.rows
         )
-        head = "<tr><th>model</th><th>metric</th><th>mean</th><th>interval</th><th>p (Holm)</th></tr>"
-        caption = f"<caption>{self.users:,} users, against {escape(self.reference)}</caption>"
-        return f"<table>{caption}{head}{''.join(rows)}</table>"
+        head = ("model", "metric", "mean", "interval", "p (Holm)")
+        return html_table(head, rows, caption=f"{self.users:,} users, against {self.reference}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from html import escape
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from twotower.core.html import html_table
 from twotower.evaluation.slices import Slice
 from twotower.metrics.intervals import bootstrap_intervals
 
@@ -44,11 +44,11 @@ class Result:
     def _repr_html_(self) -> str:
         """Show every metric that has values per user as a table in a notebook."""
         rows = (
-            f"<tr><td>{escape(name)}</td><td>{self.metrics[name]:.4f}</td><td>{low:.4f} to {high:.4f}</td></tr>"
+            (name, f"{self.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}")
             for name, (low, high) in self.intervals().items()
         )
-        head = f"<caption>{escape(self.split)}: {len(self.users):,} users, {self.num_items:,} items</caption>"
-        return f"<table>{head}<tr><th>metric</th><th>mean</th><th>95 % interval</th></tr>{''.join(rows)}</table>"
+        caption = f"{self.split}: {len(self.users):,} users, {self.num_items:,} items"
+        return html_table(("metric", "mean", "95 % interval"), rows, caption=caption)
 
     def intervals(
         self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0

@@ -11,6 +11,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.identity import check_same_vocabulary
 from twotower.evaluation.result import Result
 from twotower.experiment.index_loss import IndexLoss, index_loss
+from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run
 from twotower.experiment.tasks import task_of
 from twotower.serving.bundle import Bundle
@@ -69,6 +70,7 @@ def judge_served(
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
     refuse_learnt(bundle, split)
+    check_parts(folder, bundle.manifest)
     run = Run.load(bundle.folder / "run.toml")
     dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
     if dataset.schema != bundle.schema:

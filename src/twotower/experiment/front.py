@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.core.registry import Registry
 from twotower.data.dataset import Dataset
+from twotower.data.splitters import SPLITTERS
 from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
@@ -22,15 +24,25 @@ from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
 from twotower.experiment.tuning import tune as tuning
 from twotower.experiment.tuning.tune import Tuned
-from twotower.index.registry import index_parameters
+from twotower.index.registry import INDEXES, index_parameters
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES
 from twotower.models.base import Model
 from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
+from twotower.scorers.registry import SCORERS
+from twotower.towers.registry import TOWERS
 from twotower.training.callbacks import Callback
 from twotower.training.distributed import World
 from twotower.training.sources import OLD_OPTIONS, NegativeSource
+
+PARTS: dict[tuple[str, str], Registry[Any]] = {
+    ("model", "score"): SCORERS,
+    ("model", "tower"): TOWERS,
+    ("data", "split"): SPLITTERS,
+    ("index", "kind"): INDEXES,
+}
+"""Settings that name a part: section and key. Their value may be the registered class or function itself."""
 
 
 def train(
@@ -59,7 +71,8 @@ def train(
         keep: after Ctrl-C, return the best epoch so far, and write its bundle, in place of raising KeyboardInterrupt.
         callbacks: told of epochs.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
-            sections have a key of one name, give the section too: ``**{"training.seed": 3}``.
+            sections have a key of one name, give the section too: ``**{"training.seed": 3}``. A scorer, tower, split or
+            index (``score``, ``tower``, ``split``, ``index``) is a name or a registered class or function.
 
     Raises:
         InputError: if a name, a key or a value is unknown or does not suit the model or the data.
@@ -209,6 +222,9 @@ def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None
             raise unknown_name("model or recipe", model, {*MODELS, *RECIPES})
         run = default_run(model) if model in MODELS else recipe(model)
     else:
+        if isinstance(model, Model):
+            name = type(model).__name__
+            raise InputError(f"model is an object: hand over its class, {name}, and its settings as keywords")
         model_class(model)
         run = default_run(MODELS.name_of(model))
     if isinstance(data, Dataset):
@@ -246,7 +262,7 @@ def _with_setting(run: Run, key: str, value: Any) -> Run:
     sections["model"] = set(model_parameters(run.model.name))
     sections["sampling"] |= OLD_OPTIONS.keys()
     sections["index"] = {"kind", *index_parameters(run.index.kind)}
-    section, dot, name = key.partition(".")
+    section, dot, name = ("index", ".", "kind") if key == "index" else key.partition(".")
     places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
     if not places:
         raise unknown_name("setting", key, {name for names in sections.values() for name in names})
@@ -256,6 +272,16 @@ def _with_setting(run: Run, key: str, value: Any) -> Run:
     section, name = places[0]
     if section not in sections:
         raise unknown_name("section", section, sections)
+    if (section, name) in PARTS and not isinstance(value, str):
+        value = _name_of_part(PARTS[section, name], value)
     values = run.to_dict()
     values[section][name] = list(value) if isinstance(value, tuple) else value
     return Run.from_dict(values, "train", override=True)
+
+
+def _name_of_part(registry: Registry[Any], part: Any) -> str:
+    """The name of a class or function; an object is refused, since a bundle makes the part anew from its name."""
+    if not isinstance(part, type) and not hasattr(part, "__qualname__"):
+        kind = type(part).__name__
+        raise InputError(f"{registry.what} is an object of type {kind}: hand over the registered name or class")
+    return registry.name_of(part)

@@ -65,7 +65,7 @@ class IndexSection:
     """Keywords of the index; in TOML they stand beside ``kind``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """Describe a whole run. Written to TOML and read back, it is equal."""
 
@@ -77,6 +77,10 @@ class Run:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     index: IndexSection = field(default_factory=IndexSection)
+
+    def __repr__(self) -> str:
+        data = f" on {self.data.path}" if self.data.path else ""
+        return f"Run({self.model.name}{data}: {self.objective.loss}, {self.training.epochs} epochs; to_toml() has all)"
 
     def to_toml(self) -> str:
         """Return the run as TOML."""

@@ -24,11 +24,13 @@ from twotower.data.split import Split
 from twotower.evaluation.result import Result
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_space
+from twotower.experiment.registrations import own_parts
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
 from twotower.experiment.stopped import NOTE, STATE, best_so_far, check_longer, is_finished, note_finished
 from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
+from twotower.metrics.registry import check_metrics
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
@@ -60,6 +62,10 @@ class Trained:
 
     def __repr__(self) -> str:
         return f"Trained({self.run.model.name} on {self.dataset.name}: {self.test!r})"
+
+    def _repr_html_(self) -> str:
+        """Show the figures of the test as a table in a notebook."""
+        return self.test._repr_html_()
 
 
 def train(
@@ -106,6 +112,7 @@ def train(
     with contextlib.ExitStack() as held:
         with world.together():
             check_settings(run.index.kind, run.index.settings)
+            check_metrics()
             run = spelled_out(run)
             if keep and not run.training.evaluate_every:
                 raise InputError("keep is for the best epoch by validation, but training.evaluate_every is 0")
@@ -177,6 +184,7 @@ def _train(
             dataset=dataset,
             items=items,
             run_toml=run.to_toml(),
+            parts=own_parts(run),
             metrics=test.metrics,
             histories=dataset.log,
             diagnosis=diagnosis,

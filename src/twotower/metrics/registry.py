@@ -22,6 +22,16 @@ METRICS: Registry[Metric] = Registry(
 """One's own comes by ``METRICS.register("name")``; results then hold "name@k"."""
 
 
+def check_metrics() -> None:
+    """Load every registered metric, so that one that cannot be imported is refused before anything is trained.
+
+    Raises:
+        InputError: if a plug-in cannot be imported.
+    """
+    for name in METRICS:
+        METRICS.get(name)
+
+
 def metrics_per_query(ranks: Tensor, queries: Tensor, num_queries: int, ks: Sequence[int]) -> dict[str, Tensor]:
     """Compute the built-in metrics and every registered one, float64 [queries], by names such as "recall@10".
 

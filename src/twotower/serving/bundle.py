@@ -20,7 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from twotower.core.devices import find_device
-from twotower.core.errors import InputError, shown
+from twotower.core.errors import InputError
 from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
 from twotower.core.records import UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
@@ -28,15 +28,16 @@ from twotower.core.states import map_state, rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.index.base import AnyIndex
-from twotower.index.registry import INDEXES, index_kind, load_index
+from twotower.index.registry import index_kind, load_index
 from twotower.models.base import Model
 from twotower.models.encode import ItemStates, users_with_history
-from twotower.models.registry import MODELS, build_model
+from twotower.models.registry import build_model
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
+from twotower.serving.registrations import check_registered
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """Read a bundle on disk: what is small at once, the rest at its first use."""
 
@@ -45,6 +46,9 @@ class Bundle:
     schema: Schema
     model: Model
     device: torch.device
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.manifest['model']['name']} on {self.manifest['data']}: {self.folder})"
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Bundle:
@@ -184,22 +188,6 @@ class Bundle:
         return {f.name: self._array(f"{side}s/features/{f.name}") for f in self.schema.features(side)}
 
 
-def check_registered(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a bundle whose model or index is not registered in this process; no file makes us import code.
-
-    Raises:
-        InputError: says which import is missing.
-    """
-    model, index = manifest["model"], manifest.get("index")
-    for what, name, known, module in (
-        ("model", model["name"], MODELS, model.get("module")),
-        ("index", index, INDEXES, manifest.get("index_module")),
-    ):
-        if name is not None and name not in known:
-            where = f"import {module}" if module else f"import the package that registers '{name}'"
-            raise InputError(f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it")
-
-
 def check_target(folder: Path) -> None:
     """Refuse a folder that no bundle can be written to; a training calls this before it starts.
 
@@ -234,6 +222,8 @@ class Contents:
     diagnosis: dict[str, Any] | None = None
     index: AnyIndex | None = None
     """Built over ``items``."""
+    parts: list[dict[str, str]] = field(default_factory=list)
+    """Parts from outside the package that its run names: see `twotower.serving.registrations.note`."""
     learnt: str = ""
     """What the model has learnt from, where that is not what its run says."""
     events: Log | None = None
@@ -275,7 +265,7 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             index.save(partial / "index")
         if contents.diagnosis is not None:
             write_json(partial / "diagnosis.json", contents.diagnosis)
-        manifest = {
+        manifest: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": dataset.name,
             "model": {
@@ -289,6 +279,8 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             "metrics": {name: _finite(value) for name, value in contents.metrics.items()},
             "versions": versions(),
         }
+        if contents.parts:
+            manifest["parts"] = contents.parts
         if contents.learnt:
             manifest["learnt"] = contents.learnt
         write_manifest(partial, manifest)

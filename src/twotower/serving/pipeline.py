@@ -74,6 +74,9 @@ class Pipeline:
         if told:
             log.warning("%s behind %s: %s", second, first, told)
 
+    def __repr__(self) -> str:
+        return f"Pipeline({self.retriever!r}, then {self.ranker!r} among {self.candidates:,})"
+
     def recommend(
         self,
         user: object = None,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown, unknown_name
+from twotower.core.html import html_table
 from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex
@@ -42,6 +43,19 @@ class Answer(NamedTuple):
     id: str
     score: float
     columns: dict[str, Any]
+
+
+class Answers(list[Answer]):
+    """Hold the answers of one request, best first: a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        """Show rank, id, score and raw columns as a table in a notebook."""
+        names = list(dict.fromkeys(name for answer in self for name in answer.columns))
+        rows = (
+            (place, answer.id, f"{answer.score:.4f}", *(answer.columns.get(name, "") for name in names))
+            for place, answer in enumerate(self, 1)
+        )
+        return html_table(("", "id", "score", *names), rows)
 
 
 class Asker(NamedTuple):
@@ -374,10 +388,11 @@ class Retriever:
         """What was found in outside ids, without the places that stayed empty."""
         wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
         items = dict(zip(wanted, self.bundle.item_vocabulary.records(wanted), strict=True))
-        return [
-            [Answer(items[row].id, score, items[row].columns) for row, score in zip(*pair, strict=True) if row in items]
-            for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
-        ]
+        answers: list[list[Answer]] = []
+        for rows, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True):
+            pairs = ((items[row], score) for row, score in zip(rows, scores, strict=True) if row in items)
+            answers.append(Answers(Answer(item.id, score, item.columns) for item, score in pairs))
+        return answers
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:

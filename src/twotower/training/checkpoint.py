@@ -43,7 +43,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if (form != "1" or "digest" in header) and header["digest"] != _digest(form, plain, tensors):
             raise ValueError("a byte was changed after it was written")
-        return _join(json.loads(plain), tensors)
+        # Copies, since what is read is mapped, and Windows replaces no file that is.
+        return _join(json.loads(plain), {name: tensor.clone() for name, tensor in tensors.items()})
     except FileNotFoundError:
         raise InputError(f"{path}: no checkpoint to resume from; train without --resume") from None
     except InputError:

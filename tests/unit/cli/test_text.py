@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
 from twotower.cli import answers
-from twotower.cli.main import _fail
+from twotower.cli.main import _fail, main
 from twotower.core.terminal import json_text
 from twotower.serving.retriever import Answer
 
@@ -36,3 +38,16 @@ def test_json_keeps_the_text_and_obeys_nothing() -> None:
     written = json_text({"title": TITLE + "\x9b"})
     assert json.loads(written) == {"title": TITLE + "\x9b"}
     assert not {"\x1b", "\u202e", "\x9b"} & set(written)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_of_few_letters_loses_none(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding=encoding))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    title = "Amélie 東京 \U0001f3b5"
+    print(json_text({"title": title}), flush=True)
+    line = screen.getvalue().decode(encoding).splitlines()[-1]
+    assert json.loads(line) == {"title": title}
+    assert ("é" in line) == (encoding == "cp1252")

@@ -79,6 +79,18 @@ def test_disk_full_at_the_flush_leaves_the_old_file(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.json"]
 
 
+def test_what_is_flushed_may_be_written_as_windows_wants_it(tmp_path, monkeypatch):
+    flushed = []
+
+    def flush(handle):
+        flushed.append(os.write(handle, b""))  # fails on a handle for reading
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_json(tmp_path / "a.json", {"new": 2})
+    assert flushed == [0]
+    assert read_json(tmp_path / "a.json") == {"new": 2}
+
+
 @pytest.mark.parametrize("before", ["missing", "empty", "ours"])
 def test_folder_is_swapped_in_whole(tmp_path, before):
     target = tmp_path / "bundle"

@@ -304,6 +304,17 @@ def test_columns_that_make_no_feature_are_named_with_the_reason():
         ({"USER_ID": [1] * 10}, {}, "events: two columns are called 'user_id'"),
         ({"user_id": [1, 2, 3, "4", 5, 6, 7, None, 9, "x"]}, {}, "several types: 7 whole numbers, 2 texts; convert"),
         ({"user_id": ["7"] * 10}, {}, "the log has a single user"),
+        (
+            {"user_id": [[number] for number in range(10)]},
+            {},
+            r"'user_id' are of type \w+\[\]; an id is a number",
+        ),
+        ({"item_id": [float("inf"), *map(float, range(9))]}, {}, "an id in column 'item_id' is infinite"),
+        (
+            {"timestamp": [*moments()[:9], without_zone()[9]]},
+            {},
+            "types: 9 datetimes with a zone, 1 datetimes; convert",
+        ),
         ({"user_id": [None, *"abcabcabc"]}, {}, "events: 1 of 10 rows are malformed .*no user.* max_bad_share"),
         ({"item_id": [float("nan")] * 10}, {}, "10 of 10 rows are malformed"),
         ({"user_id": [2.0**60 + 1] * 10}, {}, "floats of 9,007,199,254,740,992 and more, which have lost digits"),

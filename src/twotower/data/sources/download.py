@@ -79,7 +79,7 @@ def download(
 def _fetch(archive: Archive, part: Path, progress: Progress | None, timeout: float) -> None:
     """One request, for the bytes that ``part`` lacks; raises what urllib raises, and when the answer breaks off."""
     have = part.stat().st_size if part.exists() else 0
-    version = _version_file(part).read_text() if _version_file(part).exists() else ""
+    version = _version_file(part).read_text(encoding="utf-8") if _version_file(part).exists() else ""
     if have and not version and archive.md5 is None:
         have = 0
     request = urllib.request.Request(archive.address, headers={"User-Agent": "twotower"})
@@ -104,7 +104,7 @@ def _fetch(archive: Archive, part: Path, progress: Progress | None, timeout: flo
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
         tag = answer.headers.get("ETag") or ""
-        _version_file(part).write_text(tag if tag and not tag.startswith("W/") else "")
+        _version_file(part).write_text(tag if tag and not tag.startswith("W/") else "", encoding="utf-8")
         with part.open("ab" if start else "wb") as file:
             done = _copy(answer, file, start, total, archive.name, progress)
     if total is not None and done < total:

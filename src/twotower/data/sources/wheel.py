@@ -32,7 +32,7 @@ def fetch_wheel(folder: Path, *, timeout: float = 60.0) -> Path:
                "--retries", "1", "--timeout", "10", "--no-deps", "--only-binary=:all:", "--dest", str(folder),
                PACKAGE]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise SourceUnavailable(
             f"{PACKAGE}: the package registry did not answer within {timeout:.0f} seconds"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +104,11 @@ def _limit_memory(path: Path) -> None:
     except ImportError:  # only Unix has it
         return
     most = _MEMORY + 20 * path.stat().st_size
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit, wanted in ((resource.RLIMIT_AS, most), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(limit)[1]
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS sets no limit below what is mapped already
+            resource.setrlimit(limit, (wanted, hard))
 
 
 def main(path: Path, folder: Path) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twotower.core.html import html_table
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.experiment.ladder.budget import clock
@@ -41,6 +42,17 @@ class Fitted:
 
     def __repr__(self) -> str:
         return f"Fitted({self.choice.name} on {self.dataset.name}: {self.bundle})"
+
+    def _repr_html_(self) -> str:
+        """Show the models of the ladder, their figures and the reason of the choice as a table in a notebook."""
+        rows = []
+        for rung in self.rungs:
+            low, high = (0.0, 0.0) if rung.validation is None else rung.validation.intervals()[METRIC]
+            figure = "" if rung.validation is None else f"{rung.validation.metrics[METRIC]:.4f} [{low:.3f}, {high:.3f}]"
+            test = "" if rung.test is None else f"{rung.test.metrics[METRIC]:.4f}"
+            rows.append((rung.name, figure or rung.left_out, test, clock(rung.seconds)))
+        head = ("model", f"validation {METRIC}", f"test {METRIC}", "time")
+        return html_table(head, rows, caption=f"{self.choice.name} is taken: {self.choice.reason}")
 
     @property
     def winner(self) -> Rung:

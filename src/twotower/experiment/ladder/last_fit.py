@@ -15,6 +15,7 @@ from twotower.experiment.build import Parts
 from twotower.experiment.ladder.budget import StopAfter
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed
 from twotower.experiment.learn import learn
+from twotower.experiment.registrations import own_parts
 from twotower.experiment.run import Run
 from twotower.experiment.train import check_items, pick_device
 from twotower.index.registry import build_index, serves
@@ -60,6 +61,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
         dataset=dataset,
         items=items,
         run_toml=run.to_toml(),
+        parts=own_parts(run),
         metrics={} if rung.test is None else rung.test.metrics,
         histories=dataset.log,
         diagnosis=diagnosis,

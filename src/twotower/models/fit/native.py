@@ -158,7 +158,7 @@ def build(compiler: tuple[str, ...], sizes: tuple[int, int, int], real: torch.dt
     }
     given = [*FLAGS.split(), *(f"-D{name}={value}" for name, value in macros.items()), "-x", "c", str(SOURCE)]
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is loaded
             library = Path(folder) / "scores.so"
             for threads in (["-fopenmp"], []):
                 command = [*compiler, *threads, *given, "-o", str(library)]
