@@ -14,6 +14,8 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
     "twotower recommend runs/sasrec --history 50,181,174",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
+    "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
+    "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
 )
 
 
@@ -28,6 +30,13 @@ def command(
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
     ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="Write the answers of every known user to --to.")] = False,
+    users: Annotated[
+        Path | None, typer.Option(help="Write the answers of these to --to: a table with the id's column, or .txt.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The Parquet file of --all or --users; a stopped run goes on.")
+    ] = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -38,6 +47,14 @@ def command(
     from twotower.serving.pipeline import CANDIDATES, Pipeline
     from twotower.serving.retriever import Retriever
 
+    if everyone or users is not None or to is not None:
+        _check_many(everyone, users, to, user, history, then, candidates)
+        assert to is not None, "it was checked to be given"
+        from twotower.cli.recommend_all import write
+
+        left_out = split_ids(exclude or "")
+        write(bundle, to, users=users, k=k, exclude=left_out, include_seen=include_seen, device=device, json=json)
+        return
     if candidates is not None and then is None:
         raise InputError(
             "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
@@ -64,3 +81,29 @@ def command(
         print_beside(f"For user {user}", answers, "Latest in the history", retriever.seen(user))
     else:
         print_beside("For this history", answers, "The history, latest first", retriever.items(known)[::-1])
+
+
+def _check_many(
+    everyone: bool,
+    users: Path | None,
+    to: Path | None,
+    user: str | None,
+    history: str | None,
+    then: Path | None,
+    candidates: int | None,
+) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: says which.
+    """
+    if everyone and users is not None:
+        raise InputError("give --all or --users, not both")
+    if not everyone and users is None:
+        raise InputError("--to FILE.parquet goes with --all or --users FILE")
+    if to is None:
+        raise InputError("--all and --users write a file: name it by --to FILE.parquet")
+    if user is not None or history is not None:
+        raise InputError("--user and --history ask for one; leave them out with --all and --users")
+    if then is not None or candidates is not None:
+        raise InputError("--then orders one request at a time; leave it out with --all and --users")

@@ -258,13 +258,44 @@ class Retriever:
             users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
         return Asker(users, items[None])
 
+    def excluded(self, ids: Iterable[object]) -> Tensor:
+        """Return rows to leave out, int64; ids that the catalogue does not have change nothing and are a warning."""
+        texts = self.bundle.item_vocabulary.texts(ids)
+        found = self.bundle.item_vocabulary.known(texts)
+        if missing := [text for text in texts if text not in found]:
+            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
+        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+
+    @torch.inference_mode()
+    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool = False) -> TopK:
+        """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
+
+        Args:
+            users: rows of known users, int64 [users].
+            k: as `checked` returned it.
+            excluded: rows that nobody gets, as `excluded` returned them.
+            include_seen: whether users get what they have seen, too.
+        """
+        banned = excluded.expand(len(users), -1)
+        if not include_seen:
+            banned = torch.cat([banned, self._seen(users)], dim=1)
+        return self._index.search(self._model.encode_users(self.bundle.users(users)), k, banned)
+
+    def checked(self, k: int) -> int:
+        """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
+
+        Raises:
+            InputError: if ``k`` is no whole number or below 1.
+        """
+        return self._checked(k, len(self.bundle.item_ids))
+
     def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
         """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
         """
-        banned = self._excluded_rows(exclude)[None]
+        banned = self.excluded(exclude)[None]
         return self._found(asker.users, k, banned if include_seen else torch.cat([banned, asker.seen], dim=1))
 
     @torch.inference_mode()
@@ -343,14 +374,6 @@ class Retriever:
     def _known_rows(self, ids: Iterable[object]) -> Tensor:
         rows = self.bundle.item_vocabulary.rows_of_known(ids)
         return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
-
-    def _excluded_rows(self, ids: Iterable[object]) -> Tensor:
-        """Rows to leave out; leaving out what is not there changes nothing, so unknown ids are told of and no error."""
-        texts = self.bundle.item_vocabulary.texts(ids)
-        found = self.bundle.item_vocabulary.known(texts)
-        if missing := [text for text in texts if text not in found]:
-            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
-        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
 
     def _user_rows(self, ids: Iterable[object]) -> Tensor:
         return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
