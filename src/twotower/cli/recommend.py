@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
     "twotower recommend runs/sasrec --history 50,181,174",
+    "twotower recommend runs/sasrec --user 196 --history 50,181",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
     "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
@@ -22,7 +23,9 @@ EXAMPLES = examples(
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
     user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: A,B,C.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids, oldest first: A,B,C; with --user: what came since.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
@@ -40,7 +43,7 @@ def command(
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Recommend items to a user, by id or by a history typed in."""
+    """Recommend items to a user, by id, by a history typed in or by both; or to every user, into a file."""
     from twotower.cli.answers import print_beside, print_json, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
@@ -72,15 +75,17 @@ def command(
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )
-    query = {"user": user} if user is not None else {"history": typed}
+        by = retriever.answered_by(user, typed)
+    query = {name: value for name, value in (("user", user), ("history", typed)) if value is not None}
     if json:
         print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers], "notices": notices})
         return
     known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
-    if user is not None:
-        print_beside(f"For user {user}", answers, "Latest in the history", retriever.seen(user))
+    since = retriever.items(known)[::-1]
+    if by == "history":
+        print_beside("For this history", answers, "The history, latest first", since)
     else:
-        print_beside("For this history", answers, "The history, latest first", retriever.items(known)[::-1])
+        print_beside(f"For user {user}", answers, "Latest in the history", since + retriever.seen(user))
 
 
 def _check_many(

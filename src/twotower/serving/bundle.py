@@ -145,13 +145,30 @@ class Bundle:
 
     def newcomer(self, history: Tensor) -> Users:
         """Return an unknown user with this history (int64 [items], oldest first), all at the latest stored time."""
-        times = self.dataset.log.times
-        if times is not None:
-            now = times.max() if len(times) else times.new_tensor(0)
-            times = now.expand(len(history))
+        times = None if self._latest is None else self._latest.expand(len(history))
         offsets = history.new_tensor([0, 0, len(history)])
         row = history.new_tensor([UNKNOWN])
         return users_with_history(self.dataset, Log(offsets, history, times), row, self.model.history_length)
+
+    def returning(self, row: int, since: Tensor) -> Users:
+        """Return a known user whose stored positives are followed by these items (int64 [items], oldest first).
+
+        They take place at the latest stored time.
+        """
+        log, length = self.positives, self.model.history_length
+        stored = slice(int(log.offsets[row]), int(log.offsets[row + 1]))
+        items = torch.cat([log.items[stored], since])
+        latest = slice(0 if length is None else max(0, len(items) - length), None)
+        times = None
+        if log.times is not None and self._latest is not None:
+            times = torch.cat([log.times[stored], self._latest.expand(len(since))])[None, latest]
+        return self.dataset.users(since.new_tensor([row]), items[None, latest], times)
+
+    @cached_property
+    def _latest(self) -> Tensor | None:
+        """The time of the latest stored event; None where the log has no clock."""
+        times = self.dataset.log.times
+        return None if times is None else times.max() if len(times) else times.new_tensor(0)
 
     def _histories(self) -> Log:
         if not (self.folder / "histories").is_dir():

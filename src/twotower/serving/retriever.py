@@ -93,6 +93,9 @@ class Retriever:
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
+        With both, the history is what the user did since the bundle was written: it follows the stored one. A user who
+        is not known is then left aside with a warning.
+
         Ids are texts or numbers, alone or in any list: NumPy arrays and columns of data frames too. Items of the
         history or of ``exclude`` that the catalogue no longer has are left aside with a warning.
 
@@ -102,8 +105,8 @@ class Retriever:
         the raw columns of who has it, by name (None: missing).
 
         Raises:
-            InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, nothing in it
-                is known, ``k`` is below 1, or the user is unknown.
+            InputError: if neither ``user`` nor ``history`` is given, ``k`` is below 1, the user is unknown and there is
+                no history, or the history of one who is not known is empty or holds nothing known.
         """
         return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
 
@@ -133,8 +136,8 @@ class Retriever:
         Equal scores keep the order of the catalogue.
 
         Raises:
-            InputError: if not exactly one of ``user`` and ``history`` is given, nothing is known of who asks, an id is
-                unknown, a candidate is named twice, there is none, or ``k`` is below 1.
+            InputError: as `recommend`; if nothing is known of the user, a candidate is unknown or named twice, there is
+                none, or ``k`` is below 1.
         """
         names = self.bundle.item_vocabulary.texts(candidates)
         items = self._item_rows(names)
@@ -236,20 +239,32 @@ class Retriever:
         return states.float().cpu().numpy()
 
     def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
-        """Encode a known user, or a history of item ids (oldest first) with raw columns, as the input of a request.
+        """Encode the user of a request: a known one, a history of item ids (oldest first) with raw columns, or both.
+
+        With both, the history is what came since the bundle was written: it follows the stored one, at the time of the
+        latest stored event. A user who is not known is then left aside with a warning, and the history answers alone;
+        ``features`` are those of such a one.
 
         Raises:
-            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not;
-                if features come with a known user, or name a column that is none.
+            InputError: if neither is given, the user is unknown and there is no history, or the history of one who is
+                not known is empty or all unknown; if features come with a user alone, or name a column that is none.
         """
-        if (user is None) == (history is None):
-            raise InputError("give exactly one of user and history")
-        if user is not None:
-            if features is not None:
+        if user is None and history is None:
+            raise InputError("give either a user or a history, or both: a user with what came since")
+        given = None if history is None else self.bundle.item_vocabulary.texts(history)
+        if user is not None and (not given or self._knows(user)):
+            if features is not None and not given:
                 raise InputError("a known user has stored features; give features with a history alone")
-            rows = self._user_rows([user])
-            return Asker(self.bundle.users(rows), self._seen(rows))
-        items = self._known_rows(() if history is None else history)
+            if features is not None:
+                log.warning("user %s is known: stored features are read, those given are left aside", shown(user))
+            row = self._user_rows([user])
+            if not given:
+                return Asker(self.bundle.users(row), self._seen(row))
+            since = self._known_rows(given, required=False)
+            return Asker(self.bundle.returning(int(row), since), torch.cat([self._seen(row), since[None]], dim=1))
+        if user is not None:
+            log.warning("user %s is unknown here: the history alone is read", shown(user))
+        items = self._known_rows(given or ())
         if not len(items):
             raise InputError("the history is empty; name at least one item")
         users = self.bundle.newcomer(items)
@@ -265,6 +280,13 @@ class Retriever:
         if missing := [text for text in texts if text not in found]:
             log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
         return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+
+    def answered_by(self, user: object, history: Iterable[object] | None) -> str:
+        """Return what a request is answered from: "user", "history" or "user+history"."""
+        given = history is not None and bool(self.bundle.item_vocabulary.texts(history))
+        if user is None or (given and not self._knows(user)):
+            return "history"
+        return "user+history" if given else "user"
 
     @torch.inference_mode()
     def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool = False) -> TopK:
@@ -371,8 +393,11 @@ class Retriever:
             log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
         return min(int(k), most)
 
-    def _known_rows(self, ids: Iterable[object]) -> Tensor:
-        rows = self.bundle.item_vocabulary.rows_of_known(ids)
+    def _knows(self, user: object) -> bool:
+        return bool(self.bundle.user_vocabulary.known(self.bundle.user_vocabulary.texts([user])))
+
+    def _known_rows(self, ids: Iterable[object], *, required: bool = True) -> Tensor:
+        rows = self.bundle.item_vocabulary.rows_of_known(ids, required=required)
         return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
 
     def _user_rows(self, ids: Iterable[object]) -> Tensor:

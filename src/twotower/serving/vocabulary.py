@@ -64,16 +64,17 @@ class Vocabulary:
                 raise UnknownIdError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
         return [found[text] for text in texts]
 
-    def rows_of_known(self, ids: Iterable[object]) -> list[int]:
+    def rows_of_known(self, ids: Iterable[object], *, required: bool = True) -> list[int]:
         """Return the rows of those ids that are known, in order; the others are named in a warning.
 
         Raises:
-            InputError: if ids are given and none of them is known (names the closest), or ``ids`` is no list.
+            InputError: if ids are given and none of them is known (names the closest) while one is ``required``, or
+                ``ids`` is no list.
         """
         texts = self.texts(ids)
         found = self.known(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        if missing and not found:
+        if missing and not found and required:
             raise UnknownIdError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
         if missing:
             first = ", ".join(shown(text, 40) for text in missing[:5]) + (", …" if len(missing) > 5 else "")
