@@ -112,7 +112,6 @@ def test_neighbours_among_the_file_come_with_its_columns(
 @pytest.mark.parametrize(
     "words",
     [
-        ["similar", "BUNDLE", "--item", "i2"],
         ["similar", "BUNDLE", "--items", "NEW"],
         ["diagnose", "BUNDLE"],
         ["diagnose", "NEW", "--bundle", "BUNDLE"],
@@ -160,6 +159,7 @@ def test_more_than_the_catalogue_holds(bundle_folder: Path, capsys: Capture, cap
         (["recommend", "BUNDLE", "--user", "u2", "-k", "many"], "Invalid value for '-k'"),
         (["recommend", "BUNDLE", "--user", "u2", "--candidates", "5"], "name the pre-ranker's bundle by --then"),
         (["recommend", "BUNDLE", "--then", "BUNDLE", "--user", "u2", "--candidates", "0"], "of at least 1, got 0"),
+        (["recommend", "BUNDLE", "--all", "--why", "--to", "a.parquet"], "--why explains the answers of one"),
         (["recommend", "DATA", "--user", "u2"], "prepared data, not a bundle; train on it"),
         (["recommend", "NOWHERE", "--user", "u2"], "no such bundle"),
         (["similar", "BUNDLE"], "give exactly one of --item and --items"),

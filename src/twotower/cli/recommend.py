@@ -14,6 +14,7 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
     "twotower recommend runs/sasrec --history 50,181,174",
     "twotower recommend runs/sasrec --user 196 --history 50,181",
+    "twotower recommend runs/sasrec --user 196 --why",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
     "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
@@ -29,6 +30,7 @@ def command(
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say which items of the history carry each score.")] = False,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
@@ -44,14 +46,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Recommend items to a user, by id, by a history typed in or by both; or to every user, into a file."""
-    from twotower.cli.answers import print_beside, print_json, row, split_ids
+    from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
     from twotower.serving.pipeline import CANDIDATES, Pipeline
     from twotower.serving.retriever import Retriever
 
     if everyone or users is not None or to is not None:
-        _check_many(everyone, users, to, user, history, then, candidates)
+        _check_many(everyone, users, to, user, history, then, candidates, why)
         assert to is not None, "it was checked to be given"
         from twotower.cli.recommend_all import write
 
@@ -76,9 +78,14 @@ def command(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )
         by = retriever.answered_by(user, typed)
+        ranker = asked.ranker if isinstance(asked, Pipeline) else asked
+        reasons = ranker.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
     query = {name: value for name, value in (("user", user), ("history", typed)) if value is not None}
     if json:
-        print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers], "notices": notices})
+        rows = [row(answer) for answer in answers]
+        for item, reason in zip(rows, reasons, strict=False):
+            item["why"] = because(reason)
+        print_json({"query": {**query, "k": k}, "items": rows, "notices": notices})
         return
     known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
     since = retriever.items(known)[::-1]
@@ -86,6 +93,8 @@ def command(
         print_beside("For this history", answers, "The history, latest first", since)
     else:
         print_beside(f"For user {user}", answers, "Latest in the history", since + retriever.seen(user))
+    if reasons:
+        print_why(reasons)
 
 
 def _check_many(
@@ -96,6 +105,7 @@ def _check_many(
     history: str | None,
     then: Path | None,
     candidates: int | None,
+    why: bool,
 ) -> None:
     """Refuse options that do not go together.
 
@@ -112,3 +122,5 @@ def _check_many(
         raise InputError("--user and --history ask for one; leave them out with --all and --users")
     if then is not None or candidates is not None:
         raise InputError("--then orders one request at a time; leave it out with --all and --users")
+    if why:
+        raise InputError("--why explains the answers of one; leave it out with --all and --users")

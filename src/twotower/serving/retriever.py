@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
+from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
-from twotower.models.base import Model, prepare_serving
+from twotower.models.base import Model, SumsOverHistory, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
 from twotower.serving.newcomers import newcomer_features
 from twotower.serving.table import raw_columns, read_table
 from twotower.serving.vocabulary import Record
+from twotower.serving.why import Cause, Why, shares_of, similar_by_sum
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +153,60 @@ class Retriever:
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
         """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
+        A model that sums over the history (`twotower.models.base.SumsOverHistory`, such as ``item_cosine`` and
+        ``ease``) has no such states: the score is then what the item adds to the other one's when it is in a history.
+        Items to which it adds nothing are left out, so that fewer than ``k`` may come back.
+
         Raises:
             InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
         """
-        found = self._neighbours.of_ids(self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1))
-        return self._answers(found)[0]
+        row, most = self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1)
+        if isinstance(self._model, SumsOverHistory):
+            return self._answers(similar_by_sum(self._model, int(row), self.bundle.item_ids, most))[0]
+        return self._answers(self._neighbours.of_ids(row, most))[0]
+
+    def explain(
+        self,
+        user: object = None,
+        items: Iterable[object] = (),
+        *,
+        history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
+    ) -> list[Why]:
+        """Return why each of ``items`` has its score for a user or a history: the share of each item of the history.
+
+        The shares of a model that sums over the history (``item_cosine``, ``ease``, ``item_lists``) are exact and add
+        up to the score. Any other model is asked again without each item of the history that it reads: a share is how
+        much the score falls then.
+
+        Args:
+            user: a known user, as for `recommend`.
+            items: ids of known items, such as those that `recommend` found.
+            history: item ids, oldest first, as for `recommend`.
+            features: as for `recommend`.
+
+        Raises:
+            InputError: as `recommend`; if an item is unknown, or none is named.
+        """
+        names = self.bundle.item_vocabulary.texts(items)
+        rows = self._item_rows(names)
+        if not len(rows):
+            raise InputError("the list of items is empty; name those to explain")
+        order = self.bundle.item_ids.argsort()
+        places = order[torch.searchsorted(self.bundle.item_ids[order], rows)]
+        found = shares_of(self._model, self.asker(user, history, features).users, self.bundle.item_states, places)
+        read = [(at, row) for at, row in enumerate(found.history.tolist()) if row >= FIRST_KNOWN]
+        records = self.bundle.item_vocabulary.records([row for _, row in read])
+        told = []
+        for place, (name, score) in enumerate(zip(names, found.scores.tolist(), strict=True)):
+            shares = found.shares[:, place].tolist()
+            causes = [
+                Cause(record.id, shares[at], record.columns)
+                for (at, _), record in zip(read, records, strict=True)
+                if shares[at] != 0.0
+            ]
+            told.append(Why(name, score, found.exact, sorted(causes, key=lambda cause: -cause.share)))
+        return told
 
     def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
         """Find the ``k`` items nearest to each row of a file of items, in the file's order.

@@ -137,6 +137,12 @@ class EASE(OffersChoices):
         history = users.view(*users.shape[:1], *[1] * (items.ndim - 1), users.shape[1])
         return self.weights[history, items[..., None]].sum(dim=-1)
 
+    def contributions(
+        self, history: Int[Tensor, " history"], items: Int[Tensor, " items"]
+    ) -> Float[Tensor, "history items"]:
+        """Return the weights of these items of a history, each with each of ``items``."""
+        return self.weights[history[:, None], items]
+
 
 def check_memory(num_items: int) -> None:
     """Log the memory that solving for so many items takes, and refuse it where less is free.
