@@ -178,6 +178,7 @@ def _train(
             items=items,
             run_toml=run.to_toml(),
             metrics=test.metrics,
+            intervals=test.bounds(),
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,

@@ -31,6 +31,7 @@ from twotower.index.registry import INDEXES, index_kind, load_index
 from twotower.models.base import Model
 from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import MODELS, build_model
+from twotower.serving.card import write_card
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
 
@@ -235,6 +236,8 @@ class Contents:
     """What the model makes of every known item."""
     run_toml: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    """Low and high end of the metrics that have one."""
     histories: Log | None
     """What is known of each user when the bundle starts to serve: events of whatever label, of which a model reads the
     positives."""
@@ -291,8 +294,11 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             "metrics": {name: _finite(value) for name, value in contents.metrics.items()},
             "versions": versions(),
         }
+        if contents.intervals:
+            manifest["intervals"] = contents.intervals
         if contents.learnt:
             manifest["learnt"] = contents.learnt
+        write_card(partial, manifest)
         write_manifest(partial, manifest)
 
 
@@ -310,6 +316,7 @@ def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]
         verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         yield partial, manifest
+        write_card(partial, manifest)
         write_manifest(partial, manifest)
 
 

@@ -61,6 +61,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
         items=items,
         run_toml=run.to_toml(),
         metrics={} if rung.test is None else rung.test.metrics,
+        intervals={} if rung.test is None else rung.test.bounds(),
         histories=dataset.log,
         diagnosis=diagnosis,
         index=index,
