@@ -303,15 +303,22 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
 
 
 @contextlib.contextmanager
-def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def changing_bundle(folder: Path | str, *, to: Path | str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield a copy of a bundle and its manifest to change; it replaces the bundle when the block ends without error.
 
+    Args:
+        folder: of the bundle.
+        to: folder of the changed one; None: the bundle itself.
+
     Raises:
-        InputError: as `Bundle.load`.
+        InputError: as `Bundle.load`, and as `check_target` of ``to``.
     """
     folder = Path(folder)
     read_manifest(folder)
-    with replacing_folder(folder) as partial:  # from here on nobody else changes it
+    target = folder if to is None else Path(to)
+    if to is not None:
+        check_target(target)
+    with replacing_folder(target) as partial:  # from here on nobody else changes it
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)

@@ -54,6 +54,8 @@ def _data(schema: Schema, data: dict[str, Any], manifest: dict[str, Any]) -> lis
     rows = [(name.replace("_", " "), f"{number:,}") for name, number in counts.items() if isinstance(number, int)]
     if not counts:
         rows = [("users", f"{schema.num_users - 2:,}"), ("items", f"{schema.num_items - 2:,}")]
+    if added := manifest.get("added_items"):
+        rows.append(("items added since, by their features", f"{added:,}"))
     for side in ("user", "item"):
         features = schema.user_features if side == "user" else schema.item_features
         named = ", ".join(f"{feature.name} ({feature.kind})" for feature in features)
