@@ -35,7 +35,8 @@ test: lint docs tests shapes
 fast: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu and not ranks"
+	$(BIN)/pytest -m "ranks and not slow"
 
 lint: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
@@ -44,11 +45,12 @@ lint: $(FOR_DEVELOPING)
 	$(BIN)/lint-imports
 
 tests: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not ranks"
+	$(BIN)/pytest -m ranks
 
 # The same tests again with every annotated shape checked at run time.
 shapes: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser" --jaxtyping-packages=twotower,beartype.beartype
+	$(BIN)/pytest -n 2 -m "not bad_input and not slow and not browser and not ranks" --jaxtyping-packages=twotower,beartype.beartype
 
 # Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
 mutants: $(FOR_DEVELOPING)

@@ -16,7 +16,7 @@ from random import Random
 
 from twotower.experiment.run import Run
 from twotower.experiment.train import train
-from twotower.training.callbacks import Record, Silent
+from twotower.training.callbacks import EpochRecord, Silent
 
 RUN = """
 [model]
@@ -48,7 +48,7 @@ class Target:
 class _Stop(Silent):
     """Stops the training after its second epoch, as Ctrl-C does."""
 
-    def epoch_done(self, record: Record, model: object) -> None:
+    def epoch_done(self, record: EpochRecord, model: object) -> None:
         """Stop."""
         if record["epoch"] == 3:
             raise KeyboardInterrupt

@@ -41,12 +41,12 @@ def train_once(run: Run, dataset: Dataset) -> dict[str, float]:
     """Train one run and judge it on the test; its best validation metric beside."""
     with common.Clock() as clock:
         trained = train(run, dataset=dataset)
-    judged = [record for record in trained.records if run.training.metric in record]
-    best = max(judged, key=lambda record: record[run.training.metric])
+    judged = [record for record in trained.records if run.training.metric in record.metrics]
+    best = max(judged, key=lambda record: record.metrics[run.training.metric])
     return {
-        "validation_ndcg@10": best["ndcg@10"],
-        "validation_hit_rate@10": best["hit_rate@10"],
-        "best_epoch": best["epoch"],
+        "validation_ndcg@10": best.metrics["ndcg@10"],
+        "validation_hit_rate@10": best.metrics["hit_rate@10"],
+        "best_epoch": best.epoch,
         "epochs": len(trained.records),
         "wall_seconds": clock.wall,
         **{f"test_{name}": trained.test.metrics[name] for name in ("hit_rate@10", "ndcg@10", "mrr@10")},

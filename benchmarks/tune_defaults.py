@@ -46,7 +46,7 @@ def measure(folder: Path, model: str, setting: str, keys: dict[str, Any], seed: 
         found = train(Run.from_dict(values), dataset=Dataset.load(folder, verify=False))
     except Exception as error:  # one setting that fails is a line, not the end of all
         return line | {"error": f"{type(error).__name__}: {error}"[:300]}
-    judged = [record["ndcg@10"] for record in found.records if "ndcg@10" in record]
+    judged = [record.metrics["ndcg@10"] for record in found.records if "ndcg@10" in record.metrics]
     return line | {
         "validation": max(judged, default=None),
         "test": found.test.metrics["ndcg@10"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from twotower.diagnosis import Diagnosis, diagnose
     from twotower.evaluation.compare import Comparison
     from twotower.evaluation.result import Result
-    from twotower.experiment.front import compare, evaluate, train
+    from twotower.experiment.front import compare, evaluate, train, tune
     from twotower.experiment.ladder.fit import fit
     from twotower.experiment.run import Run
     from twotower.experiment.sources import SAMPLERS
@@ -51,6 +51,7 @@ __all__ = [
     "fit",
     "load",
     "train",
+    "tune",
 ]
 
 _ON_DEMAND = {
@@ -77,6 +78,7 @@ _ON_DEMAND = {
     "fit": "twotower.experiment.ladder.fit",
     "load": "twotower.serving.retriever",
     "train": "twotower.experiment.front",
+    "tune": "twotower.experiment.front",
 }
 """Each name by the module that is imported when it is first asked for: ``import twotower`` itself stays light."""
 

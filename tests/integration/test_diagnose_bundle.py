@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -100,6 +101,7 @@ def test_a_healthy_table_is_healthy_and_blames_nobody(
         assert [cause["feature"] for cause in found["causes"] if cause["to_blame"] or cause["drifted"]] == []
         assert found["serving"]["at_fault"] is None
         assert found["serving"]["recall"] is None
+        assert found["serving"]["texts"]["gain"] > 0.2
         assert found["serving"]["known_rows"] == (0 if new else 240)
 
 
@@ -201,6 +203,35 @@ def test_users_about_to_be_served(trained: Path, table: Callable[..., Path], cap
     assert found["serving"]["at_fault"] == "user"
     assert set(found["serving"]["drifted"]) == {"age", "segment", "topics", "history"}
     assert {"segment", "topics"} <= set(found["serving"]["to_blame"])
+
+
+def test_a_table_far_from_training_where_answers_are_at_chance_is_not_healthy(
+    trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Titles of another domain, in groups; what else the model reads is spread and has nothing to do with them."""
+    with (trained / "items.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        group = number * 7 % 12
+        row |= {"item_id": f"far-{number}", "title": f"kraut{group} ruebe{group} topf{group} pfanne{number % 5}"}
+    draw = random.Random(0)
+    draw.shuffle(others := [{name: row[name] for name in row if name not in ("item_id", "title")} for row in rows])
+    far = tmp_path / "far.csv"
+    with far.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | other for row, other in zip(rows, others, strict=True))
+    page = tmp_path / "page.html"
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[rank]\nsuspect = 4.0\n")  # the title is gone, which rank would see by a hair
+    more = ("--html", str(page), "--thresholds", str(limits))
+    status, found = found_of(capsys, far, trained / "features", *more)
+    assert found["serving"]["towers"]["item"]["now"]["verdict"] == "healthy", "geometry alone does not see it"
+    assert (status, found["verdict"]) == (0, "suspect")
+    assert [reason["name"] for reason in found["reasons"]] == ["at_chance"]
+    assert found["serving"]["texts"]["gain"] < 0.05
+    assert found["serving"]["at_fault"] == "item"
+    assert "answers are at chance" in page.read_text(encoding="utf-8")
 
 
 def test_a_person_reads_who_is_to_blame(trained: Path, table: Callable[..., Path], capsys: Capture) -> None:

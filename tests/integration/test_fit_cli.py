@@ -264,7 +264,7 @@ def test_repeats_are_answered_where_they_are_usual(closed, tmp_path):
     done = run_cli("fit", log, "--unit", "s", "--budget", "9s", "--to", tmp_path / "bundle", "--json")
     assert "100% of the next items were seen before" in done.stderr
     assert json.loads(done.stdout)["mask_seen"] is False
-    assert "--include-seen" in (tmp_path / "bundle.run" / "report.html").read_text()
+    assert "--leave-out-seen" in (tmp_path / "bundle.run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from twotower.data.splitters import SPLITTERS
-from twotower.experiment.build import SAMPLERS
 from twotower.experiment.run import Run
+from twotower.experiment.sources import SAMPLERS
 from twotower.losses.registry import LOSSES
 from twotower.metrics.ranking import RANKING_METRICS
 from twotower.models.registry import MODELS, model_parameters
@@ -70,7 +70,7 @@ def test_a_page_names_what_exists(page):
     keys = {key.name for part in fields(Run) for key in fields(type(getattr(Run(), part.name)))}
     keys |= {key for name in MODELS for key in model_parameters(name)}
     keys |= {"loss", "sampler", "to", "user", "item", "time", "value", "label", "users", "items", "k", "exclude"}
-    keys |= {"include_seen", "history"}
+    keys |= {"include_seen", "history", "number"}  # the last is a setting of a source of negatives
     assert set(re.findall(r"(?<!section\.)\b([a-z_]+)=", ours)) <= keys
     named = {"loss": LOSSES, "sampler": SAMPLERS, "split": SPLITTERS, "frequency": FREQUENCIES, "hard": HARD}
     for key, known in named.items():

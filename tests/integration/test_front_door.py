@@ -105,6 +105,7 @@ def test_the_names_of_the_package_are_pinned_and_all_there():
         "fit",
         "load",
         "train",
+        "tune",
     ]
     for name in twotower.__all__:
         assert getattr(twotower, name) is not None

@@ -31,6 +31,7 @@ from twotower.serving.retriever import load
 from twotower.training.collectives import in_time
 from twotower.training.interrupt import ends_when_told
 
+pytestmark = pytest.mark.ranks
 FORK = multiprocessing.get_context("fork")
 SETTINGS = ["model.dim=8", "model.field_dim=4", "model.hidden=[8]", "training.patience=0", "training.device=cpu"]
 SETTINGS += ["objective.loss=sampled_softmax", "training.batch_size=50", "training.checkpoint_seconds=0"]

@@ -213,7 +213,7 @@ class TestThePoisonIsSeen:
         monkeypatch.setattr(
             learn,
             "build_objective",
-            lambda run, dataset, log, model, parts: right(run, dataset, dataset.log, model, parts),
+            lambda run, dataset, log, model, parts, world: right(run, dataset, dataset.log, model, parts, world=world),
         )
         assert differing(two_tower(correct=False))
         assert differing(two_tower(sources=("uniform",)))

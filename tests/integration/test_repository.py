@@ -217,19 +217,7 @@ def test_the_search_for_requirements_that_nobody_imports_finds_them():
     assert unused(["numpy>=1.26", "pymilvus>=2.5", "uvicorn[standard]>=0.30"], {"numpy"}) == ["pymilvus", "uvicorn"]
 
 
-SERVED = (SOURCE / "serving" / "http").is_dir()
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(not SERVED, reason="the service is not here yet", strict=True))
-        if name == "serve"
-        else name
-        for name in PROJECT["optional-dependencies"]
-        if name != "dev"
-    ],
-)
+@pytest.mark.parametrize("extra", [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "docs")])
 def test_an_extra_names_only_what_is_imported(extra):
     assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
 

@@ -23,6 +23,7 @@ from twotower.training.callbacks import Silent
 from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
 
+pytestmark = pytest.mark.ranks
 FORK = multiprocessing.get_context("fork")
 TOWER = ModelSection("two_tower", {"dim": 8, "field_dim": 4, "hidden": [8]})
 SASREC = ModelSection("sasrec", {"dim": 8, "dropout": 0.0, "history_length": 6, "layers": 1})

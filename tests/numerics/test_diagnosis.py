@@ -133,7 +133,7 @@ def test_uniformity_isotropy_and_alignment_match_the_formulas() -> None:
 def test_length_and_popularity_figures_match_the_formulas() -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
     draw = np.random.default_rng(3)
-    popularity = draw.integers(0, 30, size=53)
+    popularity = draw.integers(1, 30, size=53)
     vectors = space(53, 4) + np.log1p(popularity)[:, None] * np.array([1.0, 0.2, 0.0, -0.3])
     figures = diagnose(vectors, popularity=popularity).statistics
     lengths = [math.sqrt(sum(x * x for x in row)) for row in vectors.tolist()]

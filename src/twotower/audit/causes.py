@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.audit.causes_recall import recall_cost
+from twotower.audit.chance import judge_texts
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items, State, Users
 from twotower.core.schema import Feature, Side
@@ -100,10 +101,28 @@ def diagnose_table(
         )
         states = case.encode(case.now)
         _check_model(bundle, side, case, states)
+        training = case.encode(case.training) if side == "item" else states[:0]
         found = diagnose(states, ids=ids, thresholds=limits, seed=seed)
         causes = find_causes(case, thresholds=limits, seed=seed)
         other = _other_side(bundle, side, limits, seed)
     drifted = [cause["feature"] for cause in causes.causes if cause["drifted"]]
+    texts: dict[str, Any] | None = None
+    if side == "item":
+        known_rows = case.training[case.inputs[0].name]
+        assert isinstance(known_rows, Tensor)
+        texts, chance = judge_texts(
+            table,
+            bundle,
+            states=states,
+            training=training,
+            training_rows=known_rows,
+            drifted=drifted,
+            thresholds=limits,
+            seed=seed,
+        )
+        if chance is not None:
+            verdict = "suspect" if found.verdict == "healthy" else found.verdict
+            found = replace(found, verdict=verdict, reasons=[*found.reasons, chance])
     recall, why = recall_cost(bundle, side, rows, features, drifted, seed=seed)
     serving = {
         "side": side,
@@ -115,6 +134,7 @@ def diagnose_table(
         "removed": causes.removed,
         **_towers(side, found.verdict, causes, other),
         "recall": recall,
+        "texts": texts,
     }
     notes += [_tower_note(serving), *why, *_id_note(causes, case.inputs[0].name)]
     found = replace(found, causes=causes.causes, serving=serving, notes=[*found.notes, *notes])

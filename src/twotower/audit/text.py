@@ -65,7 +65,7 @@ def enrich_bundle(bundle: Bundle, readers: Readers, folder: Path) -> Dataset:
         if name in {feature.name for feature in bundle.schema.item_features}:
             raise InputError(f"{bundle.folder}: has a feature '{name}' already")
     records = bundle.item_vocabulary.records(list(range(FIRST_KNOWN, bundle.schema.num_items)))
-    texts = text_encoder.texts_of([record.columns for record in records], _text_columns(bundle))
+    texts = text_encoder.texts_of([record.columns for record in records], text_columns(bundle))
     shutil.copytree(bundle.folder / "vocabulary", folder / "vocabulary")
     dataset = replace(bundle.dataset, folder=folder)
     for name, cells in _read(texts, readers).items():
@@ -88,7 +88,7 @@ def enrich_table(bundle: Bundle, table: Path, readers: Readers, to: Path) -> Non
     Raises:
         InputError: if it has such a column, or as `enrich_bundle`.
     """
-    made = _read(text_encoder.texts_of(raw_columns(table, bundle), _text_columns(bundle)), readers)
+    made = _read(text_encoder.texts_of(raw_columns(table, bundle), text_columns(bundle)), readers)
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         source = source_of(connection, table, bundle.folder / "vocabulary", "item", Path(name))
         relation = next(relations(connection, source, Path(), Path(name)))
@@ -140,8 +140,8 @@ def _json(columns: dict[str, list[Any]], types: dict[str, str], work: Path) -> s
     return f"read_json({literal(file)}, format='newline_delimited', columns={{{kinds}}})"
 
 
-def _text_columns(bundle: Bundle) -> list[str]:
-    """The raw columns that the bundle's texts came from."""
+def text_columns(bundle: Bundle) -> list[str]:
+    """Return the raw columns that the bundle's texts came from."""
     names = [feature.name for feature in bundle.schema.item_features if feature.kind == "text"]
     if not names:
         raise InputError(f"{bundle.folder}: its items have no feature of kind 'text' to read")

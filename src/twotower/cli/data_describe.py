@@ -40,6 +40,8 @@ def describe(
     screen.print(_lengths_table(found))
     if found["features"]:
         screen.print(_features_table(found["features"]))
+    if found["repeats"]["advice"] and found["repeats"]["advice"] not in found["treatments"]:
+        screen.print(literal(f"- {found['repeats']['advice']}"))
     for sentence in found["treatments"]:
         screen.print(literal(f"- {sentence}"))
 
@@ -58,6 +60,8 @@ def _log_table(found: dict[str, Any]) -> Table:
         )
         + f"; Gini {found['popularity']['gini']:.3f}",
     }
+    if found["repeats"]["events"]:
+        rows["repeats"] = f"{found['repeats']['share']:.1%} of a user's later events are of items seen before"
     if found["time"] is not None:
         rows["time"] = f"{found['time']['first']} to {found['time']['last']} ({found['time']['days']:,.1f} days)"
     if found["split"]:

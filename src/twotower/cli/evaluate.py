@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from twotower.cli.options import Device, examples
+from twotower.core.errors import InputError
 
 EXAMPLES = examples(
     "twotower evaluate runs/sasrec",
     "twotower evaluate runs/sasrec --split validation -k 10,50 --json",
+    "twotower evaluate runs/sasrec --then runs/fit --candidates 500",
 )
 
 
@@ -22,6 +24,20 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     ks: Annotated[str, typer.Option("-k", help="List lengths, with commas; default: those of the run.")] = "",
+    include_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-seen/--leave-out-seen",
+            help="Whether what the user has seen may be an answer; default: as in the run.",
+            show_default=False,
+        ),
+    ] = None,
+    then: Annotated[
+        Path | None, typer.Option(help="Judge the pair with this pre-ranker's bundle, and note it there.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="With --then: how many items the first hands to the second; default 500.")
+    ] = None,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -30,14 +46,30 @@ def command(
     from twotower.cli.results import show_test
     from twotower.experiment.evaluate import judge_served
 
+    if then is not None:
+        if data is not None or split != "test":
+            raise InputError(
+                "--then judges a pair on the test events that the bundles keep: leave out --data and --split"
+            )
+        _pair(bundle, then, candidates, _lengths(ks), device=device, as_json=as_json)
+        return
+    if candidates is not None:
+        raise InputError("--candidates are what --then puts in order: name the pre-ranker's bundle by --then")
     with gathered() as warnings:
-        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), device=device)
+        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen, device=device)
     show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 
-def _lengths(text: str) -> tuple[int, ...]:
-    from twotower.core.errors import InputError
+def _pair(bundle: Path, then: Path, candidates: int | None, ks: tuple[int, ...], *, device: str, as_json: bool) -> None:
+    from twotower.cli.results import show_pair
+    from twotower.experiment.pair import CANDIDATES, judge_pair
 
+    wanted = CANDIDATES if candidates is None else candidates
+    judged = judge_pair(bundle, then, candidates=wanted, ks=ks, device=device)
+    show_pair(judged, title=f"{then.name} behind {bundle.name}", as_json=as_json)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:

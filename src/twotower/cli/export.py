@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import examples
 from twotower.core.errors import InputError
+
+EXAMPLES = examples(
+    "twotower export runs/sasrec --onnx --to runs/sasrec-onnx",
+    "twotower export runs/two-tower --onnx --int8 --to runs/two-tower-onnx",
+)
 
 
 def command(

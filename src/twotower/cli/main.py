@@ -23,6 +23,7 @@ VERBS = [
     "data",
     "fit",
     "train",
+    "tune",
     "evaluate",
     "index",
     "add-items",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
@@ -29,11 +32,18 @@ def command(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Offer what the user has seen too.")] = False,
+    include_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-seen/--leave-out-seen",
+            help="Whether to offer what the user has seen too; default: as the bundle was judged.",
+            show_default=False,
+        ),
+    ] = None,
     why: Annotated[bool, typer.Option("--why", help="Say which items of the history carry each score.")] = False,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="How many items the first hands to the second; default 2000.")
+        int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Write the answers of every known user to --to.")] = False,
     users: Annotated[
@@ -49,7 +59,7 @@ def command(
     from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
-    from twotower.serving.pipeline import CANDIDATES, Pipeline
+    from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
     if everyone or users is not None or to is not None:
@@ -69,17 +79,17 @@ def command(
         retriever = Retriever(Bundle.load(bundle, device))
         asked: Retriever | Pipeline = retriever
         if then is not None:
-            asked = Pipeline(
-                retriever,
-                Retriever(Bundle.load(then, device)),
-                candidates=CANDIDATES if candidates is None else candidates,
-            )
+            asked = Pipeline(retriever, Retriever(Bundle.load(then, device)), candidates=candidates)
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )
         by = retriever.answered_by(user, typed)
-        ranker = asked.ranker if isinstance(asked, Pipeline) else asked
-        reasons = ranker.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
+        scorer = retriever
+        if isinstance(asked, Pipeline) and asked.weight > 0.0:
+            scorer = asked.ranker
+            if why and asked.weight < 1.0:
+                log.warning("the scores are a mixture of both stages; --why explains the part of the pre-ranker")
+        reasons = scorer.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
     query = {name: value for name, value in (("user", user), ("history", typed)) if value is not None}
     if json:
         rows = [row(answer) for answer in answers]

@@ -21,7 +21,7 @@ def write(
     users: Path | None,
     k: int,
     exclude: list[str],
-    include_seen: bool,
+    include_seen: bool | None,
     device: str,
     json: bool,
 ) -> None:

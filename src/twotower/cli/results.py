@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from twotower.experiment.index_loss import IndexLoss
+    from twotower.experiment.pair import JudgedPair
 
 
 def show_test(
@@ -41,6 +42,35 @@ def show_test(
         console.print(slice_table(result, [f"recall@{k}", f"ndcg@{k}"]))
     if index is not None:
         console.print(index_table(index))
+
+
+def show_pair(judged: JudgedPair, *, title: str, as_json: bool) -> None:
+    """Print how a pair did beside its first stage alone, and the weight that it answers with."""
+    found = judged.judgement
+    orders = {"first stage": judged.stage_one, "pre-ranker": judged.second, "pair": judged.pair}
+    notes = [f"{title}: {warning}"] if (warning := found.warning()) else []
+    if as_json:
+        metrics = {name: result.metrics for name, result in orders.items()}
+        print(json.dumps({**found._asdict(), "metrics": metrics, "notices": notes}, allow_nan=False))  # noqa: T201
+        return
+    from rich.table import Table
+
+    caption = (
+        f"{found.users:,} users, {found.candidates:,} candidates; pre-ranker's weight in the pair: {found.weight:g}, "
+        f"chosen on {found.chosen_on}"
+    )
+    table = Table(title=literal(title), caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("test")
+    names = [name for name in judged.pair.metrics if name.partition("@")[0] in ("recall", "ndcg")]
+    shown = [name for name in names if name.partition("@")[2] in ("10", "100")]
+    for name in shown:
+        table.add_column(name, justify="right")
+    for name, result in orders.items():
+        table.add_row(name, *(f"{result.metrics[metric]:.4f}" for metric in shown))
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(literal(note))
 
 
 def index_table(loss: IndexLoss) -> Table:

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
+
+EXAMPLES = examples(
+    "twotower serve runs/sasrec --port 8000",
+    "twotower serve runs/ease --then runs/fit --candidates 500 --token-file token.txt",
+)
 
 
 def command(
@@ -21,7 +27,7 @@ def command(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that clients must send; without it nobody may swap.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where models compute.")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="Requests answered at the same time; default one a core.")] = None,
     concurrency: Annotated[int, typer.Option(help="Requests answered or waiting; one more gets status 503.")] = 64,
     allow_collapsed: Annotated[

@@ -114,6 +114,7 @@ def _train(
     from twotower.cli.notices import is_quiet
     from twotower.cli.results import show_test
     from twotower.experiment.candidates import judged_by
+    from twotower.experiment.pair import judge_trained
     from twotower.experiment.train import train
     from twotower.training.callbacks import Callback, TensorBoard
     from twotower.training.progress import Progress
@@ -140,6 +141,8 @@ def _train(
         if check.fine:  # the others are warnings in the log
             _notice(check.text)
     _notice(f"bundle: {to}")
+    if (judged := judge_trained(run, to)) is not None:
+        _notice(judged.line())
 
 
 def _described(run_file: Path | None, model: str | None, recipe: str | None) -> Run:

@@ -11,6 +11,7 @@ from torch import Tensor
 from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN
 from twotower.core.schema import Feature, Side
 from twotower.data.dataset import Dataset
+from twotower.data.repeats import repeats_of
 
 NEAR_CONSTANT = 0.95
 """A feature is near-constant when this share of its known rows, or more, holds one and the same value."""
@@ -25,7 +26,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     Users and items count without padding and unknown; items without an event are in the catalogue and in every figure.
     ``sparsity`` is 1 - events / (users · items). ``share_of_top`` is the share of events on the most popular 1, 5, 10
     and 20 % of the catalogue (at least one item); ``gini`` is 0 when all items are equally popular, near 1 when one
-    takes all. There is one entry a feature: see `describe_feature`.
+    takes all. ``repeats`` tells how often people come back to what they had: see
+    `repeats_of`. There is one entry a feature: see `describe_feature`.
     """
     log, schema = dataset.log, dataset.schema
     users, items = schema.num_users - FIRST_KNOWN, schema.num_items - FIRST_KNOWN
@@ -42,6 +44,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "events_per_item": quantiles(per_item),
         "cold_items": int((per_item == 0).sum()),
         "single_event_users": int((per_user == 1).sum()),
+        "repeats": repeats_of(log),
         "time": None if log.times is None else _time(log.times),
         "popularity": {"gini": gini(per_item), "share_of_top": _top_shares(per_item)},
         "features": [

@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.records import FIRST_KNOWN, Batch
 from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
+from twotower.data.listed import Listed
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.data.unseen import Unseen
 from twotower.ops.windows import windows
 
 READINGS = ("last", "all")
-VALIDATIONS = ("random", "time")
+VALIDATIONS = ("random", "time", "last")
 NEGATIVES = ("fixed", "fresh")
 
 NEVER_NEGATIVE = "a validation row's positive is never its user's negative in training, which a model may notice"
@@ -27,6 +28,8 @@ LEAKS = {
     f"{NEVER_NEGATIVE}; test items are unseen in training, test users are not",
     "time": "each user's validation rows come after all of its training rows; other users' training rows may be later "
     f"in time; {NEVER_NEGATIVE}; test items are unseen in training, test users are not",
+    "last": "each user's validation row is its last but one positive, after all of its training rows; other users' "
+    f"training rows may be later in time; {NEVER_NEGATIVE}; test items are unseen in training, test users are not",
 }
 
 
@@ -50,7 +53,7 @@ class PairRows:
         items: Int[Tensor, " rows"],
         labels: Float[Tensor, " rows"],
         history_length: int,
-        fresh: Unseen | None = None,
+        fresh: Unseen | Listed | None = None,
     ) -> None:
         self.dataset, self.log, self.history_length, self.fresh = dataset, log, history_length, fresh
         self.users, self.ends, self.items, self.labels = users, ends, items, labels
@@ -117,6 +120,8 @@ def pre_ranking_pairs(
     validation_share: float = 0.2,
     negatives: str = "fixed",
     seed: int = 0,
+    lists: Int[Tensor, "users places"] | None = None,
+    lists_share: float = 1.0,
 ) -> PairSplit:
     """Build labelled pairs: each user's last positive is tested, each earlier one trained.
 
@@ -134,11 +139,14 @@ def pre_ranking_pairs(
         reading: "last": a user is its last ``history_length`` events alone; "all": every event gives a training row.
         history_length: latest items of a history.
         validation: "random": a share of all training rows, as in the paper (a positive and its negative stay
-            together); "time": the latest share of each user's.
+            together); "time": the latest share of each user's; "last": the latest one of each user's.
         validation_share: of the training positives, in [0, 1).
         negatives: "fixed": every epoch trains on the same rows; "fresh": on another negative each time, which is ours.
             Validation and test rows stay as they are (``known`` draws for both kinds of rows).
         seed: of the negatives and of the random share.
+        lists: items for each user, unmet before the test event, that negatives of training and validation are drawn
+            from; -1 fills up. None: all items of the log.
+        lists_share: of these negatives, in [0, 1]; the others come from all items.
 
     Raises:
         InputError: if an option is unknown or out of range, or nobody has two positives.
@@ -149,6 +157,8 @@ def pre_ranking_pairs(
         raise unknown_name("validation", validation, VALIDATIONS)
     if negatives not in NEGATIVES:
         raise unknown_name("negatives", negatives, NEGATIVES)
+    if isinstance(lists_share, bool) or not isinstance(lists_share, int | float) or not 0.0 <= lists_share <= 1.0:
+        raise InputError(f"candidates_share = {shown(lists_share)}: a number from 0 to 1 is wanted")
     if not 0.0 <= validation_share < 1.0 or history_length < 1:
         raise InputError(
             "validation_share must be in [0, 1) and history_length at least 1, "
@@ -172,7 +182,7 @@ def pre_ranking_pairs(
     def unseen(met: Log) -> Unseen:
         return Unseen(met.offsets, met.items, pool, dataset.schema.num_items)
 
-    def rows(positives: Tensor, choice: Unseen, purpose: str) -> PairRows:
+    def rows(positives: Tensor, choice: Unseen | Listed, purpose: str) -> PairRows:
         owners = users[positives]
         choice.check(owners)
         drawn = choice.draw(owners, torch_generator(seed, "pairs", purpose, device=device))
@@ -187,7 +197,9 @@ def pre_ranking_pairs(
         )
 
     held = _held_out(log, users, trained, validation, validation_share, seed)
-    before = unseen(before_test)
+    before: Unseen | Listed = unseen(before_test)
+    if lists is not None:
+        before = Listed(lists, unseen(before_test), share=lists_share)
     every = rows(trained, before, "train")
     pairs = torch.arange(len(every), device=device).view(-1, 2)
     train, valid = every.take(pairs[~held].flatten()), every.take(pairs[held].flatten())
@@ -207,6 +219,8 @@ def _held_out(log: Log, users: Tensor, trained: Tensor, validation: str, share: 
         held = torch.zeros(len(trained), dtype=torch.bool)
         held[order[: round(share * len(trained))]] = True
         return held.to(trained.device)
+    if validation == "last":
+        return _place_from_end(log)[trained] == 1
     owners = users[trained]
     counts = torch.bincount(owners, minlength=len(log.offsets) - 1)
     # The user's last event is the test: it stands at place 0, its training positives at places 1 to counts.

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError
+from twotower.diagnosis.cold import judge_cold, pairs_within, warm_and_cold
 from twotower.diagnosis.load import load_table
-from twotower.diagnosis.statistics import EXACT_ROWS, measure
+from twotower.diagnosis.statistics import EXACT_ROWS, check_given, measure
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.diagnosis.vectors import Vectors
 from twotower.diagnosis.verdict import Reason, Verdict, judge
@@ -39,6 +40,8 @@ class Diagnosis:
     """What a report draws: similarity histogram, decay curves, variance spectrum."""
     notes: list[str]
     """How the input was treated, and what is a sample."""
+    cold: dict[str, Any] = field(default_factory=dict)
+    """Rows without a training event, which no other figure counts: how many, and their own verdict; empty: none."""
     causes: list[dict[str, Any]] = field(default_factory=list)
     """One entry a feature, the most to blame first, when a bundle and a table were given."""
     serving: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Diagnosis:
             "centred": self.centred,
             "with_self_pairs": self.with_self_pairs,
             "baselines": self.baselines,
+            "cold": self.cold,
             "causes": self.causes,
             "serving": self.serving,
             "notes": self.notes,
@@ -83,7 +87,8 @@ def diagnose(
     Args:
         vectors: [rows, dimensions], or the path of a file or bundle that `load_table` reads.
         ids: a name for each row, used where rows are named.
-        popularity: how often each row is seen, at least 0; a file's own column is used when this is None.
+        popularity: how often each row is seen, at least 0; a file's own column is used when this is None. Rows at 0,
+            which no training moved, are judged apart from the others (`Diagnosis.cold`).
         positive_pairs: int64 [pairs, 2] of rows that should be close: gives ``alignment``.
         column: which array, tensor or column of the file holds the vectors; None finds the only one.
         thresholds: as `load_thresholds` gives them, or the path of a TOML file to lay over the shipped ones.
@@ -102,24 +107,35 @@ def diagnose(
     """
     where = "vectors"
     read: dict[str, Any] = {}
+    coordinates: tuple[str, ...] = ()
     names = None if ids is None else [str(name) for name in ids]
     if isinstance(vectors, str | Path):
         where = str(vectors)
         table = load_table(Path(vectors), column=column)
-        vectors, read = table.vectors, table.account.to_json()
+        vectors, read, coordinates = table.vectors, table.account.to_json(), table.account.vector
         names = table.ids if names is None else names
         popularity = table.popularity if popularity is None else popularity
     limits = thresholds if isinstance(thresholds, dict) else load_thresholds(thresholds)
     rows = Vectors(vectors, where=where, ids=names)
+    seen = None if popularity is None else torch.as_tensor(popularity).double()
+    check_given(rows, seen, positive_pairs)
+    judged, cold = rows, {}
+    if (parts := warm_and_cold(seen)) is not None and seen is not None:
+        cold = judge_cold(rows, parts[1], limits, seed=seed)
+        judged, seen = rows.part(parts[0]), seen[parts[0]]
+        if positive_pairs is not None:
+            positive_pairs = pairs_within(positive_pairs, parts[0], rows.count)
     try:
         found = measure(
-            rows,
-            popularity=None if popularity is None else torch.as_tensor(popularity).double(),
+            judged,
+            popularity=seen,
             positive_pairs=positive_pairs,
             seed=seed,
             exact_rows=exact_rows,
+            dimension_names=coordinates if len(coordinates) == rows.dim else None,
         )
     except (torch.linalg.LinAlgError, np.linalg.LinAlgError, OverflowError):  # type: ignore[attr-defined]
         raise InputError(f"{where}: the numbers are too uneven to be measured; look for values far too large") from None
     verdict, reasons = judge(found, limits)
-    return Diagnosis(verdict, reasons, **found._asdict(), read={"rows": rows.count, "dimensions": rows.dim, **read})
+    read = {"rows": rows.count, "dimensions": rows.dim, **read}
+    return Diagnosis(verdict, reasons, **found._asdict(), cold=cold, read=read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from twotower.ops.spectrum import (
 
 DEAD_SHARE = 1e-4
 """A dimension is dead when its variance is below this share of the mean variance of a dimension."""
+
+LARGEST_NAMES = ("largest_dimension", "largest_dimension_share", "largest_dimension_name")
 
 
 def dimension_figures(raw: Moments) -> dict[str, Any]:
@@ -44,6 +46,22 @@ def dimension_figures(raw: Moments) -> dict[str, Any]:
         "top_component_share": principal[0].item() / total if total > 0 else None,
         "dead_dimensions": int((variances <= DEAD_SHARE * variances.mean()).sum()),
     }
+
+
+def largest_dimension(
+    matrix: Float[Tensor, "dim dim"], names: Sequence[str] | None = None
+) -> dict[str, int | float | str | None]:
+    """Return the coordinate that holds most of a moment matrix's trace, from 0, with its share and its name if any.
+
+    Examples:
+        >>> largest_dimension(torch.diag(torch.tensor([1.0, 7.0])), ["age", "price"])
+        {'largest_dimension': 1, 'largest_dimension_share': 0.875, 'largest_dimension_name': 'price'}
+    """
+    held = matrix.diagonal().clamp(min=0.0)
+    total, place = held.sum().item(), int(held.argmax())
+    if not total > 0.0:
+        return dict.fromkeys(LARGEST_NAMES)
+    return dict(zip(LARGEST_NAMES, (place, held[place].item() / total, names[place] if names else None), strict=True))
 
 
 def rank_figures(matrix: Float[Tensor, "dim dim"], rows: int) -> dict[str, float | None]:

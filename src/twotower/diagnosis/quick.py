@@ -24,7 +24,7 @@ class Glance(NamedTuple):
     reasons: list[Reason]
 
 
-def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
+def glance(vectors: Tensor | Vectors, thresholds: Thresholds, *, seed: int = 0) -> Glance:
     """Return cosines and ranks of ``vectors`` [rows, dim], by the definitions of `diagnose`.
 
     The verdict is for cone and rank alone.
@@ -35,7 +35,7 @@ def glance(vectors: Tensor, thresholds: Thresholds, *, seed: int = 0) -> Glance:
     Raises:
         InputError: if the vectors hold NaN or inf, or are fewer than two rows or dimensions.
     """
-    rows = Vectors(vectors, where="item states")
+    rows = vectors if isinstance(vectors, Vectors) else Vectors(vectors, where="item states")
     raw = moments(rows.chunks())
     unit, around = UnitRows(rows), UnitRows(rows, raw.mean)
     axes = eigenvalues(raw.covariance(), rows.count)

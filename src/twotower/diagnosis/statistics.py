@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,11 @@ from twotower.core.seeds import torch_generator
 from twotower.diagnosis.baselines import SAMPLE, compare
 from twotower.diagnosis.clusters import cluster_figures
 from twotower.diagnosis.geometry import (
+    LARGEST_NAMES,
     alignment,
     dimension_figures,
     isotropy,
+    largest_dimension,
     norm_figures,
     popularity_figures,
     rank_figures,
@@ -50,6 +53,7 @@ def measure(
     positive_pairs: Tensor | None = None,
     seed: int = 0,
     exact_rows: int = EXACT_ROWS,
+    dimension_names: Sequence[str] | None = None,
 ) -> Statistics:
     """Measure ``rows``.
 
@@ -59,11 +63,12 @@ def measure(
         positive_pairs: int64 [pairs, 2] of row numbers that should be close; alignment is None without.
         seed: of k-means, samples and noise.
         exact_rows: up to this many vectors every pair is compared.
+        dimension_names: of the coordinates, where they have some.
 
     Raises:
         InputError: if ``popularity`` or ``positive_pairs`` do not fit the rows.
     """
-    _check(rows, popularity, positive_pairs)
+    check_given(rows, popularity, positive_pairs)
     notes: list[str] = []
     raw = moments(rows.chunks())
     unit = UnitRows(rows)
@@ -96,6 +101,11 @@ def measure(
         "isotropy": None if whole.moments is None else isotropy(unit.chunks(), whole.moments.second_moment()),
         "alignment": None if positive_pairs is None else _alignment(unit, positive_pairs, rows.count),
         **dimension_figures(raw),
+        **(
+            dict.fromkeys(LARGEST_NAMES)
+            if whole.moments is None
+            else largest_dimension(whole.moments.second_moment(), dimension_names)
+        ),
         **rank_figures(raw.second_moment(), rows.count),
         **clusters,
         "clustering_rows": len(sample) if clusters["davies_bouldin"] is not None else 0,
@@ -108,17 +118,19 @@ def measure(
     }
     centred_figures: dict[str, Any] = {
         **centred.figures,
-        **dict.fromkeys(("isotropy", "participation_ratio", "rankme", "stable_rank", *DIRECTION_NAMES)),
+        **dict.fromkeys(("isotropy", "participation_ratio", "rankme", "stable_rank", *DIRECTION_NAMES, *LARGEST_NAMES)),
         "intervals": centred.intervals,
     }
     if centred.moments is not None:
-        axes = eigenvalues(centred.moments.covariance(), len(around.kept))
+        directions = centred.moments.covariance()
+        axes = eigenvalues(directions, len(around.kept))
         centred_figures |= {
             "isotropy": isotropy(around.chunks(), centred.moments.second_moment()),
             **rank_figures(covariance, rows.count),
             "direction_rank": rankme(axes),
             "direction_participation": participation_ratio(axes),
             "direction_top_share": (axes[0] / axes.sum()).item(),
+            **largest_dimension(directions, dimension_names),
         }
         curves["variance_spectrum"] = (eigenvalues(covariance, rows.count) / covariance.trace()).tolist()
     chosen = _sample(len(unit.kept), SAMPLE, seed, "baselines")
@@ -128,7 +140,12 @@ def measure(
     )
 
 
-def _check(rows: Vectors, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+def check_given(rows: Vectors, popularity: Tensor | None, positive_pairs: Tensor | None) -> None:
+    """Refuse what does not fit the rows.
+
+    Raises:
+        InputError: says what does not.
+    """
     if popularity is not None:
         if popularity.shape != (rows.count,):
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,29 @@ class Vectors:
         self._array = array
         self._where = where
         self._ids = ids
+        self._only: Tensor | None = None
         self.norms = self._checked_norms()
+
+    def part(self, chosen: Tensor) -> Vectors:
+        """Return the rows of these numbers, ascending, as vectors of their own; nothing is copied or checked again."""
+        part = copy(self)
+        part._only = chosen if self._only is None else self._only[chosen]
+        part.count, part.norms = len(chosen), self.norms[chosen]
+        part._ids = None if self._ids is None else [self._ids[row] for row in chosen.tolist()]
+        return part
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield all rows in order, in float64."""
         step = max(1, CHUNK_NUMBERS // self.dim)
         for start in range(0, self.count, step):
-            yield self._double(slice(start, start + step))
+            part = slice(start, start + step)
+            yield self._double(part) if self._only is None else self._numbered(self._only[part])
 
     def take(self, index: Tensor) -> Tensor:
         """Return chosen rows, in float64."""
+        return self._numbered(index if self._only is None else self._only[index])
+
+    def _numbered(self, index: Tensor) -> Tensor:
         return self._double(index.numpy() if isinstance(self._array, np.ndarray) else index)
 
     def _double(self, index: Any) -> Tensor:

@@ -11,6 +11,10 @@ from twotower.diagnosis.thresholds import Thresholds
 Verdict: TypeAlias = Literal["healthy", "suspect", "collapsed"]
 
 
+CARRIED = 0.6
+"""A coordinate with this share of a space's squared length, or of what differs, is named in the reasons."""
+
+
 class Reason(NamedTuple):
     """Hold why a space is not healthy: the figure, the threshold it crossed, and a sentence for people."""
 
@@ -47,6 +51,16 @@ def structure(baselines: dict[str, Any]) -> float | None:
     return own / shuffled if own is not None and shuffled else None
 
 
+def _alone(figures: dict[str, Any]) -> str:
+    """Words for the coordinate that carries most of the space alone; empty where none does."""
+    share, place = figures.get("largest_dimension_share"), figures.get("largest_dimension")
+    if share is None or share < CARRIED:
+        return ""
+    name = figures.get("largest_dimension_name")
+    called = f"'{name}' (dimension {place}, from 0)" if name else f"dimension {place} (from 0)"
+    return f"; {called} alone carries {share:.0%} of it"
+
+
 def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
     """A high mean cosine is a cone; what remains about the mean decides how bad that is."""
     limits, value = thresholds["cone"], found.statistics["mean_cosine"]
@@ -61,7 +75,7 @@ def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
             "collapsed",
             value,
             limits["collapsed"],
-            f"the average pair of vectors has cosine {value:.4f}: all point the same way",
+            f"the average pair of vectors has cosine {value:.4f}: all point the same way{_alone(found.statistics)}",
         )
     if value > limits["collapsed_without"] and is_noise:
         return Reason(
@@ -69,7 +83,7 @@ def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
             "collapsed",
             value,
             limits["collapsed_without"],
-            f"the average pair has cosine {value:.3f}, and what differs looks like noise",
+            f"the average pair has cosine {value:.3f}, and what differs looks like noise{_alone(found.statistics)}",
         )
     if stands_out and value <= limits["always"]:
         return None
@@ -78,7 +92,8 @@ def _cone(found: Statistics, thresholds: Thresholds) -> Reason | None:
         "suspect",
         value,
         limits["suspect"],
-        f"the average pair has cosine {value:.3f}: the vectors share one direction (subtracting the mean removes it)",
+        f"the average pair has cosine {value:.3f}: the vectors share one direction (subtracting the mean removes it)"
+        f"{_alone(found.statistics)}",
     )
 
 
@@ -100,7 +115,7 @@ def _rank(found: Statistics, thresholds: Thresholds) -> Reason | None:
         if value < limit:
             sentence = (
                 f"about their mean the vectors fill about {value:.1f} of {found.statistics['dimensions']} directions; "
-                f"random vectors of this number and size reach {reach:.0f}"
+                f"random vectors of this number and size reach {reach:.0f}{_alone(found.centred)}"
             )
             return Reason("rank", level, value, limit, sentence)
     return None
@@ -115,7 +130,7 @@ def _dominant_direction(found: Statistics, thresholds: Thresholds) -> Reason | N
         "dominant_direction",
         (share - equal) / (1.0 - equal),
         thresholds,
-        f"one axis holds {share:.0%} of what differs between the directions",
+        f"one axis holds {share:.0%} of what differs between the directions{_alone(found.centred)}",
     )
 
 

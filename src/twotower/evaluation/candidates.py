@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.records import FIRST_KNOWN, State
+from twotower.core.records import FIRST_KNOWN, State, TopK
 from twotower.core.schema import Side
 from twotower.core.seeds import torch_generator
 from twotower.core.states import join
@@ -67,19 +67,54 @@ def evaluate_candidates(
         InputError: if the data are not the model's, there is nobody to ask, the lists are not one a user, or a
             candidate is unknown or stands twice.
     """
+    ordered = candidate_scores(model, dataset, targets, lists, split=split, items=items).ids
+    return result_of_lists(dataset, targets, ordered, ks, split)
+
+
+def candidate_scores(
+    model: Model,
+    dataset: Dataset,
+    targets: Targets,
+    lists: Int[Tensor, "queries candidates"],
+    *,
+    split: str = "test",
+    items: ItemStates | None = None,
+) -> TopK:
+    """Order each user's own candidates by the whole model, with its scores; arguments as of `evaluate_candidates`.
+
+    Raises:
+        InputError: as `evaluate_candidates`.
+    """
     check_data(model, dataset)
-    users, history, truth = _asked(dataset, targets, split)
+    users, history, _ = _asked(dataset, targets, split)
     lists = lists.to(dataset.device)
     if lists.ndim != 2 or len(lists) != len(users):
         raise InputError(f"split '{split}': {len(users)} users are asked about, but lists are {tuple(lists.shape)}")
     budget = CUDA_PAIRS if dataset.device.type == "cuda" else CPU_PAIRS
-    ordered = torch.empty_like(lists)
+    ordered, scores = torch.empty_like(lists), torch.empty(lists.shape, device=lists.device)
     with inference(model):
         states = _all_states(model, dataset, items)
         for rows in torch.arange(len(users), device=dataset.device).split(max(1, budget // lists.shape[1])):
             asked = users_with_history(dataset, history, users[rows], model.history_length)
-            ordered[rows] = rank(model, asked, states, lists[rows]).ids
-    return _result(users, truth, ordered, ks, split)
+            best = rank(model, asked, states, lists[rows])
+            ordered[rows], scores[rows] = best.ids, best.scores.float()
+    return TopK(scores, ordered)
+
+
+def result_of_lists(
+    dataset: Dataset,
+    targets: Targets,
+    lists: Int[Tensor, "queries candidates"],
+    ks: Sequence[int] = (10, 100),
+    split: str = "test",
+) -> Result:
+    """Evaluate ordered lists, one a user of ``targets.users()``, by the places of the relevant items.
+
+    Raises:
+        InputError: if there is nobody to ask.
+    """
+    users, _, truth = _asked(dataset, targets, split)
+    return _result(users, truth, lists, ks, split)
 
 
 def evaluate_two_stage(
@@ -134,6 +169,23 @@ def retrieved_lists(
     Raises:
         InputError: if ``candidates`` is below 1, the data are not the model's, or there is nobody to ask.
     """
+    return found_candidates(retriever, dataset, targets, candidates, mask_seen=mask_seen, split=split).ids
+
+
+def found_candidates(
+    retriever: Model,
+    dataset: Dataset,
+    targets: Targets,
+    candidates: int = 2_000,
+    *,
+    mask_seen: bool = True,
+    split: str = "test",
+) -> TopK:
+    """Return `retrieved_lists` with the retriever's scores.
+
+    Raises:
+        InputError: as `retrieved_lists`.
+    """
     check_data(retriever, dataset)
     users, history, _ = _asked(dataset, targets, split)
     everything = targets.history.to(dataset.device)
@@ -145,8 +197,8 @@ def retrieved_lists(
         for some in users.split(256):
             states = retriever.encode_users(users_with_history(dataset, history, some, retriever.history_length))
             seen = everything.seen(some) if mask_seen else None
-            found.append(index.search(states, candidates, seen).ids)
-    return torch.cat(found)
+            found.append(index.search(states, candidates, seen))
+    return TopK(torch.cat([part.scores for part in found]), torch.cat([part.ids for part in found]))
 
 
 def drawn_lists(

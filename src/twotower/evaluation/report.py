@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+MANY = 0.1
+"""From this share of the truth on, leaving out what was seen decides the figures."""
+
+
 def result_table(result: Result, *, confidence: float = 0.95, title: str = "") -> Table:
     """Build a table of one row a list length: recall and NDCG with intervals, MRR, and coverage if measured."""
     from rich.table import Table
@@ -37,7 +41,9 @@ def notices(result: Result, *, of: str = "of those to be found") -> list[str]:
     """Return one sentence for each part of the truth that could not be found; none where all of it could."""
     said = []
     if result.seen_truths:
-        said.append(f"{result.seen_truths:,} {of} seen before and so counted as missed")
+        many = result.seen_truths >= MANY * result.truths
+        todo = " (--include-seen judges with them, evaluation.mask_seen = false trains and serves so)" if many else ""
+        said.append(f"{result.seen_truths:,} {of} seen before and so counted as missed{todo}")
     if result.unreachable_truths:
         said.append(f"{result.unreachable_truths:,} {of} not among the items ranked")
     return said

@@ -27,6 +27,8 @@ def check_space(diagnosis: Mapping[str, Any]) -> Check:
     cosine, used, width = found["mean_cosine"], found["effective_dimensions"], found["dimensions"]
     shown, many = ("undefined" if value is None else f"{value:.2f}" for value in (cosine, used))
     text = f"item vectors: mean cosine {shown}, effective dimensions {many} of {width}"
+    if cold := diagnosis.get("cold"):
+        text += f" ({cold['rows']:,} of {cold['of']:,} items, without a training event, left out)"
     if diagnosis["verdict"] == "collapsed":
         return Check(f"{text}: they have collapsed; see 'twotower diagnose' for the bundle", False)
     return Check(text, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,13 @@ def judge_bundle(
     data: Path | None = None,
     split: str = "test",
     ks: tuple[int, ...] = (),
+    include_seen: bool | None = None,
     device: str = "cpu",
 ) -> tuple[Result, str]:
     """Evaluate a bundle's model on a split and name the data; arguments and errors as of `judge_served`."""
-    judged = judge_served(folder, data=data, split=split, ks=ks, with_index=False, device=device)
+    judged = judge_served(
+        folder, data=data, split=split, ks=ks, with_index=False, include_seen=include_seen, device=device
+    )
     return judged.result, judged.title
 
 
@@ -43,6 +47,7 @@ def judge_served(
     split: str = "test",
     ks: tuple[int, ...] = (),
     with_index: bool = True,
+    include_seen: bool | None = None,
     device: str = "cpu",
 ) -> Judged:
     """Evaluate a bundle on a split: what its model finds, and what an approximate index loses of it.
@@ -53,6 +58,7 @@ def judge_served(
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
         with_index: whether an approximate index is judged too.
+        include_seen: whether what a user has seen may be an answer; None: as ``evaluation.mask_seen`` of the run says.
         device: where the model runs.
 
     Raises:
@@ -62,12 +68,7 @@ def judge_served(
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
-    if learnt := bundle.manifest.get("learnt"):
-        raise InputError(
-            f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
-            "anything; judge those that 'twotower fit' kept of the ladder, in "
-            f"{folder.with_name(folder.name + '.run') / 'models'}"
-        )
+    refuse_learnt(bundle, split)
     run = Run.load(bundle.folder / "run.toml")
     dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
     if dataset.schema != bundle.schema:
@@ -75,8 +76,10 @@ def judge_served(
     if dataset.folder is not None and dataset is not bundle.dataset and (dataset.folder / "vocabulary").is_dir():
         both = folder / "vocabulary", dataset.folder / "vocabulary"
         check_same_vocabulary(*both, f"bundle {folder} and data {data}")
+    if include_seen is not None:
+        run = replace(run, evaluation=replace(run.evaluation, mask_seen=not include_seen))
     title = f"{run.model.name} on {dataset.name}"
-    task = task_of(run, dataset)
+    task = task_of(run, dataset, with_lists=False)
     result = task.test(bundle.model, part=split, ks=ks)
     targets = task.targets(split) if with_index else None
     if targets is None:
@@ -84,3 +87,18 @@ def judge_served(
     evaluation = run.evaluation
     loss = index_loss(bundle, dataset, targets, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
     return Judged(result, title, loss)
+
+
+def refuse_learnt(bundle: Bundle, split: str) -> None:
+    """Refuse a bundle whose model was fitted once more on all events: it has no test of its own.
+
+    Raises:
+        InputError: says which bundles can be judged in its place.
+    """
+    folder = bundle.folder
+    if learnt := bundle.manifest.get("learnt"):
+        raise InputError(
+            f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
+            "anything; judge those that 'twotower fit' kept of the ladder, in "
+            f"{folder.with_name(folder.name + '.run') / 'models'}"
+        )

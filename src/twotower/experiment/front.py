@@ -15,10 +15,13 @@ from twotower.evaluation.result import Result
 from twotower.experiment import train as whole
 from twotower.experiment.build import Parts
 from twotower.experiment.evaluate import judge_bundle
+from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import Run
 from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
+from twotower.experiment.tuning import tune as tuning
+from twotower.experiment.tuning.tune import Tuned
 from twotower.index.registry import index_parameters
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES
@@ -26,6 +29,7 @@ from twotower.models.base import Model
 from twotower.models.registry import MODELS, model_class, model_parameters
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
+from twotower.training.distributed import World
 from twotower.training.sources import OLD_OPTIONS, NegativeSource
 
 
@@ -68,7 +72,7 @@ def train(
     dataset = data if isinstance(data, Dataset) else None
     if dataset is None and not run.data.path:
         raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
-    return whole.train(
+    trained = whole.train(
         run,
         to=None if to is None else Path(to),
         dataset=dataset,
@@ -76,6 +80,59 @@ def train(
         keep=keep,
         callbacks=callbacks,
         parts=Parts(own_loss, own_sampler),
+    )
+    if to is not None and World.current().rank == 0:
+        judge_trained(trained.run, Path(to))
+    return trained
+
+
+def tune(
+    model: str | type[Model] | Run,
+    data: Dataset | Path | str | None = None,
+    *,
+    to: Path | str,
+    budget: str = "30m",
+    space: Mapping[str, Any] | None = None,
+    trials: int = 0,
+    resume: bool = False,
+    seed: int = 0,
+    **settings: Any,
+) -> Tuned:
+    """Train a model again and again with other settings, and keep the best by validation; the test is never read.
+
+    Args:
+        model: a name, a class or a run, as for `train`.
+        data: a data set, or the path of a prepared one; None: the run names it.
+        to: folder of the tuning: trials, the best run as a file, a page.
+        budget: wall time, as 90s, 30m or 1h30m.
+        space: by key, such as "model.dropout": a list of values, or {"low": 0.1, "high": 0.5}; it takes the place of
+            the model's own range.
+        trials: most trials in all; 0: as many as the budget allows.
+        resume: go on with the tuning in ``to``.
+        seed: of the sampler.
+        **settings: keys of the run and settings of the model, as for `train`; they are not tuned.
+
+    Raises:
+        InputError: if a name, a key or a value is unknown or does not suit the model or the data, or the extra
+            ``tune`` is not installed.
+    """
+    run, fixed = _described(model, data), []
+    for key, value in settings.items():
+        run = _with_setting(run, key, value)
+        fixed += [key] if "." in key else [f"{part.name}.{key}" for part in fields(run)]
+    dataset = data if isinstance(data, Dataset) else None
+    if dataset is None and not run.data.path:
+        raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
+    return tuning.tune(
+        run,
+        to=Path(to),
+        budget=budget,
+        dataset=dataset,
+        space=space,
+        fixed=fixed,
+        trials=trials,
+        resume=resume,
+        seed=seed,
     )
 
 
@@ -85,6 +142,7 @@ def evaluate(
     *,
     split: str = "test",
     ks: Sequence[int] = (),
+    include_seen: bool | None = None,
     device: str = "cpu",
 ) -> Result:
     """Rank the whole catalogue for every user of a bundle's split.
@@ -95,6 +153,7 @@ def evaluate(
             bundle keeps.
         split: "test" or "validation".
         ks: list lengths; empty: those of the run.
+        include_seen: whether what a user has seen may be an answer; None: as in the run.
         device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -105,7 +164,8 @@ def evaluate(
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
         data = data.folder
     path = None if data is None else Path(data)
-    return judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), device=device)[0]
+    judged = judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), include_seen=include_seen, device=device)
+    return judged[0]
 
 
 def compare(

@@ -107,6 +107,8 @@ class Run:
         sections = {part.name: part for part in dataclasses.fields(Run)}
         built: dict[str, Any] = {}
         for name, value in values.items():
+            if name == "tune":
+                raise InputError(f"{where}: the section [tune] is read by 'twotower tune' alone: train its best.toml")
             if name not in sections:
                 raise unknown_name("section", name, sections, where)
             if not isinstance(value, dict):
@@ -132,8 +134,7 @@ class Run:
         Raises:
             InputError: if it is missing, not TOML, or not a run.
         """
-        values = read_toml(path, "run file")
-        return Run.from_dict(values, str(path))
+        return Run.from_dict(read_run_file(path), str(path))
 
     def with_settings(self, settings: list[str]) -> Run:
         """Return a variant from texts like ``training.epochs=3`` or ``sampling.sources.memory_bank.start=500``.
@@ -162,6 +163,15 @@ class Run:
                 table, inner = table[outer], last
             table[inner] = value
         return Run.from_dict(values, "--set", override=True)
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Return the tables of a run file, not yet checked.
+
+    Raises:
+        InputError: if it is missing or not TOML.
+    """
+    return read_toml(path, "run file")
 
 
 def _toml_value(text: str) -> Any:

@@ -9,6 +9,12 @@ from twotower.experiment.run import Run
 from twotower.experiment.task import Task
 
 
-def task_of(run: Run, dataset: Dataset) -> Task:
-    """Return the task that the run's ``data.split`` asks for: `Candidates` for labelled pairs, else `Catalogue`."""
-    return Candidates(run, dataset) if run.data.split == PAIRS else Catalogue(run, dataset)
+def task_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> Task:
+    """Return the task that the run's ``data.split`` asks for: `Candidates` for labelled pairs, else `Catalogue`.
+
+    Args:
+        run: which split.
+        dataset: the log.
+        with_lists: False, where the task is to test alone: the first stage of `pairs_of` is left alone then.
+    """
+    return Candidates(run, dataset, with_lists=with_lists) if run.data.split == PAIRS else Catalogue(run, dataset)

@@ -182,6 +182,7 @@ def _train(
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,
+            events=task.learnt,
         )
         write_bundle(to, contents)
         if not stopped:

@@ -30,6 +30,11 @@ USER_IDS: tuple[dict[str, Any], ...] = ({}, {"user_id": True})
 
 DOT = {"scorer": "dot", "user_heads": 1, "item_heads": 1}
 FIXED = {"temperature": 1.0, "learn_temperature": False}
+NOTES = {
+    "rank_tower": "two of its paper's three objectives are absent, since a public log has neither samples of every "
+    "stage of a cascade nor a ranking model to learn from: no verdict on the paper's RankTower."
+}
+"""What a row is not; written below each table that has it."""
 COSINE = 0.2
 """Where the temperature of a cosine starts; of a sum of m cosines, at m times that."""
 
@@ -154,7 +159,9 @@ def queries_and_heads(data: str) -> dict[str, Sequence[Run]]:
 
 
 def _table(name: str, title: str, variants: Variants, *, reference: str = "two_tower_din", **others: Any) -> Table:
-    return Table(name, title, DATA, variants, measure, reference, COLUMNS, beside=against_reference, **others)
+    return Table(
+        name, title, DATA, variants, measure, reference, COLUMNS, beside=against_reference, notes=NOTES, **others
+    )
 
 
 TABLES = (

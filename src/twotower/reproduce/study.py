@@ -76,6 +76,8 @@ class Table:
     """Variants that are trained on so many seeds at most."""
     beside: Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]] = lambda own, reference: {}
     """Further metrics, from a training's own and those of the reference under the same seed."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What has to be said of a variant, written below the table."""
     extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
     """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
 

@@ -186,6 +186,9 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
         f"corrected for the number of comparisons.{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
         "",
     ]
+    variants = {figure.variant for part in figures.values() for figure in part}
+    for variant, note in table.notes.items():
+        lines += [f"{variant}: {note}", ""] if variant in variants else []
     return "\n".join(lines)
 
 

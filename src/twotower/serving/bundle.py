@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -128,6 +129,15 @@ class Bundle:
             return None
         return load_index(self.manifest["index"], self.folder / "index", model=self.model, device=self.device)
 
+    @cached_property
+    def mask_seen(self) -> bool:
+        """Return ``evaluation.mask_seen`` of the run: whether the model answers without what a user has seen."""
+        try:
+            run = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
+            return bool(run.get("evaluation", {}).get("mask_seen", True))
+        except (OSError, tomllib.TOMLDecodeError):
+            return True
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Return what was measured when the model was trained."""
@@ -246,6 +256,8 @@ class Contents:
     """Built over ``items``."""
     learnt: str = ""
     """What the model has learnt from, where that is not what its run says."""
+    events: Log | None = None
+    """What the model has learnt from, event by event: the bundle keeps how many positives each item has among them."""
 
 
 def write_bundle(folder: Path | str, contents: Contents) -> None:
@@ -268,6 +280,9 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
         ) as file:  # on its own, safetensors lets the owner alone read it
             save_model(model, str(file))
         _write_items(partial / "items", contents.items)
+        if contents.events is not None:
+            counts = contents.events.positives().items.bincount(minlength=dataset.schema.num_items)
+            _save_array(partial / "items" / "events.npy", counts[contents.items.ids.to(counts.device)])
         for side, columns in (("items", dataset.item_features), ("users", dataset.user_features)):
             for name, column in columns.items():
                 _save_array(partial / side / "features" / f"{name}.npy", column)

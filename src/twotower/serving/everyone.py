@@ -46,7 +46,7 @@ def write_recommendations(
     users: Path | str | None = None,
     k: int = 10,
     exclude: Iterable[object] = (),
-    include_seen: bool = False,
+    include_seen: bool | None = None,
     part: int = PART,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -65,7 +65,7 @@ def write_recommendations(
             known users. Ids that the bundle does not know are left out with a warning; one named twice counts once.
         k: items of a user, at most; fewer where the rest is seen or excluded.
         exclude: items that nobody gets.
-        include_seen: whether users get what they have seen, too.
+        include_seen: whether users get what they have seen, too; None: as the bundle was judged.
         part: users of a part.
         on_progress: called with the users that are done, and all of them.
 
@@ -81,6 +81,7 @@ def write_recommendations(
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
     most, banned = retriever.checked(k), retriever.excluded(names)
+    keeps = retriever.keeps_seen(include_seen)
     with writing_alone(to):
         rows = (
             torch.arange(FIRST_KNOWN, bundle.schema.num_users) if users is None else listed_users(bundle, Path(users))
@@ -91,7 +92,7 @@ def write_recommendations(
             "bundle": bundle.manifest["digest"],
             "k": most,
             "exclude": sorted(set(names)),
-            "include_seen": include_seen,
+            "include_seen": keeps,
             "users": len(rows),
             "users_sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
             "part": part,
@@ -107,7 +108,7 @@ def write_recommendations(
                     resumed += len(chunk)
                 else:
                     tiles = chunk.to(bundle.device).split(TILE)
-                    found = (retriever.found_many(tile, most, banned, include_seen=include_seen) for tile in tiles)
+                    found = (retriever.found_many(tile, most, banned, include_seen=keeps) for tile in tiles)
                     _write_part(connection, path, chunk, found)
                 done += len(chunk)
                 if on_progress is not None:

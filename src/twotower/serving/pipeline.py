@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import Any
 import torch
 
 from twotower.core.errors import InputError, shown
+from twotower.core.records import TopK
 from twotower.data.log import NO_ITEM
+from twotower.models.mixture import mix
 from twotower.serving.bundle import Bundle
+from twotower.serving.pairs import Judgement, judgement_of
 from twotower.serving.retriever import Answer, Retriever
 
+log = logging.getLogger(__name__)
+
 CANDIDATES = 2_000
-"""Handed from the first stage to the second, where nothing else is said."""
+"""Handed from the first stage to the second, where nothing else is said and no judgement known."""
 
 
 class Pipeline:
@@ -24,21 +30,49 @@ class Pipeline:
     Args:
         retriever: finds candidates through its index.
         ranker: scores each of them by its whole model.
-        candidates: handed from the first to the second.
+        candidates: handed from the first to the second; None: as many as the pair was judged on, else 2,000.
+        weight: of the pre-ranker's score beside the first stage's, in [0, 1] (`twotower.models.mixture.mix`); None: as
+            the pair was judged (`twotower.experiment.pair.judge_pair`), and where it never was, the pre-ranker's order
+            and a warning.
 
     Raises:
-        InputError: if ``candidates`` is no whole number or below 1, or the two bundles number other items.
+        InputError: if ``candidates`` is no whole number or below 1, ``weight`` is outside [0, 1], or the two bundles
+            number other items.
     """
 
-    def __init__(self, retriever: Retriever, ranker: Retriever, *, candidates: int = CANDIDATES) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        ranker: Retriever,
+        *,
+        candidates: int | None = None,
+        weight: float | None = None,
+    ) -> None:
         try:
-            wanted = index(candidates)
+            wanted = 1 if candidates is None else index(candidates)
         except TypeError:
             wanted = 0
         if wanted < 1:
             raise InputError(f"candidates must be a whole number of at least 1, got {shown(candidates)}")
+        if weight is not None and not 0.0 <= weight <= 1.0:
+            raise InputError(f"weight must be from 0 to 1, got {shown(weight)}")
         check_same_catalogue(retriever.bundle, ranker.bundle)
-        self.retriever, self.ranker, self.candidates = retriever, ranker, wanted
+        self.retriever, self.ranker = retriever, ranker
+        judged = judgement_of(retriever.bundle, ranker.bundle)
+        if weight is None:
+            self._warn(judged)
+            weight = 1.0 if judged is None else judged.weight
+        self.weight = float(weight)
+        self.candidates = wanted if candidates is not None else CANDIDATES if judged is None else judged.candidates
+
+    def _warn(self, judged: Judgement | None) -> None:
+        first, second = self.retriever.bundle.folder, self.ranker.bundle.folder
+        if judged is None:
+            told = f"was never judged, and may order worse than the first: twotower evaluate {first} --then {second}"
+        else:
+            told = judged.warning()
+        if told:
+            log.warning("%s behind %s: %s", second, first, told)
 
     def recommend(
         self,
@@ -48,9 +82,12 @@ class Pipeline:
         features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
-        include_seen: bool = False,
+        include_seen: bool | None = None,
     ) -> list[Answer]:
-        """Recommend the pre-ranker's best ``k`` of the retriever's candidates, best first, with its scores.
+        """Recommend the best ``k`` of the retriever's candidates by the pre-ranker, best first.
+
+        Scores are the pre-ranker's, or those of the mixture where its weight is neither 0 nor 1 (at 0 the first
+        stage's).
 
         Who asks and what is left out are said as to `Retriever.recommend`.
 
@@ -63,8 +100,17 @@ class Pipeline:
         most = min(self.candidates, len(self.retriever.bundle.item_ids))
         asked = self.retriever.asker(user, history, features)
         first = self.retriever.found(asked, most, exclude, include_seen=include_seen)
-        items = first.ids[0][first.ids[0] != NO_ITEM].to(self.ranker.bundle.device)
-        return self.ranker.answers(self.ranker.ordered(asker, items, min(k, len(items)))) if len(items) else []
+        there = first.ids[0] != NO_ITEM
+        device = self.ranker.bundle.device
+        found = TopK(first.scores[:, there].to(device), first.ids[:, there].to(device))
+        items = found.ids[0]
+        if not len(items):
+            return []
+        wanted = min(k, len(items))
+        if self.weight == 1.0:
+            return self.ranker.answers(self.ranker.ordered(asker, items, wanted))
+        second = self.ranker.ordered(asker, items, len(items))
+        return self.ranker.answers(mix(found, second, self.weight, wanted))
 
     def preload(self) -> None:
         """Load at once what the first requests would wait for."""
@@ -73,7 +119,7 @@ class Pipeline:
 
 
 def load_pipeline(
-    retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int = CANDIDATES
+    retriever: Path | str, ranker: Path | str, device: torch.device | str = "cpu", *, candidates: int | None = None
 ) -> Pipeline:
     """Load the pipeline of two bundles.
 

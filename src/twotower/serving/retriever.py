@@ -90,7 +90,7 @@ class Retriever:
         features: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude: Iterable[object] = (),
-        include_seen: bool = False,
+        include_seen: bool | None = None,
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
@@ -100,7 +100,8 @@ class Retriever:
         Ids are texts or numbers, alone or in any list: NumPy arrays and columns of data frames too. Items of the
         history or of ``exclude`` that the catalogue no longer has are left aside with a warning.
 
-        What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; ``exclude``
+        What the user has seen (`Log.seen`: events of whatever label) is left out unless ``include_seen``; None: as the
+        model was judged (``evaluation.mask_seen`` of its run). ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
         typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
         the raw columns of who has it, by name (None: missing).
@@ -111,7 +112,9 @@ class Retriever:
         """
         return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
 
-    def recommend_many(self, users: Iterable[object], *, k: int = 10, include_seen: bool = False) -> list[list[Answer]]:
+    def recommend_many(
+        self, users: Iterable[object], *, k: int = 10, include_seen: bool | None = None
+    ) -> list[list[Answer]]:
         """Recommend for many known users at once: one list a user, in order.
 
         Raises:
@@ -120,7 +123,9 @@ class Retriever:
         rows = self._user_rows(users)
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
-            answers += self._search(self.bundle.users(tile), k, None if include_seen else self._seen(tile))
+            answers += self._search(
+                self.bundle.users(tile), k, None if self.keeps_seen(include_seen) else self._seen(tile)
+            )
         return answers
 
     def rank(
@@ -339,17 +344,17 @@ class Retriever:
         return "user+history" if given else "user"
 
     @torch.inference_mode()
-    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool = False) -> TopK:
+    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool | None = None) -> TopK:
         """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
 
         Args:
             users: rows of known users, int64 [users].
             k: as `checked` returned it.
             excluded: rows that nobody gets, as `excluded` returned them.
-            include_seen: whether users get what they have seen, too.
+            include_seen: whether users get what they have seen, too; None: as the bundle was judged.
         """
         banned = excluded.expand(len(users), -1)
-        if not include_seen:
+        if not self.keeps_seen(include_seen):
             banned = torch.cat([banned, self._seen(users)], dim=1)
         return self._index.search(self._model.encode_users(self.bundle.users(users)), k, banned)
 
@@ -361,14 +366,20 @@ class Retriever:
         """
         return self._checked(k, len(self.bundle.item_ids))
 
-    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool = False) -> TopK:
+    def keeps_seen(self, include_seen: bool | None) -> bool:
+        """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
+        return not self.bundle.mask_seen if include_seen is None else include_seen
+
+    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
         """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
         """
         banned = self.excluded(exclude)[None]
-        return self._found(asker.users, k, banned if include_seen else torch.cat([banned, asker.seen], dim=1))
+        return self._found(
+            asker.users, k, banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
+        )
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:

@@ -142,7 +142,7 @@ class JsonLines(Silent):
     def _write(self, lines: list[str]) -> None:
         with replacing_file(self.path) as partial:
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        self.last = json.loads(lines[-1])["epoch"] if lines else 0
+        self.last = json.loads(lines[-1]).get("epoch", 0) if lines else 0
 
 
 def _step_of(line: str) -> int | None:

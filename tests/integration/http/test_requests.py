@@ -103,7 +103,7 @@ def test_ids_that_went_are_left_aside_with_a_notice_of_this_request_alone(app: A
         ("/v1/similar", {"item": "i44"}, 404, "did you mean 'i4'?"),
         ("/v1/rank", {"user": "u2", "candidates": ["i2", "i2"]}, 400, "more than once"),
         ("/v1/rank", {"user": "u2"}, 400, "lacks 'candidates'"),
-        ("/v1/recommend", {}, 400, "either a user or a history"),
+        ("/v1/recommend", {}, 400, "give either a user or a history"),
         ("/v1/recommend", {"history": []}, 400, "the history is empty"),
         ("/v1/recommend", {"user": "u2", "k": 0}, 400, "k must be at least 1"),
         ("/v1/recommend", {"user": "u2", "k": -(10**30)}, 400, "k must be at least 1"),

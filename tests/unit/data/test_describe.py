@@ -21,6 +21,9 @@ def test_figures_of_a_log_counted_by_hand():
     found = describe(data)
     assert (found["users"], found["items"], found["events"], found["positives"]) == (3, 5, 6, 5)
     assert found["sparsity"] == pytest.approx(1 - 6 / 15)
+    assert found["repeats"]["events"] == 1, "user 2 comes back to item 2"
+    assert found["repeats"]["share"] == pytest.approx(1 / 3), "of the three events that are not their user's first"
+    assert "mask_seen" in found["repeats"]["advice"]
     assert (found["cold_items"], found["single_event_users"]) == (1, 1)
     assert found["events_per_user"] | {"min": 1, "median": 2, "max": 3, "mean": 2.0} == found["events_per_user"]
     assert found["time"]["first"] == "1970-01-01T00:00:00+00:00"

@@ -48,6 +48,49 @@ def test_a_cone_is_suspect_and_its_centred_figures_are_healthy() -> None:
     assert found.centred["rankme"] > 0.8 * 64
 
 
+def carried(offset: float) -> np.ndarray:
+    vectors = gaussian(200, 12)
+    vectors[:, 5] = 40.0 * vectors[:, 5] + offset
+    return vectors
+
+
+def test_a_dimension_that_carries_the_space_alone_is_named() -> None:
+    found = diagnose(carried(0.0))
+    sentences = {reason.name: reason.sentence for reason in found.reasons}
+    assert "dimension 5 (from 0) alone carries" in sentences["dominant_direction"]
+    assert "dimension 5 (from 0) alone carries" in sentences["rank"]
+    assert (found.centred["largest_dimension"], found.statistics["largest_dimension"]) == (5, 5)
+    unit = carried(0.0) / np.linalg.norm(carried(0.0), axis=1, keepdims=True)
+    assert found.statistics["largest_dimension_share"] == pytest.approx((unit**2).mean(0)[5])
+
+
+def test_a_dimension_that_makes_the_cone_is_named() -> None:
+    found = diagnose(gaussian(200, 12) + 40.0 * np.eye(12)[7])
+    assert "dimension 7 (from 0) alone carries" in found.reasons[0].sentence
+    assert (found.reasons[0].name, found.centred["largest_dimension_share"] < 0.2) == ("shared_direction", True)
+
+
+def test_a_direction_that_no_dimension_carries_names_none() -> None:
+    found = diagnose(gaussian() + 3.0 * gaussian(1))
+    assert "alone" not in found.reasons[0].sentence
+
+
+def test_text_json_and_page_name_the_column_that_carries_a_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = [f"f{number}" for number in range(12)]
+    columns[5] = "weight"
+    table = tmp_path / "items.csv"
+    np.savetxt(table, carried(0.0), delimiter=",", header=",".join(columns), comments="")
+    page = tmp_path / "page.html"
+    for words in (["--json"], ["--html", str(page)]):
+        with pytest.raises(SystemExit):
+            main(["diagnose", str(table), *words])
+        out = " ".join(capsys.readouterr().out.split())
+        assert "'weight' (dimension 5, from 0) alone carries" in out
+    assert "&#x27;weight&#x27; (dimension 5, from 0) alone carries" in page.read_text(encoding="utf-8")
+
+
 def test_a_cone_with_structure_within_is_excused() -> None:
     draw = np.random.default_rng(0)
     topics = draw.normal(size=(25, 64))[draw.integers(25, size=400)]

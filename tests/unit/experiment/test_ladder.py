@@ -21,7 +21,7 @@ from twotower.experiment.ladder.sources import repeats
 from twotower.experiment.train import spelled_out
 from twotower.models.base import Model
 from twotower.models.registry import build_model
-from twotower.training.callbacks import StopTraining
+from twotower.training.callbacks import EpochRecord, StopTraining
 
 
 def result(values: torch.Tensor) -> Result:
@@ -98,9 +98,9 @@ def test_a_last_fit_ends_after_the_best_epoch(model, tmp_path):
     epochs = best_epoch(Rung("sasrec", "sasrec", tmp_path, records=records))
     assert epochs == 2
     stop = StopAfter(epochs)
-    stop.epoch_done(records[0], model)
+    stop.epoch_done(EpochRecord(1, 5, 2.0, 0.1, 1.0), model)
     with pytest.raises(StopTraining):
-        stop.epoch_done(records[1], model)
+        stop.epoch_done(EpochRecord(2, 10, 1.0, 0.1, 2.0), model)
 
 
 def test_a_model_joins_the_ladder_by_its_name_simplest_first():

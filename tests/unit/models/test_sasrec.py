@@ -65,6 +65,7 @@ def test_settings_that_make_no_model_are_refused(settings):
         model(**settings)
 
 
+@torch.no_grad()
 def test_the_cosine_is_the_dot_product_of_both_at_length_1_over_the_temperature():
     plain, cosine = model(), model(score="cosine", temperature=0.2)
     cosine.load_state_dict(plain.state_dict())

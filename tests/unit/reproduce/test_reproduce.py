@@ -137,6 +137,15 @@ def test_the_page_names_whom_it_compares_with(table, tmp_path):
     assert "One seed, so no intervals. Differs from plain with" in (tmp_path / "made.md").read_text()
 
 
+def test_what_has_to_be_said_of_a_row_stands_below_the_tables_that_have_it(table, tmp_path):
+    noted = replace(table, notes={"better": "trained on two thirds.", "absent": "not here."})
+    chosen = run_table(noted, {"tiny": Path("tiny")}, tmp_path)
+    summarise(noted, {"tiny": Path("tiny")}, chosen, 3, tmp_path)
+    text = (tmp_path / "made.md").read_text()
+    assert text.endswith("\nbetter: trained on two thirds.\n")
+    assert "absent" not in text
+
+
 def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None

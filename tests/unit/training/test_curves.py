@@ -16,10 +16,10 @@ from twotower.training.curves import STYLE, Curves, curves_svg, nice_ticks
 SVG = "{http://www.w3.org/2000/svg}"
 MODEL = build_model("popularity", Schema(4, 4))
 RECORDS = [
-    {"epoch": 1, "step": 5, "loss": 4.0, "ndcg@10": 0.05},
-    {"epoch": 2, "step": 10, "loss": 3.0},
-    {"epoch": 3, "step": 15, "loss": 2.5, "ndcg@10": 0.09},
-    {"epoch": 4, "step": 20, "loss": 2.4, "ndcg@10": 0.07},
+    {"epoch": 1, "step": 5, "loss": 4.0, "learning_rate": 0.1, "seconds": 1.0, "ndcg@10": 0.05},
+    {"epoch": 2, "step": 10, "loss": 3.0, "learning_rate": 0.1, "seconds": 2.0},
+    {"epoch": 3, "step": 15, "loss": 2.5, "learning_rate": 0.1, "seconds": 3.0, "ndcg@10": 0.09},
+    {"epoch": 4, "step": 20, "loss": 2.4, "learning_rate": 0.1, "seconds": 4.0, "ndcg@10": 0.07},
 ]
 
 

@@ -26,6 +26,7 @@ from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
 from twotower.data.prepare.values import unify
 from twotower.data.prepare.vocabulary import write_columns
+from twotower.data.repeats import figures
 
 
 def prepare(
@@ -180,6 +181,9 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
     if log.repeats:
         done = f"only each pair's {spec.interactions.duplicates} event is kept" if log.repeats_dropped else "kept"
         said.append(f"{log.repeats:,} events repeat a user's earlier item: {done}")
+        is_whole = not log.repeats_dropped and not log.core_dropped  # else the share of what is left is another
+        if is_whole and (what := figures(log.repeats, log.events - counts["users"])["advice"]):
+            said.append(what)
     if log.core_dropped:
         said.append(f"{log.core_dropped:,} events of users or items with too few events are dropped")
     if spec.interactions.is_unordered:

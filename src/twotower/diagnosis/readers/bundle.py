@@ -74,8 +74,23 @@ def _names(folder: Path, rows: Any) -> list[str]:
     return [str(names.get(row, row)) for row in rows.tolist()]
 
 
+def _counts(file: Path, count: int) -> NDArray[Any]:
+    """The numbers in ``file``, one a stored item.
+
+    Raises:
+        InputError: if they are not as many.
+    """
+    counts = np.load(file, allow_pickle=False)
+    if counts.shape != (count,):
+        raise InputError(f"{file}: {counts.size} numbers for {count} items; export the bundle again")
+    return counts.astype("f8")
+
+
 def _popularity(folder: Path, rows: Any) -> NDArray[Any] | None:
-    """How often each item is a positive in the events that the bundle keeps, if it keeps any."""
+    """How often each item is a positive in the events that the model learnt from; of an older bundle, in all."""
+    learnt = folder / "items" / "events.npy"
+    if learnt.is_file():
+        return _counts(learnt, len(rows))
     events = folder / "histories" / "items.npy"
     if not events.is_file():
         return None

@@ -34,7 +34,7 @@ def verdict(diagnosis: Diagnosis, title: str) -> str:
         f'<section class="verdict {word}" aria-labelledby="verdict"><p class="source">{escape(title)} · '
         f"{statistics['vectors']:,} vectors of {statistics['dimensions']:,} dimensions</p>"
         f'<h1 id="verdict"><span class="sign" aria-hidden="true">{_SIGNS[word]}</span>{word.capitalize()}</h1>'
-        f'<p class="lead">{VERDICTS[word]}</p>{listed}</section>'
+        f'<p class="lead">{VERDICTS[word]}</p>{listed}{_cold(diagnosis.cold)}</section>'
     )
 
 
@@ -151,6 +151,10 @@ def _kind(cells: Sequence[Any]) -> str:
         return ' class="words"'
     numbers = all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells)
     return ' class="number"' if numbers else ""
+
+
+def _cold(found: Mapping[str, Any]) -> str:
+    return f'<p class="cold"><strong>Cold rows.</strong> {escape(_sentence(found["sentence"]))}</p>' if found else ""
 
 
 def _advice(name: str) -> str:

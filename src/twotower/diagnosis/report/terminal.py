@@ -37,6 +37,8 @@ _ONCE = {
     "dimensions_for_90_percent": "dimensions for 90 % of variance",
     "principal_dimensions_for_90_percent": "principal axes for 90 % of variance",
     "dead_dimensions": "dimensions that never change",
+    "largest_dimension": "dimension that carries most (from 0)",
+    "largest_dimension_share": "its share of the squared length",
     "davies_bouldin": "Davies-Bouldin, 5 clusters",
     "silhouette": "silhouette, 5 clusters",
     "duplicates": "repeated vectors",
@@ -60,6 +62,10 @@ def screen(diagnosis: Diagnosis) -> RenderableType:
         line.append(
             f"{visible(reason.sentence)} ({_shown(reason.value)}, limit {_shown(reason.threshold)})", style="default"
         )
+        lines.append(line)
+    if diagnosis.cold:
+        line = Text("  cold rows: ", style=_COLOURS[diagnosis.cold["verdict"] or "healthy"])
+        line.append(visible(diagnosis.cold["sentence"]), style="default")
         lines.append(line)
     if diagnosis.causes:
         lines += causes_table(diagnosis.causes)

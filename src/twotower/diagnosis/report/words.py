@@ -36,6 +36,9 @@ FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "principal_dimensions_for_90_percent": ("Principal axes for 90 %", "Of the variance, counting best axes."),
         "top_component_share": ("Share of the first component", "Of the variance about the mean."),
         "dead_dimensions": ("Dead dimensions", "Dimensions that never change."),
+        "largest_dimension": ("Largest dimension", "The one that holds most of the unit vectors, counted from 0."),
+        "largest_dimension_name": ("Its name", "Of the column that it was read from."),
+        "largest_dimension_share": ("Its share", "Of the squared length; centred: of what differs."),
     },
     "What neighbours are like": {
         "top20_max": ("Nearest neighbour", "Mean cosine with the first neighbour."),
@@ -80,6 +83,7 @@ ADVICE = {
     "norms": "With inner products the longest win every search: normalise, or find why they grew.",
     "popularity": "Correct for popularity in sampling and in the loss.",
     "zero_vectors": "Look for items that the encoder did not know.",
+    "at_chance": "The words are not those of training: map them, or train on texts like these.",
     "hubs": "Normalise the vectors, or correct for hubs.",
 }
 """Name of a reason -> where to look first."""

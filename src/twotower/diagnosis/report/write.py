@@ -71,9 +71,10 @@ def write_report(
     for name, values in given.items():
         if len(values) != rows.count:
             raise InputError(f"report: {name} has {len(values)} values for {rows.count} vectors; give one for each")
-    if (diagnosis.statistics["vectors"], diagnosis.statistics["dimensions"]) != (rows.count, rows.dim):
+    judged = diagnosis.statistics["vectors"] + diagnosis.cold.get("rows", 0)
+    if (judged, diagnosis.statistics["dimensions"]) != (rows.count, rows.dim):
         raise InputError(
-            f"report: the diagnosis is of {diagnosis.statistics['vectors']} vectors of "
+            f"report: the diagnosis is of {judged} vectors of "
             f"{diagnosis.statistics['dimensions']} dimensions, these are {rows.count} of {rows.dim}"
         )
     points, notes = _points(rows, given, seed)

@@ -21,8 +21,7 @@ def advice(fitted: Fitted, *, budget: float) -> list[str]:
     """
     bundle = shlex.quote(str(fitted.bundle))
     kept = shlex.quote(str(fitted.winner.bundle))
-    seen = "" if fitted.mask_seen else " --include-seen"
-    said = [f"Ask the bundle: {_code(f'twotower recommend {bundle} --user ID -k 10{seen}')}"]
+    said = [f"Ask the bundle: {_code(f'twotower recommend {bundle} --user ID -k 10')}"]
     if fitted.stopped:
         said.append("The fit was stopped: the same command with <code>--resume</code> goes on.")
     said.append(
@@ -51,8 +50,8 @@ def advice(fitted: Fitted, *, budget: float) -> list[str]:
         )
     if not fitted.mask_seen:
         said.append(
-            f"{fitted.repeats:.0%} of the next items were seen before, so answers may repeat; where they must not, "
-            "leave <code>--include-seen</code> out, and judge with <code>evaluation.mask_seen = true</code>."
+            f"{fitted.repeats:.0%} of the next items were seen before, so answers may repeat; where they must not, ask "
+            "with <code>--leave-out-seen</code>, and judge so too."
         )
     if not fitted.dataset.schema.item_features:
         said.append("No feature of the items is known: with <code>--items FILE</code> new items can be recommended.")

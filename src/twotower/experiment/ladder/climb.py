@@ -24,7 +24,7 @@ joins by its name; closed forms come before those that are trained."""
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
     "two_tower": (("model.temperature=0.08",), ("model.temperature=0.18",)),
-    "sasrec": (("model.dropout=0.5", "model.history_length=50"),),
+    "sasrec": (("model.dropout=0.3",),),
 }
 """What is tuned with the time that the ladder leaves, best models first: changes of a model's default run. Each is a
 rung of its own, less simple than the default, so that it is taken where validation users speak for it. A closed form

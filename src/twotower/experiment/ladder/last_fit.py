@@ -66,6 +66,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
         diagnosis=diagnosis,
         index=index,
         learnt=EVERYTHING,
+        events=everything,
     )
     write_bundle(to, contents)
     return diagnosis

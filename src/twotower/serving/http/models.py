@@ -41,7 +41,9 @@ class Recommend(Request):
     features: dict[str, Any] | None = Field(None, description="Raw columns of one who is not known, with a history.")
     k: int = Field(10, description="How many items.")
     exclude: list[Id] = Field(default_factory=list, description="Further item ids to leave out.")
-    include_seen: bool = Field(False, description="Offer what the user has seen too.")
+    include_seen: bool | None = Field(
+        None, description="Whether to offer what the user has seen too; where it is left out: as the bundle was judged."
+    )
 
 
 class Rank(Request):
