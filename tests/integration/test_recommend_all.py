@@ -118,6 +118,18 @@ def test_parts_of_another_question_are_not_taken(
     assert max(map(len, lists(to).values())) == 3
 
 
+def test_what_was_seen_is_kept_where_the_bundle_was_evaluated_with_it(
+    write: Callable[..., Model], titled_dataset: Dataset, tmp_path: Path
+) -> None:
+    write(tmp_path / "kept", titled_dataset, run_toml="[evaluation]\nmask_seen = false\n")
+    retriever = twotower.load(tmp_path / "kept")
+    to = tmp_path / "lists.parquet"
+    write_recommendations(retriever, to, k=8)
+    assert {len(found) for found in lists(to).values()} == {8}
+    write_recommendations(retriever, to, k=8, include_seen=False)
+    assert max(map(len, lists(to).values())) == 7
+
+
 def test_the_file_says_what_it_was_made_from(retriever: Retriever, tmp_path: Path) -> None:
     to = tmp_path / "lists.parquet"
     write_recommendations(retriever, to, k=4, exclude=["i9"])
