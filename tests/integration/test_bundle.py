@@ -152,7 +152,7 @@ def test_every_file_is_watched(bundle_folder: Path) -> None:
 
 def test_no_file_is_a_pickle(bundle_folder: Path) -> None:
     suffixes = {path.suffix for path in bundle_folder.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".toml", ".npy", ".parquet", ".safetensors"}
+    assert suffixes == {".json", ".toml", ".npy", ".parquet", ".safetensors", ".md"}
 
 
 def test_even_a_blank_of_the_manifest_is_watched(bundle_folder: Path) -> None:

@@ -147,8 +147,7 @@ def test_smaller_item_states(precision, most, bundle_of):
         (lambda r: r.rank("u2", ["i3", "nothing"]), "unknown item 'nothing'"),
         (lambda r: r.rank("u2", ["i3", ""]), "unknown item ''"),
         (lambda r: r.rank("x2", ["i3"]), "unknown user 'x2'"),
-        (lambda r: r.rank(candidates=["i3"]), "exactly one of user and history"),
-        (lambda r: r.rank("u2", ["i3"], history=["i4"]), "exactly one of user and history"),
+        (lambda r: r.rank(candidates=["i3"]), "either a user or a history"),
         (lambda r: r.rank(candidates=["i3"], history=[]), "history is empty"),
         (lambda r: r.rank("u2", ["i3"], k=0), "k must be at least 1"),
         (lambda r: Pipeline(r, r, candidates=0), "candidates must be a whole number of at least 1, got 0"),
@@ -157,7 +156,7 @@ def test_smaller_item_states(precision, most, bundle_of):
         (lambda r: Pipeline(r, r, weight=1.5), "weight must be from 0 to 1, got 1.5"),
         (lambda r: Pipeline(r, r, candidates=5).recommend(user="u2", k=6), "k = 6 of 5 candidates"),
         (lambda r: Pipeline(r, r).recommend(user="u2", k=0), "k must be at least 1"),
-        (lambda r: Pipeline(r, r).recommend(), "exactly one of user and history"),
+        (lambda r: Pipeline(r, r).recommend(), "either a user or a history"),
         (lambda r: compact_bundle(r.bundle.folder, "int4"), "did you mean 'int8'"),
     ],
 )

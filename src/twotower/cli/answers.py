@@ -17,6 +17,7 @@ from twotower.core.terminal import json_text, literal
 from twotower.serving.columns import cell, telling
 from twotower.serving.retriever import Answer
 from twotower.serving.vocabulary import Record
+from twotower.serving.why import Why
 
 
 def split_ids(text: str) -> list[str]:
@@ -79,3 +80,25 @@ def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table
 def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Record]) -> None:
     """Print answers, and beside them (below, where the terminal is narrow) what is known of the user."""
     Console().print(Columns([table(title, answers, len(answers)), table(other, seen, max(10, len(answers)))]))
+
+
+def because(why: Why) -> dict[str, Any]:
+    """Return why an item has its score as JSON: each item of the history with its share, largest first."""
+    return {"exact": why.exact, "causes": [{"id": cause.id, "share": cause.share} for cause in why.causes]}
+
+
+def print_why(reasons: Sequence[Why], most: int = 3) -> None:
+    """Print, for each answer, the items of the history that carry most of its score."""
+    how = "shares add up to the score" if reasons[0].exact else "the score falls by so much without that item"
+    shown = Table(title=literal(f"Why ({how})"), title_justify="left")
+    for name in ("id", "because of"):
+        shown.add_column(name, overflow="fold")
+    for why in reasons:
+        raising = [cause for cause in why.causes if cause.share > 0.0][:most]
+        names = telling([cause.columns for cause in raising], 1)
+        texts = [
+            f"{(cell(cause.columns.get(names[0]), 32) if names else '') or cause.id} {cause.share:+.3f}"
+            for cause in raising
+        ]
+        shown.add_row(literal(why.id), literal(", ".join(texts) or "no item of the history"))
+    Console().print(shown)

@@ -27,6 +27,7 @@ VERBS = [
     "tune",
     "evaluate",
     "index",
+    "add-items",
     "compare",
     "recommend",
     "similar",
@@ -37,7 +38,8 @@ VERBS = [
     "remedy",
     "reproduce",
 ]
-"""A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder."""
+"""A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder,
+with an underscore for each dash."""
 
 EXAMPLES = examples(
     "twotower demo",
@@ -78,7 +80,7 @@ def build_app(only: str | None = None) -> typer.Typer:
         _set_notices(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
 
     for verb in VERBS if only is None else [only]:
-        module = import_module(f"twotower.cli.{verb}")
+        module = import_module(f"twotower.cli.{verb.replace('-', '_')}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=verb)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +11,25 @@ import typer
 from twotower.cli.options import Device, examples
 from twotower.core.errors import InputError
 
+log = logging.getLogger(__name__)
+
 EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
     "twotower recommend runs/sasrec --history 50,181,174",
+    "twotower recommend runs/sasrec --user 196 --history 50,181",
+    "twotower recommend runs/sasrec --user 196 --why",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
+    "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
+    "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
 )
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
     user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: A,B,C.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids, oldest first: A,B,C; with --user: what came since.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
     include_seen: Annotated[
@@ -31,20 +40,36 @@ def command(
             show_default=False,
         ),
     ] = None,
+    why: Annotated[bool, typer.Option("--why", help="Say which items of the history carry each score.")] = False,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="Write the answers of every known user to --to.")] = False,
+    users: Annotated[
+        Path | None, typer.Option(help="Write the answers of these to --to: a table with the id's column, or .txt.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The Parquet file of --all or --users; a stopped run goes on.")
+    ] = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Recommend items to a user, by id or by a history typed in."""
-    from twotower.cli.answers import print_beside, print_json, row, split_ids
+    """Recommend items to a user, by id, by a history typed in or by both; or to every user, into a file."""
+    from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.serving.bundle import Bundle
     from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
+    if everyone or users is not None or to is not None:
+        _check_many(everyone, users, to, user, history, then, candidates, why)
+        assert to is not None, "it was checked to be given"
+        from twotower.cli.recommend_all import write
+
+        left_out = split_ids(exclude or "")
+        write(bundle, to, users=users, k=k, exclude=left_out, include_seen=include_seen, device=device, json=json)
+        return
     if candidates is not None and then is None:
         raise InputError(
             "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
@@ -58,12 +83,54 @@ def command(
         answers = asked.recommend(
             user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
         )
-    query = {"user": user} if user is not None else {"history": typed}
+        by = retriever.answered_by(user, typed)
+        scorer = retriever
+        if isinstance(asked, Pipeline) and asked.weight > 0.0:
+            scorer = asked.ranker
+            if why and asked.weight < 1.0:
+                log.warning("the scores are a mixture of both stages; --why explains the part of the pre-ranker")
+        reasons = scorer.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
+    query = {name: value for name, value in (("user", user), ("history", typed)) if value is not None}
     if json:
-        print_json({"query": {**query, "k": k}, "items": [row(answer) for answer in answers], "notices": notices})
+        rows = [row(answer) for answer in answers]
+        for item, reason in zip(rows, reasons, strict=False):
+            item["why"] = because(reason)
+        print_json({"query": {**query, "k": k}, "items": rows, "notices": notices})
         return
     known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
-    if user is not None:
-        print_beside(f"For user {user}", answers, "Latest in the history", retriever.seen(user))
+    since = retriever.items(known)[::-1]
+    if by == "history":
+        print_beside("For this history", answers, "The history, latest first", since)
     else:
-        print_beside("For this history", answers, "The history, latest first", retriever.items(known)[::-1])
+        print_beside(f"For user {user}", answers, "Latest in the history", since + retriever.seen(user))
+    if reasons:
+        print_why(reasons)
+
+
+def _check_many(
+    everyone: bool,
+    users: Path | None,
+    to: Path | None,
+    user: str | None,
+    history: str | None,
+    then: Path | None,
+    candidates: int | None,
+    why: bool,
+) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: says which.
+    """
+    if everyone and users is not None:
+        raise InputError("give --all or --users, not both")
+    if not everyone and users is None:
+        raise InputError("--to FILE.parquet goes with --all or --users FILE")
+    if to is None:
+        raise InputError("--all and --users write a file: name it by --to FILE.parquet")
+    if user is not None or history is not None:
+        raise InputError("--user and --history ask for one; leave them out with --all and --users")
+    if then is not None or candidates is not None:
+        raise InputError("--then orders one request at a time; leave it out with --all and --users")
+    if why:
+        raise InputError("--why explains the answers of one; leave it out with --all and --users")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -57,6 +58,11 @@ class Result:
         table = torch.stack(list(self.per_user.values()), dim=1)
         bounds = bootstrap_intervals(table, confidence=confidence, resamples=resamples, seed=seed).tolist()
         return {name: (low, high) for name, (low, high) in zip(self.per_user, bounds, strict=True)}
+
+    def bounds(self) -> dict[str, list[float]]:
+        """Return the intervals that are finite as plain lists, by metric; none where there are no users."""
+        found = self.intervals() if self.per_user and len(self.users) else {}
+        return {name: list(pair) for name, pair in found.items() if all(map(isfinite, pair))}
 
     def to_json(self, *, confidence: float = 0.95) -> dict[str, Any]:
         """Return plain values: split, users, items, metrics, intervals."""

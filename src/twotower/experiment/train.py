@@ -186,6 +186,7 @@ def _train(
             run_toml=run.to_toml(),
             parts=own_parts(run),
             metrics=test.metrics,
+            intervals=test.bounds(),
             histories=dataset.log,
             diagnosis=diagnosis,
             index=index,

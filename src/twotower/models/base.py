@@ -149,6 +149,20 @@ class Prepares(Protocol):
         ...
 
 
+@runtime_checkable
+class SumsOverHistory(Protocol):
+    """Score an item by a sum over the items of the history, so that the share of each one is exact."""
+
+    def contributions(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return what each place of one user's state adds to the score of each item: [history, items].
+
+        Args:
+            history: the user state without its padding, int64 [history].
+            items: item states, int64 [items].
+        """
+        ...
+
+
 def is_selectable(model: Model) -> bool:
     """Return whether the current weights may be kept as the best checkpoint: see `Phased`."""
     return not isinstance(model, Phased) or model.selectable

@@ -32,6 +32,7 @@ from twotower.index.registry import index_kind, load_index
 from twotower.models.base import Model
 from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import build_model
+from twotower.serving.card import write_card
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.registrations import check_registered
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
@@ -159,13 +160,30 @@ class Bundle:
 
     def newcomer(self, history: Tensor) -> Users:
         """Return an unknown user with this history (int64 [items], oldest first), all at the latest stored time."""
-        times = self.dataset.log.times
-        if times is not None:
-            now = times.max() if len(times) else times.new_tensor(0)
-            times = now.expand(len(history))
+        times = None if self._latest is None else self._latest.expand(len(history))
         offsets = history.new_tensor([0, 0, len(history)])
         row = history.new_tensor([UNKNOWN])
         return users_with_history(self.dataset, Log(offsets, history, times), row, self.model.history_length)
+
+    def returning(self, row: int, since: Tensor) -> Users:
+        """Return a known user whose stored positives are followed by these items (int64 [items], oldest first).
+
+        They take place at the latest stored time.
+        """
+        log, length = self.positives, self.model.history_length
+        stored = slice(int(log.offsets[row]), int(log.offsets[row + 1]))
+        items = torch.cat([log.items[stored], since])
+        latest = slice(0 if length is None else max(0, len(items) - length), None)
+        times = None
+        if log.times is not None and self._latest is not None:
+            times = torch.cat([log.times[stored], self._latest.expand(len(since))])[None, latest]
+        return self.dataset.users(since.new_tensor([row]), items[None, latest], times)
+
+    @cached_property
+    def _latest(self) -> Tensor | None:
+        """The time of the latest stored event; None where the log has no clock."""
+        times = self.dataset.log.times
+        return None if times is None else times.max() if len(times) else times.new_tensor(0)
 
     def _histories(self) -> Log:
         if not (self.folder / "histories").is_dir():
@@ -216,6 +234,8 @@ class Contents:
     """What the model makes of every known item."""
     run_toml: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    """Low and high end of the metrics that have one."""
     histories: Log | None
     """What is known of each user when the bundle starts to serve: events of whatever label, of which a model reads the
     positives."""
@@ -281,25 +301,36 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
         }
         if contents.parts:
             manifest["parts"] = contents.parts
+        if contents.intervals:
+            manifest["intervals"] = contents.intervals
         if contents.learnt:
             manifest["learnt"] = contents.learnt
+        write_card(partial, manifest)
         write_manifest(partial, manifest)
 
 
 @contextlib.contextmanager
-def changing_bundle(folder: Path | str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def changing_bundle(folder: Path | str, *, to: Path | str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield a copy of a bundle and its manifest to change; it replaces the bundle when the block ends without error.
 
+    Args:
+        folder: of the bundle.
+        to: folder of the changed one; None: the bundle itself.
+
     Raises:
-        InputError: as `Bundle.load`.
+        InputError: as `Bundle.load`, and as `check_target` of ``to``.
     """
     folder = Path(folder)
     read_manifest(folder)
-    with replacing_folder(folder) as partial:  # from here on nobody else changes it
+    target = folder if to is None else Path(to)
+    if to is not None:
+        check_target(target)
+    with replacing_folder(target) as partial:  # from here on nobody else changes it
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         yield partial, manifest
+        write_card(partial, manifest)
         write_manifest(partial, manifest)
 
 

@@ -16,18 +16,19 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.html import html_table
-from twotower.core.records import PADDING, UNKNOWN, State, TopK, Users
+from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, State, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
-from twotower.models.base import Model, prepare_serving
+from twotower.models.base import Model, SumsOverHistory, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import Neighbours, directions
 from twotower.serving.newcomers import newcomer_features
 from twotower.serving.table import raw_columns, read_table
 from twotower.serving.vocabulary import Record
+from twotower.serving.why import Cause, Why, shares_of, similar_by_sum
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,9 @@ class Retriever:
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
+        With both, the history is what the user did since the bundle was written: it follows the stored one. A user who
+        is not known is then left aside with a warning.
+
         Ids are texts or numbers, alone or in any list: NumPy arrays and columns of data frames too. Items of the
         history or of ``exclude`` that the catalogue no longer has are left aside with a warning.
 
@@ -117,8 +121,8 @@ class Retriever:
         the raw columns of who has it, by name (None: missing).
 
         Raises:
-            InputError: if not exactly one of ``user`` and ``history`` is given, if the history is empty, nothing in it
-                is known, ``k`` is below 1, or the user is unknown.
+            InputError: if neither ``user`` nor ``history`` is given, ``k`` is below 1, the user is unknown and there is
+                no history, or the history of one who is not known is empty or holds nothing known.
         """
         return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
 
@@ -133,7 +137,9 @@ class Retriever:
         rows = self._user_rows(users)
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
-            answers += self._search(self.bundle.users(tile), k, None if self._keeps(include_seen) else self._seen(tile))
+            answers += self._search(
+                self.bundle.users(tile), k, None if self.keeps_seen(include_seen) else self._seen(tile)
+            )
         return answers
 
     def rank(
@@ -150,8 +156,8 @@ class Retriever:
         Equal scores keep the order of the catalogue.
 
         Raises:
-            InputError: if not exactly one of ``user`` and ``history`` is given, nothing is known of who asks, an id is
-                unknown, a candidate is named twice, there is none, or ``k`` is below 1.
+            InputError: as `recommend`; if nothing is known of the user, a candidate is unknown or named twice, there is
+                none, or ``k`` is below 1.
         """
         names = self.bundle.item_vocabulary.texts(candidates)
         items = self._item_rows(names)
@@ -166,11 +172,60 @@ class Retriever:
     def similar(self, item: str, *, k: int = 10) -> list[Answer]:
         """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
+        A model that sums over the history (`twotower.models.base.SumsOverHistory`, such as ``item_cosine`` and
+        ``ease``) has no such states: the score is then what the item adds to the other one's when it is in a history.
+        Items to which it adds nothing are left out, so that fewer than ``k`` may come back.
+
         Raises:
             InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
         """
-        found = self._neighbours.of_ids(self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1))
-        return self._answers(found)[0]
+        row, most = self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1)
+        if isinstance(self._model, SumsOverHistory):
+            return self._answers(similar_by_sum(self._model, int(row), self.bundle.item_ids, most))[0]
+        return self._answers(self._neighbours.of_ids(row, most))[0]
+
+    def explain(
+        self,
+        user: object = None,
+        items: Iterable[object] = (),
+        *,
+        history: Iterable[object] | None = None,
+        features: Mapping[str, Any] | None = None,
+    ) -> list[Why]:
+        """Return why each of ``items`` has its score for a user or a history: the share of each item of the history.
+
+        The shares of a model that sums over the history (``item_cosine``, ``ease``, ``item_lists``) are exact and add
+        up to the score. Any other model is asked again without each item of the history that it reads: a share is how
+        much the score falls then.
+
+        Args:
+            user: a known user, as for `recommend`.
+            items: ids of known items, such as those that `recommend` found.
+            history: item ids, oldest first, as for `recommend`.
+            features: as for `recommend`.
+
+        Raises:
+            InputError: as `recommend`; if an item is unknown, or none is named.
+        """
+        names = self.bundle.item_vocabulary.texts(items)
+        rows = self._item_rows(names)
+        if not len(rows):
+            raise InputError("the list of items is empty; name those to explain")
+        order = self.bundle.item_ids.argsort()
+        places = order[torch.searchsorted(self.bundle.item_ids[order], rows)]
+        found = shares_of(self._model, self.asker(user, history, features).users, self.bundle.item_states, places)
+        read = [(at, row) for at, row in enumerate(found.history.tolist()) if row >= FIRST_KNOWN]
+        records = self.bundle.item_vocabulary.records([row for _, row in read])
+        told = []
+        for place, (name, score) in enumerate(zip(names, found.scores.tolist(), strict=True)):
+            shares = found.shares[:, place].tolist()
+            causes = [
+                Cause(record.id, shares[at], record.columns)
+                for (at, _), record in zip(read, records, strict=True)
+                if shares[at] != 0.0
+            ]
+            told.append(Why(name, score, found.exact, sorted(causes, key=lambda cause: -cause.share)))
+        return told
 
     def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
         """Find the ``k`` items nearest to each row of a file of items, in the file's order.
@@ -253,20 +308,32 @@ class Retriever:
         return states.float().cpu().numpy()
 
     def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
-        """Encode a known user, or a history of item ids (oldest first) with raw columns, as the input of a request.
+        """Encode the user of a request: a known one, a history of item ids (oldest first) with raw columns, or both.
+
+        With both, the history is what came since the bundle was written: it follows the stored one, at the time of the
+        latest stored event. A user who is not known is then left aside with a warning, and the history answers alone;
+        ``features`` are those of such a one.
 
         Raises:
-            InputError: if not exactly one is given, the history is empty, nothing in it is known, or the user is not;
-                if features come with a known user, or name a column that is none.
+            InputError: if neither is given, the user is unknown and there is no history, or the history of one who is
+                not known is empty or all unknown; if features come with a user alone, or name a column that is none.
         """
-        if (user is None) == (history is None):
-            raise InputError("give exactly one of user and history")
-        if user is not None:
-            if features is not None:
+        if user is None and history is None:
+            raise InputError("give either a user or a history, or both: a user with what came since")
+        given = None if history is None else self.bundle.item_vocabulary.texts(history)
+        if user is not None and (not given or self._knows(user)):
+            if features is not None and not given:
                 raise InputError("a known user has stored features; give features with a history alone")
-            rows = self._user_rows([user])
-            return Asker(self.bundle.users(rows), self._seen(rows))
-        items = self._known_rows(() if history is None else history)
+            if features is not None:
+                log.warning("user %s is known: stored features are read, those given are left aside", shown(user))
+            row = self._user_rows([user])
+            if not given:
+                return Asker(self.bundle.users(row), self._seen(row))
+            since = self._known_rows(given, required=False)
+            return Asker(self.bundle.returning(int(row), since), torch.cat([self._seen(row), since[None]], dim=1))
+        if user is not None:
+            log.warning("user %s is unknown here: the history alone is read", shown(user))
+        items = self._known_rows(given or ())
         if not len(items):
             raise InputError("the history is empty; name at least one item")
         users = self.bundle.newcomer(items)
@@ -275,19 +342,58 @@ class Retriever:
             users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
         return Asker(users, items[None])
 
+    def excluded(self, ids: Iterable[object]) -> Tensor:
+        """Return rows to leave out, int64; ids that the catalogue does not have change nothing and are a warning."""
+        texts = self.bundle.item_vocabulary.texts(ids)
+        found = self.bundle.item_vocabulary.known(texts)
+        if missing := [text for text in texts if text not in found]:
+            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
+        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+
+    def answered_by(self, user: object, history: Iterable[object] | None) -> str:
+        """Return what a request is answered from: "user", "history" or "user+history"."""
+        given = history is not None and bool(self.bundle.item_vocabulary.texts(history))
+        if user is None or (given and not self._knows(user)):
+            return "history"
+        return "user+history" if given else "user"
+
+    @torch.inference_mode()
+    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool | None = None) -> TopK:
+        """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
+
+        Args:
+            users: rows of known users, int64 [users].
+            k: as `checked` returned it.
+            excluded: rows that nobody gets, as `excluded` returned them.
+            include_seen: whether users get what they have seen, too; None: as the bundle was judged.
+        """
+        banned = excluded.expand(len(users), -1)
+        if not self.keeps_seen(include_seen):
+            banned = torch.cat([banned, self._seen(users)], dim=1)
+        return self._index.search(self._model.encode_users(self.bundle.users(users)), k, banned)
+
+    def checked(self, k: int) -> int:
+        """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
+
+        Raises:
+            InputError: if ``k`` is no whole number or below 1.
+        """
+        return self._checked(k, len(self.bundle.item_ids))
+
+    def keeps_seen(self, include_seen: bool | None) -> bool:
+        """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
+        return not self.bundle.mask_seen if include_seen is None else include_seen
+
     def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
         """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
         """
-        banned = self._excluded_rows(exclude)[None]
+        banned = self.excluded(exclude)[None]
         return self._found(
-            asker.users, k, banned if self._keeps(include_seen) else torch.cat([banned, asker.seen], dim=1)
+            asker.users, k, banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
         )
-
-    def _keeps(self, include_seen: bool | None) -> bool:
-        return not self.bundle.mask_seen if include_seen is None else include_seen
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
@@ -362,17 +468,12 @@ class Retriever:
             log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
         return min(int(k), most)
 
-    def _known_rows(self, ids: Iterable[object]) -> Tensor:
-        rows = self.bundle.item_vocabulary.rows_of_known(ids)
-        return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
+    def _knows(self, user: object) -> bool:
+        return bool(self.bundle.user_vocabulary.known(self.bundle.user_vocabulary.texts([user])))
 
-    def _excluded_rows(self, ids: Iterable[object]) -> Tensor:
-        """Rows to leave out; leaving out what is not there changes nothing, so unknown ids are told of and no error."""
-        texts = self.bundle.item_vocabulary.texts(ids)
-        found = self.bundle.item_vocabulary.known(texts)
-        if missing := [text for text in texts if text not in found]:
-            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
-        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+    def _known_rows(self, ids: Iterable[object], *, required: bool = True) -> Tensor:
+        rows = self.bundle.item_vocabulary.rows_of_known(ids, required=required)
+        return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
 
     def _user_rows(self, ids: Iterable[object]) -> Tensor:
         return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)

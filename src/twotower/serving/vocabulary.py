@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from twotower.core.errors import InputError, shown
+from twotower.core.files import replacing_file
+from twotower.data.prepare.database import as_pattern, literal, quoted
 from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
 
@@ -64,16 +69,17 @@ class Vocabulary:
                 raise UnknownIdError(f"unknown {self.what} {shown(text)}; {self._closest(text)}")
         return [found[text] for text in texts]
 
-    def rows_of_known(self, ids: Iterable[object]) -> list[int]:
+    def rows_of_known(self, ids: Iterable[object], *, required: bool = True) -> list[int]:
         """Return the rows of those ids that are known, in order; the others are named in a warning.
 
         Raises:
-            InputError: if ids are given and none of them is known (names the closest), or ``ids`` is no list.
+            InputError: if ids are given and none of them is known (names the closest) while one is ``required``, or
+                ``ids`` is no list.
         """
         texts = self.texts(ids)
         found = self.known(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        if missing and not found:
+        if missing and not found and required:
             raise UnknownIdError(f"unknown {self.what} {shown(missing[0])}; {self._closest(missing[0])}")
         if missing:
             first = ", ".join(shown(text, 40) for text in missing[:5]) + (", …" if len(missing) > 5 else "")
@@ -143,6 +149,58 @@ class Vocabulary:
             return f"did you mean {shown(near[0][0])}?"
         some = self._ask("SELECT id FROM vocabulary ORDER BY row LIMIT 3")
         return "known ids look like " + ", ".join(shown(row[0], 40) for row in some) if some else "there are none"
+
+
+def append_items(path: Path, rows: Sequence[int], ids: Sequence[str], columns: Sequence[dict[str, Any]]) -> None:
+    """Append new rows with their ids and raw columns to a vocabulary.
+
+    Columns that it does not have are left out, and so are values that are not of a column's type; a warning says so.
+
+    Args:
+        path: the Parquet file, replaced whole.
+        rows: row numbers.
+        ids: outside ids.
+        columns: raw columns of each row, by name.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection, replacing_file(path) as partial:
+        connection.execute(f"CREATE TABLE vocabulary AS SELECT * FROM read_parquet({as_pattern(path)}) ORDER BY row")
+        kinds = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE vocabulary)").fetchall())
+        names = [name for name in kinds if name not in ("row", "id")]
+        if extra := sorted({name for record in columns for name in record} - set(names)):
+            log.warning("columns that the catalogue does not have are left out: %s", ", ".join(map(shown, extra[:5])))
+        given: dict[str, Any] = {"row": np.array(rows, dtype=np.int64), "id": np.array(ids, dtype=object)}
+        casts = {}
+        for place, name in enumerate(names):
+            values = [record.get(name) for record in columns]
+            texts = [_text(value, nested=_is_nested(kinds[name])) for value in values]
+            given[f"c{place}"] = np.array(texts, dtype=object)
+            text = f"c{place}::VARCHAR" + ("::JSON" if _is_nested(kinds[name]) else "")
+            casts[name] = f"TRY_CAST({text} AS {kinds[name]})"
+        connection.register("given", given)
+        for place, (name, cast) in enumerate(casts.items()):
+            lost = f"SELECT count(*) FROM given WHERE c{place} IS NOT NULL AND {cast} IS NULL"
+            (number,) = connection.execute(lost).fetchone() or (0,)
+            if number:
+                log.warning("column %s: %d values are no %s and are left out", shown(name), number, kinds[name])
+        listed = ", ".join(quoted(name) for name in ("row", "id", *names))
+        connection.execute(
+            f"INSERT INTO vocabulary ({listed}) SELECT {', '.join(['row', 'id::VARCHAR', *casts.values()])} FROM given"
+        )
+        connection.execute(f"COPY (SELECT * FROM vocabulary ORDER BY row) TO {literal(partial)} (FORMAT parquet)")
+
+
+def _is_nested(kind: str) -> bool:
+    return kind.endswith("]") or kind.startswith(("STRUCT", "MAP")) or kind == "JSON"
+
+
+def _text(value: Any, *, nested: bool) -> str | None:
+    if value is None:
+        return None
+    if nested or isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def write_row_vocabulary(path: Path, num_rows: int) -> None:

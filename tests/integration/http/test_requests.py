@@ -87,6 +87,18 @@ def test_features_of_an_unknown_user_are_read(app: Any, ask: Build) -> None:
     assert (both.status_code, "stored features" in both.json()["error"]) == (400, True)
 
 
+def test_the_service_says_which_path_answered(build: Build, ask: Build, bundle_folder: Path) -> None:
+    app = build(bundle_folder)
+    retriever = twotower.load(bundle_folder)
+    for path, more in (("/v1/recommend", {"k": 3}), ("/v1/rank", {"candidates": ["i4", "i6"]})):
+        for user, by in (("u4", "user+history"), ("newcomer", "history")):
+            answer = ask(app, path, {"user": user, "history": ["i5", "gone"], **more}).json()
+            assert answer["answered_by"] == by
+            assert any("'gone'" in text for text in answer["notices"])
+    answer = ask(app, "/v1/recommend", {"user": "u4", "history": ["i5"], "k": 3}).json()
+    assert [item["id"] for item in answer["items"]] == [a.id for a in retriever.recommend("u4", history=["i5"], k=3)]
+
+
 def test_ids_that_went_are_left_aside_with_a_notice_of_this_request_alone(app: Any, ask: Build) -> None:
     answer = ask(app, "/v1/recommend", {"history": ["i8", "gone"], "k": 2})
     assert answer.status_code == 200
@@ -102,7 +114,7 @@ def test_ids_that_went_are_left_aside_with_a_notice_of_this_request_alone(app: A
         ("/v1/similar", {"item": "i44"}, 404, "did you mean 'i4'?"),
         ("/v1/rank", {"user": "u2", "candidates": ["i2", "i2"]}, 400, "more than once"),
         ("/v1/rank", {"user": "u2"}, 400, "lacks 'candidates'"),
-        ("/v1/recommend", {}, 400, "exactly one of user and history"),
+        ("/v1/recommend", {}, 400, "give either a user or a history"),
         ("/v1/recommend", {"history": []}, 400, "the history is empty"),
         ("/v1/recommend", {"user": "u2", "k": 0}, 400, "k must be at least 1"),
         ("/v1/recommend", {"user": "u2", "k": -(10**30)}, 400, "k must be at least 1"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, shown
-from twotower.core.files import replacing_folder
+from twotower.core.files import read_json, replacing_folder
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema, Side
 from twotower.core.version import __version__
@@ -119,7 +119,18 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
         "spec": spec.to_dict(),
         "made_by": {"twotower": __version__, "duckdb": one(connection, "SELECT version()")},
     }
+    if source := _source(spec.folder):
+        manifest["source"] = source
     finish_folder(folder, schema, manifest)
+
+
+def _source(folder: Path) -> dict[str, str]:
+    """What ``twotower data get`` noted of a public data set beside its spec: name, home, licence, citation."""
+    if not all((folder / name).is_file() for name in ("source.json", "spec.toml")):
+        return {}
+    found = read_json(folder / "source.json")
+    names = ("name", "home", "licence", "citation")
+    return {name: str(found[name]) for name in names if found.get(name)} if isinstance(found, dict) else {}
 
 
 def _without_row(connection: Any, side: str) -> Any:

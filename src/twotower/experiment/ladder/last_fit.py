@@ -63,6 +63,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
         run_toml=run.to_toml(),
         parts=own_parts(run),
         metrics={} if rung.test is None else rung.test.metrics,
+        intervals={} if rung.test is None else rung.test.bounds(),
         histories=dataset.log,
         diagnosis=diagnosis,
         index=index,

@@ -135,6 +135,12 @@ class EASE(OffersChoices):
         history = users.view(*users.shape[:1], *[1] * (items.ndim - 1), users.shape[1])
         return self.weights[history, items[..., None]].sum(dim=-1)
 
+    def contributions(
+        self, history: Int[Tensor, " history"], items: Int[Tensor, " items"]
+    ) -> Float[Tensor, "history items"]:
+        """Return the weights of these items of a history, each with each of ``items``."""
+        return self.weights[history[:, None], items]
+
 
 def first_penalty(log: Log, num_items: int) -> float:
     """Return three times the mean number of a known item's users, rounded to a power of `LADDER`."""

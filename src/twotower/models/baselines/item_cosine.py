@@ -156,6 +156,12 @@ class ItemCosine(ClosedForm):
                 score += (cosines * (nearest == column[:, None])).sum(dim=1)
         return scores.view(items.shape)
 
+    def contributions(
+        self, history: Int[Tensor, " history"], items: Int[Tensor, " items"]
+    ) -> Float[Tensor, "history items"]:
+        """Return the cosines of these items of a history, each with each of ``items``, 0 where it is no neighbour."""
+        return self.score(history[:, None], items)
+
     def _neighbours(self, users: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Neighbours of the histories' items and their cosines, both [users, n], as many items at a time as fit."""
         step = max(1, BLOCK // (4 * max(1, len(users)) * self.nearest.shape[1]))

@@ -110,3 +110,10 @@ class ItemLists(ClosedForm):
             for column, score in zip(chosen.unbind(1), scores.unbind(1), strict=True):
                 score += (values * (listed == column[:, None])).sum(dim=1)
         return scores.view(items.shape)
+
+    def contributions(
+        self, history: Int[Tensor, " history"], items: Int[Tensor, " items"]
+    ) -> Float[Tensor, "history items"]:
+        """Return what each of these events, the latest first, adds to each of ``items``."""
+        ages = torch.arange(len(history), device=history.device)
+        return self.score(history[:, None], items) * (self.decay**ages)[:, None]

@@ -92,7 +92,7 @@ def _add_routes(app: FastAPI, service: Service, *, may_swap: bool) -> None:
 
     @app.post("/v1/recommend", summary="Recommend", responses=answers, openapi_extra=_takes(Recommend))
     async def recommend(request: Request) -> Response:
-        """Items for a known user, or for one with this history; ``answered_by`` says which."""
+        """Items for a known user, for one with this history, or for both; ``answered_by`` says which."""
         return Json(await service.recommend(request))
 
     @app.post("/v1/rank", summary="Rank", responses=answers, openapi_extra=_takes(Rank))

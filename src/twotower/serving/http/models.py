@@ -32,10 +32,12 @@ class Request(BaseModel):
 
 
 class Recommend(Request):
-    """Describe a request for recommendations: a user, or a history."""
+    """Describe a request for recommendations: a user, a history, or a user with what came since."""
 
-    user: Id | None = Field(None, description="Id of a known user; or give a history.")
-    history: list[Id] | None = Field(None, description="Item ids, oldest first, of one who is not known.")
+    user: Id | None = Field(None, description="Id of a known user; or give a history, or both.")
+    history: list[Id] | None = Field(
+        None, description="Item ids, oldest first: of one who is not known, or since the bundle."
+    )
     features: dict[str, Any] | None = Field(None, description="Raw columns of one who is not known, with a history.")
     k: int = Field(10, description="How many items.")
     exclude: list[Id] = Field(default_factory=list, description="Further item ids to leave out.")
@@ -48,8 +50,10 @@ class Rank(Request):
     """Put these items in order for a user, or for one with this history."""
 
     candidates: list[Id] = Field(description="Item ids, each once.")
-    user: Id | None = Field(None, description="Id of a known user; or give a history.")
-    history: list[Id] | None = Field(None, description="Item ids, oldest first, of one who is not known.")
+    user: Id | None = Field(None, description="Id of a known user; or give a history, or both.")
+    history: list[Id] | None = Field(
+        None, description="Item ids, oldest first: of one who is not known, or since the bundle."
+    )
     features: dict[str, Any] | None = Field(None, description="Raw columns of one who is not known, with a history.")
     k: int | None = Field(None, description="How many of them; all where it is left out.")
 

@@ -35,13 +35,13 @@ class Service:
     async def recommend(self, request: Request) -> dict[str, Any]:
         """Recommend items for a user or a history."""
         asked = validated(Recommend, await read_json(request, self.limits))
-        by = self._check_asker(request, asked.user, asked.history)
+        self._check_asker(asked.user, asked.history)
         self.limits.check_k(asked.k)
         self.limits.check_length("exclude", asked.exclude, self.limits.exclude)
         self.limits.check_ids("exclude", asked.exclude)
         served = self.slot.served
 
-        def call() -> tuple[list[Answer], list[str]]:
+        def call() -> tuple[list[Answer], list[str], str]:
             notices = gather()
             answers = served.asked.recommend(
                 asked.user,
@@ -51,26 +51,29 @@ class Service:
                 exclude=asked.exclude,
                 include_seen=asked.include_seen,
             )
-            return answers, notices
+            return answers, notices, served.retriever.answered_by(asked.user, asked.history)
 
-        answers, notices = await self.workers.run(call)
+        answers, notices, by = await self.workers.run(call)
+        _note(request, by)
         return listed(answers, notices, answered_by=by, bundle=served.digest)
 
     async def rank(self, request: Request) -> dict[str, Any]:
         """Rank these candidates for a user or a history."""
         asked = validated(Rank, await read_json(request, self.limits))
-        by = self._check_asker(request, asked.user, asked.history)
+        self._check_asker(asked.user, asked.history)
         self.limits.check_length("candidates", asked.candidates, self.limits.candidates)
         self.limits.check_ids("candidates", asked.candidates)
         served = self.slot.served
 
-        def call() -> tuple[list[Answer], list[str]]:
+        def call() -> tuple[list[Answer], list[str], str]:
             notices = gather()
-            return served.ranker.rank(
+            answers = served.ranker.rank(
                 asked.user, asked.candidates, history=asked.history, features=asked.features, k=asked.k
-            ), notices
+            )
+            return answers, notices, served.ranker.answered_by(asked.user, asked.history)
 
-        answers, notices = await self.workers.run(call)
+        answers, notices, by = await self.workers.run(call)
+        _note(request, by)
         return listed(answers, notices, answered_by=by, bundle=served.digest)
 
     async def similar(self, request: Request) -> dict[str, Any]:
@@ -118,10 +121,12 @@ class Service:
         items = len(served.retriever.bundle.item_ids)
         return {"model": served.model, "bundle": served.digest, "items": items}
 
-    def _check_asker(self, request: Request, user: Id | None, history: list[Id] | None) -> str:
+    def _check_asker(self, user: Id | None, history: list[Id] | None) -> None:
         self.limits.check_length("history", history, self.limits.history)
         self.limits.check_ids("history", history or [])
         self.limits.check_ids("user", [] if user is None else [user])
-        by = "user" if user is not None else "history"
-        request.scope.setdefault("state", {})["noted"] = {"answered_by": by}
-        return by
+
+
+def _note(request: Request, answered_by: str) -> None:
+    """Hand to the access log what a request was answered from."""
+    request.scope.setdefault("state", {})["noted"] = {"answered_by": answered_by}

@@ -1,0 +1,75 @@
+"""Recommendations of all users, or of those in a file, written as a Parquet file with progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from twotower.cli.answers import print_json
+from twotower.cli.notices import gathered, is_quiet
+from twotower.core.terminal import visible
+
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def write(
+    bundle: Path,
+    to: Path,
+    *,
+    users: Path | None,
+    k: int,
+    exclude: list[str],
+    include_seen: bool | None,
+    device: str,
+    json: bool,
+) -> None:
+    """Write the file, and say what is in it."""
+    from twotower.serving.everyone import write_recommendations
+    from twotower.serving.retriever import load
+
+    begun = time.monotonic()
+    try:
+        with gathered() as notices:
+            done = write_recommendations(
+                load(bundle, device),
+                to,
+                users=users,
+                k=k,
+                exclude=exclude,
+                include_seen=include_seen,
+                on_progress=None if is_quiet() else Progress(),
+            )
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on with what is done")
+        raise
+    seconds = time.monotonic() - begun
+    if json:
+        told = {"file": str(to), "users": done.users, "rows": done.rows, "resumed": done.resumed, "seconds": seconds}
+        print_json({**told, "notices": notices})
+        return
+    resumed = f", {done.resumed:,} of them by the run that was stopped" if done.resumed else ""
+    print(visible(f"{done.rows:,} rows of {done.users:,} users{resumed} in {to} ({seconds:,.1f} s)"))  # noqa: T201
+
+
+class Progress:
+    """Show how many users are done: one line that changes on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.begun = self.shown = time.monotonic()
+        self.on_terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show it."""
+        now = time.monotonic()
+        if not self.on_terminal and now - self.shown < EVERY:
+            return
+        self.shown = now
+        text = f"{done:,} of {total:,} users, {now - self.begun:,.0f} s"
+        end = "\n" if not self.on_terminal or done == total else ""
+        print(f"\r{text}" if self.on_terminal else text, end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
