@@ -50,7 +50,7 @@ class _Stop(Silent):
 
     def epoch_done(self, record: EpochRecord, model: object) -> None:
         """Stop."""
-        if record["epoch"] == 3:
+        if record.epoch == 3:
             raise KeyboardInterrupt
 
 
