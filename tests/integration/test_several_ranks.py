@@ -179,7 +179,7 @@ def test_the_rest_of_what_claims_it_follows_the_curve_of_one_too(name, dataset, 
     for size in (2, 3):
         for found in on_ranks(size, tmp_path, work):
             assert not isinstance(found, Exception), found
-            assert_same(found, expected, rel=1e-4 if name == "bfloat16" else 2e-6)
+            assert_same(found, expected, rel=1e-3 if name == "bfloat16" else 2e-6)
 
 
 def test_ranks_without_a_row_of_the_last_batch_change_nothing(dataset, tmp_path):
