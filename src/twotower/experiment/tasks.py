@@ -6,10 +6,9 @@ from twotower.data.dataset import Dataset
 from twotower.experiment.candidates import PAIRS, Candidates
 from twotower.experiment.catalogue import Catalogue
 from twotower.experiment.run import Run
-from twotower.experiment.task import Task
 
 
-def task_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> Task:
+def task_of(run: Run, dataset: Dataset, *, with_lists: bool = True) -> Catalogue | Candidates:
     """Return the task that the run's ``data.split`` asks for: `Candidates` for labelled pairs, else `Catalogue`.
 
     Args:

@@ -94,7 +94,7 @@ class Progress(Silent):
         return f"{duration(passed / max(done, 1) * (self.total - self.step))} left"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Write seconds for people.
 
     Examples:

@@ -79,10 +79,10 @@ def test_a_time_limit_ends_before_an_epoch_that_would_be_late(model):
     limit = TimeLimit(0.25)
     limit.started(9, 1, 0)
     time.sleep(0.1)
-    limit.epoch_done({"epoch": 1}, model)
+    limit.epoch_done(EpochRecord(1, 1, 1.0, 0.1, 0.1), model)
     time.sleep(0.1)
     with pytest.raises(StopTraining):
-        limit.epoch_done({"epoch": 2}, model)
+        limit.epoch_done(EpochRecord(2, 2, 1.0, 0.1, 0.2), model)
     assert limit.reached
 
 

@@ -383,7 +383,7 @@ def test_models_without_vectors_are_refused(settings, what, dataset):
 
 
 def test_vectors_that_are_scored_otherwise_may_be_clustered_and_watched(dataset):
-    run = run_of("sampling.batches=clustered", *BANK, "sampling.bank_drift=1")
+    run = run_of("sampling.batches=clustered", *BANK, "sampling.bank_drift=1.0")
     model = new_model(run, dataset)
     model.inner_product = False
     rows = EventRows(dataset, dataset.log, history_length=4, item_features=True)

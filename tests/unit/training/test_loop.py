@@ -76,8 +76,8 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(kind, step, tiny_da
     resumed = fit(model, rows, objective, CONFIG, validate=judge, checkpoint=path, resume=True)
 
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert [replace(record, seconds=0) for record in resumed.records] == [
-        replace(record, seconds=0) for record in whole.records
+    assert [replace(record, seconds=0.0) for record in resumed.records] == [
+        replace(record, seconds=0.0) for record in whole.records
     ]
 
 

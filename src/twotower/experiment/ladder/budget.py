@@ -35,7 +35,7 @@ def seconds_of(text: str | int | float) -> float:
     return found
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: int | float) -> str:
     """Return a time for people.
 
     Examples:

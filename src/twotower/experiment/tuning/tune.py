@@ -240,7 +240,7 @@ def _line(trial: Trial, trials: Sequence[Trial], metric: str, *, left: float) ->
     return f"trial {trial.number}: {figure}{how} in {trial.seconds:.0f} s{so_far}; {clock(left)} left{more}"
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: int | float) -> str:
     """Return a time for people.
 
     Examples:
