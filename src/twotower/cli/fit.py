@@ -98,7 +98,7 @@ def board(fitted: Fitted) -> Table:
     from rich import box
     from rich.table import Table
 
-    from twotower.experiment.ladder.budget import clock
+    from twotower.core.durations import clock
     from twotower.experiment.ladder.pick import shown_p
     from twotower.experiment.ladder.rungs import METRIC
 

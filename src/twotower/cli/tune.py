@@ -50,7 +50,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Search settings of a run by validation alone, and write the best as a run file for train."""
-    from twotower.experiment.tuning.tune import seconds_of
+    from twotower.core.durations import seconds_of
 
     seconds_of(budget)
     if os.environ.get("WORLD_SIZE", "1") != "1":

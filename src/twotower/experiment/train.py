@@ -173,29 +173,56 @@ def _train(
     for check in checks:
         log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
     if to is not None and folder is not None:
-        index = None
-        if serves(run.index.kind, inner_product=model.inner_product):
-            index = build_index(run.index.kind, run.index.settings, model)
-            index.build(items.states, items.ids)
-        contents = Contents(
-            model=model,
-            model_name=run.model.name,
-            model_parameters=run.model.settings,
-            dataset=dataset,
-            items=items,
-            run_toml=run.to_toml(),
-            parts=own_parts(run),
-            metrics=test.metrics,
-            intervals=test.bounds(),
-            histories=dataset.log,
-            diagnosis=diagnosis,
-            index=index,
-            events=task.learnt,
-        )
+        contents = contents_of(run, model, dataset, items, test, diagnosis, events=task.learnt)
         write_bundle(to, contents)
         if not stopped:
             note_finished(folder, run)
     return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
+
+
+def contents_of(
+    run: Run,
+    model: Model,
+    dataset: Dataset,
+    items: ItemStates,
+    test: Result | None,
+    diagnosis: dict[str, Any] | None,
+    *,
+    events: Log,
+    learnt: str = "",
+) -> Contents:
+    """Return what the bundle of a trained model is written from, with the run's index built over the items.
+
+    Args:
+        run: with all its settings written out.
+        model: trained.
+        dataset: that it learnt from; all its events become the histories.
+        items: what the model makes of every known item.
+        test: whose metrics are noted.
+        diagnosis: of the item vectors.
+        events: that the model learnt from.
+        learnt: in words, where that is not what the run says.
+    """
+    index = None
+    if serves(run.index.kind, inner_product=model.inner_product):
+        index = build_index(run.index.kind, run.index.settings, model)
+        index.build(items.states, items.ids)
+    return Contents(
+        model=model,
+        model_name=run.model.name,
+        model_parameters=run.model.settings,
+        dataset=dataset,
+        items=items,
+        run_toml=run.to_toml(),
+        parts=own_parts(run),
+        metrics={} if test is None else test.metrics,
+        intervals={} if test is None else test.bounds(),
+        histories=dataset.log,
+        diagnosis=diagnosis,
+        index=index,
+        learnt=learnt,
+        events=events,
+    )
 
 
 def spelled_out(run: Run) -> Run:

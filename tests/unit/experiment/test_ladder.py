@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 
+from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
 from twotower.data.log import Log
 from twotower.evaluation.result import Result
-from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit, clock, seconds_of
+from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit
 from twotower.experiment.ladder.climb import LADDER, VARIANTS, Ladder
 from twotower.experiment.ladder.cut import choose_split
 from twotower.experiment.ladder.last_fit import best_epoch

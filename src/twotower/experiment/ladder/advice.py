@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from twotower.experiment.ladder.budget import clock
+from twotower.core.durations import clock
 from twotower.experiment.ladder.fitted import Fitted
 
 FEW_USERS = 300

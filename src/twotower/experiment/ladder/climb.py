@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from twotower.core.durations import clock
 from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.experiment.catalogue import split_of
-from twotower.experiment.ladder.budget import Budget, clock
+from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
 from twotower.experiment.run import Run
 from twotower.experiment.train import spelled_out

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.devices import find_device
+from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints
 from twotower.data.prepare.spec import Spec
-from twotower.experiment.ladder.budget import Budget, clock, seconds_of
+from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.climb import Ladder, Watch
 from twotower.experiment.ladder.fitted import Fitted, line
 from twotower.experiment.ladder.last_fit import as_it_is, best_epoch, fit_on_all

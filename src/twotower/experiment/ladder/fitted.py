@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twotower.core.durations import clock
 from twotower.core.html import html_table
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
-from twotower.experiment.ladder.budget import clock
 from twotower.experiment.ladder.pick import Choice
 from twotower.experiment.ladder.rungs import METRIC, Rung
 

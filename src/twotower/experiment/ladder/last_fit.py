@@ -15,12 +15,10 @@ from twotower.experiment.build import Parts
 from twotower.experiment.ladder.budget import StopAfter
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed
 from twotower.experiment.learn import learn
-from twotower.experiment.registrations import own_parts
 from twotower.experiment.run import Run
-from twotower.experiment.train import check_items, pick_device
-from twotower.index.registry import build_index, serves
+from twotower.experiment.train import check_items, contents_of, pick_device
 from twotower.models.encode import encode_known_items
-from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback
 
 EVERYTHING = "all events"
@@ -50,26 +48,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
     model, _ = learn(once, dataset, split, callbacks=stop, parts=Parts())
     items = encode_known_items(model, dataset)
     diagnosis = check_items(model, items, everything)
-    index = None
-    if serves(run.index.kind, inner_product=model.inner_product):
-        index = build_index(run.index.kind, run.index.settings, model)
-        index.build(items.states, items.ids)
-    contents = Contents(
-        model=model,
-        model_name=run.model.name,
-        model_parameters=run.model.settings,
-        dataset=dataset,
-        items=items,
-        run_toml=run.to_toml(),
-        parts=own_parts(run),
-        metrics={} if rung.test is None else rung.test.metrics,
-        intervals={} if rung.test is None else rung.test.bounds(),
-        histories=dataset.log,
-        diagnosis=diagnosis,
-        index=index,
-        learnt=EVERYTHING,
-        events=everything,
-    )
+    contents = contents_of(run, model, dataset, items, rung.test, diagnosis, events=everything, learnt=EVERYTHING)
     write_bundle(to, contents)
     return diagnosis
 

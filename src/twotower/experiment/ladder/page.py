@@ -11,12 +11,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from twotower.core.durations import clock
 from twotower.core.files import read_json, replacing_file
 from twotower.data.describe import describe
 from twotower.diagnosis.report.charts import Axes
 from twotower.diagnosis.report.words import VERDICTS
 from twotower.experiment.ladder.advice import advice
-from twotower.experiment.ladder.budget import clock
 from twotower.experiment.ladder.examples import Example, examples
 from twotower.experiment.ladder.fitted import Fitted
 from twotower.experiment.ladder.pick import shown_p

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, shown
+from twotower.core.durations import clock, seconds_of
+from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
@@ -29,7 +29,6 @@ SHARE = 0.05
 """Of the quickest finished trial's time: with less than that left no other is begun."""
 FAILURES = 5
 """Trials without a figure after which a tuning gives up: what is wrong is then not in the values."""
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 log = logging.getLogger(__name__)
 
@@ -67,25 +66,6 @@ class Tuned:
             "warnings": self.warnings,
             "stopped": self.stopped,
         }
-
-
-def seconds_of(budget: str) -> float:
-    """Return the seconds of a budget such as 90s, 30m or 1h30m.
-
-    Raises:
-        InputError: if it is written otherwise, or is nothing.
-
-    Examples:
-        >>> seconds_of("30m"), seconds_of("1h30m"), seconds_of("90s")
-        (1800.0, 5400.0, 90.0)
-    """
-    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)([hms])", budget)
-    if not parts or "".join(number + unit for number, unit in parts) != budget:
-        raise InputError(f"budget {shown(budget)} is no time; write it as 90s, 30m or 1h30m")
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not seconds:
-        raise InputError(f"budget {shown(budget)} leaves no time for a trial; write it as 90s, 30m or 1h30m")
-    return seconds
 
 
 def tune(
@@ -238,14 +218,3 @@ def _line(trial: Trial, trials: Sequence[Trial], metric: str, *, left: float) ->
     mean = sum(one.seconds for one in trials) / len(trials)
     more = f", about {left / mean:.0f} more trials" if left >= mean > 0 else ""
     return f"trial {trial.number}: {figure}{how} in {trial.seconds:.0f} s{so_far}; {clock(left)} left{more}"
-
-
-def clock(seconds: int | float) -> str:
-    """Return a time for people.
-
-    Examples:
-        >>> clock(71), clock(-1)
-        ('1:11 min', '0:00 min')
-    """
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    return f"{minutes}:{rest:02d} min"
