@@ -249,7 +249,7 @@ def test_what_cannot_be_tuned_is_one_line_and_leaves_no_folder(data, tmp_path):
     assert "give one of a run file" in refused("--data", data, "--to", to)
     assert "name the tuning's folder" in refused("--model", "two_tower", "--data", data)
     assert "no data" in refused("--model", "two_tower", "--to", to)
-    for budget in ("0m", "30", "-5m", "soon", "1m 2s", "9" * 400 + "m"):
+    for budget in ("0m", "30", "-5m", "soon", "9" * 400 + "m"):
         line = refused(*words, "--budget", budget)
         assert "write it as 90s, 10m or 1h30m" in line
         assert len(line) < 300
