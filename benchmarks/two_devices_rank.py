@@ -34,8 +34,17 @@ WARM, PROFILED, EXACT = 10, 3, 5
 """Steps before timing (2 in the quick form), steps under the profiler after it, and steps in float64."""
 
 
+class Awaited:
+    """A collective under way: its wait is timed."""
+
+    def __init__(self, work: Any, wait: Callable[[], None]) -> None:
+        self.work, self.wait = work, wait
+
+
 class Traffic:
     """Times collectives of torch.distributed: by events on the device's stream, or on the host for CPU tensors.
+
+    Of one that is under way while the host goes on, the start and the wait count.
 
     Both hold the wait for the slower rank. The host runs ahead of a GPU, so its waits and the device's overlap.
     """
@@ -64,12 +73,18 @@ class Traffic:
                 ended.record()
                 self.spans.append((label, begun, ended))
                 return result
-            start = time.perf_counter()
-            result = collective(*given, **named)
-            self.host[label] = self.host.get(label, 0.0) + time.perf_counter() - start
+            result = self._on_host(label, lambda: collective(*given, **named))
+            if named.get("async_op"):
+                return Awaited(result, lambda: self._on_host(label, result.wait))
             return result
 
         return call
+
+    def _on_host(self, label: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        self.host[label] = self.host.get(label, 0.0) + time.perf_counter() - start
+        return result
 
     def report(self, seconds: float) -> dict[str, Any]:
         """Shares of ``seconds``, and milliseconds, calls and bytes by collective; then forget them."""

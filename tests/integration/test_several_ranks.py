@@ -15,6 +15,7 @@ import torch._dynamo  # optimisers import it: read once for all ranks
 import torch.distributed as dist
 
 from twotower.core.errors import InputError, SharedError
+from twotower.core.records import Batch, Items, Users
 from twotower.data.dataset import Dataset
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Data, ModelSection, Run
@@ -216,6 +217,90 @@ def test_ranks_that_would_train_something_else_are_refused(dataset, tmp_path):
     told = on_ranks(2, tmp_path, work)
     assert str(told[0]) == "rank 1 has another run file than rank 0: start all ranks alike"
     assert isinstance(told[1], SharedError)
+
+
+class Meetings(Silent):
+    """Notes what ranks exchange in each step: the collective, what its tensor is, and whether it goes on by itself."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = [[]]
+
+    def noted(self, name: str) -> None:
+        collective = getattr(dist, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            tensor = next(part for part in reversed(given) if isinstance(part, torch.Tensor))
+            kind = "whole" if tensor.dtype == torch.int64 else "real"
+            self.steps[-1].append(f"{name} {kind} {tensor.ndim}-d{' under way' * bool(named.get('async_op'))}")
+            return collective(*given, **named)
+
+        setattr(dist, name, call)
+
+    def stepped(self, step: int) -> None:
+        self.steps.append([])
+
+
+MESSAGE, GRADIENTS = "all_gather whole 1-d under way", "all_reduce real 1-d"
+PAIRED, STATES, BACK = "all_gather whole 2-d", "all_gather real 2-d", "all_reduce real 2-d"
+
+
+@pytest.mark.parametrize(
+    ("run", "met"),
+    [
+        (a_run(), [MESSAGE, GRADIENTS]),
+        (a_run(model=SASREC, training=replace(TRAINING, batch_size=14)), [MESSAGE, GRADIENTS]),
+        (CLAIMS["in-batch"], [MESSAGE, PAIRED, STATES, BACK, GRADIENTS]),
+        (CLAIMS["in-batch, sequences"], [MESSAGE, PAIRED, STATES, BACK, GRADIENTS]),
+        (CLAIMS["in-batch and a bank"], [MESSAGE, PAIRED, STATES, STATES, BACK, GRADIENTS]),
+    ],
+)
+def test_a_step_says_one_thing_through_the_host_and_gathers_only_what_is_looked_at(run, met, dataset, tmp_path):
+    def work(world: World) -> list[list[str]]:
+        meetings = Meetings()
+        for name in ("all_gather", "all_reduce", "broadcast"):
+            meetings.noted(name)
+        train(run, dataset=dataset, world=world, callbacks=[meetings])
+        return meetings.steps
+
+    for found in on_ranks(2, tmp_path, work):
+        assert not isinstance(found, Exception), found
+        assert found[1] == met
+        assert found[2] == met
+
+
+@pytest.mark.parametrize("owner", [0, 1])
+def test_a_weight_without_a_gradient_on_one_rank_takes_that_of_the_others(owner, tmp_path):
+    def work(world: World) -> list[Any]:
+        model = torch.nn.ParameterList([torch.ones(3), torch.ones(2), torch.ones(1)])
+        rows = world.share(torch.arange(5))
+        mine = Batch(Users(rows, {}, rows[:, None]), Items(rows))
+        number = world.tell(mine, stop=world.rank == owner)
+        loss = (model[0] * float(rows.sum())).sum()
+        if world.rank == owner:
+            loss = loss + model[1].sum() * 10.0
+        loss.backward()
+        mean = world.average(model, loss)
+        told = [None if one.grad is None else one.grad.tolist() for one in model]
+        return [number, float(mean), told, world.stops(False), world.any(world.rank == owner), world.any(False)]
+
+    first, second = on_ranks(2, tmp_path, work)
+    assert (first[0], second[0]) == (2, 3)
+    for found in (first, second):
+        assert found[1] == pytest.approx((3 * (0 + 1 + 2 + 3 + 4) + 20) / 5)
+        assert found[2] == [pytest.approx([2.0] * 3), pytest.approx([2.0] * 2), None]
+        assert found[3:] == [True, True, False]
+
+
+def test_rows_that_do_not_give_one_pair_each_are_refused_where_ranks_count_by_arithmetic(tmp_path):
+    def work(world: World) -> Any:
+        rows = world.share(torch.arange(6)).repeat(2)
+        batch = Batch(Users(rows, {}, rows[:, None]), Items(rows))
+        world.tell(batch, stop=False)
+        return world.whole(batch)
+
+    for found in on_ranks(2, tmp_path, work):
+        assert isinstance(found, InputError)
+        assert str(found) == "a batch of 3 rows has 6 pairs, and must have one a row"
 
 
 class StopAt(Silent):

@@ -38,10 +38,14 @@ def test_speed_memory_and_communication_are_told(record, cell):
     assert len(one["peak_mib"]) == 1
     assert len(many["peak_mib"]) == 2
     assert 0.0 < many["communication_share_host"] < 1.0
-    moved = {name.split()[0] for name in many["collectives"][0]}
-    assert moved == {"sasrec_256": {"all_reduce"}, "two_tower_8192": {"all_reduce", "all_gather"}}.get(
-        cell, {"all_reduce", "all_gather", "all_to_all_single"}
-    )
+    moved = {name.split()[0]: told["calls"] / found["timed_steps"] for name, told in many["collectives"][0].items()}
+    # All-gathers: the message of the step; with in-batch items also pairs and states.
+    expected = {
+        "sasrec_256": {"all_gather": 1, "all_reduce": 1},
+        "two_tower_8192": {"all_gather": 3, "all_reduce": 2},
+        "sharded_8192": {"all_gather": 3, "all_reduce": 2, "all_to_all_single": 4},
+    }
+    assert moved == expected[cell]
     # A sharded table sends its rows, and no gradient of the whole table.
     assert ("all-to-all" in found["about"]["item_gradient"]) == (cell == "sharded_8192")
 

@@ -59,20 +59,34 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def counts(number: int) -> list[int]:
-    """Return the number that each rank gives, by rank."""
-    mine = torch.tensor([number])
+def told(*numbers: int) -> Callable[[], list[list[int]]]:
+    """Start to tell all ranks some numbers through the host; return what waits for those of each rank, by rank."""
+    mine = torch.tensor(numbers)
     held = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
     with watched():
-        dist.all_gather(held, mine)
-    return [int(one) for one in held]
+        work = dist.all_gather(held, mine, async_op=True)
+
+    def heard() -> list[list[int]]:
+        with watched():
+            work.wait()
+        return [one.tolist() for one in held]
+
+    return heard
+
+
+def counts(number: int) -> list[int]:
+    """Return the number that each rank gives, by rank."""
+    return [one for (one,) in told(number)()]
 
 
 def rows_of_all(part: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return the first ``sizes[rank]`` rows of each rank's ``part``, rank after rank; no gradient."""
     mine = sizes[dist.get_rank()]
-    padded = part.new_zeros(max(sizes), *part.shape[1:])
-    padded[:mine] = part[:mine]
+    if len(part) == mine == max(sizes):
+        padded = part.contiguous()
+    else:
+        padded = part.new_zeros(max(sizes), *part.shape[1:])
+        padded[:mine] = part[:mine]
     held = [torch.empty_like(padded) for _ in sizes]
     with watched():
         dist.all_gather(held, padded)

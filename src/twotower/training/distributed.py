@@ -4,6 +4,8 @@ A batch is cut by index arithmetic, so that the union over ranks is the batch of
 rows; each rank's gradient counts with its rows. What stands between rows (in-batch items, terms of a batch's states,
 log q of the batch) is gathered with gradients. Weights, samplers and orders are the same on every rank, by the run's
 seed. Dropout is drawn by each rank for its own rows, from (seed, step, rank): the same run on as many ranks repeats.
+
+A step sends one small message through the host (see `World.tell`), which is on its way while the step is computed.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,8 +39,6 @@ class Whole(NamedTuple):
 
     batch: Batch
     own: slice
-    sizes: list[int]
-    """Rows that each rank adds."""
 
 
 class World:
@@ -53,6 +54,9 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, store: Any = None) -> None:
         self.rank, self.size, self.local_rank, self._store = rank, size, local_rank, store
         self.idle = False
+        self._shares: list[int] = []
+        self._heard: Callable[[], list[list[int]]] | None = None
+        self._told: list[list[int]] = []
 
     @property
     def device(self) -> torch.device:
@@ -169,9 +173,42 @@ class World:
 
     def share(self, rows: Tensor) -> Tensor:
         """Return this rank's rows of a batch; with fewer rows than ranks some borrow the last one (see `idle`)."""
-        low, high = len(rows) * self.rank // self.size, len(rows) * (self.rank + 1) // self.size
-        self.idle = low == high
-        return rows[-1:] if self.idle else rows[low:high]
+        cuts = [len(rows) * rank // self.size for rank in range(self.size + 1)]
+        self._shares = [high - low for low, high in pairwise(cuts)]
+        self.idle = not self._shares[self.rank]
+        return rows[-1:] if self.idle else rows[cuts[self.rank] : cuts[self.rank + 1]]
+
+    def tell(self, batch: Batch, *, stop: bool) -> int:
+        """Start to tell all ranks how many rows of the loss this one has, which it returns, and if it is to stop.
+
+        All that a step says through the host. It is waited for where a step needs it, at the latest before gradients
+        are summed, so that a rank that is lost, or late, ends the others by one line, whatever a GPU waits for.
+        """
+        rows = self.rows(batch)
+        if self.size > 1:
+            self._heard, self._told = collectives.told(rows, stop), []
+            if batch.items.ids.ndim > 1:  # as many as the windows are long
+                self._shares = []
+        return rows
+
+    def stops(self, stop: bool) -> bool:
+        """Return whether some rank was to stop when the step began; alone, whether this one is to."""
+        return stop if self.size == 1 else any(wish for _, wish in self._all_told())
+
+    def _all_told(self) -> list[list[int]]:
+        """What each rank told of this step: rows, and whether to stop."""
+        if not self._told:
+            assert self._heard is not None, "tell before"
+            self._told = self._heard()
+        return self._told
+
+    def _sizes(self, mine: int) -> list[int]:
+        """Rows of the loss of each rank: by arithmetic where each row of a batch is one."""
+        if not self._shares:
+            return [rows for rows, _ in self._all_told()]
+        if not self.idle and mine != self._shares[self.rank]:
+            raise InputError(f"a batch of {self._shares[self.rank]} rows has {mine} pairs, and must have one a row")
+        return self._shares
 
     def reseed(self, seed: int, step: int) -> None:
         """Set the global generators for one step; a single process draws on, as ever."""
@@ -187,63 +224,72 @@ class World:
     def whole(self, batch: Batch) -> Whole:
         """Return what samplers read of the batch of all ranks: users and paired items. Alone, the batch as it is."""
         if self.size == 1:
-            return Whole(batch, slice(None), [])
+            return Whole(batch, slice(None))
         pairs = torch.stack([batch_users(batch), batch_items(batch)], dim=1)
-        sizes = collectives.counts(0 if self.idle else len(pairs))
+        sizes = self._sizes(len(pairs))
         gathered = collectives.rows_of_all(pairs, sizes)
         users, items = gathered.unbind(dim=1)
         start = len(gathered) - len(pairs) if self.idle else sum(sizes[: self.rank])
         seen = Batch(Users(users, {}, users.new_full((len(users), 0), PADDING)), Items(items))
-        return Whole(seen, slice(start, start + len(pairs)), sizes)
+        return Whole(seen, slice(start, start + len(pairs)))
 
-    def gather(self, encoded: Encoded, sizes: list[int] | None = None, *, users: bool = True) -> Encoded:
+    def gather(
+        self,
+        encoded: Encoded,
+        ids: Tensor | None = None,
+        *,
+        users: Literal["with gradients", "without", "own"] = "with gradients",
+    ) -> Encoded:
         """Return the rows of all ranks, with gradients; alone, the rows as they are.
 
         Args:
             encoded: this rank's rows.
-            sizes: rows of each rank, where they are known.
-            users: whether user states need their gradient.
+            ids: the items of all ranks' rows, where they are known.
+            users: what user states are needed for: of all ranks with gradients, or without, or this rank's alone.
         """
         if self.size == 1:
             return encoded
-        sizes = sizes or collectives.counts(0 if self.idle else len(encoded.item_ids))
-        user_states = encoded.users if users else states.detach(encoded.users)
-        parts = list(states.to_tensors(user_states).values())
-        kinds = [user_states]
+        sizes = self._sizes(len(encoded.item_ids))
+        kinds = (
+            {} if users == "own" else {"users": encoded.users if users != "without" else states.detach(encoded.users)}
+        )
         if encoded.items is not None:
-            kinds.append(encoded.items)
-            parts += states.to_tensors(encoded.items).values()
+            kinds["items"] = encoded.items
+        parts = [part for kind in kinds.values() for part in states.to_tensors(kind).values()]
         gathered = iter(collectives.with_gradients(parts, sizes))
-        joined = [states.map_state(lambda _: next(gathered), kind) for kind in kinds]
-        ids = collectives.rows_of_all(encoded.item_ids, sizes)
-        return Encoded(joined[0], joined[1] if len(joined) > 1 else None, ids, {})
+        joined = {name: states.map_state(lambda _: next(gathered), kind) for name, kind in kinds.items()}
+        if ids is None:
+            ids = collectives.rows_of_all(encoded.item_ids, sizes)
+        return Encoded(joined.get("users", encoded.users), joined.get("items"), ids, {})
 
-    def average(self, model: nn.Module, loss: Tensor, rows: int) -> Tensor:
+    def average(self, model: nn.Module, loss: Tensor) -> Tensor:
         """Make gradients of Σ over this rank's rows those of the mean over all ranks' rows; return the mean loss.
+
+        Which weights have a gradient goes around with the gradients: only a rank that lacks one looks.
 
         Args:
             model: whose gradients are replaced; a weight without one on every rank keeps none.
             loss: sum of this rank's losses.
-            rows: how many it sums.
         """
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        told = torch.tensor([rows, *(weight.grad is not None for weight in weights)], dtype=torch.float64)
-        total, *there = collectives.summed(told).tolist()
-        weights = [weight for weight, known in zip(weights, there, strict=True) if known]
         mean = loss.detach().reshape(1).to(torch.promote_types(loss.dtype, torch.float32))
+        mine = [weight.grad is not None for weight in weights]
+        there = mean.new_ones(len(mine)) if all(mine) else mean.new_tensor(mine)
         parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in weights]
-        sums = collectives.summed(torch.cat([mean, *(part.to(mean.dtype) for part in parts)])).div_(total)
-        place = 1
-        for weight in weights:
-            weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
+        flat = torch.cat([mean, there, *(part.to(mean.dtype) for part in parts)])
+        total = sum(rows for rows, _ in self._all_told())
+        sums = collectives.summed(flat).div_(total)
+        place = 1 + len(mine)
+        known = mine if all(mine) else [share > 0.0 for share in sums[1:place].tolist()]
+        for weight, some in zip(weights, known, strict=True):
+            if some:
+                weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
             place += weight.numel()
         return sums[0]
 
-    def any(self, *wishes: bool) -> list[bool]:
-        """Return for each flag whether some rank has set it."""
-        if self.size == 1:
-            return list(wishes)
-        return [count > 0 for count in collectives.summed(torch.tensor(wishes, dtype=torch.float64)).tolist()]
+    def any(self, wish: bool) -> bool:
+        """Return whether some rank wishes it."""
+        return wish if self.size == 1 else any(collectives.counts(wish))
 
     def first(self, value: bool) -> bool:
         """Return the value of rank 0."""

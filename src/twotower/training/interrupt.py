@@ -16,7 +16,10 @@ GRACE = 20.0
 
 
 class Stopped(KeyboardInterrupt):
-    """End a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none."""
+    """End a training after the step in which Ctrl-C came, once its checkpoint is written; a second Ctrl-C is none.
+
+    Several ranks end after the step that follows it, all the same one.
+    """
 
 
 @contextlib.contextmanager

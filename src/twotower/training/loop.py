@@ -171,20 +171,24 @@ class _Run:
         summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=next(self.model.parameters()).device)
         self.model.train()
         for batch_rows in self._rest_of_epoch():
-            summed += self._step(batch_rows)
+            summed += self._step(batch_rows, stop())
             progress.step += 1
             for callback in self.callbacks:
                 callback.stepped(progress.step)
             now = time.perf_counter()
-            stopping, due = self.world.any(stop(), now - saved > config.checkpoint_seconds)
-            if stopping or due:
+            stopping = self.world.stops(stop())
+            if stopping or now - saved > config.checkpoint_seconds:
                 saved = now
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
                 if stopping:
                     raise Stopped
+        stopping = self.world.any(stop())  # since the last step began; a lost rank is found here, before a GPU waits
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
+        if stopping:
+            self.save()
+            raise Stopped
         self._finish_epoch()
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
@@ -192,7 +196,7 @@ class _Run:
         batches = self.batching.batches(self.progress.epoch, self.model)
         yield from (batches if isinstance(self.batching, RandomBatches) else self.world.same_batches(batches))[done:]
 
-    def _step(self, batch_rows: Tensor) -> Tensor:
+    def _step(self, batch_rows: Tensor, stop: bool) -> Tensor:
         config = self.config
         rate = learning_rate(config, self.progress.step, config.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
@@ -201,14 +205,14 @@ class _Run:
             self.model.set_progress(self.progress.step / self.steps_per_epoch)
         batch = self.rows.cut(self.world.share(batch_rows))
         self.world.reseed(config.seed, self.progress.step)
+        rows = self.world.tell(batch, stop=stop) if self.world.size > 1 else 0
         with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = self.objective(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.world.size > 1:
-            rows = self.world.rows(batch)
             loss = loss * rows
             loss.backward()
-            loss = self.world.average(self.model, loss, rows)
+            loss = self.world.average(self.model, loss)
         else:
             loss.backward()
         if config.clip_norm:
@@ -250,7 +254,7 @@ class _Run:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
         if (validated or last) and not extra:
             self.save()
-        (stopping,) = self.world.any(wish is not None and not extra)  # after the extra one the training is over anyway
+        stopping = self.world.any(wish is not None and not extra)  # after the extra one the training is over anyway
         if stopping:
             raise wish or StopTraining("another rank asked to stop")
 

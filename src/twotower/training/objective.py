@@ -140,7 +140,7 @@ class AgainstSamples:
         whole = self.world.whole(batch)
         negatives = _own_rows(self.sampler.sample(whole.batch), whole.own)
         encoded, fresh = self._encode(model, batch, negatives)
-        together = self._together(encoded, negatives, whole.sizes)
+        together = self._together(encoded, negatives, whole.batch.items.ids)
         scale = model.logit_scale()
         candidates = self._candidates(model, batch, encoded, negatives, scale, together, fresh)
         if negatives.per_row is not None:
@@ -159,12 +159,13 @@ class AgainstSamples:
             self.sampler.observe(together)
         return loss + own_losses(encoded) + self.regulariser(together)
 
-    def _together(self, encoded: Encoded, negatives: Negatives, sizes: list[int]) -> Encoded:
-        """The rows of all ranks, where something looks at more than this rank's."""
-        weighed = bool(self.regulariser.weights)
-        if not (negatives.in_batch or weighed or isinstance(self.sampler, Observer)):
-            return encoded
-        return self.world.gather(encoded, sizes, users=weighed)
+    def _together(self, encoded: Encoded, negatives: Negatives, ids: Tensor) -> Encoded:
+        """The rows of all ranks, where something looks at more than this rank's; candidates are items alone."""
+        if self.regulariser.weights:
+            return self.world.gather(encoded, ids)
+        if isinstance(self.sampler, Observer):
+            return self.world.gather(encoded, ids, users="without")
+        return self.world.gather(encoded, ids, users="own") if negatives.in_batch else encoded
 
     def _encode(self, model: Model, batch: Batch, negatives: Negatives) -> tuple[Encoded, State | None]:
         """What `forward` gives and, where they go through the item encoder in one call with the batch's, drawn items.
