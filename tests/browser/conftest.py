@@ -82,7 +82,7 @@ class Browser:
         return message
 
     def open(
-        self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
+        self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
     ) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if touch else 1}
         self.send("Emulation.setDeviceMetricsOverride", mobile=touch, **size)
@@ -90,7 +90,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._next()
         self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
