@@ -8,7 +8,7 @@ export function Find({ history, add }) {
   const [text, setText] = useState("");
   const field = useRef();
   const hits = useRef();
-  const { answer, problem, key, busy } = useAnswer("search", { text, k: MOST }, text ? 120 : 0);
+  const { answer, problem, busy } = useAnswer("search", { text, k: MOST }, text ? 120 : 0);
   const taken = new Set(history.map((item) => item.id));
 
   const onKey = (event) => {
@@ -21,7 +21,7 @@ export function Find({ history, add }) {
       field.current.focus();
     } else if (event.key === "Enter" && at < 0) {
       // what was found for fewer letters is not what is meant
-      if (!busy && key === JSON.stringify({ text, k: MOST }) && answer?.items.length) add(answer.items[0]);
+      if (!busy && answer?.items.length) add(answer.items[0]);
     }
     else return;
     event.preventDefault();

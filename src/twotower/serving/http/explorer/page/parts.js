@@ -24,17 +24,14 @@ export const Badge = ({ which }) => html`<span class="badge ${which}" aria-hidde
 export const Named = ({ item }) =>
   html`<span class="name">${item.title}</span>${item.more && html`<span class="more">${item.more}</span>`}`;
 
-// The answer to a question that changes: {answer, problem, busy}. A question that is no longer asked is given up.
+// The answer to a question that changes: {answer, problem, busy}. Until the next answer is there the last one stays, and
+// `busy` says so; a question that is no longer asked is given up.
 export function useAnswer(name, body, delay = 0) {
   const [state, setState] = useState({});
   const key = body && JSON.stringify(body);
   useEffect(() => {
-    if (!key) {
-      setState({});
-      return undefined;
-    }
+    if (!key) return setState({});
     const stop = new AbortController();
-    setState((old) => ({ ...old, busy: true }));
     const timer = setTimeout(async () => {
       try {
         const answer = await ask(name, JSON.parse(key), stop.signal);
@@ -48,5 +45,5 @@ export function useAnswer(name, body, delay = 0) {
       stop.abort();
     };
   }, [name, key]);
-  return state;
+  return key ? { ...state, busy: state.key !== key } : {};
 }

@@ -8,8 +8,8 @@ export function Why({ asker, chosen, close }) {
     if (chosen) panel.current.scrollIntoView({ block: "nearest" });
   }, [chosen]);
   const body = asker && chosen && { ...asker, bundle: chosen.which, item: chosen.item.id };
-  const { answer, problem, busy, key } = useAnswer("why", body);
-  const here = answer && body && key === JSON.stringify(body) ? answer : undefined;
+  const { answer, problem, busy } = useAnswer("why", body);
+  const here = busy ? undefined : answer;
   return html`<section class="card why" ref=${panel} aria-labelledby="why-head" aria-live="polite" aria-busy=${Boolean(busy)}>
     <div class="head">
       <h2 id="why-head">${chosen ? html`<${Badge} which=${chosen.which} /> Why “${chosen.item.title}”?` : "Why?"}</h2>
