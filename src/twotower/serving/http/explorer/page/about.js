@@ -12,7 +12,7 @@ function Card({ which, bundle }) {
   const { verdict, reasons, metrics } = bundle;
   return html`<section class="card bundle ${verdict ?? ""}" aria-label=${`Bundle ${bundle.folder}`}>
     <h2><${Badge} which=${which} /> ${bundle.folder}</h2>
-    <p class="quiet">${bundle.model}${bundle.then && ` then ${bundle.then}`} on ${bundle.data} · ${bundle.items.toLocaleString("en")} items · ${bundle.index} · ${bundle.created.slice(0, 10)} · ${bundle.bundle}</p>
+    <p class="quiet">${bundle.model}${bundle.then && ` then ${bundle.then}`} on ${bundle.data} · ${bundle.items.toLocaleString("en")} items · ${bundle.index} · ${bundle.created.slice(0, 10).replaceAll("-", "\u2011")} · ${bundle.bundle}</p>
     <p class="says">
       ${verdict ? html`<span class="sign" aria-hidden="true">${SIGN[verdict] ?? "?"}</span> <strong>${verdict}</strong>` : html`<span class="quiet">no diagnosis</span>`}
       ${metrics.map(({ name, value, interval }) => html`<span class="metric"><span class="quiet">${name}</span> ${value.toFixed(3)}${interval && html` <span class="quiet">${interval.map((end) => end.toFixed(3)).join("–")}</span>`}</span>`)}
