@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from twotower.core.errors import InputError
 from twotower.core.version import __version__
 from twotower.serving.http.explorer import requests
-from twotower.serving.http.explorer.shelf import Shelf, about, explains
+from twotower.serving.http.explorer.shelf import Drawn, Shelf, about, explains
 from twotower.serving.http.limits import read_json
 from twotower.serving.http.models import R, validated
 from twotower.serving.http.notices import gather
@@ -36,9 +37,10 @@ class Answers:
 
     async def about(self) -> dict[str, Any]:
         """Return what is served, and what a request may hold."""
+        found = [(which, served, await self._drawn(served)) for which, served in self._shelf.all().items()]
 
         def call() -> dict[str, Any]:
-            bundles = {which: about(served, self._shelf.drawn(served)) for which, served in self._shelf.all().items()}
+            bundles = {which: about(served, drawn) for which, served, drawn in found}
             return {"version": __version__, "bundles": bundles, "most": {"history": self._limits.history}}
 
         return await self._timed(call)
@@ -48,9 +50,9 @@ class Answers:
         asked = await self._read(requests.Search, request)
         self._check_k(asked.k)
         self._limits.check_ids("text", [asked.text])
+        titles = (await self._drawn(self._shelf.take("first"))).titles
 
         def call() -> dict[str, Any]:
-            titles = self._shelf.drawn(self._shelf.take("first")).titles
             return {"items": [titles.shown(*record) for record in titles.search(asked.text, asked.k)]}
 
         return await self._timed(call)
@@ -60,10 +62,11 @@ class Answers:
         asked = await self._read(requests.Seen, request)
         self._check_k(asked.k)
         self._limits.check_ids("user", [asked.user])
+        served = self._shelf.take("first")
+        titles = (await self._drawn(served)).titles
 
         def call() -> dict[str, Any]:
-            served = self._shelf.take("first")
-            titles, seen = self._shelf.drawn(served).titles, served.retriever.seen(asked.user)
+            seen = served.retriever.seen(asked.user)
             return {"items": [titles.shown(*record) for record in seen[: asked.k]], "seen": len(seen)}
 
         return await self._timed(call)
@@ -72,9 +75,9 @@ class Answers:
         """Recommend items from either bundle."""
         asked, served = await self._read_asker(requests.Recommend, request)
         self._limits.check_k(asked.k)
+        titles = (await self._drawn(served)).titles
 
         def call() -> dict[str, Any]:
-            titles = self._shelf.drawn(served).titles
             found = served.asked.recommend(asked.user, history=asked.history, k=asked.k)
             items = [{**titles.shown(one.id, one.columns), "score": _finite(one.score)} for one in found]
             by = served.retriever.answered_by(asked.user, asked.history)
@@ -83,12 +86,13 @@ class Answers:
         return await self._timed(call)
 
     async def why(self, request: Request) -> dict[str, Any]:
-        """Explain the score of one item."""
+        """Return the share of each item of the history in the score of one item."""
         asked, served = await self._read_asker(requests.Why, request)
         self._limits.check_ids("item", [asked.item])
+        titles = (await self._drawn(served)).titles
 
         def call() -> dict[str, Any]:
-            titles, by = self._shelf.drawn(served).titles, explains(served)
+            by = explains(served)
             (why,) = by.explain(asked.user, [asked.item], history=asked.history)
             (item,) = by.items([asked.item])
             largest = sorted(why.causes, key=lambda cause: -abs(cause.share))[:MOST_CAUSES]
@@ -108,9 +112,9 @@ class Answers:
         """Return the map of a bundle."""
         asked = await self._read(requests.Map, request)
         served = self._shelf.take(asked.bundle)
+        titles, space, why_not = await self._drawn(served)
 
         def call() -> dict[str, Any]:
-            titles, space, why_not = self._shelf.drawn(served)
             if space is None:
                 return {"items": [], "points": [], "note": why_not}
             records = served.retriever.bundle.item_vocabulary.records(space.rows)
@@ -124,9 +128,9 @@ class Answers:
         asked, served = await self._read_asker(requests.Place, request)
         self._limits.check_length("items", asked.items, self._limits.history)
         self._limits.check_ids("items", asked.items)
+        space, retriever = (await self._drawn(served)).space, served.retriever
 
         def call() -> dict[str, Any]:
-            space, retriever = self._shelf.drawn(served).space, served.retriever
             if space is None:
                 return {"user": [], "items": {}}
             known = retriever.bundle.item_vocabulary.known([str(item) for item in asked.items])
@@ -135,6 +139,10 @@ class Answers:
             return {"user": user, "items": dict(zip(known, points, strict=True))}
 
         return await self._timed(call)
+
+    async def _drawn(self, served: Served) -> Drawn:
+        """What is computed once, in a thread beside those that answer: after a swap it may take a second."""
+        return await asyncio.to_thread(self._shelf.drawn, served)
 
     async def _read(self, kind: type[R], request: Request) -> R:
         return validated(kind, await read_json(request, self._limits))

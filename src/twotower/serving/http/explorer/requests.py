@@ -16,14 +16,14 @@ class Search(Request):
 
 
 class Seen(Request):
-    """Ask what a known user has seen."""
+    """Describe a request for what a known user has seen."""
 
     user: Id = Field(description="Id of a known user.")
     k: int = Field(20, description="How many items, the latest first.")
 
 
 class Asked(Request):
-    """Describe who asks, and of which bundle."""
+    """Describe the user of a request, and the bundle that it is for."""
 
     bundle: Which = Field("first", description="The bundle of the service, or the one beside it.")
     user: Id | None = Field(None, description="Id of a known user; or give a history, or both.")
@@ -31,24 +31,24 @@ class Asked(Request):
 
 
 class Recommend(Asked):
-    """Ask for a list."""
+    """Describe a request for recommendations."""
 
     k: int = Field(10, description="How many items.")
 
 
 class Why(Asked):
-    """Ask why one item has its score."""
+    """Describe a request for the reasons of one item's score."""
 
     item: Id = Field(description="Id of a known item.")
 
 
 class Place(Asked):
-    """Ask where the user and items lie on the map."""
+    """Describe a request for the coordinates of the user and of items on the map."""
 
     items: list[Id] = Field(default_factory=list, description="Item ids; those that are unknown are left out.")
 
 
 class Map(Request):
-    """Ask for the map of a bundle."""
+    """Describe a request for the map of a bundle."""
 
     bundle: Which = Field("first", description="The bundle of the service, or the one beside it.")

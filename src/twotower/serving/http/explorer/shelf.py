@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from twotower.core.errors import InputError
@@ -81,7 +80,7 @@ def about(served: Served, drawn: Drawn) -> dict[str, Any]:
     then = None if served.pipeline is None else served.pipeline.ranker.bundle.manifest["model"]["name"]
     bounds = manifest.get("intervals") or {}
     return {
-        "folder": Path(served.folder).name,
+        "folder": served.folder.absolute().name,
         "model": served.model,
         "then": then,
         "data": str(manifest["data"]),

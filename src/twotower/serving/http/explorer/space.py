@@ -49,14 +49,14 @@ class Space:
         self.note = f"Directions of {sample}; {held}."
 
     def items(self, item_rows: Sequence[int]) -> list[list[float]]:
-        """Return where items lie, by their rows in the catalogue."""
+        """Return the coordinates of items, by their rows in the catalogue."""
         if not item_rows:
             return []
         wanted = torch.tensor(item_rows, dtype=torch.int64, device=self._ids.device)
         return self._placed(self._directions(self._order[torch.searchsorted(self._ids, wanted)]))
 
     def user(self, asker: Asker) -> list[list[float]]:
-        """Return where the direction of a user lies; of none whose model has no user vector among its items'."""
+        """Return the coordinates of a user's direction; none where the model's user is no vector among its items'."""
         model = self._bundle.model
         if not (model.inner_product and model.has_vectors):
             return []
