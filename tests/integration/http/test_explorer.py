@@ -138,6 +138,31 @@ def test_search_finds_by_title_id_and_words_and_begins_with_the_items_of_the_mos
     }
 
 
+def test_titles_that_begin_so_come_first_and_accents_do_not_matter(
+    build: Build, ask: Ask, write: Write, titled_dataset: Dataset, tmp_path: Path
+) -> None:
+    import duckdb
+
+    path = tmp_path / "prepared" / "vocabulary" / "items.parquet"
+    names = {2: "Das Boot", 3: "Bootmen", 4: "BOOTY CALL", 5: "Amélie", 6: "Heat", 7: "Heat 2", 8: None, 9: "Rebooted"}
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE items (row BIGINT, id VARCHAR, title VARCHAR)")
+    connection.executemany(
+        "INSERT INTO items VALUES (?, ?, ?)", [(row, f"i{row}", name) for row, name in names.items()]
+    )
+    connection.execute(f"COPY items TO '{path}'")
+    write(tmp_path / "named", titled_dataset)
+    app = build(tmp_path / "named", explorer=True)
+    counts = titled_dataset.log.items.bincount(minlength=10)
+    found = ids(ask(app, API + "search", {"text": "boot"}))
+    assert found == [
+        *sorted(["i3", "i4"], key=lambda id: -counts[int(id[1:])]),
+        *sorted(["i2", "i9"], key=lambda id: -counts[int(id[1:])]),
+    ]
+    assert ids(ask(app, API + "search", {"text": "amelie"})) == ids(ask(app, API + "search", {"text": "AMÉ"})) == ["i5"]
+    assert ask(app, API + "search", {"text": "i8"}).json()["items"] == [{"id": "i8", "title": "i8", "more": ""}]
+
+
 def test_a_list_is_that_of_the_bundle_asked(app: Any, ask: Ask, bundle_folder: Path, beside_folder: Path) -> None:
     for which, folder in (("first", bundle_folder), ("second", beside_folder)):
         want = twotower.load(folder).recommend(history=["i2", "i5"], k=3)
@@ -177,6 +202,22 @@ def test_the_map_places_items_where_a_further_question_finds_them(app: Any, ask:
     assert placed["items"] == {"i2": points["i2"], "i9": points["i9"]}
     assert len(placed["user"]) == 1
     assert ask(app, API + "place", {"user": "u3"}).json()["items"] == {}
+
+
+def test_a_large_catalogue_is_drawn_as_a_sample_and_every_item_can_be_placed(
+    build: Build, ask: Ask, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twotower.serving.http.explorer import space
+
+    monkeypatch.setattr(space, "MOST_POINTS", 3)
+    app = build(bundle_folder, explorer=True)
+    found = ask(app, API + "map", {}).json()
+    assert len(found["points"]) == 3
+    assert "3 of 8 items, drawn at random" in found["note"]
+    every = [f"i{row}" for row in range(2, 10)]
+    placed = ask(app, API + "place", {"user": "u3", "items": every}).json()["items"]
+    assert list(placed) == every
+    assert [placed[item["id"]] for item in found["items"]] == found["points"]
 
 
 def test_a_model_without_item_vectors_says_that_it_has_no_map(app: Any, ask: Ask) -> None:

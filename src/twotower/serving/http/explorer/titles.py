@@ -47,12 +47,14 @@ class Titles:
         exact = [self._place[text]] if text in self._place else []
         begin: list[int] = []
         hold: list[int] = []
-        for place, key in enumerate(self._keys):
+        first = words[0] if words else ""
+        # one plain test an item: most of a large catalogue goes no further
+        for place in (place for place, key in enumerate(self._keys) if first in key):
             if len(begin) >= k:
                 break
-            if key.startswith(whole):
+            if self._keys[place].startswith(whole):
                 begin.append(place)
-            elif len(hold) < k and all(word in key for word in words):
+            elif len(hold) < k and all(word in self._keys[place] for word in words):
                 hold.append(place)
         return [self._records[place] for place in dict.fromkeys(exact + begin + hold)][:k]
 
