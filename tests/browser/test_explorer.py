@@ -44,11 +44,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     events = [(f"u{user}", (user * 7 + step * (1 + user % 3)) % ITEMS, step) for user in range(60) for step in range(9)]
     log = {"user": [user for user, _, _ in events], "item": [f"i{item}" for _, item, _ in events]}
     log["time"] = [1_700_000_000 + 3600 * step for _, _, step in events]
-    films = {
-        "item": [f"i{number}" for number in range(ITEMS)],
-        "title": titles,
-        "year": list(range(1980, 1980 + ITEMS)),
-    }
+    films = {"item": [f"i{number}" for number in range(ITEMS)], "title": titles}
+    films["genre"] = [f"Adventure, romance, science fiction, war, western and {number % 3}" for number in range(ITEMS)]
+    films["year"] = [str(1980 + number) for number in range(ITEMS)]
     data = twotower.Dataset.from_frames(log, items=films, name="films")
     twotower.train("two_tower", data, to=folder / "towers", epochs=2)
     twotower.train("item_lists", data, to=folder / "lists")
@@ -264,6 +262,25 @@ def test_arrow_keys_walk_over_the_map_and_enter_adds(browser: Any, page: str) ->
     assert names(browser, ".taken") == visited[-1:]
     press(browser, "Escape")
     wait(browser, "document.querySelector('.tip').hidden")
+
+
+def test_the_pointer_names_a_point_of_the_map_and_a_click_adds_it(browser: Any, page: str) -> None:
+    opened(browser, page)
+    left, top, width, height = browser.evaluate(
+        "(() => { const map = document.getElementById('map'); map.scrollIntoView({ block: 'center' });"
+        "const box = map.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"
+    )
+    named = "document.querySelector('.tip:not([hidden]) .name')?.textContent"
+    for step in range(400):
+        x, y = left + width * (step % 20 + 0.5) / 20, top + height * (step // 20 + 0.5) / 20
+        browser.mouse("mouseMoved", x, y)
+        if title := browser.evaluate(named):
+            break
+    browser.click(x, y)
+    wait(browser, "document.querySelectorAll('.taken li').length === 1")
+    assert names(browser, ".taken") == [title]
+    browser.mouse("mouseMoved", 2, 2)
+    assert browser.problems == []
 
 
 def test_the_focus_stays_at_its_rank_when_an_item_leaves_the_list(browser: Any, page: str) -> None:

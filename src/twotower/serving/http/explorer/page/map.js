@@ -1,5 +1,5 @@
 // The map of a bundle's item vectors, with the history, the list and the current user on it.
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
+import { html, useLayoutEffect, useRef, useState } from "./preact-htm.js";
 import { LETTER, Named, Problem, useAnswer } from "./parts.js";
 import { draw, layout, nearest, onward } from "./picture.js";
 
@@ -8,7 +8,7 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 export function Picture({ bundles, asker, found, history, chosen, add }) {
   const [which, pick] = useState(() => Object.keys(bundles).find((name) => bundles[name].map) ?? "first");
   const list = found[which].answer?.items ?? [];
-  const { answer, problem } = useAnswer("map", { bundle: which });
+  const { answer, problem, busy } = useAnswer("map", { bundle: which });
   const wanted = [...history, ...list];
   const asked = asker && answer?.points.length && found[which].answer && !found[which].busy ? { ...asker, bundle: which, items: wanted.map((item) => item.id) } : undefined;
   const placed = useAnswer("place", asked);
@@ -19,7 +19,7 @@ export function Picture({ bundles, asker, found, history, chosen, add }) {
     ...on.user.map((point) => ({ point, shape: "star", ink: "healthy", size: 12 })),
   ];
   const noUser = asked && placed.answer && !on.user.length;
-  return html`<section class="card map" aria-labelledby="map-head">
+  return html`<section class="card map" aria-labelledby="map-head" aria-busy=${Boolean(busy || placed.busy)}>
     <div class="head">
       <h2 id="map-head">Map</h2>
       ${bundles.second && html`<div class="choice" role="group" aria-label="Map of">
@@ -28,7 +28,7 @@ export function Picture({ bundles, asker, found, history, chosen, add }) {
     </div>
     ${problem && html`<${Problem} problem=${problem} />`}
     ${placed.problem && html`<${Problem} problem=${placed.problem} />`}
-    ${answer && (answer.points.length ? html`<${Scene} ...${{ answer, marks, which, add }} />` : html`<p class="empty">${answer.note}</p>`)}
+    ${answer && (answer.points.length ? html`<${Scene} key=${which} ...${{ answer, marks, which, add }} />` : html`<p class="empty">${answer.note}</p>`)}
     ${answer?.points.length > 0 && html`
       <ul class="legend" aria-label="Marks">
         <li><span class="key star"></span>the user</li><li><span class="key square"></span>history</li>
@@ -50,7 +50,6 @@ function Scene({ answer, marks, which, add }) {
     themed.observe(document.documentElement, { attributeFilter: ["data-theme"] });
     return () => [resized, themed].forEach((watch) => watch.disconnect());
   }, []);
-  useEffect(() => setCursor(-1), [answer]);
 
   const user = marks.filter((mark) => !mark.item).map((mark) => mark.point);
   const at = layout(answer.points, user, ...size);
@@ -67,6 +66,8 @@ function Scene({ answer, marks, which, add }) {
     const { left, top } = canvas.current.getBoundingClientRect();
     return nearest(places, event.clientX - left, event.clientY - top);
   };
+  // a browser tells of a pointer that rests, too, when the page moves below it: the keyboard's place stays then
+  const moved = (event) => event.pointerType === "mouse" && (event.movementX || event.movementY);
   const take = (place) => items[place]?.id !== undefined && add(items[place]);
   const onKey = (event) => {
     if (ARROWS[event.key]) setCursor(cursor < 0 ? 0 : onward(places, cursor, ARROWS[event.key]));
@@ -79,8 +80,8 @@ function Scene({ answer, marks, which, add }) {
   return html`<div class="scene">
     <canvas
       id="map" ref=${canvas} tabindex="0" role="application" aria-label=${`Map of ${answer.items.length} items; arrow keys go from point to point`}
-      onPointerMove=${(event) => event.pointerType === "mouse" && setCursor(point(event))}
-      onPointerLeave=${(event) => event.pointerType === "mouse" && setCursor(-1)}
+      onPointerMove=${(event) => moved(event) && setCursor(point(event))}
+      onPointerLeave=${(event) => event.pointerType === "mouse" && document.activeElement !== canvas.current && setCursor(-1)}
       onClick=${(event) => {
         const place = point(event);
         setCursor(place);
