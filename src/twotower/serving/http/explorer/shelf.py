@@ -103,5 +103,5 @@ def _draw(bundle: Bundle) -> Drawn:
     titles = Titles(bundle)
     try:
         return Drawn(titles, Space(bundle), "")
-    except InputError as error:
-        return Drawn(titles, None, f"No map: {error}")
+    except InputError:
+        return Drawn(titles, None, "No map: this model has no item vectors.")
