@@ -19,6 +19,31 @@ _FLAGS = (
     *("--remote-debugging-pipe", "--enable-unsafe-swiftshader", "--force-device-scale-factor=1"),
 )
 
+_CONTRAST = """(() => {
+  const light = (text) => {
+    const part = text.match(/[\\d.]+/g).slice(0, 3).map((value) => value / 255)
+      .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const found = getComputedStyle(node).backgroundColor;
+      if (found !== "rgba(0, 0, 0, 0)") return found;
+    }
+  };
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const found = {};
+  const texts =
+    "h1,h2,h3,p,li,td,th,button,select,caption,figcaption,svg text,.meaning,.sign,.badge,.more,.also,.score";
+  for (const node of document.querySelectorAll(texts)) {
+    const style = getComputedStyle(node);
+    const ink = node.closest("svg") ? style.fill : style.color;
+    const back = behind(node.closest("svg") ?? node);
+    found[`${node.tagName} ${ink} on ${back}`] = ratio(light(ink), light(back));
+  }
+  return found;
+})()"""
+
 
 class Browser:
     """One tab. ``problems`` holds console errors, exceptions and log entries; ``requests`` every URL asked for."""
@@ -82,7 +107,7 @@ class Browser:
         return message
 
     def open(
-        self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
+        self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
     ) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if touch else 1}
         self.send("Emulation.setDeviceMetricsOverride", mobile=touch, **size)
@@ -90,7 +115,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._next()
         self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -100,6 +125,10 @@ class Browser:
         answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def contrast(self) -> dict[str, float]:
+        """The contrast of each kind of text with what lies behind it."""
+        return self.evaluate(_CONTRAST)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         pressed = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}

@@ -14,29 +14,6 @@ pytestmark = pytest.mark.browser
 
 NASTY = "</script><img src=x onerror=\"console.error('run')\"> & 'quoted'"
 CAUSE = {"feature": "brand", "missing": 1.0, "reason": "<b>empty</b> now, " * 12, "restored": {"verdict": "healthy"}}
-CONTRAST = """(() => {
-  const light = (text) => {
-    const part = text.match(/[\\d.]+/g).slice(0, 3).map((value) => value / 255)
-      .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
-  };
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const found = getComputedStyle(node).backgroundColor;
-      if (found !== "rgba(0, 0, 0, 0)") return found;
-    }
-  };
-  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  const found = {};
-  const texts = "h1,h2,h3,p,li,td,th,button,select,caption,figcaption,svg text,.meaning,.sign";
-  for (const node of document.querySelectorAll(texts)) {
-    const style = getComputedStyle(node);
-    const ink = node.closest("svg") ? style.fill : style.color;
-    const back = behind(node.closest("svg") ?? node);
-    found[`${node.tagName} ${ink} on ${back}`] = ratio(light(ink), light(back));
-  }
-  return found;
-})()"""
 INK = """(() => {
   const canvas = document.getElementById("scene");
   const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
@@ -102,7 +79,7 @@ def test_opens_alone_without_errors_and_readable(browser, page, dark):
     assert browser.problems == []
     assert browser.requests == [page.as_uri()]
     assert browser.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
-    contrast = browser.evaluate(CONTRAST)
+    contrast = browser.contrast()
     assert len(contrast) > 10
     assert {name: ratio for name, ratio in contrast.items() if ratio < 4.5} == {}
 

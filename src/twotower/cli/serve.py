@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 EXAMPLES = examples(
     "twotower serve runs/sasrec --port 8000",
     "twotower serve runs/ease --then runs/fit --candidates 500 --token-file token.txt",
+    "twotower serve runs/sasrec --beside runs/ease",
 )
 
 
@@ -33,6 +34,12 @@ def command(
     allow_collapsed: Annotated[
         bool, typer.Option("--allow-collapsed", help="Swap a bundle in even if its diagnosis says collapsed.")
     ] = False,
+    explorer: Annotated[
+        bool, typer.Option("--explorer", help="Serve a page for people too, at /explorer/: search, lists, why, map.")
+    ] = False,
+    beside: Annotated[
+        Path | None, typer.Option(help="Bundle that the page shows next to the first; brings --explorer.")
+    ] = None,
 ) -> None:
     """Answer over HTTP from a bundle until stopped."""
     if candidates is not None and then is None:
@@ -63,4 +70,6 @@ def command(
         token=token,
         limits=Limits(concurrency=concurrency),
         threads=threads,
+        explorer=explorer or beside is not None,
+        beside=beside,
     )

@@ -86,18 +86,35 @@ def principal(vectors: Float[Tensor, "points dim"], width: int) -> tuple[Tensor,
     Axes that the vectors do not have are zero. The largest entry of each axis is positive, so signs do not flip
     between runs.
     """
-    centred = vectors.double() - vectors.double().mean(0)
-    _, values, axes = torch.linalg.svd(centred, full_matrices=False)
+    plane = principal_axes(vectors, width)
+    return (vectors.double() - plane.mean) @ plane.axes.T, plane.shares
+
+
+class Axes(NamedTuple):
+    """Hold principal axes: ``mean`` [dim] of the vectors, ``axes`` [width, dim] and the variance's ``shares`` [width].
+
+    A further vector lies at ``(vector - mean) @ axes.T``.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    shares: Tensor
+
+
+def principal_axes(vectors: Float[Tensor, "points dim"], width: int) -> Axes:
+    """Return the mean and the first principal axes of vectors, as `principal` draws them, in float64."""
+    mean = vectors.double().mean(0)
+    _, values, axes = torch.linalg.svd(vectors.double() - mean, full_matrices=False)
     axes = axes * torch.take_along_dim(axes, axes.abs().argmax(1, keepdim=True), 1).sign()
     total = values.square().sum()
     # what rounding alone leaves of equal vectors is no spread
     floor = torch.finfo(torch.float64).eps * vectors.double().abs().max() * max(vectors.shape)
-    coordinates, shares = torch.zeros(len(vectors), width).double(), torch.zeros(width).double()
+    first, shares = torch.zeros(width, vectors.shape[1]).double(), torch.zeros(width).double()
     if total.sqrt() > floor:
         there = min(width, len(values))
-        coordinates[:, :there] = centred @ axes[:there].T
+        first[:there] = axes[:there]
         shares[:there] = values[:there].square() / total
-    return coordinates, shares
+    return Axes(mean, first, shares)
 
 
 def _t_sne(axes: Tensor, width: int, perplexity: float, seed: int) -> Tensor:

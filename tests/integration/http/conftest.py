@@ -14,15 +14,22 @@ TOKEN = "a-token-for-tests-only"
 
 @pytest.fixture
 def build() -> Callable[..., Any]:
-    """Make the application of a bundle; settings of the loader and of the application by name."""
+    """Make the application of a bundle; settings of the loader and of the application by name.
+
+    ``explorer`` is True or False, and ``beside`` the folder of its second bundle.
+    """
     pytest.importorskip("fastapi")
 
     def made(folder: Path, then: Path | None = None, **settings: Any) -> Any:
         from twotower.serving.http.app import create_app
+        from twotower.serving.http.explorer.shelf import Shelf
         from twotower.serving.http.swap import Loader, Slot
 
         loader = Loader(allow_collapsed=settings.pop("allow_collapsed", False))
-        return create_app(Slot(loader.load(folder, then), loader), **settings)
+        slot, beside = Slot(loader.load(folder, then), loader), settings.pop("beside", None)
+        if settings.pop("explorer", False) or beside:
+            settings["explorer"] = Shelf(slot, None if beside is None else loader.load(beside, None))
+        return create_app(slot, **settings)
 
     return made
 

@@ -33,7 +33,7 @@ bodies = st.dictionaries(keys, values, max_size=4)
 
 @pytest.fixture
 def app(build: Callable[..., Any], bundle_folder: Path) -> Any:
-    return build(bundle_folder, token=TOKEN)
+    return build(bundle_folder, token=TOKEN, explorer=True)
 
 
 ROUTES = {
@@ -45,6 +45,13 @@ ROUTES = {
     ("GET", "/healthz"): {200},
     ("GET", "/readyz"): {200},
     ("GET", "/metrics"): {200},
+    ("GET", "/explorer/api/about"): {200},
+    ("POST", "/explorer/api/search"): {200, 400},
+    ("POST", "/explorer/api/seen"): {400, 404},
+    ("POST", "/explorer/api/recommend"): {400, 404},
+    ("POST", "/explorer/api/why"): {400, 404},
+    ("POST", "/explorer/api/map"): {200, 400},
+    ("POST", "/explorer/api/place"): {400, 404},
 }
 """Every route of the service, and what a fuzzer's questions must have met there."""
 

@@ -115,3 +115,33 @@ def test_a_service_that_cannot_start_says_why_in_one_line(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert text in last
+
+
+def test_a_second_bundle_brings_the_explorer(
+    write: Callable[..., Model], titled_dataset: Dataset, bundle_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("uvicorn")
+    write(tmp_path / "second", titled_dataset, "item_lists")
+    service = Running(str(bundle_folder), "--beside", str(tmp_path / "second"), log=tmp_path / "log")
+    try:
+        assert "/explorer/" in service.wait_for(r"INFO (explorer: .*)")
+        with urllib.request.urlopen(service.url + "/explorer", timeout=10) as page:
+            assert page.url == service.url + "/explorer/"
+            assert "twotower explorer" in page.read().decode()
+        models = {which: bundle["model"] for which, bundle in service.get("/explorer/api/about")["bundles"].items()}
+        assert models == {"first": "two_tower", "second": "item_lists"}
+    finally:
+        assert service.stop()[0] == 0
+
+
+def test_a_second_bundle_that_cannot_be_read_stops_the_service_before_it_listens(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("uvicorn")
+    missing = str(tmp_path / "nothing-here")
+    command = [sys.executable, "-m", "twotower", "serve", str(bundle_folder), "--beside", missing, "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert missing in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "running on" not in ended.stderr

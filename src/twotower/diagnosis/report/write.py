@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -21,6 +20,7 @@ from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables
 from twotower.diagnosis.report.points import choose_rows, colouring, groups, neighbours_of, shorten, view
+from twotower.diagnosis.report.style import asset, report_style
 from twotower.diagnosis.table import TITLE_NAMES
 from twotower.diagnosis.vectors import Vectors
 
@@ -116,12 +116,11 @@ def _points(rows: Vectors, columns: dict[str, list[Any]], seed: int) -> tuple[di
 
 
 def _page(diagnosis: Diagnosis, points: dict[str, Any], notes: list[str], title: str) -> str:
-    assets = files("twotower.diagnosis.report")
-    style = (assets / "page.css").read_text(encoding="utf-8")
-    parts = "\n".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    style = report_style()
+    parts = "\n".join(asset(name) for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{parts}}})();\n'
     data = json.dumps(points, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
+    return Template(asset("page.html")).substitute(
         title=escape(f"{diagnosis.verdict}: {title}"),
         # the page may run this script and nothing else: not even one that a title smuggled in
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from string import Template
 from typing import Any
 
@@ -15,6 +14,7 @@ from twotower.core.durations import clock
 from twotower.core.files import read_json, replacing_file
 from twotower.data.describe import describe
 from twotower.diagnosis.report.charts import Axes
+from twotower.diagnosis.report.style import report_style
 from twotower.diagnosis.report.words import VERDICTS
 from twotower.experiment.ladder.advice import advice
 from twotower.experiment.ladder.examples import Example, examples
@@ -38,7 +38,7 @@ def write_page(fitted: Fitted, *, budget: float) -> None:
         fitted: what a fit has left; its bundle is asked for the examples.
         budget: seconds that it was given.
     """
-    style = follow_system((files("twotower.diagnosis.report") / "page.css").read_text(encoding="utf-8")) + STYLE
+    style = follow_system(report_style()) + STYLE
     name = fitted.dataset.name
     steps = "".join(f"<li>{text}</li>" for text in advice(fitted, budget=budget))
     page = _PAGE.substitute(

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,7 +19,9 @@ from starlette.responses import PlainTextResponse, Response
 from twotower.core.errors import InputError
 from twotower.core.version import __version__
 from twotower.serving.http.answers import Json, error, on_input_error
-from twotower.serving.http.gate import Gate
+from twotower.serving.http.explorer.routes import PAGE, add_explorer
+from twotower.serving.http.explorer.shelf import Shelf
+from twotower.serving.http.gate import OPEN, Gate
 from twotower.serving.http.limits import Limits, RefusedError
 from twotower.serving.http.metrics import Metrics
 from twotower.serving.http.models import Rank, Recommend, SimilarTo, Swap
@@ -43,7 +45,12 @@ ANSWERS = {
 
 
 def create_app(
-    slot: Slot, *, token: str | None = None, limits: Limits | None = None, threads: int | None = None
+    slot: Slot,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    explorer: Shelf | None = None,
 ) -> FastAPI:
     """Return the ASGI application that serves what the slot holds.
 
@@ -52,6 +59,7 @@ def create_app(
         token: what every request must send, but for the health routes; None: any may ask, and none may swap.
         limits: what a request may ask for.
         threads: requests that are answered at the same time; None: one a core.
+        explorer: what the explorer's page shows; None: there is no such page.
     """
     metrics = Metrics()
     service = Service(slot, limits or Limits(), metrics, threads or os.cpu_count() or 1)
@@ -76,18 +84,17 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(Gate, metrics=metrics, token=token)
+    app.add_middleware(Gate, metrics=metrics, token=token, open_paths=OPEN if explorer is None else (*OPEN, *PAGE))
     app.add_exception_handler(InputError, on_input_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     _add_routes(app, service, may_swap=token is not None)
+    if explorer is not None:
+        add_explorer(app, service, explorer, _described(ANSWERS))
     return app
 
 
 def _add_routes(app: FastAPI, service: Service, *, may_swap: bool) -> None:
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
-        for status, text in ANSWERS.items()
-    }
+    answers = _described(ANSWERS)
     get: dict[int | str, dict[str, Any]] = {status: answers[status] for status in (400, 401, 404, 503)}
 
     @app.post("/v1/recommend", summary="Recommend", responses=answers, openapi_extra=_takes(Recommend))
@@ -139,6 +146,11 @@ def _add_routes(app: FastAPI, service: Service, *, may_swap: bool) -> None:
         served = service.slot.served
         text = service.metrics.text(model=served.model, digest=served.digest, ready=service.ready)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _described(texts: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {status: {"description": text, "content": content} for status, text in texts.items()}
 
 
 def _takes(kind: type[Body], *, required: bool = True) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import uvicorn
 
 from twotower.core.errors import InputError
 from twotower.serving.http.app import create_app
+from twotower.serving.http.explorer.files import HOME
+from twotower.serving.http.explorer.shelf import Shelf
 from twotower.serving.http.gate import access
 from twotower.serving.http.limits import Limits
 from twotower.serving.http.swap import Loader, Slot
@@ -48,8 +50,13 @@ def serve(
     token: str | None,
     limits: Limits,
     threads: int | None,
+    explorer: bool = False,
+    beside: Path | None = None,
 ) -> None:
     """Load, listen and answer until SIGTERM or Ctrl-C; requests under way are then answered to their end.
+
+    With ``explorer`` there is a page at ``/explorer/`` for people, which shows ``beside`` next to the first where it is
+    given.
 
     Raises:
         InputError: if a bundle cannot be served.
@@ -59,7 +66,11 @@ def serve(
     torch.set_num_threads(1)  # requests share the cores: one thread each
     if token is None and host not in LOOPBACK:
         log.warning("%s: whoever reaches this address may ask; give --token-file", host)
-    app = create_app(slot, token=token, limits=limits, threads=threads)
+    shelf = None
+    if explorer:
+        shelf = Shelf(slot, None if beside is None else loader.load(beside, None))
+        log.info("explorer: a page for people at %s", HOME)
+    app = create_app(slot, token=token, limits=limits, threads=threads, explorer=shelf)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when all is answered
     config = uvicorn.Config(
         app,
