@@ -29,13 +29,12 @@ def data() -> Dataset:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nobody_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    yield
 
 
 class Notes(Tracker):

@@ -181,9 +181,8 @@ def note_id(run: TrackedRun, service: str, **values: str) -> None:
 def noted_id(run: TrackedRun, service: str, **where: str) -> str | None:
     """Return the id under which a resumed run was tracked in the same place; None: it begins anew."""
     found = _notes(run.folder).get(service, {}) if run.resume and run.folder is not None else {}
-    return (
-        str(found["id"]) if "id" in found and all(found.get(name) == value for name, value in where.items()) else None
-    )
+    same = "id" in found and all(found.get(name) == value for name, value in where.items())
+    return str(found["id"]) if same else None
 
 
 def _notes(folder: Path) -> dict[str, Any]:
