@@ -113,7 +113,7 @@ def test_a_service_that_fails_is_given_up_with_one_warning(data: Dataset, caplog
     notes = Notes(broken="log")
     trained = twotower.train("two_tower", data, callbacks=[notes], **SMALL)
     assert len(trained.records) == 2
-    assert [name for name, _ in notes.calls] == ["open", "log"]
+    assert [name for name, _ in notes.calls] == ["open", "log", "close"]
     (line,) = [record.getMessage() for record in caplog.records if "notes" in record.getMessage()]
     assert line == "notes: ConnectionError: the line is cut; it is given up, and the training goes on"
 

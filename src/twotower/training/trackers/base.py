@@ -96,10 +96,10 @@ class Tracker(Silent, ABC):
         """Write the figures of the record."""
         phase = PHASES[min(self._fits, len(PHASES)) - 1]
         figures: dict[str, float] = {
-            f"{phase}/{name}": getattr(record, name) for name in ("epoch", "loss", "learning_rate", "seconds")
+            f"{phase}/{name}": float(getattr(record, name)) for name in ("epoch", "loss", "learning_rate", "seconds")
         }
-        figures |= {f"validation/{name}": value for name, value in record.metrics.items()}
-        figures |= {f"geometry/{name}": value for name, value in record.geometry.items()}
+        figures |= {f"validation/{name}": float(value) for name, value in record.metrics.items()}
+        figures |= {f"geometry/{name}": float(value) for name, value in record.geometry.items()}
         self._safely(lambda: self.log(figures, record.step))
 
     def tested(self, metrics: Mapping[str, float]) -> None:
@@ -113,6 +113,9 @@ class Tracker(Silent, ABC):
 
     def ended(self, status: str) -> None:
         """Close the service; the tracker may then follow another run."""
+        if self._lost and self._open:
+            with contextlib.suppress(Exception):  # it has had its warning
+                self.close(status)
         self._safely(lambda: self.close(status))
         self._fits, self._open, self._lost = 0, False, False
 
