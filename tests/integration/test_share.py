@@ -20,6 +20,7 @@ from twotower.data.dataset import Dataset
 from twotower.models.base import Model
 from twotower.serving.retriever import load
 from twotower.serving.share.address import check_names, reaching, shown_address
+from twotower.serving.share.files import Files
 from twotower.serving.share.transfer import pull, push
 
 
@@ -278,6 +279,14 @@ def test_what_does_not_arrive_as_it_was_sent_is_noticed(
     monkeypatch.setattr(MemoryFileSystem, "put_file", spoiled)
     with pytest.raises(ConnectionError, match="did not arrive as it was sent; nothing is changed"):
         push(bundle_folder, "memory://films")
+    assert not memory
+
+
+def test_a_whole_bucket_is_no_place_for_a_bundle(bundle_folder: Path, memory: dict[str, Any]) -> None:
+    place = Files("memory://models")
+    place.path = "models"  # as s3fs and gcsfs give it
+    with pytest.raises(InputError, match="a whole bucket; name a folder in it, such as memory://models/films"):
+        place.store(bundle_folder, {}, replace=False)
     assert not memory
 
 

@@ -196,6 +196,29 @@ def test_the_curves_of_a_resumed_run_have_each_epoch_once(data: Dataset, tmp_pat
     assert [step for step, _ in scalars(events)["train/loss"]] == [record.step for record in trained.records]
 
 
+def test_epochs_after_the_last_checkpoint_are_taken_back(data: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra 'tensorboard'")
+    model = twotower.train("popularity", data, device="cpu").model
+    for begin, steps in ((0, (4, 8, 12)), (8, (12, 16))):
+        board = tracker(f"tensorboard:{tmp_path / 'events'}")
+        board.describe(TrackedRun(title="x", toml="", settings={}, resume=begin > 0))
+        board.started(4, 4, begin)
+        for step in steps:
+            board.epoch_done(EpochRecord(step // 4, step, float(begin + step), 0.1, 1.0), model)
+        board.ended("stopped")
+    assert scalars(tmp_path / "events")["train/loss"] == [(4, 4.0), (8, 8.0), (12, 20.0), (16, 24.0)]
+
+
+def test_a_run_that_starts_from_nothing_forgets_the_ids_of_an_earlier_one(data: Dataset, tmp_path: Path) -> None:
+    note = tmp_path / "b.run" / "tracking.json"
+    note.parent.mkdir()
+    for resume, kept in ((False, False), (True, True)):
+        note.write_text('{"mlflow": {"id": "old"}}')
+        epochs = 3 if resume else 2
+        twotower.train("two_tower", data, to=tmp_path / "b", resume=resume, **{**SMALL, "epochs": epochs})
+        assert note.is_file() == kept
+
+
 def test_mlflow_has_parameters_metrics_and_artefacts_and_a_resumed_run_goes_on(data: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="needs the extra 'mlflow'")
     from mlflow.tracking import MlflowClient

@@ -97,6 +97,8 @@ class Files:
             self._store_locally(self.local, folder, hashes, replace=replace)
             return
         last = posixpath.basename(self.path)
+        if last == self.path:
+            raise InputError(f"{self.name}: a whole bucket; name a folder in it, such as {self.name.rstrip('/')}/films")
         partial = f"{self.path.removesuffix(last)}.{last}.{secrets.token_hex(4)}"
         kept = False
         try:
