@@ -216,6 +216,7 @@ MODULE_OF = {
     "faiss-cpu": "faiss",
     "umap-learn": "umap",
     "tensorboard": "torch.utils.tensorboard",
+    "mlflow-skinny": "mlflow",
 }
 """Modules of packages that have another name; PyTorch imports tensorboard for us."""
 

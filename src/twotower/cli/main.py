@@ -34,6 +34,8 @@ VERBS = [
     "serve",
     "export",
     "vectors",
+    "push",
+    "pull",
     "diagnose",
     "remedy",
     "reproduce",

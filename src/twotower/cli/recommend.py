@@ -20,6 +20,7 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 --why",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
+    "twotower recommend runs/sasrec --all --then runs/fit --candidates 500 --to lists.parquet",
     "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
 )
 
@@ -62,18 +63,29 @@ def command(
     from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
 
-    if everyone or users is not None or to is not None:
-        _check_many(everyone, users, to, user, history, then, candidates, why)
-        assert to is not None, "it was checked to be given"
-        from twotower.cli.recommend_all import write
-
-        left_out = split_ids(exclude or "")
-        write(bundle, to, users=users, k=k, exclude=left_out, include_seen=include_seen, device=device, json=json)
-        return
     if candidates is not None and then is None:
         raise InputError(
             "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
         )
+    if everyone or users is not None or to is not None:
+        _check_many(everyone, users, to, user, history, why)
+        assert to is not None, "it was checked to be given"
+        from twotower.cli.recommend_all import write
+
+        left_out = split_ids(exclude or "")
+        write(
+            bundle,
+            to,
+            users=users,
+            k=k,
+            exclude=left_out,
+            include_seen=include_seen,
+            then=then,
+            candidates=candidates,
+            device=device,
+            json=json,
+        )
+        return
     typed = None if history is None else split_ids(history)
     with gathered() as notices:
         retriever = Retriever(Bundle.load(bundle, device))
@@ -113,8 +125,6 @@ def _check_many(
     to: Path | None,
     user: str | None,
     history: str | None,
-    then: Path | None,
-    candidates: int | None,
     why: bool,
 ) -> None:
     """Refuse options that do not go together.
@@ -130,7 +140,5 @@ def _check_many(
         raise InputError("--all and --users write a file: name it by --to FILE.parquet")
     if user is not None or history is not None:
         raise InputError("--user and --history ask for one; leave them out with --all and --users")
-    if then is not None or candidates is not None:
-        raise InputError("--then orders one request at a time; leave it out with --all and --users")
     if why:
         raise InputError("--why explains the answers of one; leave it out with --all and --users")

@@ -22,23 +22,28 @@ def write(
     k: int,
     exclude: list[str],
     include_seen: bool | None,
+    then: Path | None,
+    candidates: int | None,
     device: str,
     json: bool,
 ) -> None:
     """Write the file, and say what is in it."""
     from twotower.serving.everyone import write_recommendations
+    from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import load
 
     begun = time.monotonic()
     try:
         with gathered() as notices:
+            retriever = load(bundle, device)
             done = write_recommendations(
-                load(bundle, device),
+                retriever,
                 to,
                 users=users,
                 k=k,
                 exclude=exclude,
                 include_seen=include_seen,
+                then=None if then is None else Pipeline(retriever, load(then, device), candidates=candidates),
                 on_progress=None if is_quiet() else Progress(),
             )
     except KeyboardInterrupt:

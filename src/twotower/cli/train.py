@@ -20,12 +20,14 @@ from twotower.core.terminal import visible
 if TYPE_CHECKING:
     from twotower.experiment.run import Run
     from twotower.training.distributed import World
+    from twotower.training.trackers.base import Tracker
 
 EXAMPLES = examples(
     "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec",
     "twotower train --data runs/ml-100k-prepared --model two_tower --set training.epochs=5 --to runs/two-tower",
     "twotower train runs/sasrec/run.toml --device cuda --to runs/again",
     "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec --resume",
+    "twotower train --data runs/ml-100k-prepared --model sasrec --to runs/sasrec --track tensorboard --track wandb",
 )
 
 
@@ -54,7 +56,15 @@ def command(
     keep: Annotated[
         bool, typer.Option("--keep", help="After Ctrl-C, write the bundle of the best epoch so far.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into TO.run.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Follow the run with tensorboard:FOLDER, mlflow:ADDRESS or wandb:PROJECT; where may be left out; may "
+            "be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Short for --track tensorboard.")] = False,
     device: Device = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
@@ -74,7 +84,13 @@ def command(
                 raise InputError(
                     "no data: give --data DIR, or data.path in the run; make one with 'twotower data prepare'"
                 )
-        _train(run, to, resume=resume, keep=keep, tensorboard=tensorboard, as_json=as_json, world=world)
+            trackers: list[Tracker] = []
+            if world is None or not world.rank:
+                from twotower.training.trackers.choose import tracker
+
+                words = dict.fromkeys([*(track or []), *(["tensorboard"] if tensorboard else [])])
+                trackers = [tracker(word, to.with_name(to.name + ".run")) for word in words]
+        _train(run, to, resume=resume, keep=keep, trackers=trackers, as_json=as_json, world=world)
 
 
 @contextlib.contextmanager
@@ -109,21 +125,20 @@ def _ranks(wait: float) -> Iterator[World]:
 
 
 def _train(
-    run: Run, to: Path, *, resume: bool, keep: bool, tensorboard: bool, as_json: bool, world: World | None
+    run: Run, to: Path, *, resume: bool, keep: bool, trackers: list[Tracker], as_json: bool, world: World | None
 ) -> None:
     from twotower.cli.notices import is_quiet
     from twotower.cli.results import show_test
     from twotower.experiment.candidates import judged_by
     from twotower.experiment.pair import judge_trained
     from twotower.experiment.train import train
-    from twotower.training.callbacks import Callback, TensorBoard
+    from twotower.training.callbacks import Callback
     from twotower.training.progress import Progress
     from twotower.training.tracking import curve
 
     silent = world is not None and world.rank > 0
     callbacks: list[Callback] = [] if silent else [Progress(run.model.name, judged_by(run), quiet=is_quiet())]
-    if tensorboard and not silent:
-        callbacks.append(TensorBoard(to.with_name(to.name + ".run") / "tensorboard"))
+    callbacks += trackers
     try:
         trained = train(run, to=to, resume=resume, callbacks=callbacks, keep=keep, world=world)
     except KeyboardInterrupt:

@@ -69,7 +69,7 @@ def train(
         sampler: where negatives come from: likewise.
         resume: go on from the checkpoint in ``<to>.run``, to more epochs where there are more now.
         keep: after Ctrl-C, return the best epoch so far, and write its bundle, in place of raising KeyboardInterrupt.
-        callbacks: told of epochs.
+        callbacks: told of epochs; trackers, such as `twotower.training.trackers.mlflow.MLflow`, of the whole run.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
             sections have a key of one name, give the section too: ``**{"training.seed": 3}``. A scorer, tower, split or
             index (``score``, ``tower``, ``split``, ``index``) is a name or a registered class or function.

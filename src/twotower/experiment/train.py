@@ -35,9 +35,11 @@ from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.serving.card import CARD
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped
+from twotower.training.trackers.base import NOTES, TrackedRun, Tracker, flat, tracked
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,8 @@ def train(
         dataset: instead of ``run.data.path``, when it is in memory already.
         resume: go on from the checkpoint in ``<to>.run``, to more epochs where ``run`` has more; where there is none
             yet, start from nothing and say so.
-        callbacks: told of epochs, beside the log.
+        callbacks: told of epochs, beside the log; a `twotower.training.trackers.base.Tracker` of the test and the
+            bundle's card, too.
         parts: loss and sampler handed over as objects, in place of those that the run names.
         world: the processes that train as one; None: that of this process.
         keep: after Ctrl-C, judge the best epoch so far and write its bundle, in place of raising `Stopped`.
@@ -150,34 +153,53 @@ def _train(
     check_alike(world, run, dataset)
     resume = world.first(resume)
     claim = Claim(None if world.rank else folder, run, dataset, resume=resume)
-    callbacks = [claim, *callbacks]
-    stopped = False
-    try:
-        model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
-    except Stopped:
-        kept = best_so_far(run, dataset, folder) if keep and folder is not None else None
-        if kept is None:
-            raise
-        (run, model, records), stopped = kept, True
-        task.run = run
-    items = encode_known_items(model, dataset)
-    test = task.test(model, items=items)
-    if isinstance(model, OffersChoices):
-        run = with_choice(run, model)
-    if world.rank:
-        return Trained(run, model, dataset, split, test, records, items, None)
-    claim.made()  # closed forms have no training that would begin
-    diagnosis = check_items(model, items, task.learnt)
-    checks = [] if diagnosis is None else [check_space(diagnosis)]
-    checks += task.checks(model, test)
-    for check in checks:
-        log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
-    if to is not None and folder is not None:
-        contents = contents_of(run, model, dataset, items, test, diagnosis, events=task.learnt)
-        write_bundle(to, contents)
-        if not stopped:
-            note_finished(folder, run)
+    trackers = [one for one in callbacks if isinstance(one, Tracker)]
+    callbacks = [claim, *(one for one in callbacks if not world.rank or not isinstance(one, Tracker))]
+    whole = tracked_run(run, dataset, folder, resume=resume)
+    with contextlib.nullcontext() if world.rank else tracked(trackers, whole):
+        stopped = False
+        try:
+            model, records = task.train(folder=folder, resume=resume, callbacks=callbacks, parts=parts, world=world)
+        except Stopped:
+            kept = best_so_far(run, dataset, folder) if keep and folder is not None else None
+            if kept is None:
+                raise
+            (run, model, records), stopped = kept, True
+            task.run = run
+        items = encode_known_items(model, dataset)
+        test = task.test(model, items=items)
+        if isinstance(model, OffersChoices):
+            run = with_choice(run, model)
+        if world.rank:
+            return Trained(run, model, dataset, split, test, records, items, None)
+        claim.made()  # closed forms have no training that would begin
+        for tracker in trackers:
+            tracker.describe(tracked_run(run, dataset, folder, resume=resume))
+            tracker.tested(test.metrics)
+        diagnosis = check_items(model, items, task.learnt)
+        checks = [] if diagnosis is None else [check_space(diagnosis)]
+        checks += task.checks(model, test)
+        for check in checks:
+            log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
+        if to is not None and folder is not None:
+            contents = contents_of(run, model, dataset, items, test, diagnosis, events=task.learnt)
+            write_bundle(to, contents)
+            if not stopped:
+                note_finished(folder, run)
+            for tracker in trackers:
+                tracker.written(to / CARD)
     return Trained(run, model, dataset, split, test, records, items, diagnosis, checks)
+
+
+def tracked_run(run: Run, dataset: Dataset, folder: Path | None, *, resume: bool) -> TrackedRun:
+    """Return what trackers note of a run; ``folder`` is that beside its bundle."""
+    return TrackedRun(
+        title=f"{run.model.name} on {dataset.name}",
+        toml=run.to_toml(),
+        settings=flat(run.to_dict()),
+        folder=folder,
+        resume=resume,
+    )
 
 
 def contents_of(
@@ -337,6 +359,8 @@ class Claim(Silent):
             if not is_finished(folder):
                 log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
             checkpoint.unlink()
+        if not self.resume:
+            (folder / NOTES).unlink(missing_ok=True)
         write_json(folder / NOTE, {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
         with replacing_file(folder / "run.toml") as partial:
             partial.write_text(self.run.to_toml(), encoding="utf-8")

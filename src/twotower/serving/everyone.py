@@ -22,7 +22,9 @@ from twotower.core.records import FIRST_KNOWN, TopK
 from twotower.data.log import NO_ITEM
 from twotower.data.prepare.database import as_pattern, database, literal
 from twotower.serving.bundle import Bundle
+from twotower.serving.pipeline import Pipeline
 from twotower.serving.retriever import TILE, Retriever
+from twotower.serving.second_stage import SecondStage
 from twotower.serving.user_list import listed_users
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ def write_recommendations(
     k: int = 10,
     exclude: Iterable[object] = (),
     include_seen: bool | None = None,
+    then: Pipeline | None = None,
     part: int = PART,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -66,12 +69,13 @@ def write_recommendations(
         k: items of a user, at most; fewer where the rest is seen or excluded.
         exclude: items that nobody gets.
         include_seen: whether users get what they have seen, too; None: as the bundle was judged.
+        then: two stages that answer in place of ``retriever``, which is the first of them.
         part: users of a part.
         on_progress: called with the users that are done, and all of them.
 
     Raises:
-        InputError: if the file's name does not end in .parquet, another process writes it, no user is known, or ``k``
-            is below 1.
+        InputError: if the file's name does not end in .parquet, another process writes it, no user is known, ``k`` is
+            below 1 or above the candidates of ``then``, or its second stage does not know a user.
     """
     to = Path(to)
     if to.suffix.lower() != ".parquet":
@@ -82,17 +86,21 @@ def write_recommendations(
     names = bundle.item_vocabulary.texts(exclude)
     most, banned = retriever.checked(k), retriever.excluded(names)
     keeps = retriever.keeps_seen(include_seen)
+    second = None if then is None else SecondStage(then, most)
     with writing_alone(to):
         rows = (
             torch.arange(FIRST_KNOWN, bundle.schema.num_users) if users is None else listed_users(bundle, Path(users))
         )
         if not len(rows):
             raise InputError(f"{bundle.folder}: the bundle knows no users; there is nobody to recommend to")
+        if second is not None:
+            second.check_users(rows)
         plan = {
             "bundle": bundle.manifest["digest"],
             "k": most,
             "exclude": sorted(set(names)),
             "include_seen": keeps,
+            **_then(then),
             "users": len(rows),
             "users_sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
             "part": part,
@@ -108,14 +116,27 @@ def write_recommendations(
                     resumed += len(chunk)
                 else:
                     tiles = chunk.to(bundle.device).split(TILE)
-                    found = (retriever.found_many(tile, most, banned, include_seen=keeps) for tile in tiles)
+                    depth = most if second is None else second.depth
+                    found = (retriever.found_many(tile, depth, banned, include_seen=keeps) for tile in tiles)
+                    if second is not None:
+                        found = (second.order(tile, first) for tile, first in zip(tiles, found, strict=True))
                     _write_part(connection, path, chunk, found)
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, len(rows))
             number = _join(connection, paths, to, plan)
         shutil.rmtree(folder)
+    if second is not None:
+        second.tell()
     return Written(len(rows), number, resumed)
+
+
+def _then(then: Pipeline | None) -> dict[str, Any]:
+    """What the plan says of a second stage."""
+    if then is None:
+        return {}
+    digest = then.ranker.bundle.manifest["digest"]
+    return {"then": {"bundle": digest, "candidates": then.candidates, "weight": then.weight}}
 
 
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: a JSON-lines log and TensorBoard; see also `progress`, `curves` and `tracking`."""
+"""Callbacks of a training run, and its JSON-lines log; see also `progress`, `curves`, `tracking` and `trackers`."""
 
 from __future__ import annotations
 
@@ -153,22 +153,3 @@ def _step_of(line: str) -> int | None:
         return None
     step = record.get("step") if isinstance(record, dict) else None
     return step if isinstance(step, int) and "\ufffd" not in line else None
-
-
-class TensorBoard(Silent):
-    """Write every number of every record for TensorBoard (extra ``tensorboard``)."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-
-    def epoch_done(self, record: EpochRecord, model: Model) -> None:
-        """Add the numbers at the record's step."""
-        for name, value in record.to_json().items():
-            if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, record.step)
-
-    def finished(self) -> None:
-        """Flush and close the writer."""
-        self.writer.close()

@@ -1,0 +1,1 @@
+"""Vectors of a bundle as files in the form that each vector store loads: Qdrant, Milvus, OpenSearch, pgvector."""
