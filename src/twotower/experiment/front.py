@@ -162,9 +162,9 @@ def evaluate(
 
     Args:
         bundle: folder that `train` wrote.
-        data: the data that the bundle was trained from, as a folder or a data set with one; None: the events that the
-            bundle keeps.
-        split: "test" or "validation".
+        data: the data that the bundle was trained from, as a folder or a data set with one; or a later log, whose
+            events are to be found then, with users and items that may be new; None: the events that the bundle keeps.
+        split: "test" or "validation"; a later log has a test alone.
         ks: list lengths; empty: those of the run.
         include_seen: whether what a user has seen may be an answer; None: as in the run.
         device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
@@ -175,8 +175,9 @@ def evaluate(
     if isinstance(data, Dataset):
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
-        data = data.folder
-    path = None if data is None else Path(data)
+        path: Path | None = data.folder  # a temporary folder lives as long as ``data``
+    else:
+        path = None if data is None else Path(data)
     judged = judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), include_seen=include_seen, device=device)
     return judged[0]
 
