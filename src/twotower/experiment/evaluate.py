@@ -124,8 +124,13 @@ def refuse_learnt(bundle: Bundle, split: str) -> None:
     """
     folder = bundle.folder
     if learnt := bundle.manifest.get("learnt"):
+        instead = (
+            "judge it on a later log, with --data"
+            if "refresh" in bundle.manifest
+            else f"judge those that 'twotower fit' kept of the ladder, in "
+            f"{folder.with_name(folder.name + '.run') / 'models'}"
+        )
         raise InputError(
             f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
-            "anything; judge those that 'twotower fit' kept of the ladder, in "
-            f"{folder.with_name(folder.name + '.run') / 'models'}"
+            f"anything; {instead}"
         )
