@@ -33,6 +33,12 @@ def command(
     allow_collapsed: Annotated[
         bool, typer.Option("--allow-collapsed", help="Swap a bundle in even if its diagnosis says collapsed.")
     ] = False,
+    recall_floor: Annotated[
+        float,
+        typer.Option(
+            help="Swap no bundle in whose index finds less of exact search's top 10, for its own users; 0: any."
+        ),
+    ] = 0.9,
 ) -> None:
     """Answer over HTTP from a bundle until stopped."""
     if candidates is not None and then is None:
@@ -43,6 +49,8 @@ def command(
     for name, value, least, most in bounds:
         if value is not None and not least <= value <= most:
             raise InputError(f"--{name} must be from {least} to {most}, got {value}")
+    if not 0.0 <= recall_floor <= 1.0:
+        raise InputError(f"--recall-floor is a share from 0 to 1, got {recall_floor}")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -57,7 +65,7 @@ def command(
     serve(
         bundle,
         then,
-        Loader(device, CANDIDATES if candidates is None else candidates, allow_collapsed),
+        Loader(device, CANDIDATES if candidates is None else candidates, allow_collapsed, recall_floor),
         host=host,
         port=port,
         token=token,

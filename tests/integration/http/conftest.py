@@ -21,7 +21,8 @@ def build() -> Callable[..., Any]:
         from twotower.serving.http.app import create_app
         from twotower.serving.http.swap import Loader, Slot
 
-        loader = Loader(allow_collapsed=settings.pop("allow_collapsed", False))
+        names = ("allow_collapsed", "recall_floor")
+        loader = Loader(**{name: settings.pop(name) for name in names if name in settings})
         return create_app(Slot(loader.load(folder, then), loader), **settings)
 
     return made
