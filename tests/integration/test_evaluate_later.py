@@ -16,6 +16,7 @@ from twotower.data.log import Log
 from twotower.experiment.next_log import later
 from twotower.serving.bundle import Bundle
 from twotower.serving.joined import join_data, join_logs
+from twotower.serving.vocabulary import Vocabulary
 
 Rows = list[tuple[str, str, int]]
 DAY = 86_400
@@ -98,6 +99,36 @@ def test_known_users_keep_their_rows_and_events_whatever_the_new_numbering(tmp_p
         times = after.times[after.offsets[user] : after.offsets[user + 1]] if after.times is not None else None
         assert times is not None
         assert (times.diff() >= 0).all()
+
+
+def test_newer_features_count_and_what_is_not_told_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = sorted({user for user, _, _ in first_week()})
+    before = {"id": ids, "age": [20.0 + n for n in range(20)], "city": [f"city {n % 3}" for n in range(20)]}
+    after = {"id": ["u3", "u4", "new"], "age": [70.0, None, 30.0], "city": [None, "city 9", "city 1"]}
+    kinds = {"age": "numeric", "city": "categorical"}
+    twotower.train("item_cosine", frames(first_week(), users=before, features=kinds), to=tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    newer = [*NEXT, ("u4", "i1", 9_000_000)]
+    joined = join_data(bundle, frames(newer, users=after, features=kinds))
+    old, new = bundle.dataset.user_features, joined.dataset.user_features
+    row = {**bundle.user_vocabulary.known(["u3", "u4"]), "new": bundle.schema.num_users}
+    vocabulary = Vocabulary(joined.dataset.folder / "vocabulary" / "users.parquet", "user")  # type: ignore[operator]
+    assert vocabulary.known(["u3", "u4"]) == {name: row[name] for name in ("u3", "u4")}
+    row["new"] = vocabulary.known(["new"])["new"]
+    assert new["age"][[row["u3"], row["new"]]].tolist() == [70.0, 30.0]
+    assert new["age"][row["u4"]] == old["age"][row["u4"]]
+    assert new["city"][row["u3"]] == old["city"][row["u3"]]
+    size = bundle.schema.user_features[1].size
+    assert (int(new["city"][row["u4"]]), joined.dataset.schema.user_features[1].size) == (size, size + 1)
+    value = {
+        int(old["city"][bundle.user_vocabulary.known([name])[name]])
+        for name in ids
+        if before["city"][ids.index(name)] == "city 1"
+    }
+    assert {int(new["city"][row["new"]])} == value
+    lacking = join_data(bundle, frames(newer))
+    assert "has no user feature 'age': it stays as it was" in caplog.text
+    assert torch.equal(lacking.dataset.user_features["age"][2 : len(old["age"])], old["age"][2:])
 
 
 def test_labels_of_one_log_make_the_events_of_the_other_positives() -> None:

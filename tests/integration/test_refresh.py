@@ -131,6 +131,30 @@ def test_the_same_week_twice_is_nothing_new(tmp_path: Path, caplog: pytest.LogCa
         twotower.refresh(folder, frames(second_week()))
 
 
+def test_a_closed_form_learns_all_in_the_end_and_only_a_later_log_judges_it(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "bundle", "popularity")
+    twotower.refresh(folder, frames(second_week()))
+    bundle = Bundle.load(folder)
+    counts = bundle.dataset.log.items.bincount(minlength=bundle.schema.num_items)
+    assert torch.equal(bundle.model.state_dict()["counts"].long(), counts)
+    with pytest.raises(InputError, match="judge it on a later log"):
+        twotower.evaluate(folder)
+    third = walks(range(10, 55), range(36), 1_000_000 + 18 * DAY)
+    assert len(twotower.evaluate(folder, frames(third)).users) == 45
+    done = twotower.refresh(folder, frames(third))
+    assert (done.users, done.items, done.events) == (5, 1, len(third))
+
+
+def test_the_card_tells_of_the_refresh_and_its_split(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "bundle", "popularity")
+    done = twotower.refresh(folder, frames(second_week()))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Trained on from an earlier bundle with what was new: 240 events, 10 users, 5 items" in card
+    assert f"| ndcg@10 | {done.verdict.old:.4f} | {done.verdict.new:.4f} |" in card
+    assert "| split | global-time |" in card
+    assert f"| events | {len(first_week()) + len(second_week())} |" in card
+
+
 def misleading() -> Rows:
     """Everybody turns to new items at first, and back to the old favourites on the last day."""
     turned = [(f"u{u}", f"i{60 + step}", 2_000_000 + step * DAY + u) for u in range(120) for step in range(6)]

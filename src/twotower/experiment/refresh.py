@@ -103,7 +103,8 @@ def refresh(
         bundle = Bundle.load(folder, device)
         run = _run_of(bundle, change)
         joined = join_data(bundle, data if isinstance(data, Dataset) else Dataset.load(data))
-        run = replace(run, data=_split_of(joined, str(folder), str(data)))
+        run = replace(run, data=_split_of(joined, str(folder), _name(data)))
+        joined = _with_split(joined, run.data)
         task = Catalogue(run, joined.dataset)
         old = _result_of_old(asked_as_then(bundle, joined), run, joined, task.split.test)
         model, epochs = _learnt(bundle, run, joined, task.split, callbacks)
@@ -184,6 +185,16 @@ def _split_of(joined: Joined, folder: str, data: str) -> Data:
             f"{data}: its {len(newest):,} later events have too few different times to hold some out; hand over more"
         )
     return Data(split="global-time", split_options={"validation_from": moments[0], "test_from": moments[1]})
+
+
+def _with_split(joined: Joined, data: Data) -> Joined:
+    """The same, where the data set says how it is split: a bundle's card reads it there."""
+    manifest = joined.dataset.manifest | {"split": {"kind": data.split, **data.split_options}}
+    return replace(joined, dataset=replace(joined.dataset, manifest=manifest))
+
+
+def _name(data: Dataset | Path | str) -> str:
+    return str(data.folder or data.name) if isinstance(data, Dataset) else str(data)
 
 
 def _judged(model: Model, run: Run, dataset: Dataset, split: Split) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,28 @@ def with_index(folder: Path, *, wrong: bool) -> None:
 
 
 def test_a_bundle_whose_index_finds_too_little_is_refused(
-    build: Build, ask: Build, titled_dataset: Dataset, write: Write, tmp_path: Path
+    build: Build,
+    ask: Build,
+    titled_dataset: Dataset,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from twotower.serving.index_recall import index_recall
+
     folders = tmp_path / "bundles" / "one", tmp_path / "bundles" / "two"
     for folder in folders:
         write(folder, titled_dataset)
     with_index(folders[1], wrong=True)
     body, whole = {"bundle": "two"}, {"recall_floor": 0.99}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.serving.index_recall.index_recall.__kwdefaults__", {"k": 3, "most_users": 9, "seed": 0})
-        status, text = refusal(build, ask, folders, body)
-        assert status == 409
-        assert "of exact search's top 3 (5 of its users), below the floor of 90.0%" in text
-        assert "what was served stays" in text
-        assert refusal(build, ask, folders, body, recall_floor=0.0)[0] == 200
-        with_index(folders[1], wrong=False)
-        assert refusal(build, ask, folders, body, **whole)[0] == 200
+    monkeypatch.setattr("twotower.serving.http.swap.index_recall", partial(index_recall, k=3))
+    status, text = refusal(build, ask, folders, body)
+    assert status == 409
+    assert "of exact search's top 3 (5 of its users), below the floor of 90.0%" in text
+    assert "what was served stays" in text
+    assert refusal(build, ask, folders, body, recall_floor=0.0)[0] == 200
+    with_index(folders[1], wrong=False)
+    assert refusal(build, ask, folders, body, **whole)[0] == 200
 
 
 def test_recall_of_an_index_counts_equal_scores_alike_and_needs_no_histories(
