@@ -211,6 +211,22 @@ def test_killed_while_it_writes_it_leaves_the_old_bundle_and_can_be_started_agai
     assert twotower.load(folder).recommend("u49", k=1)
 
 
+def test_ctrl_c_leaves_the_bundle_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tmp_path / "bundle", "popularity")
+    frames(second_week(), to=tmp_path / "week")
+    before = (folder / "manifest.json").read_bytes()
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("twotower.experiment.refresh.check_items", stopped)
+    assert call("refresh", folder, "--data", tmp_path / "week") == 130
+    assert "bundle stays as it is" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+
+
 @pytest.mark.bad_input
 def test_other_data_earlier_events_and_other_models_are_refused(tmp_path: Path) -> None:
     folder = trained(tmp_path / "bundle", "popularity")

@@ -43,15 +43,19 @@ def command(
     from twotower.training.progress import Progress
 
     watch = Progress(bundle.name, quiet=is_quiet())
-    with gathered() as notices:
-        done = refresh(
-            bundle,
-            data,
-            to=to,
-            device=device,
-            change=lambda run: run.with_settings(settings or []),
-            callbacks=[watch],
-        )
+    try:
+        with gathered() as notices:
+            done = refresh(
+                bundle,
+                data,
+                to=to,
+                device=device,
+                change=lambda run: run.with_settings(settings or []),
+                callbacks=[watch],
+            )
+    except KeyboardInterrupt:
+        typer.echo(visible(f"stopped; {to or bundle} stays as it is, and the same command starts anew"), err=True)
+        raise
     if as_json:
         print_json({**done.to_json(), "notices": notices})
         return WORSE if done.verdict.worse else 0
