@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from twotower.diagnosis import Diagnosis, diagnose
     from twotower.evaluation.compare import Comparison
     from twotower.evaluation.result import Result
-    from twotower.experiment.front import compare, evaluate, train, tune
+    from twotower.experiment.front import compare, evaluate, refresh, train, tune
     from twotower.experiment.ladder.fit import fit
+    from twotower.experiment.refresh import Refreshed
     from twotower.experiment.run import Run
     from twotower.experiment.sources import SAMPLERS
     from twotower.experiment.train import Trained
@@ -40,6 +41,7 @@ __all__ = [
     "Diagnosis",
     "InputError",
     "Model",
+    "Refreshed",
     "Result",
     "Retriever",
     "Run",
@@ -50,6 +52,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "refresh",
     "train",
     "tune",
 ]
@@ -68,6 +71,7 @@ _ON_DEMAND = {
     "Diagnosis": "twotower.diagnosis",
     "InputError": "twotower.core.errors",
     "Model": "twotower.models.base",
+    "Refreshed": "twotower.experiment.refresh",
     "Result": "twotower.evaluation.result",
     "Retriever": "twotower.serving.retriever",
     "Run": "twotower.experiment.run",
@@ -77,6 +81,7 @@ _ON_DEMAND = {
     "evaluate": "twotower.experiment.front",
     "fit": "twotower.experiment.ladder.fit",
     "load": "twotower.serving.retriever",
+    "refresh": "twotower.experiment.front",
     "train": "twotower.experiment.front",
     "tune": "twotower.experiment.front",
 }

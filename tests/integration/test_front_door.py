@@ -92,6 +92,7 @@ def test_the_names_of_the_package_are_pinned_and_all_there():
         "METRICS",
         "MODELS",
         "Model",
+        "Refreshed",
         "Result",
         "Retriever",
         "Run",
@@ -106,6 +107,7 @@ def test_the_names_of_the_package_are_pinned_and_all_there():
         "evaluate",
         "fit",
         "load",
+        "refresh",
         "train",
         "tune",
     ]

@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 EXAMPLES = examples(
     "twotower evaluate runs/sasrec",
     "twotower evaluate runs/sasrec --split validation -k 10,50 --json",
+    "twotower evaluate runs/sasrec --data runs/next-week",
     "twotower evaluate runs/sasrec --then runs/fit --candidates 500",
 )
 
@@ -20,7 +21,7 @@ EXAMPLES = examples(
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
     data: Annotated[
-        Path | None, typer.Option(help="The prepared data; default: the events kept in the bundle.")
+        Path | None, typer.Option(help="The prepared data, or a later log; default: the events kept in the bundle.")
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     ks: Annotated[str, typer.Option("-k", help="List lengths, with commas; default: those of the run.")] = "",

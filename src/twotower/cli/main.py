@@ -28,6 +28,7 @@ VERBS = [
     "evaluate",
     "index",
     "add-items",
+    "refresh",
     "compare",
     "recommend",
     "similar",

@@ -40,6 +40,12 @@ def command(
     beside: Annotated[
         Path | None, typer.Option(help="Bundle that the page shows next to the first; brings --explorer.")
     ] = None,
+    recall_floor: Annotated[
+        float,
+        typer.Option(
+            help="Swap no bundle in whose index finds less of exact search's top 10, for its own users; 0: any."
+        ),
+    ] = 0.9,
 ) -> None:
     """Answer over HTTP from a bundle until stopped."""
     if candidates is not None and then is None:
@@ -50,6 +56,8 @@ def command(
     for name, value, least, most in bounds:
         if value is not None and not least <= value <= most:
             raise InputError(f"--{name} must be from {least} to {most}, got {value}")
+    if not 0.0 <= recall_floor <= 1.0:
+        raise InputError(f"--recall-floor is a share from 0 to 1, got {recall_floor}")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -64,7 +72,7 @@ def command(
     serve(
         bundle,
         then,
-        Loader(device, CANDIDATES if candidates is None else candidates, allow_collapsed),
+        Loader(device, CANDIDATES if candidates is None else candidates, allow_collapsed, recall_floor),
         host=host,
         port=port,
         token=token,

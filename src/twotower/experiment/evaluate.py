@@ -9,8 +9,11 @@ from typing import NamedTuple
 from twotower.core.errors import InputError, unknown_name
 from twotower.data.dataset import Dataset
 from twotower.data.identity import check_same_vocabulary
+from twotower.data.split import Targets
 from twotower.evaluation.result import Result
+from twotower.experiment.candidates import PAIRS
 from twotower.experiment.index_loss import IndexLoss, index_loss
+from twotower.experiment.next_log import later
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run
 from twotower.experiment.tasks import task_of
@@ -55,40 +58,62 @@ def judge_served(
 
     Args:
         folder: the bundle.
-        data: prepared data to judge on; None: the events that the bundle keeps, which are those it was trained from.
-        split: "test" or "validation".
+        data: prepared data to judge on: those that the bundle was trained from, or a later log, whose events are to be
+            found then (`twotower.experiment.next_log.later`); None: the events that the bundle keeps, which are those
+            it was trained from.
+        split: "test" or "validation"; a later log has a test alone.
         ks: list lengths; empty: those of the run.
         with_index: whether an approximate index is judged too.
         include_seen: whether what a user has seen may be an answer; None: as ``evaluation.mask_seen`` of the run says.
         device: where the model runs.
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, the data another catalogue, or the device not
-            there.
+        InputError: if the bundle is damaged, the split unknown, the data of another catalogue, or the device
+            not there.
     """
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
-    refuse_learnt(bundle, split)
+    dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
+    same = data is None or _is_same(bundle, dataset)
+    if same:
+        refuse_learnt(bundle, split)
     check_parts(folder, bundle.manifest)
     run = Run.load(bundle.folder / "run.toml")
-    dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
-    if dataset.schema != bundle.schema:
-        raise InputError(f"{data}: its users, items or features are not those that {folder} was trained on")
-    if dataset.folder is not None and dataset is not bundle.dataset and (dataset.folder / "vocabulary").is_dir():
-        both = folder / "vocabulary", dataset.folder / "vocabulary"
-        check_same_vocabulary(*both, f"bundle {folder} and data {data}")
     if include_seen is not None:
         run = replace(run, evaluation=replace(run.evaluation, mask_seen=not include_seen))
-    title = f"{run.model.name} on {dataset.name}"
-    task = task_of(run, dataset, with_lists=False)
-    result = task.test(bundle.model, part=split, ks=ks)
-    targets = task.targets(split) if with_index else None
-    if targets is None:
-        return Judged(result, title)
     evaluation = run.evaluation
+    title = f"{run.model.name} on {dataset.name}"
+    targets: Targets | None
+    if same:
+        task = task_of(run, dataset, with_lists=False)
+        result = task.test(bundle.model, part=split, ks=ks)
+        targets = task.targets(split)
+    else:
+        if split != "test":
+            raise InputError(f"{data}: is a later log than {folder} was trained on, and has no {split} part")
+        if run.data.split == PAIRS:
+            raise InputError(f"{folder}: orders labelled pairs, and only those of the data it was trained on judge it")
+        asked = later(bundle, dataset)
+        bundle, dataset, targets = asked.bundle, asked.dataset, asked.targets
+        result = asked.judge(ks or evaluation.ks, mask_seen=evaluation.mask_seen)
+    if targets is None or not with_index:
+        return Judged(result, title)
     loss = index_loss(bundle, dataset, targets, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
     return Judged(result, title, loss)
+
+
+def _is_same(bundle: Bundle, dataset: Dataset) -> bool:
+    """Whether data are those of the bundle, by what their rows are; else they are a later log."""
+    if dataset.schema != bundle.schema:
+        return False
+    if dataset.folder is None or not (dataset.folder / "vocabulary").is_dir():
+        return True
+    try:
+        check_same_vocabulary(bundle.folder / "vocabulary", dataset.folder / "vocabulary", "they")
+    except InputError:
+        return False
+    return True
 
 
 def refuse_learnt(bundle: Bundle, split: str) -> None:
@@ -99,8 +124,13 @@ def refuse_learnt(bundle: Bundle, split: str) -> None:
     """
     folder = bundle.folder
     if learnt := bundle.manifest.get("learnt"):
+        instead = (
+            "judge it on a later log, with --data"
+            if "refresh" in bundle.manifest
+            else f"judge those that 'twotower fit' kept of the ladder, in "
+            f"{folder.with_name(folder.name + '.run') / 'models'}"
+        )
         raise InputError(
             f"{folder}: its model has learnt from {learnt}, those of the {split} too, so no figure of it would tell "
-            "anything; judge those that 'twotower fit' kept of the ladder, in "
-            f"{folder.with_name(folder.name + '.run') / 'models'}"
+            f"anything; {instead}"
         )

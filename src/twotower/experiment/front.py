@@ -1,4 +1,4 @@
-"""Functions of ``import twotower``: train by a name, a class or a run; evaluate; compare."""
+"""Functions of ``import twotower``: train by a name, a class or a run; evaluate; compare; refresh."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from twotower.data.splitters import SPLITTERS
 from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
+from twotower.experiment import refresh as refreshing
 from twotower.experiment import train as whole
 from twotower.experiment.build import Parts
 from twotower.experiment.evaluate import judge_bundle
 from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
+from twotower.experiment.refresh import Refreshed
 from twotower.experiment.run import Run
 from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
@@ -162,9 +164,9 @@ def evaluate(
 
     Args:
         bundle: folder that `train` wrote.
-        data: the data that the bundle was trained from, as a folder or a data set with one; None: the events that the
-            bundle keeps.
-        split: "test" or "validation".
+        data: the data that the bundle was trained from, as a folder or a data set with one; or a later log, whose
+            events are to be found then, with users and items that may be new; None: the events that the bundle keeps.
+        split: "test" or "validation"; a later log has a test alone.
         ks: list lengths; empty: those of the run.
         include_seen: whether what a user has seen may be an answer; None: as in the run.
         device: where the model runs: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
@@ -175,10 +177,44 @@ def evaluate(
     if isinstance(data, Dataset):
         if data.folder is None:
             raise InputError(f"data set '{data.name}' was made in memory and has no folder; leave data out")
-        data = data.folder
-    path = None if data is None else Path(data)
+        path: Path | None = data.folder  # a temporary folder lives as long as ``data``
+    else:
+        path = None if data is None else Path(data)
     judged = judge_bundle(Path(bundle), data=path, split=split, ks=tuple(ks), include_seen=include_seen, device=device)
     return judged[0]
+
+
+def refresh(
+    bundle: Path | str,
+    data: Dataset | Path | str,
+    *,
+    to: Path | str | None = None,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> Refreshed:
+    """Take newer events, users and items into a bundle, and write it only where it is not worse on the newest of them.
+
+    Known users and items begin with the vectors that they have. See `twotower.experiment.refresh`.
+
+    Args:
+        bundle: folder that `train` or an earlier refresh wrote.
+        data: newer data, prepared by the spec of the old: a data set with a folder, or its path.
+        to: folder of the new bundle; None: the old one is replaced, in one step.
+        device: where the model trains: "auto" (CUDA where there is some), "cpu", "cuda" or "cuda:N".
+        callbacks: told of epochs.
+        **settings: keys of the run, such as ``epochs=5`` or ``learning_rate=3e-4``, as for `train`.
+
+    Raises:
+        InputError: if the model cannot be refreshed, the data are of another kind or data set, or too few are new.
+    """
+
+    def change(run: Run) -> Run:
+        for key, value in settings.items():
+            run = _with_setting(run, key, value)
+        return run
+
+    return refreshing.refresh(bundle, data, to=to, device=device, change=change, callbacks=callbacks)
 
 
 def compare(

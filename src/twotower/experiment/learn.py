@@ -48,6 +48,7 @@ def learn(
     callbacks: Sequence[Callback] = (),
     parts: Parts | None = None,
     world: World | None = None,
+    start: Model | None = None,
 ) -> tuple[Model, list[EpochRecord]]:
     """Train a model on the split, with one record for each epoch (none for closed forms).
 
@@ -60,10 +61,14 @@ def learn(
         callbacks: told of every epoch.
         parts: loss and sampler handed over as objects.
         world: the processes that train as one.
+        start: the same model with the weights to begin from, which stays as it is; None: they are drawn. A last fit
+            (``training.refit``) begins from drawn ones all the same.
     """
     world = world or World()
     with world.together():
         model = new_model(run, dataset)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
         check_model(world, run, model)
     if model.batches == "sequences" and not dataset.is_ordered:
         logger.warning(

@@ -212,6 +212,7 @@ def contents_of(
     *,
     events: Log,
     learnt: str = "",
+    refresh: dict[str, Any] | None = None,
 ) -> Contents:
     """Return what the bundle of a trained model is written from, with the run's index built over the items.
 
@@ -224,6 +225,7 @@ def contents_of(
         diagnosis: of the item vectors.
         events: that the model learnt from.
         learnt: in words, where that is not what the run says.
+        refresh: of a refreshed bundle: where it came from, and its verdict.
     """
     index = None
     if serves(run.index.kind, inner_product=model.inner_product):
@@ -244,6 +246,7 @@ def contents_of(
         index=index,
         learnt=learnt,
         events=events,
+        refresh=refresh,
     )
 
 

@@ -248,6 +248,8 @@ class Contents:
     """What the model has learnt from, where that is not what its run says."""
     events: Log | None = None
     """What the model has learnt from, event by event: the bundle keeps how many positives each item has among them."""
+    refresh: dict[str, Any] | None = None
+    """Of a refreshed bundle: which one it came from, and how it did beside that one."""
 
 
 def write_bundle(folder: Path | str, contents: Contents) -> None:
@@ -305,6 +307,8 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             manifest["intervals"] = contents.intervals
         if contents.learnt:
             manifest["learnt"] = contents.learnt
+        if contents.refresh is not None:
+            manifest["refresh"] = contents.refresh
         write_card(partial, manifest)
         write_manifest(partial, manifest)
 

@@ -40,6 +40,7 @@ def card(folder: Path, manifest: dict[str, Any]) -> str:
     lines += _data(Schema.load(folder / "schema.json"), read_json(folder / "data.json"), manifest)
     lines += _run(folder, manifest)
     lines += _metrics(manifest)
+    lines += _refresh(manifest.get("refresh"))
     lines += _verdict(folder / "diagnosis.json")
     lines += ["## Index", "", _index(manifest), ""]
     lines += ["## Versions", "", f"Written {_cell(manifest['created'])}.", ""]
@@ -94,6 +95,27 @@ def _metrics(manifest: dict[str, Any]) -> list[str]:
     )
     lines = ["## Metrics", "", f"Measured {which}, over the whole catalogue.", ""]
     return [*lines, *_table(("metric", "mean", "95 % interval over users"), rows)]
+
+
+def _refresh(refresh: dict[str, Any] | None) -> list[str]:
+    if refresh is None:
+        return []
+    added, found = refresh["added"], refresh["verdict"]
+    news = ", ".join(f"{number:,} {what}" for what, number in added.items())
+    return [
+        "## Refresh",
+        "",
+        f"Trained on from an earlier bundle with what was new: {news}. On the newest events "
+        f"({found['users']:,} users), before and after:",
+        "",
+        *_table(
+            ("figure", "before", "after"),
+            [
+                (found["metric"], _number(found["old"]), _number(found["new"])),
+                ("items in lists", _number(found["old_items"]), _number(found["new_items"])),
+            ],
+        ),
+    ]
 
 
 def _verdict(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ from twotower.data.prepare.encode import missing, prepare_table
 from twotower.index.registry import load_index
 from twotower.models.base import Model, attach_items, prepare_serving
 from twotower.models.encode import TILE, encode_items, inference
-from twotower.models.registry import build_model
+from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle, changing_bundle
 from twotower.serving.table import raw_columns
 from twotower.serving.vocabulary import append_items
@@ -135,22 +135,10 @@ def _grown_dataset(bundle: Bundle, features: Features) -> Dataset:
 
 def _grown_model(bundle: Bundle, dataset: Dataset) -> Model:
     """The same model with a row more for each new item in every table of items: the unknown item's row."""
-    before, after = bundle.schema.num_items, dataset.schema.num_items
     described: dict[str, Any] = bundle.manifest["model"]
-    model = build_model(described["name"], dataset.schema, described["parameters"]).to(bundle.device)
-    weights = bundle.model.state_dict()
-    for name, wanted in model.state_dict().items():
-        have = weights.get(name)
-        if have is not None and have.shape != wanted.shape and have.shape == (before, *wanted.shape[1:]):
-            weights[name] = torch.cat([have, have[UNKNOWN].expand(after - before, *have.shape[1:])])
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        raise InputError(
-            f"model '{described['name']}' keeps more of its items than a row of a table; train it again to add items"
-        ) from None
+    model = enlarged(bundle.model, described["name"], described["parameters"], dataset.schema)
     attach_items(model, dataset.all_items())
-    return model.eval()
+    return model
 
 
 def _check_alike(bundle: Bundle, states: State) -> None:

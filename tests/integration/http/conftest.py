@@ -25,7 +25,8 @@ def build() -> Callable[..., Any]:
         from twotower.serving.http.explorer.shelf import Shelf
         from twotower.serving.http.swap import Loader, Slot
 
-        loader = Loader(allow_collapsed=settings.pop("allow_collapsed", False))
+        names = ("allow_collapsed", "recall_floor")
+        loader = Loader(**{name: settings.pop(name) for name in names if name in settings})
         slot, beside = Slot(loader.load(folder, then), loader), settings.pop("beside", None)
         if settings.pop("explorer", False) or beside:
             settings["explorer"] = Shelf(slot, None if beside is None else loader.load(beside, None))

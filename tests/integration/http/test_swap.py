@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,68 @@ def test_a_collapsed_bundle_is_refused_unless_it_is_allowed(
     assert refusal(build, ask, folders, {"bundle": "two"}, allow_collapsed=True)[0] == 200
     rewritten(folders[1], lambda partial: (partial / "diagnosis.json").write_text('{"verdict": "suspect"}'))
     assert refusal(build, ask, folders, {"bundle": "two"})[0] == 200
+
+
+def with_index(folder: Path, *, wrong: bool) -> None:
+    """Give a bundle an HNSW index: over its items, or with the vectors of all items turned round."""
+    from twotower.index.registry import build_index
+    from twotower.serving.bundle import Bundle, changing_bundle
+
+    bundle = Bundle.load(folder)
+    index = build_index("hnsw", {}, bundle.model)
+    index.build(-bundle.item_states if wrong else bundle.item_states, bundle.item_ids)
+    with changing_bundle(folder) as (partial, manifest):
+        shutil.rmtree(partial / "index", ignore_errors=True)
+        (partial / "index").mkdir()
+        index.save(partial / "index")
+        manifest |= {"index": "hnsw", "index_settings": index.settings, "index_module": type(index).__module__}
+
+
+def test_a_bundle_whose_index_finds_too_little_is_refused(
+    build: Build,
+    ask: Build,
+    titled_dataset: Dataset,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from twotower.serving.index_recall import index_recall
+
+    folders = tmp_path / "bundles" / "one", tmp_path / "bundles" / "two"
+    for folder in folders:
+        write(folder, titled_dataset)
+    with_index(folders[1], wrong=True)
+    body, whole = {"bundle": "two"}, {"recall_floor": 0.99}
+    monkeypatch.setattr("twotower.serving.http.swap.index_recall", partial(index_recall, k=3))
+    status, text = refusal(build, ask, folders, body)
+    assert status == 409
+    assert "of exact search's top 3 (5 of its users), below the floor of 90.0%" in text
+    assert "what was served stays" in text
+    assert refusal(build, ask, folders, body, recall_floor=0.0)[0] == 200
+    with_index(folders[1], wrong=False)
+    assert refusal(build, ask, folders, body, **whole)[0] == 200
+
+
+def test_recall_of_an_index_counts_equal_scores_alike_and_needs_no_histories(
+    titled_dataset: Dataset, write: Write, tmp_path: Path
+) -> None:
+    from twotower.serving.bundle import Bundle
+    from twotower.serving.index_recall import index_recall
+
+    write(tmp_path / "none", titled_dataset, histories=None)
+    assert index_recall(Bundle.load(tmp_path / "none")) is None
+    for wrong, recall in ((False, 1.0), (True, 0.0)):
+        with_index(tmp_path / "none", wrong=wrong)
+        found = index_recall(Bundle.load(tmp_path / "none"), k=2)
+        assert found is not None
+        assert (found.k, found.users) == (2, 8)
+        assert found.recall == pytest.approx(recall, abs=0.01) if not wrong else found.recall < 0.5
+    same = write(tmp_path / "same", titled_dataset, "popularity")
+    assert not same.state_dict()["counts"].any()  # untrained: every score is 0
+    with_index(tmp_path / "same", wrong=False)
+    tied = index_recall(Bundle.load(tmp_path / "same"), k=3)
+    assert tied is not None
+    assert tied.recall == 1.0
 
 
 def test_a_folder_that_is_no_bundle_is_refused(build: Build, ask: Build, folders: tuple[Path, Path]) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 from twotower.core.errors import InputError
 from twotower.serving.bundle import Bundle
 from twotower.serving.http.limits import RefusedError
+from twotower.serving.index_recall import index_recall
 from twotower.serving.pipeline import CANDIDATES, Pipeline
 from twotower.serving.retriever import Retriever
 
 log = logging.getLogger(__name__)
+
+RECALL_FLOOR = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +58,14 @@ class Loader:
         device: where models compute.
         candidates: handed from the retriever to the pre-ranker.
         allow_collapsed: whether a bundle whose own diagnosis is "collapsed" may be swapped in.
+        recall_floor: least share of exact search's answers that the index of a bundle to be swapped in must find, for a
+            sample of its users; 0: it is not asked.
     """
 
     device: str = "cpu"
     candidates: int = CANDIDATES
     allow_collapsed: bool = False
+    recall_floor: float = RECALL_FLOOR
 
     def load(self, folder: Path, then: Path | None) -> Served:
         """Read and check a bundle, and the pre-ranker's, and answer a first question by each.
@@ -86,6 +92,17 @@ class Loader:
             raise InputError(f"{folder}: cannot be served ({type(error).__name__}: {why})") from error
         return retriever
 
+    def below_floor(self, served: Served) -> str:
+        """Return in words that the retriever's index finds too little of what exact search does; empty: it does not."""
+        found = index_recall(served.retriever.bundle) if self.recall_floor else None
+        if found is None or found.recall >= self.recall_floor:
+            return ""
+        return (
+            f"{served.folder}: its index finds {found.recall:.1%} of exact search's top {found.k} ({found.users:,} of "
+            f"its users), below the floor of {self.recall_floor:.1%}; build it again with 'twotower index', or lower "
+            "--recall-floor"
+        )
+
 
 class Slot:
     """Hold what is served. A request takes `served` once and keeps to it."""
@@ -97,6 +114,8 @@ class Slot:
         self._lock = threading.Lock()
         if verdict_of(served) == "collapsed":
             log.warning("%s: its own diagnosis says that its vectors have collapsed", served.folder)
+        if problem := loader.below_floor(served):
+            log.warning("%s", problem)
 
     def swap(self, bundle: str | None = None, then: str | None = None) -> Served:
         """Load another bundle, or the same folder again, and serve it from the next request on.
@@ -112,6 +131,8 @@ class Slot:
             new = self._loader.load(folder, second)
             if not self._loader.allow_collapsed and verdict_of(new) == "collapsed":
                 raise InputError(f"{folder}: its diagnosis says that its vectors have collapsed")
+            if problem := self._loader.below_floor(new):
+                raise InputError(problem)
         except RefusedError:
             raise
         except (InputError, OSError) as error:
