@@ -1,0 +1,223 @@
+"""Climb the ladder of `twotower fit` on the logs of default_sets.py, several seeds and many logs side by side.
+
+For each log and seed: the closed forms, `two_tower` and `sasrec` with their default runs, the mixtures of two of the best
+four with the weight that is best on validation, and the choice of `fit`: the two best are mixed, and the simpler model is
+taken where the paired test on validation cannot tell it from the best. The test chooses nothing; afterwards the choice is
+compared with the best closed form on the users of the test. Each finished log and seed is a line of JSON.
+
+    python benchmarks/default_sets.py SETS
+    python benchmarks/ladder.py SETS --out lines.jsonl --seconds 220 --jobs 18 --device cuda
+    python benchmarks/ladder.py --judge benchmarks/results/ladder.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import tune_defaults
+
+CLOSED = ("popularity", "item_cosine", "item_lists", "ease")
+NEURAL = ("two_tower", "sasrec")
+METRIC = "ndcg@10"
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Half width of a 95 % interval over so many seeds, in standard errors."""
+Line = dict[str, Any]
+
+
+def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED) -> Line:
+    """One log and one seed."""
+    import torch
+
+    torch.set_num_threads(1)
+    from twotower.data.dataset import Dataset
+    from twotower.evaluation.compare import compare
+    from twotower.evaluation.protocol import Protocol
+    from twotower.evaluation.run import evaluate
+    from twotower.experiment.choose import climbed
+    from twotower.experiment.ladder.blend import mixture_of
+    from twotower.experiment.ladder.pick import pick
+    from twotower.experiment.recipes import default_run
+    from twotower.experiment.run import ModelSection, Run
+    from twotower.experiment.train import spelled_out, train, with_choice
+
+    started = time.perf_counter()
+    dataset = Dataset.load(folder, verify=False)
+    line: Line = {"set": folder.name, "seed": seed, "models": {}, "errors": {}}
+    models, runs, results = {}, {}, {}
+    there = dataset.to(torch.device(device))
+
+    def judged(model: Any, split: Any, part: str) -> Any:
+        return evaluate(model, there, getattr(split, part), Protocol(ks=(10,), split=part))
+
+    def noted(name: str, model: Any, split: Any, since: float, **more: Any) -> None:
+        results[name] = [judged(model, split, part) for part in ("validation", "test")]
+        validation, test = (one.metrics[METRIC] for one in results[name])
+        recall, took = results[name][1].metrics["recall@10"], round(time.perf_counter() - since, 1)
+        line["models"][name] = {"validation": validation, "test": test, "recall": recall, "seconds": took, **more}
+
+    split: Any = None
+    for name in (*closed, *NEURAL):
+        since = time.perf_counter()
+        run = default_run(name).with_settings([f"training.seed={seed}"])
+        run = run.with_settings([f"training.device={device if name in NEURAL else 'cpu'}"])
+        try:
+            on_gpu = name == "ease" and there.device.type == "cuda"
+            trained = solved_on_gpu(run, there) if on_gpu else train(run, dataset=dataset)
+            models[name], runs[name] = trained.model.to(there.device).eval(), spelled_out(trained.run)
+            split = split or trained.split
+            noted(name, models[name], split, since, epochs=len(trained.records))
+        except Exception as error:  # one model that fails is noted, not the end of all
+            line["errors"][name] = f"{type(error).__name__}: {error}"[:200]
+    best_first = sorted(models, key=lambda name: -results[name][0].metrics[METRIC])
+    for pair in list(itertools.combinations(best_first[:4], 2))[: None if there.device.type == "cuda" else 1]:
+        since = time.perf_counter()
+        settings: Line = {"first": pair[0], "second": pair[1]}
+        settings |= {f"{key}_settings": runs[settings[key]].model.settings for key in ("first", "second")}
+        run = spelled_out(Run(model=ModelSection("mixture", settings)))
+        try:
+            mixture = mixture_of(run, there, [models[name] for name in pair])
+
+            def score(weight: float, mixture: Any = mixture) -> float:
+                mixture.settle(weight)
+                return float(judged(mixture, split, "validation").metrics[METRIC])
+
+            mixture.settle(climbed(mixture, 1.0, score, metric=METRIC))
+            weight = with_choice(run, mixture).model.settings["weight"]
+            noted(" + ".join(pair), mixture, split, since, weight=weight)
+        except Exception as error:
+            line["errors"][" + ".join(pair)] = f"{type(error).__name__}: {error}"[:200]
+    ladder = [name for name in (*closed, *NEURAL, " + ".join(best_first[:2])) if name in results]
+    choice = pick({name: results[name][0] for name in ladder}, METRIC)
+    known = [name for name in closed if name in results]
+    rival = max(known, key=lambda name: results[name][1].metrics[METRIC])
+    line |= {"ladder": ladder, "choice": choice.name, "best_by_validation": choice.best, "best_baseline": rival}
+    if choice.name != rival:
+        table = compare({name: results[name][1] for name in (rival, choice.name)}, [METRIC], reference=rival)
+        line["p_against_best_baseline"] = next(row.p_value for row in table.rows if row.model == choice.name)
+    return line | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def solved_on_gpu(run: Any, dataset: Any) -> Any:
+    """EASE as `train` gives it, its equations solved on the GPU of the data set; the penalty chosen on validation."""
+    import types
+
+    import torch
+
+    from twotower.experiment.catalogue import split_of
+    from twotower.experiment.choose import fit_closed_form
+    from twotower.experiment.learn import validation_metrics
+    from twotower.experiment.train import with_choice
+    from twotower.models.baselines.cooccurrence import incidence
+    from twotower.models.registry import build_model
+
+    model: Any = build_model("ease", dataset.schema).to(dataset.device)
+    split = split_of(run, dataset)
+
+    def fit_log(log: Any) -> None:
+        seen = incidence(log, dataset.schema.num_items)[:, 2:]
+        counts = torch.from_numpy((seen.T @ seen).toarray()).to(dataset.device, torch.float64)
+        counts.diagonal().add_(model.lambda_ or model.first_choice(log))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(counts))
+        weights = (inverse / -inverse.diagonal()).float()
+        model.weights[2:, 2:] = weights.fill_diagonal_(0.0)
+
+    model.fit_log = fit_log
+    fit_closed_form(
+        model, split, split.train, lambda one: validation_metrics(one, run, dataset, split)[METRIC], metric=METRIC
+    )
+    return types.SimpleNamespace(model=model, run=with_choice(run, model), split=split, records=[])
+
+
+def interval(values: list[float]) -> str:
+    """Mean of one figure over seeds, with its 95 % interval."""
+    mean = sum(values) / len(values)
+    if len(values) not in STUDENT:
+        return f"{mean:.3f} ({len(values)} seeds)"
+    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def summary(lines: list[Line], closed: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The ratios as geometric means over logs, by seed, and on which logs what fell short.
+
+    Args:
+        lines: of this script.
+        closed: test figures of further closed forms, by log and model.
+    """
+    seeds = sorted({line["seed"] for line in lines})
+    found: dict[str, Any] = {"logs": sorted({line["set"] for line in lines}), "seeds": seeds}
+    ratios: dict[str, list[float]] = {}
+    for seed in seeds:
+        logs: dict[str, list[float]] = {}
+        for line in (one for one in lines if one["seed"] == seed):
+            tests = {name: one["test"] for name, one in line["models"].items()}
+            baselines = closed.get(line["set"], {}) | {name: tests[name] for name in CLOSED if name in tests}
+            best = max(baselines.values())
+            for name, value, rival in (
+                ("two_tower_over_ease", tests.get("two_tower"), baselines.get("ease")),
+                ("sasrec_over_ease", tests.get("sasrec"), baselines.get("ease")),
+                ("better_neural_over_best_baseline", max(tests[one] for one in NEURAL if one in tests), best),
+                ("choice_of_fit_over_best_baseline", tests[line["choice"]], best),
+                ("mixture_over_best_baseline", tests.get(line["ladder"][-1]), best),
+            ):
+                if value and rival:
+                    logs.setdefault(name, []).append(value / rival)
+        for name, values in logs.items():
+            ratios.setdefault(name, []).append(math.exp(sum(map(math.log, values)) / len(values)))
+    found |= {name: interval(values) for name, values in ratios.items()}
+    found["by_seed"] = ratios
+    found["below_popularity"] = sorted(
+        {
+            line["set"]
+            for line in lines
+            for name in NEURAL
+            if name in line["models"] and line["models"][name]["test"] < line["models"]["popularity"]["test"]
+        }
+    )
+    found["choice_behind_best_baseline"] = [
+        f"{line['set']}, seed {line['seed']}: {line['choice']} {line['models'][line['choice']]['test']:.4f} behind "
+        f"{line['best_baseline']} {line['models'][line['best_baseline']]['test']:.4f}, "
+        f"p = {line.get('p_against_best_baseline', 1.0):.3f}"
+        for line in lines
+        if line["models"][line["choice"]]["test"] < line["models"][line["best_baseline"]]["test"]
+    ]
+    return found
+
+
+def main() -> None:
+    """Climb what is not done yet, or judge what is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=220)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--names", default="", help="names of logs, with commas; default: all")
+    parser.add_argument("--closed", default=",".join(CLOSED), help="closed forms, with commas")
+    parser.add_argument("--judge", type=Path, help="print the ratios of finished lines")
+    given = parser.parse_args()
+    if given.judge:
+        print(json.dumps(summary(tune_defaults.read(given.judge), {}), indent=1))
+        return
+    done = {(line["set"], line["seed"]) for line in tune_defaults.read(given.out)}
+    names = given.names.split(",") if given.names else sorted(one.name for one in given.sets.iterdir() if one.is_dir())
+    waiting: list[tuple[Any, ...]] = [
+        (given.sets / name, seed, given.device, tuple(given.closed.split(",")))
+        for seed in range(given.seeds)
+        for name in names
+        if (name, seed) not in done
+    ]
+    print(f"{len(done)} done, {len(waiting)} to do", flush=True)
+    tune_defaults.work(waiting, given.out, jobs=given.jobs, seconds=given.seconds, task=climb)
+
+
+if __name__ == "__main__":
+    main()
