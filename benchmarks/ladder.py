@@ -1,9 +1,9 @@
 """Climb the ladder of `twotower fit` on the logs of default_sets.py, several seeds and many logs side by side.
 
-For each log and seed: the closed forms, `two_tower` and `sasrec` with their default runs, the mixtures of two of the best
-four with the weight that is best on validation, and the choice of `fit`: the two best are mixed, and the simpler model is
-taken where the paired test on validation cannot tell it from the best. The test chooses nothing; afterwards the choice is
-compared with the best closed form on the users of the test. Each finished log and seed is a line of JSON.
+For each log and seed: the closed forms, `two_tower` and `sasrec` with their default runs, mixtures of two of the best
+four with the weight that is best on validation, and the choice of `fit`: the two best are mixed, and the simpler one
+is taken where the paired test on validation cannot tell it from the best. The test chooses nothing; afterwards the
+choice is compared with the best closed form on the users of the test. A finished log and seed is a line of JSON.
 
     python benchmarks/default_sets.py SETS
     python benchmarks/ladder.py SETS --out lines.jsonl --seconds 220 --jobs 18 --device cuda
