@@ -118,7 +118,7 @@ class Mixture(OffersChoices):
             if not isinstance(part, ClosedForm):
                 raise InputError(
                     f"model 'mixture': its part {type(part).__name__} is trained, not fitted in one go; 'twotower fit' "
-                    "mixes the two best models that it has trained"
+                    "mixes the best models that it has trained"
                 )
             part.fit_log(log)
         self._measure(*(part.encode_items(self._catalogue(log.items)) for part in self.parts))

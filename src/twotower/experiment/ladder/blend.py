@@ -1,14 +1,16 @@
-"""The last rung: a mixture of the two best models of the ladder, put together from their bundles."""
+"""The last rung: the best model mixed with one of the next best, put together from their bundles."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
+from twotower.evaluation.result import Result
 from twotower.experiment.choose import climbed
 from twotower.experiment.ladder.rungs import METRIC, Rung, judged
 from twotower.experiment.run import ModelSection, Run
@@ -20,27 +22,39 @@ from twotower.models.registry import build_model
 from twotower.serving.bundle import Bundle, write_bundle
 
 MIXTURE = "mixture"
+OTHERS = 3
+"""Models that the best one is mixed with, each in turn: the second best is often of the same kind, and adds little."""
 
 
-def two_best(rungs: Sequence[Rung]) -> tuple[Rung, Rung] | None:
-    """Return the rung with the best figure on validation, and the best one of another model; None where there is none.
+def pairs_of(rungs: Sequence[Rung]) -> list[tuple[Rung, Rung]]:
+    """Return the best rung on validation with each of the next `OTHERS` models, best first; none where there is none.
 
-    Of equal ones the earlier, in the order of the ladder.
+    Of each model its best rung counts, of equal ones the earlier in the order of the ladder.
     """
-    best_first = sorted(
-        (rung for rung in rungs if rung.validation is not None and rung.model != MIXTURE),
-        key=lambda rung: -rung.validation.metrics[METRIC] if rung.validation else 0.0,
-    )
-    others = [rung for rung in best_first if rung.model != best_first[0].model]
-    return (best_first[0], others[0]) if others else None
+    best: dict[str, Rung] = {}
+    for rung in sorted(rungs, key=lambda rung: -_figure(rung.validation)):
+        if rung.validation is not None and rung.model != MIXTURE:
+            best.setdefault(rung.model, rung)
+    first, *others = best.values() if best else (None,)
+    return [] if first is None else [(first, other) for other in others[:OTHERS]]
 
 
-def mixed_rung(parts: tuple[Rung, Rung], to: Path, run: Run, dataset: Dataset, split: Split) -> Rung:
-    """Mix two rungs, with the weight that is best on validation, evaluate the mixture, and write its bundle.
+@dataclass(frozen=True)
+class Mixed:
+    """Hold a mixture with its weight, not yet written."""
+
+    parts: tuple[Rung, Rung]
+    run: Run
+    model: Mixture
+    validation: Result
+    seconds: float
+
+
+def mix(parts: tuple[Rung, Rung], run: Run, dataset: Dataset, split: Split) -> Mixed:
+    """Mix two rungs, read from their bundles, with the weight that is best on validation.
 
     Args:
-        parts: whose bundles are read.
-        to: folder of the bundle.
+        parts: whose models are mixed.
         run: the default run of a mixture.
         dataset: prepared.
         split: whose validation chooses the weight.
@@ -50,29 +64,34 @@ def mixed_rung(parts: tuple[Rung, Rung], to: Path, run: Run, dataset: Dataset, s
     """
     start = time.perf_counter()
     bundles = [Bundle.load(part.bundle, dataset.device) for part in parts]
-    settings = {
-        key: value
-        for place, bundle in zip(("first", "second"), bundles, strict=True)
-        for key, value in (
-            (place, bundle.manifest["model"]["name"]),
-            (f"{place}_settings", bundle.manifest["model"]["parameters"]),
-        )
-    }
+    settings: dict[str, Any] = {}
+    for place, bundle in zip(("first", "second"), bundles, strict=True):
+        described = bundle.manifest["model"]
+        settings |= {place: described["name"], f"{place}_settings": described["parameters"]}
     run = spelled_out(replace(run, model=ModelSection(MIXTURE, settings)))
     model = mixture_of(run, dataset, [bundle.model for bundle in bundles])
+    found: dict[float, Result] = {}
 
     def score(weight: float) -> float:
         model.settle(weight)
-        return judged(model, run, dataset, split, "validation").metrics[METRIC]
+        found[weight] = judged(model, run, dataset, split, "validation")
+        return found[weight].metrics[METRIC]
 
-    has_validation = bool(split.validation.truth.num_events)
-    model.settle(climbed(model, 1.0, score, metric=METRIC) if has_validation else 1.0)
-    run = with_choice(run, model)
-    validation, test = (judged(model, run, dataset, split, part) for part in ("validation", "test"))
-    items = encode_known_items(model, dataset)
-    write_bundle(to, contents_of(run, model, dataset, items, test, None, events=split.train))
-    name = f"{MIXTURE} of {parts[0].name} and {parts[1].name}"
-    return Rung(name, MIXTURE, to, time.perf_counter() - start, validation, test, parts=parts)
+    weight = climbed(model, model.first_choice(split.train), score, metric=METRIC)
+    model.settle(weight)
+    return Mixed(parts, with_choice(run, model), model, found[weight], time.perf_counter() - start)
+
+
+def mixed_rung(mixed: Mixed, to: Path, dataset: Dataset, split: Split) -> Rung:
+    """Evaluate a mixture on the test, write its bundle, and return it as a rung."""
+    start = time.perf_counter()
+    test = judged(mixed.model, mixed.run, dataset, split, "test")
+    items = encode_known_items(mixed.model, dataset)
+    write_bundle(to, contents_of(mixed.run, mixed.model, dataset, items, test, None, events=split.train))
+    first, second = mixed.parts
+    took = mixed.seconds + time.perf_counter() - start
+    name = f"{MIXTURE} of {first.name} and {second.name}"
+    return Rung(name, MIXTURE, to, took, mixed.validation, test, parts=mixed.parts)
 
 
 def mixture_of(run: Run, dataset: Dataset, models: Sequence[Model]) -> Mixture:
@@ -84,3 +103,7 @@ def mixture_of(run: Run, dataset: Dataset, models: Sequence[Model]) -> Mixture:
     model.to(dataset.device).hold(first, second, items=(known[0], known[1]))
     model.eval()
     return model
+
+
+def _figure(result: Result | None) -> float:
+    return float("-inf") if result is None else result.metrics[METRIC]
