@@ -1,9 +1,10 @@
 """Climb the ladder of `twotower fit` on the logs of default_sets.py, several seeds and many logs side by side.
 
 For each log and seed: the closed forms, `two_tower` and `sasrec` with their default runs, mixtures of two of the best
-four with the weight that is best on validation, and the choice of `fit`: the two best are mixed, and the simpler one
-is taken where the paired test on validation cannot tell it from the best. The test chooses nothing; afterwards the
-choice is compared with the best closed form on the users of the test. A finished log and seed is a line of JSON.
+four with the weight that is best on validation, and the choice of `fit`: the best is mixed with the next three, and
+the simpler one is taken where the paired test on validation cannot tell it from the best. The test chooses nothing;
+afterwards the choice is compared with the best closed form on the users of the test. A finished log and seed is a line
+of JSON.
 
     python benchmarks/default_sets.py SETS
     python benchmarks/ladder.py SETS --out lines.jsonl --seconds 220 --jobs 18 --device cuda
@@ -41,7 +42,7 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
     from twotower.evaluation.protocol import Protocol
     from twotower.evaluation.run import evaluate
     from twotower.experiment.choose import climbed
-    from twotower.experiment.ladder.blend import mixture_of
+    from twotower.experiment.ladder.blend import OTHERS, mixture_of
     from twotower.experiment.ladder.pick import pick
     from twotower.experiment.recipes import default_run
     from twotower.experiment.run import ModelSection, Run
@@ -76,7 +77,8 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
         except Exception as error:  # one model that fails is noted, not the end of all
             line["errors"][name] = f"{type(error).__name__}: {error}"[:200]
     best_first = sorted(models, key=lambda name: -results[name][0].metrics[METRIC])
-    for pair in list(itertools.combinations(best_first[:4], 2))[: None if there.device.type == "cuda" else 1]:
+    every = list(itertools.combinations(best_first[:4], 2))  # those with the best one first
+    for pair in every if there.device.type == "cuda" else every[:OTHERS]:
         since = time.perf_counter()
         settings: Line = {"first": pair[0], "second": pair[1]}
         settings |= {f"{key}_settings": runs[settings[key]].model.settings for key in ("first", "second")}
@@ -93,7 +95,9 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
             noted(" + ".join(pair), mixture, split, since, weight=weight)
         except Exception as error:
             line["errors"][" + ".join(pair)] = f"{type(error).__name__}: {error}"[:200]
-    ladder = [name for name in (*closed, *NEURAL, " + ".join(best_first[:2])) if name in results]
+    mixed = [" + ".join(pair) for pair in every[:OTHERS] if " + ".join(pair) in results]
+    kept = max(mixed, key=lambda name: results[name][0].metrics[METRIC], default="")
+    ladder = [name for name in (*closed, *NEURAL, kept) if name in results]
     choice = pick({name: results[name][0] for name in ladder}, METRIC)
     known = [name for name in closed if name in results]
     rival = max(known, key=lambda name: results[name][1].metrics[METRIC])
@@ -144,6 +148,14 @@ def interval(values: list[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}"
 
 
+def best_mixture(line: Line) -> str:
+    """The mixture of the best model on validation with another that is best there; empty where there is none."""
+    single = {name: one["validation"] for name, one in line["models"].items() if " + " not in name}
+    first = max(single, key=lambda name: single[name])
+    mixed = [name for name in line["models"] if name.startswith(f"{first} + ")]
+    return max(mixed, key=lambda name: line["models"][name]["validation"], default="")
+
+
 def summary(lines: list[Line], closed: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The ratios as geometric means over logs, by seed, and on which logs what fell short.
 
@@ -152,27 +164,28 @@ def summary(lines: list[Line], closed: dict[str, dict[str, float]]) -> dict[str,
         closed: test figures of further closed forms, by log and model.
     """
     seeds = sorted({line["seed"] for line in lines})
-    found: dict[str, Any] = {"logs": sorted({line["set"] for line in lines}), "seeds": seeds}
-    ratios: dict[str, list[float]] = {}
-    for seed in seeds:
-        logs: dict[str, list[float]] = {}
-        for line in (one for one in lines if one["seed"] == seed):
-            tests = {name: one["test"] for name, one in line["models"].items()}
-            baselines = closed.get(line["set"], {}) | {name: tests[name] for name in CLOSED if name in tests}
-            best = max(baselines.values())
-            for name, value, rival in (
-                ("two_tower_over_ease", tests.get("two_tower"), baselines.get("ease")),
-                ("sasrec_over_ease", tests.get("sasrec"), baselines.get("ease")),
-                ("better_neural_over_best_baseline", max(tests[one] for one in NEURAL if one in tests), best),
-                ("choice_of_fit_over_best_baseline", tests[line["choice"]], best),
-                ("mixture_over_best_baseline", tests.get(line["ladder"][-1]), best),
-            ):
-                if value and rival:
-                    logs.setdefault(name, []).append(value / rival)
-        for name, values in logs.items():
-            ratios.setdefault(name, []).append(math.exp(sum(map(math.log, values)) / len(values)))
-    found |= {name: interval(values) for name, values in ratios.items()}
-    found["by_seed"] = ratios
+    logs = sorted({line["set"] for line in lines})
+    found: dict[str, Any] = {"logs": logs, "seeds": seeds, "by_seed": {}, "logs_of": {}}
+    ratios: dict[str, dict[str, dict[int, float]]] = {}
+    for line in lines:
+        tests = {name: one["test"] for name, one in line["models"].items()}
+        baselines = closed.get(line["set"], {}) | {name: tests[name] for name in CLOSED if name in tests}
+        best = max(baselines.values())
+        for name, value, rival in (
+            ("two_tower_over_ease", tests.get("two_tower"), baselines.get("ease")),
+            ("sasrec_over_ease", tests.get("sasrec"), baselines.get("ease")),
+            ("better_neural_over_best_baseline", max((tests[one] for one in NEURAL if one in tests), default=0), best),
+            ("best_mixture_over_best_baseline", tests.get(best_mixture(line)), best),
+            ("choice_of_fit_over_best_baseline", tests[line["choice"]], best),
+        ):
+            if value and rival:
+                ratios.setdefault(name, {}).setdefault(line["set"], {})[line["seed"]] = value / rival
+    for name, by_log in ratios.items():
+        whole = {log: values for log, values in by_log.items() if len(values) == len(seeds)}
+        means = [math.exp(sum(math.log(values[seed]) for values in whole.values()) / len(whole)) for seed in seeds]
+        found[name] = interval(means)
+        found["by_seed"][name] = [round(mean, 4) for mean in means]
+        found["logs_of"][name] = len(whole)
     found["below_popularity"] = sorted(
         {
             line["set"]
@@ -203,9 +216,14 @@ def main() -> None:
     parser.add_argument("--names", default="", help="names of logs, with commas; default: all")
     parser.add_argument("--closed", default=",".join(CLOSED), help="closed forms, with commas")
     parser.add_argument("--judge", type=Path, help="print the ratios of finished lines")
+    parser.add_argument("--also", type=Path, help="with --judge: further closed forms, lines of tune_defaults.py")
     given = parser.parse_args()
     if given.judge:
-        print(json.dumps(summary(tune_defaults.read(given.judge), {}), indent=1))
+        also: dict[str, dict[str, float]] = {}
+        for line in tune_defaults.read(given.also) if given.also else []:
+            if "test" in line and line["setting"] == "default":
+                also.setdefault(line["set"], {})[line["model"]] = line["test"]
+        print(json.dumps(summary(tune_defaults.read(given.judge), also), indent=1))
         return
     done = {(line["set"], line["seed"]) for line in tune_defaults.read(given.out)}
     names = given.names.split(",") if given.names else sorted(one.name for one in given.sets.iterdir() if one.is_dir())
