@@ -32,8 +32,8 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 Line = dict[str, Any]
 
 
-def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED) -> Line:
-    """One log and one seed."""
+def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED, limit: float = 0.0) -> Line:
+    """One log and one seed; with a limit a training ends after so many seconds, as under the budget of `fit`."""
     import torch
 
     torch.set_num_threads(1)
@@ -43,6 +43,7 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
     from twotower.evaluation.run import evaluate
     from twotower.experiment.choose import climbed
     from twotower.experiment.ladder.blend import OTHERS, mixture_of
+    from twotower.experiment.ladder.budget import TimeLimit
     from twotower.experiment.ladder.pick import pick
     from twotower.experiment.recipes import default_run
     from twotower.experiment.run import ModelSection, Run
@@ -70,7 +71,8 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
         run = run.with_settings([f"training.device={device if name in NEURAL else 'cpu'}"])
         try:
             on_gpu = name == "ease" and there.device.type == "cuda"
-            trained = solved_on_gpu(run, there) if on_gpu else train(run, dataset=dataset)
+            watch = [TimeLimit(limit)] if limit and name in NEURAL else []
+            trained = solved_on_gpu(run, there) if on_gpu else train(run, dataset=dataset, callbacks=watch)
             models[name], runs[name] = trained.model.to(there.device).eval(), spelled_out(trained.run)
             split = split or trained.split
             noted(name, models[name], split, since, epochs=len(trained.records))
@@ -139,13 +141,13 @@ def solved_on_gpu(run: Any, dataset: Any) -> Any:
     return types.SimpleNamespace(model=model, run=with_choice(run, model), split=split, records=[])
 
 
-def interval(values: list[float]) -> str:
-    """Mean of one figure over seeds, with its 95 % interval."""
+def interval(values: list[float]) -> tuple[float, list[float] | None]:
+    """Mean of one figure over seeds, and its 95 % interval where there are 2 to 5."""
     mean = sum(values) / len(values)
     if len(values) not in STUDENT:
-        return f"{mean:.3f} ({len(values)} seeds)"
+        return mean, None
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.3f} ± {half:.3f}"
+    return mean, [mean - half, mean + half]
 
 
 def best_mixture(line: Line) -> str:
@@ -165,25 +167,30 @@ def summary(lines: list[Line], closed: dict[str, dict[str, float]]) -> dict[str,
     """
     seeds = sorted({line["seed"] for line in lines})
     logs = sorted({line["set"] for line in lines})
-    found: dict[str, Any] = {"logs": logs, "seeds": seeds, "by_seed": {}, "logs_of": {}}
+    found: dict[str, Any] = {"logs": logs, "seeds": seeds, "intervals_95": {}, "by_seed": {}, "logs_of": {}}
+    fixed: dict[str, dict[str, float]] = {}  # closed forms have no seed
+    for line in lines:
+        fixed.setdefault(line["set"], dict(closed.get(line["set"], {}))).update(
+            {name: one["test"] for name, one in line["models"].items() if name in CLOSED}
+        )
     ratios: dict[str, dict[str, dict[int, float]]] = {}
     for line in lines:
         tests = {name: one["test"] for name, one in line["models"].items()}
-        baselines = closed.get(line["set"], {}) | {name: tests[name] for name in CLOSED if name in tests}
+        baselines = fixed[line["set"]]
         best = max(baselines.values())
         for name, value, rival in (
             ("two_tower_over_ease", tests.get("two_tower"), baselines.get("ease")),
             ("sasrec_over_ease", tests.get("sasrec"), baselines.get("ease")),
             ("better_neural_over_best_baseline", max((tests[one] for one in NEURAL if one in tests), default=0), best),
             ("best_mixture_over_best_baseline", tests.get(best_mixture(line)), best),
-            ("choice_of_fit_over_best_baseline", tests[line["choice"]], best),
+            ("best_of_ladder_over_best_baseline", tests[line["choice"]], best),
         ):
             if value and rival:
                 ratios.setdefault(name, {}).setdefault(line["set"], {})[line["seed"]] = value / rival
     for name, by_log in ratios.items():
         whole = {log: values for log, values in by_log.items() if len(values) == len(seeds)}
         means = [math.exp(sum(math.log(values[seed]) for values in whole.values()) / len(whole)) for seed in seeds]
-        found[name] = interval(means)
+        found[name], found["intervals_95"][name] = interval(means)
         found["by_seed"][name] = [round(mean, 4) for mean in means]
         found["logs_of"][name] = len(whole)
     found["below_popularity"] = sorted(
