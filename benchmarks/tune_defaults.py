@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,14 +63,21 @@ def read(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def work(waiting: list[tuple[Any, ...]], out: Path, *, jobs: int, seconds: float) -> None:
-    """Train what is waiting, until the seconds are used up; what then runs is not waited for."""
+def work(
+    waiting: list[tuple[Any, ...]],
+    out: Path,
+    *,
+    jobs: int,
+    seconds: float,
+    task: Callable[..., Line] = measure,
+) -> None:
+    """Do what is waiting, until the seconds are used up; what then runs is not waited for."""
     until = time.monotonic() + seconds
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, out.open("a") as lines:
         running: set[Future[Line]] = set()
         while waiting or running:
             while waiting and len(running) < jobs and time.monotonic() < until - 40:
-                running.add(pool.submit(measure, *waiting.pop(0)))
+                running.add(pool.submit(task, *waiting.pop(0)))
             if not running:
                 break
             ended, running = wait(running, timeout=max(0.1, until - time.monotonic()), return_when=FIRST_COMPLETED)

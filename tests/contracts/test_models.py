@@ -11,6 +11,7 @@ from safetensors.torch import load_model, save_model
 
 from twotower.core.errors import InputError
 from twotower.core.schema import Schema
+from twotower.core.states import map_state
 from twotower.data.log import Log
 from twotower.models.base import ClosedForm
 from twotower.models.baselines import sparse_ease
@@ -69,7 +70,7 @@ class TestClosedForm:
         torch.testing.assert_close(fitted.score_rows(users, states), scores[torch.arange(5), items])
         several = torch.tensor([[4, 3], [9, 2], [8, 4], [3, 5], [6, 7]])
         states = fitted.encode_items(tiny_dataset.items(several.flatten()))
-        states = states.view(5, 2, *states.shape[1:])
+        states = map_state(lambda part: part.view(5, 2, *part.shape[1:]), states)
         torch.testing.assert_close(fitted.score_rows(users, states), scores.gather(1, several))
 
     def test_stored_weights_are_all_there_is(self, fitted, name, tiny_dataset, tmp_path):

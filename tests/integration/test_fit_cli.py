@@ -24,7 +24,10 @@ from twotower.core.errors import InputError
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.experiment.ladder import climb
+from twotower.experiment.ladder import fit as fit_module
 from twotower.experiment.ladder.climb import LADDER, STANDS_IN
+from twotower.experiment.ladder.pick import Choice
+from twotower.experiment.ladder.rungs import METRIC
 from twotower.models.baselines import ease
 from twotower.training.callbacks import Silent
 
@@ -231,7 +234,9 @@ def test_a_budget_that_trains_nothing_still_answers_by_closed_forms(log, tmp_pat
     done = run_cli("fit", log, "--budget", "1s", "--to", tmp_path / "bundle", "--json")
     answer = json.loads(done.stdout)
     left_out = {m["model"]: m["left_out"] for m in answer["models"] if m["left_out"]}
-    assert left_out == dict.fromkeys(("two_tower", "sasrec"), "the budget leaves no time to train it; raise --budget")
+    assert left_out == dict.fromkeys(
+        ("two_tower", "sasrec"), "the budget leaves no time to train it; raise --budget"
+    ) | {"mixture": "the budget leaves no time to mix; raise --budget"}
     assert run_cli("recommend", tmp_path / "bundle", "--user", "3").returncode == 0
 
 
@@ -257,9 +262,36 @@ def test_a_variant_is_tried_unless_it_is_the_default_and_a_faulty_one_costs_noth
     monkeypatch.setattr(climb, "VARIANTS", {"item_cosine": tried})
     fitted = twotower.fit(log, to=tmp_path / "bundle", budget="1m")
     rungs = {rung.name: rung.left_out for rung in fitted.rungs}
-    assert list(rungs) == ["popularity", "item_cosine", "item_cosine neighbours=3", "item_cosine neighbors=3", "ease"]
+    lists = ["item_cosine", "item_cosine neighbours=3", "item_cosine neighbors=3"]
+    assert list(rungs)[:-1] == ["popularity", *lists, "ease"]
+    assert list(rungs)[-1].startswith("mixture of ")
     assert "did you mean 'model.neighbours'?" in rungs["item_cosine neighbors=3"]
     assert not rungs["item_cosine neighbours=3"]
+
+
+def test_the_best_is_mixed_with_another_and_the_mixture_is_a_bundle_like_any_other(log, closed, tmp_path, monkeypatch):
+    monkeypatch.setattr(climb, "LADDER", ("popularity", "item_cosine", "two_tower"))
+    monkeypatch.setattr(climb, "VARIANTS", {})
+    monkeypatch.setattr(fit_module, "pick", lambda judged, metric: Choice(list(judged)[-1], list(judged)[-1], {}, ""))
+    fitted = twotower.fit(log, to=tmp_path / "bundle", budget="1m")
+    mixture = fitted.rungs[-1]
+    figures = {rung.name: rung.validation.metrics[METRIC] for rung in fitted.rungs[:-1]}
+    assert mixture.parts[0].name == max(figures, key=lambda name: figures[name])
+    assert mixture.name == f"mixture of {mixture.parts[0].name} and {mixture.parts[1].name}"
+    assert fitted.winner is mixture
+    assert fitted.last_fit == "all events"
+    for bundle in (tmp_path / "bundle", mixture.bundle):
+        done = run_cli("recommend", bundle, "--user", "3", "-k", "4", "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["items"]) == 4
+    done = run_cli("evaluate", mixture.bundle, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"][METRIC] == pytest.approx(mixture.test.metrics[METRIC])
+    kept, last = (twotower.load(bundle).bundle for bundle in (mixture.bundle, tmp_path / "bundle"))
+    assert kept.manifest["model"]["parameters"] == last.manifest["model"]["parameters"]
+    assert kept.manifest["model"]["parameters"]["weight"] > 0
+    again = twotower.fit(log, to=tmp_path / "bundle", budget="1m", resume=True)
+    assert again.rungs[-1].validation.metrics == mixture.validation.metrics
 
 
 def test_repeats_are_answered_where_they_are_usual(closed, tmp_path):
@@ -359,12 +391,14 @@ def test_ctrl_c_leaves_the_best_so_far_and_resume_goes_on(log, tmp_path, monkeyp
     assert (kept / "sasrec.run" / "train.safetensors").is_file()
     before = (kept / "ease" / "manifest.json").stat().st_mtime_ns
     whole = twotower.fit(log, to=to, budget="1m", resume=True)
-    assert [rung.name for rung in whole.rungs] == ["popularity", "ease", "sasrec"]
+    assert [rung.name for rung in whole.rungs] == ["popularity", "ease", "sasrec", whole.rungs[-1].name]
+    assert whole.rungs[-1].name.startswith("mixture of sasrec and ")
     assert (kept / "ease" / "manifest.json").stat().st_mtime_ns == before, "what was done was done again"
     assert whole.rungs[1].validation.metrics == fitted.rungs[1].validation.metrics
     assert whole.last_fit == "all events"
     straight = twotower.fit(log, to=tmp_path / "straight", budget="1m")
-    assert straight.rungs[2].validation.metrics == whole.rungs[2].validation.metrics
+    for one, other in zip(straight.rungs[2:], whole.rungs[2:], strict=True):
+        assert one.validation.metrics == other.validation.metrics
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")

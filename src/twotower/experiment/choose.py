@@ -38,33 +38,50 @@ def fit_closed_form(
         model.settle(value)
         model.fit_log(learnt)
         return
-    found: dict[float, float] = {}
     best: dict[str, Tensor] = {}
+    top = float("-inf")
 
     def score(tried: float) -> float:
-        nonlocal best
+        nonlocal best, top
         model.settle(tried)
         model.fit_log(split.train)
         result = validate(model)
-        if learnt is split.train and result > max(found.values(), default=float("-inf")):
-            best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
-        found[tried] = result
+        if learnt is split.train and result > top:
+            best, top = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}, result
         return result
 
-    first, top = value, score(value)
-    for way in (1, -1):
-        step = way
-        while len(found) < MOST_TRIES and score(tried := float(f"{first * model.ladder**step:.3g}")) > top:
-            value, top, step = tried, found[tried], step + way
-        if value != first:
-            break
-    tries = ", ".join(f"{tried:g}: {found[tried]:.4f}" for tried in sorted(found))
-    log.info("%s: %s = %g by validation %s (%s)", _name(model), name, value, metric, tries)
+    value = climbed(model, value, score, metric=metric)
     model.settle(value)
     if best:
         model.load_state_dict(best)
     else:
         model.fit_log(learnt)
+
+
+def climbed(model: OffersChoices, first: float, score: Callable[[float], float], *, metric: str) -> float:
+    """Return the best value of a model's open setting: steps up from ``first``, or else down, while they help.
+
+    Args:
+        model: whose ladder is climbed.
+        first: the value that is tried first.
+        score: the metric with a value; more is better.
+        metric: its name, for the log.
+    """
+    found = {first: score(first)}
+    value = first
+    for way in (1, -1):
+        step = way
+        while len(found) < MOST_TRIES:
+            tried = float(f"{first * model.ladder**step:.3g}")
+            found[tried] = score(tried)
+            if found[tried] <= found[value]:
+                break
+            value, step = tried, step + way
+        if value != first:
+            break
+    tries = ", ".join(f"{tried:g}: {found[tried]:.4f}" for tried in sorted(found))
+    log.info("%s: %s = %g by validation %s (%s)", _name(model), model.choice, value, metric, tries)
+    return value
 
 
 def _name(model: OffersChoices) -> str:

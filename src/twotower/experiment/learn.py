@@ -24,7 +24,7 @@ from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import IndexSection, Run
 from twotower.experiment.several import check_model, shared_metrics
 from twotower.index.registry import serves
-from twotower.models.base import ClosedForm, Model, OffersChoices, attach_items, new_item_model
+from twotower.models.base import ClosedForm, Model, OffersChoices, StartsFromLog, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.models.size import check_batch_size, check_training_size
@@ -112,6 +112,8 @@ def learn(
 
         if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
             check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
+        if isinstance(model, StartsFromLog):
+            model.start_from(log)
         progress = fit(
             model,
             rows,

@@ -127,6 +127,15 @@ class Phased(Protocol):
 
 
 @runtime_checkable
+class StartsFromLog(Protocol):
+    """Take first weights from the training log, in place of those that are drawn."""
+
+    def start_from(self, log: Log) -> None:
+        """Take them; called once before the first step, with the events that are trained on and no others."""
+        ...
+
+
+@runtime_checkable
 class ReadsCatalogue(Protocol):
     """Read all items beside a batch, such as the features of those in a history."""
 

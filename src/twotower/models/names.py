@@ -22,6 +22,7 @@ KNOWN = {
     "item_lists": "twotower.models.baselines.item_lists:ItemLists",
     "ease": "twotower.models.baselines.ease:EASE",
     "sparse_ease": "twotower.models.baselines.sparse_ease:SparseEASE",
+    "mixture": "twotower.models.mixed:Mixture",
     "dat": "twotower.models.prerank.dat:DAT",
     "cold": "twotower.models.prerank.cold:COLD",
     "int_tower": "twotower.models.prerank.int_tower:IntTower",

@@ -55,6 +55,8 @@ class _Watch(TorchFunctionMode):
         try:
             with torch.random.fork_rng([]), torch.device("meta"):
                 numbers, needed = size_of(self.cls(self.schema, **self.parameters))
+        except InputError:  # a model that holds this one is too large, or this one is refused by its own rule
+            raise
         except Exception:  # no model that can be built so: then what it has asked for counts
             needed = max(needed, self.asked)
         free = available_memory()

@@ -8,14 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from twotower.core.errors import unknown_name
 from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
+from twotower.data.log import Log
 from twotower.models.base import Model
+from twotower.models.first_items import cooccurrence_vectors
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
 from twotower.towers.embedding import FeatureEmbedding, embedding_table, settle_unseen
 from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
+
+INITS = ("drawn", "cooccurrence")
 
 
 class TwoTower(Model):
@@ -48,6 +53,10 @@ class TwoTower(Model):
         feature_dropout: share of fields, each by itself, set to missing in training, so that no feature becomes one
             that the model cannot do without.
         id_dropout: share of item ids replaced by "unknown" in training.
+        init: first item embeddings: "drawn", or "cooccurrence": the leading eigenvectors of how items occur together in
+            the training log, with towers that begin as the identity on them, so that scores before the first step are
+            about those of item-to-item cosines. It wants linear towers (``hidden`` empty) as wide as the fields, item
+            ids and a history.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class TwoTower(Model):
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
         id_dropout: float = 0.0,
+        init: str = "drawn",
     ) -> None:
         super().__init__()
         if not (0.0 <= feature_dropout < 1.0 and 0.0 <= id_dropout < 1.0):
@@ -79,7 +89,16 @@ class TwoTower(Model):
             raise ValueError("items have no features, so the item tower needs item_id = true")
         if not history_length and not user_id and not schema.user_features:
             raise ValueError("users have no features, so without a history the user tower needs user_id = true")
+        if init not in INITS:
+            raise unknown_name("init", init, INITS)
+        plain = tower == "mlp" and not hidden and not batch_norm and dim == field_dim
+        if init == "cooccurrence" and not (plain and item_id and history_length):
+            raise ValueError(
+                "init = 'cooccurrence' wants linear towers (hidden = [], tower = 'mlp', batch_norm = false) with "
+                "dim = field_dim, item_id = true and a history"
+            )
         self.schema = schema
+        self.init = init
         self.history_length = history_length
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
@@ -136,6 +155,27 @@ class TwoTower(Model):
         """Score row i with row i, or with each of its n items."""
         return super().score_rows(users, items) if self.inner_product else self.scorer.pairs(users, items)
 
+    @torch.no_grad()
+    def start_from(self, log: Log) -> None:
+        """Take the first item embeddings from the training log, where ``init`` says so."""
+        if self.init == "drawn":
+            return
+        rows, dim = self.item_table.weight.shape
+        vectors = cooccurrence_vectors(log, rows, dim).to(self.item_table.weight)
+        known = vectors.abs().sum(1) > 0
+        if not known.any():
+            return
+        vectors *= dim**-0.5 / vectors[known].square().mean().sqrt()  # as long as those that are drawn
+        for table in (self.item_table, self.history_table):
+            if table is not None:
+                table.weight[known] = vectors[known]
+        item, user = _only_layer(self.item_mlp), _only_layer(self.user_mlp)
+        same = torch.eye(dim).to(item.weight)
+        item.weight[:, -dim:] = same  # the id is the last field of an item, the history the first ones of a user
+        user.weight[:, : dim * self.pool.parts] = same.repeat(1, self.pool.parts) / self.pool.parts
+        item.bias.zero_()
+        user.bias.zero_()
+
     @property
     def serves_new_items(self) -> bool:
         """Return whether items have features beside their ids."""
@@ -159,3 +199,8 @@ class TwoTower(Model):
             kept = torch.rand(fields.shape[:2], device=fields.device) >= self.feature_dropout
             fields = fields * kept[:, :, None]
         return [fields.flatten(1)]
+
+
+def _only_layer(network: nn.Module) -> nn.Linear:
+    (layer,) = (part for part in network.modules() if isinstance(part, nn.Linear))
+    return layer

@@ -12,6 +12,7 @@ from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
 from twotower.data.log import Log
 from twotower.evaluation.result import Result
+from twotower.experiment.ladder.blend import pairs_of
 from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit
 from twotower.experiment.ladder.climb import LADDER, VARIANTS, Ladder
 from twotower.experiment.ladder.cut import choose_split
@@ -52,6 +53,25 @@ def test_the_better_model_is_taken_where_users_speak_for_it():
     assert (choice.name, choice.best) == ("sasrec", "sasrec")
     assert max(choice.p_values.values()) < 0.05
     assert "no simpler model comes as near as noise (p below 0.05 for 2)" in choice.reason
+
+
+def test_the_best_model_is_mixed_with_the_three_next_of_other_names(tmp_path):
+    figures = {
+        "popularity": ("popularity", 0.1),
+        "item_lists": ("item_lists", 0.3),
+        "ease": ("ease", 0.4),
+        "two_tower": ("two_tower", 0.6),
+        "two_tower temperature=0.08": ("two_tower", 0.7),
+        "sasrec": ("sasrec", 0.5),
+        "mixture of others": ("mixture", 0.9),
+    }
+    rungs = [
+        Rung(name, model, tmp_path, validation=result(noisy(mean, 3, 2000))) for name, (model, mean) in figures.items()
+    ]
+    pairs = [(first.name, second.name) for first, second in pairs_of([*rungs, Rung("hstu", "hstu", tmp_path)])]
+    best = "two_tower temperature=0.08"
+    assert pairs == [(best, "sasrec"), (best, "ease"), (best, "item_lists")]
+    assert pairs_of(rungs[:1]) == pairs_of([]) == []
 
 
 def test_a_worse_model_that_is_less_simple_is_never_taken():

@@ -56,7 +56,11 @@ def advice(fitted: Fitted, *, budget: float) -> list[str]:
     if not fitted.dataset.schema.item_features:
         said.append("No feature of the items is known: with <code>--items FILE</code> new items can be recommended.")
     said.append(f"Judge a model again: {_code(f'twotower evaluate {kept}')} (it has not learnt the test events).")
-    said.append("A mixture of two models is not made: a bundle serves one model exactly, and a mixture would be two.")
+    if fitted.winner.parts:
+        said.append(
+            "The bundle is a mixture: each answer costs two models. The best single one is beside it: "
+            f"{_code(f'twotower recommend {shlex.quote(str(fitted.winner.parts[0].bundle))} --user ID -k 10')}"
+        )
     return said
 
 

@@ -1,4 +1,4 @@
-"""The order of the ladder, and how its time is shared: closed forms, trained models, and variants of the best."""
+"""The ladder: closed forms, trained models, variants of the best and a mixture, and how time is shared among them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.experiment.catalogue import split_of
+from twotower.experiment.ladder.blend import MIXTURE, Mixed, mix, mixed_rung, pairs_of
 from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
 from twotower.experiment.run import Run
@@ -20,7 +21,7 @@ from twotower.training.callbacks import Callback
 
 LADDER = ("popularity", "item_cosine", "item_lists", "ease", "sparse_ease", "two_tower", "sasrec")
 """The models that `twotower fit` tries, simplest first: where the difference is noise the earlier one is taken. Another
-joins by its name; closed forms come before those that are trained."""
+joins by its name; closed forms come before those that are trained. A mixture of the best comes last."""
 
 STANDS_IN = {"sparse_ease": "ease"}
 """Models that are tried only where another could not be: its form for catalogues that are too large for it."""
@@ -86,7 +87,7 @@ class Ladder:
         return [rung for _, rung in sorted(self._rungs.items())]
 
     def climb(self) -> None:
-        """Train the ladder, then variants of its models for as long as there is time.
+        """Train the ladder, then variants of its models for as long as there is time, then mix the best.
 
         Closed forms come first and are fitted whatever the budget, save where the size of the catalogue says that one
         takes far more. The others share what is left evenly, with one share more for the last fit of the winner.
@@ -108,14 +109,43 @@ class Ladder:
             model = LADDER[place]
             for number, settings in enumerate(VARIANTS.get(model, ()), start=1):
                 self._try_variant(place, number, model, settings)
+        self._mix()
 
     def _has(self, model: str) -> bool:
         """Whether the model was learnt, and not left out."""
         return any(rung.model == model and rung.validation is not None for rung in self._rungs.values())
 
+    def _mix(self) -> None:
+        """Mix the best with each of the next while there is time, a few evaluations each; keep the best mixture."""
+        to = self._bundle(MIXTURE, 0)
+        known = (to / "manifest.json").is_file()
+        best: Mixed | None = None
+        left_out, took = "the budget leaves no time to mix; raise --budget", LEAST_SECONDS
+        pairs = pairs_of(self.rungs)
+        for parts in pairs:
+            if self.budget.left < took and not known:
+                break
+            self.tell(f"{MIXTURE} of {parts[0].name} and {parts[1].name}: {clock(self.budget.left)} left")
+            try:
+                mixed = mix(parts, self._run(MIXTURE), self.dataset, self.split)
+            except InputError as error:
+                left_out = str(error)
+                continue
+            took = max(LEAST_SECONDS, mixed.seconds)
+            if best is None or mixed.validation.metrics[METRIC] > best.validation.metrics[METRIC]:
+                best = mixed
+        if pairs:
+            rung = (
+                Rung(MIXTURE, MIXTURE, to, left_out=left_out)
+                if best is None
+                else mixed_rung(best, to, self.dataset, self.split)
+            )
+            self._rungs[len(LADDER), 0] = rung
+            self.done(rung)
+
     def _try_variant(self, place: int, number: int, model: str, settings: tuple[str, ...]) -> None:
         default = self._rungs[place, 0]
-        last_fit = max(rung.seconds for rung in self._rungs.values())
+        last_fit = sum(sorted(rung.seconds for rung in self._rungs.values())[-2:])  # of two, where they are mixed
         share = self.budget.left - last_fit
         known = (self._bundle(model, number) / "manifest.json").is_file()
         if known or (not default.short and share >= max(LEAST_SECONDS, default.seconds)):

@@ -17,7 +17,7 @@ from twotower.data.prepare.spec import Spec
 from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.climb import Ladder, Watch
 from twotower.experiment.ladder.fitted import Fitted, line
-from twotower.experiment.ladder.last_fit import as_it_is, best_epoch, fit_on_all
+from twotower.experiment.ladder.last_fit import as_it_is, fit_on_all, last_fit_seconds
 from twotower.experiment.ladder.page import write_page
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, forget, is_closed
@@ -172,8 +172,8 @@ def _written(
     without = "the training events alone"
     if stopped:
         return f"{without} (stopped)", as_it_is(winner, to)
-    if not is_closed(winner.model):
-        took = winner.records[-1]["seconds"] * best_epoch(winner) / len(winner.records) if winner.records else None
+    if winner.parts or not is_closed(winner.model):
+        took = last_fit_seconds(winner)
         if took is None or took > budget.left:
             tell(f"no time is left to fit {winner.name} on all events: the bundle has learnt {without}")
             return f"{without} (no time was left for more)", as_it_is(winner, to)

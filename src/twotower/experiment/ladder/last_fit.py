@@ -12,11 +12,13 @@ from twotower.core.files import read_json, replacing_folder
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split, Targets
 from twotower.experiment.build import Parts
+from twotower.experiment.ladder.blend import mixture_of
 from twotower.experiment.ladder.budget import StopAfter
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed
 from twotower.experiment.learn import learn
 from twotower.experiment.run import Run
 from twotower.experiment.train import check_items, contents_of, pick_device
+from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
 from twotower.serving.bundle import check_target, write_bundle
 from twotower.training.callbacks import Callback
@@ -31,7 +33,7 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
     The metrics that the bundle notes are those of the test before.
 
     A closed form keeps the number that it chose on validation; any other model is trained for as many epochs as were
-    best there.
+    best there. Of a mixture both parts are, and the weight stays.
 
     Returns:
         The diagnosis of the item vectors; None for models without any.
@@ -40,17 +42,36 @@ def fit_on_all(rung: Rung, dataset: Dataset, to: Path, *, callbacks: Sequence[Ca
     run = Run.load(rung.bundle / "run.toml")
     dataset = dataset.to(pick_device(run.training.device))
     everything = dataset.log
-    nothing = everything.select(everything.items < 0)
-    split = Split(everything, Targets(nothing, nothing), Targets(nothing, nothing), everything, "")
-    training = replace(run.training, evaluate_every=0, patience=0, refit=False, geometry="off")
-    once = replace(run, training=training)
-    stop = [] if is_closed(rung.model) else [StopAfter(best_epoch(rung)), *callbacks]
-    model, _ = learn(once, dataset, split, callbacks=stop, parts=Parts())
+    model: Model
+    if rung.parts:
+        model = mixture_of(run, dataset, [_learnt(part, dataset, callbacks) for part in rung.parts])
+    else:
+        model = _learnt(rung, dataset, callbacks)
     items = encode_known_items(model, dataset)
     diagnosis = check_items(model, items, everything)
     contents = contents_of(run, model, dataset, items, rung.test, diagnosis, events=everything, learnt=EVERYTHING)
     write_bundle(to, contents)
     return diagnosis
+
+
+def _learnt(rung: Rung, dataset: Dataset, callbacks: Sequence[Callback]) -> Model:
+    """The rung's model, fitted on all events."""
+    run, everything = Run.load(rung.bundle / "run.toml"), dataset.log
+    nothing = everything.select(everything.items < 0)
+    split = Split(everything, Targets(nothing, nothing), Targets(nothing, nothing), everything, "")
+    training = replace(run.training, evaluate_every=0, patience=0, refit=False, geometry="off")
+    stop = [] if is_closed(rung.model) else [StopAfter(best_epoch(rung)), *callbacks]
+    return learn(replace(run, training=training), dataset, split, callbacks=stop, parts=Parts())[0]
+
+
+def last_fit_seconds(rung: Rung) -> float | None:
+    """Return about how long the last fit of a rung's model trains; None where it has not trained a whole epoch."""
+    if rung.parts:
+        taken = [last_fit_seconds(part) for part in rung.parts]
+        return None if None in taken else sum(one or 0.0 for one in taken)
+    if is_closed(rung.model):
+        return 0.0
+    return float(rung.records[-1]["seconds"]) * best_epoch(rung) / len(rung.records) if rung.records else None
 
 
 def best_epoch(rung: Rung) -> int:

@@ -47,6 +47,8 @@ class Rung:
     """Whether its training ended because time was up."""
     left_out: str = ""
     """Why it was not trained; empty: it was."""
+    parts: tuple[Rung, ...] = ()
+    """The two that a mixture is made of."""
 
 
 def is_closed(name: str) -> bool:

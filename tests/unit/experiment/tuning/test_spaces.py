@@ -10,6 +10,8 @@ from twotower.experiment.tuning.spaces import SPACES, load_tuned, space_of, valu
 from twotower.models.registry import MODELS, build_model
 
 NOTHING = ("popularity", "random")
+OPEN = {"ease": ["model.lambda_"], "sparse_ease": ["model.lambda_"], "mixture": ["model.weight"]}
+"""What stands at 0, outside of its space: a training chooses it."""
 
 
 @pytest.mark.parametrize("model", sorted({*MODELS} - {*NOTHING}))
@@ -27,7 +29,7 @@ def test_every_model_can_be_built_at_both_ends_of_its_space_and_holds_its_own_va
         if model not in ("semantic", "fit", "sparcode"):  # they want a feature of texts, or many items or users
             build_model(model, tiny_dataset.schema, changed.model.settings)
     own = [key for key, axis in space.items() if not axis.holds(value_in(run, key))]
-    assert own == (["model.lambda_"] if model in ("ease", "sparse_ease") else [])
+    assert own == OPEN.get(model, [])
 
 
 def test_no_space_is_kept_for_a_model_that_is_not_there():
