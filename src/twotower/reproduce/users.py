@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def write_users(values: Mapping[str, Mapping[str, Tensor]], metrics: Collection[
 
     From it `users_test` gives every mark again. Nothing is written where no variant has values of users.
     """
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{variant}/{name}": value.numpy()
         for variant, part in values.items()
         for name, value in part.items()
