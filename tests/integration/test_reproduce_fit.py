@@ -16,7 +16,7 @@ from twotower.data.log import Log
 from twotower.data.pairs import PairRows
 from twotower.experiment.candidates import pairs_of
 from twotower.models.registry import build_model
-from twotower.reproduce import fit, fit_extras
+from twotower.reproduce import fit, fit_exposures, fit_extras, fit_query_start, fit_users
 from twotower.reproduce.fit_costs import cost_sheet, epoch_seconds, grown
 from twotower.reproduce.fit_extras import costs_and_map
 from twotower.reproduce.fit_measure import best_epoch, measure, query_similarity
@@ -29,6 +29,7 @@ from twotower.training.callbacks import EpochRecord
 
 SMALL = {"field_dim": 4, "hidden": [12, 8]}
 SIZES = {"two_tower": {"dim": 8, "hidden": [12]}, "dat": {"dim": 8, "hidden": [12]}, "cold": {}}
+LISTED = (*fit.TABLES, *fit_query_start.TABLES, *fit_users.TABLES, *fit_exposures.TABLES)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,8 @@ def dataset():
 
 def tiny(run):
     """The run with few epochs, small layers and as many queries as a tiny catalogue bears."""
+    if run.model.name == "popularity":
+        return replace(run, training=replace(run.training, device="cpu"))
     settings = run.model.settings | SMALL | SIZES.get(run.model.name, {})
     if settings.get("meta_queries", 64) > 6:
         settings = settings | ({"meta_queries": 6} if run.model.name == "fit" else {})
@@ -61,27 +64,35 @@ def tiny(run):
     )
 
 
-@pytest.mark.parametrize("table", fit.TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize("table", LISTED, ids=lambda table: table.name)
 def test_every_variant_is_a_model_of_the_right_size(table, dataset):
     large = Schema(10, 600, (), ())
     for data in table.data:
-        for name, runs in table.variants(data).items():
+        rows = dict(table.variants(data))
+        assert [run.model.name for run in rows.pop("popularity")] == ["popularity"]
+        for name, runs in rows.items():
             for run in runs:
                 built = build_model(run.model.name, large, run.model.settings)
                 if table.name == "fit-fixed":
+                    assert (getattr(built, "bias", None) is not None) == (name == "int_tower_small_start")
                     assert float(built.logit_scale()) == 1.0
                     assert not any("log_scale" in key for key, _ in built.named_parameters())
                     raw = {"fit": False, "two_tower_din": False, "two_tower_fields": True}
                     for heads in (part for part in built.modules() if isinstance(part, Heads) and name in raw):
                         assert heads.normalise == raw[name]  # the paper's two-tower has a cosine, its FIT has not
-            assert len({len(other) for other in table.variants(data).values()}) == 1  # equal tuning
+            assert len({len(other) for other in rows.values()}) == 1  # equal tuning
         assert table.reference in table.variants(data)
 
 
 @pytest.mark.parametrize("table", ["fit", "fit-wide", "fit-ablations"])
 def test_every_variant_gives_a_row(table, dataset):
     table = TABLES[table]
-    for name, runs in table.variants("tiny").items():
+    rows = dict(table.variants("tiny"))
+    counted = table.measure(seeded(tiny(rows.pop("popularity")[0]), 1), dataset)
+    assert {"auc", "gauc", "recall@100"} <= set(counted.metrics)
+    assert not {"log_loss", "seconds_per_epoch"} & set(counted.metrics)  # a count is no logit, and nothing is trained
+    assert not counted.curves
+    for name, runs in rows.items():
         measured = table.measure(seeded(tiny(runs[-1]), 1), dataset)
         beside = table.beside(measured.metrics, measured.metrics | {"auc": 0.6})
         assert set(fit.COLUMNS) <= {*measured.metrics, *beside}, name

@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.experiment.run import Run
 from twotower.reproduce import negatives
 from twotower.reproduce.figures import draw_curves
-from twotower.reproduce.study import run_table
+from twotower.reproduce.study import run_table, seeded
 from twotower.reproduce.summary import summarise
 
 TINY = negatives.Size(batch=64, negatives=48, epochs=4)
@@ -54,13 +54,13 @@ def test_the_table_from_data_to_figures(prepared, tmp_path):
         return {
             name: [tiny(name, temperature) for temperature in (0.1, 0.2)][: 2 if name == "mixed" else 1]
             for name in negatives.VARIANTS
-        }
+        } | {"popularity": [negatives.popularity_run()]}
 
     table = replace(negatives.TABLE, variants=variants, columns=("recall@10",))
     data = {"tiny": prepared}
     chosen = run_table(table, data, tmp_path, seeds=1)
     figures = summarise(table, data, chosen, 1, tmp_path)
-    assert {figure.variant for figure in figures["tiny"]} == set(negatives.VARIANTS)
+    assert {figure.variant for figure in figures["tiny"]} == {*negatives.VARIANTS, "popularity"}
     written = json.loads((tmp_path / "negatives.json").read_text())
     assert written["seeds"] == 1
     record = json.loads(next((tmp_path / "tiny" / "cross_batch_ngame").glob("seed-1-*.json")).read_text())
@@ -101,10 +101,15 @@ def test_ctrl_c_tells_where_the_finished_trainings_are(jobs, prepared, tmp_path,
 @pytest.mark.parametrize("data", negatives.TABLE.data)
 def test_every_variant_has_the_same_choices_and_as_many_negatives(data):
     size = negatives.SIZES[data]
-    for name, runs in negatives.variants(data).items():
+    for name, runs in (negatives.variants(data) | negatives.first_variants(data)).items():
+        if name == "popularity":
+            continue
         assert [run.model.settings["temperature"] for run in runs] == list(negatives.TEMPERATURES)
         for run in runs:
             assert Run.from_dict(tomllib.loads(run.to_toml())) == run
+            if name.endswith("_corrected"):
+                assert run.sampling.correct_positive
+                continue  # all rows of a batch are candidates
             taken = run.sampling.source("in_batch", "mixed").settings["rows"]
             more = run.sampling.source("mixed", "memory_bank")
             assert taken + (more.settings["number"] if more else 0) == size.negatives, name
@@ -117,3 +122,25 @@ def test_bank_and_mining_begin_half_way(prepared):
     assert (mined.settings["start"], mined.settings["every"]) == (6, 3)
     measured = negatives.measure(tiny("index_mined", 0.1), Dataset.load(prepared))
     assert measured.validation >= 0.0
+
+
+def test_every_seed_draws_a_split_of_its_own_and_the_first_table_one():
+    run = negatives.variants("ml-1m")["in_batch"][0]
+    assert [seeded(run, seed).data.split_options["seed"] for seed in (0, 3)] == [0, 3]
+    first = negatives.first_variants("ml-1m")["in_batch"][0]
+    assert seeded(first, 3).data.split_options == {"ratio": [72, 8, 20]}
+
+
+def test_ngame_takes_the_radius_over_all_positives_and_the_first_table_that_of_the_step():
+    found = {
+        name: runs[0].sampling.hard
+        for rows in (negatives.variants("ml-1m"), negatives.first_variants("ml-1m"))
+        for name, runs in rows.items()
+        if "ngame" in name
+    }
+    assert found == {
+        "ngame": "radius",
+        "cross_batch_ngame": "radius",
+        "ngame_batch_radius": "batch_radius",
+        "cross_batch_ngame_batch_radius": "batch_radius",
+    }

@@ -38,7 +38,8 @@ class TwoTower(Model):
         hidden: widths of the hidden layers of each tower; empty for one linear map.
         score: "cosine", "dot", "mlp" (a network over both vectors, which no vector index can search), or the name of
             a registered scorer: see `twotower.SCORERS`.
-        tower: "mlp", or the name of a registered network from a side's fields to its vector: see `twotower.TOWERS`.
+        tower: "mlp", "relu_mlp" (a ReLU after the last layer too), or the name of a registered network from a side's
+            fields to its vector: see `twotower.TOWERS`.
         temperature: scores are divided by it; see `Temperature`.
         learn_temperature: whether training moves it.
         user_id: whether the user tower has an embedding of the user's id. Off by default: the history says the same,

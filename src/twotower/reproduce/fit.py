@@ -4,7 +4,8 @@ Source: Xiong et al., SIGIR 2025, tables 1 and 2, figures 4, 5, 7 and 8. Protoco
 events train, so there are two readings: every event (``fit``) and each user's last 50 alone (``fit-last``). In both
 the temperature is learnt from a start that suits cosines; in ``fit-fixed`` scores are scaled as printed. In these three
 every model chooses its rate and whether it reads user ids on validation data; ablations choose their rate; ``fit-wide``
-and ``fit-queries`` choose nothing.
+and ``fit-queries`` choose nothing. ``fit-rates`` is ``fit`` with four rates to choose from, since 0.003 was the edge of
+the first grid and nearly always chosen. Every table has a row of popularity: counts of what precedes the tests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from twotower.experiment.candidates import PAIRS
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
-from twotower.reproduce.fit_extras import costs_and_map
+from twotower.reproduce.fit_extras import POPULARITY, costs_and_map
 from twotower.reproduce.fit_measure import against_reference, measure
 from twotower.reproduce.study import Table
 from twotower.training.config import Objective, Training
@@ -25,14 +26,18 @@ Variants = Callable[[str], Mapping[str, Sequence[Run]]]
 DATA = ("ml-1m", "amazon-reviews Beauty", "kuairand-pure")
 COLUMNS = ("auc", "relaimpr", "log_loss", "gauc", "recall@100", "ndcg@100", "seconds_per_epoch")
 RATES = (1e-3, 3e-3)
+MORE_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 USER_IDS: tuple[dict[str, Any], ...] = ({}, {"user_id": True})
 """The grid of every model: learning rates, and whether the user's id is a feature."""
 
 DOT = {"scorer": "dot", "user_heads": 1, "item_heads": 1}
 FIXED = {"temperature": 1.0, "learn_temperature": False}
 NOTES = {
+    "int_tower_small_start": "IntTower as printed, but started as its public code is: heads of a small standard "
+    "deviation and a learnt output bias.",
+    "two_tower_relu": "the two-tower with a ReLU after its last layer too, as equation 1 prints it.",
     "rank_tower": "two of its paper's three objectives are absent, since a public log has neither samples of every "
-    "stage of a cascade nor a ranking model to learn from: no verdict on the paper's RankTower."
+    "stage of a cascade nor a ranking model to learn from: no verdict on the paper's RankTower.",
 }
 """What a row is not; written below each table that has it."""
 COSINE = 0.2
@@ -57,7 +62,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Table 1: layers 300-300-128 and fields of 16 for all; the learnt temperature from where it suits the scores."""
 
-RAW_HEADS = {"int_tower", "fit", "two_tower_din"}
+PRINTED = {
+    "int_tower_small_start": ("int_tower", {**MODELS["int_tower"][1], "head_std": 1e-4, "output_bias": True}),
+    "two_tower_relu": ("two_tower", {**MODELS["two_tower"][1], "tower": "relu_mlp"}),
+}
+"""Rows of the table as printed alone: IntTower with a sane start, and the last ReLU."""
+
+RAW_HEADS = {"int_tower", "int_tower_small_start", "fit", "two_tower_din"}
 """Models whose papers take inner products of heads that have no fixed length, and FIT's encoder in a two-tower."""
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -99,9 +110,15 @@ def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: flo
     )
 
 
-def choices(model: str, settings: Mapping[str, Any], reading: str) -> list[Run]:
+def popularity_run(reading: str = "all") -> Run:
+    """Return the run of the popularity row: counts of the events that precede the tests, nothing learnt by steps."""
+    run = pair_run(POPULARITY, {}, reading=reading)
+    return replace(run, model=ModelSection(POPULARITY))
+
+
+def choices(model: str, settings: Mapping[str, Any], reading: str, *, rates: Sequence[float] = RATES) -> list[Run]:
     """Return the same grid for every model."""
-    return [pair_run(model, {**settings, **ids}, reading=reading, rate=rate) for ids in USER_IDS for rate in RATES]
+    return [pair_run(model, {**settings, **ids}, reading=reading, rate=rate) for ids in USER_IDS for rate in rates]
 
 
 def wide(data: str) -> dict[str, Sequence[Run]]:
@@ -129,10 +146,16 @@ def headline_last(data: str) -> dict[str, Sequence[Run]]:
 
 def as_printed(data: str) -> dict[str, Sequence[Run]]:
     """Return every model with its scores scaled as its paper has them, every event trains."""
-    raw = {name: {"normalise_heads": False} if name in RAW_HEADS else {} for name in MODELS}
+    models = {**MODELS, **PRINTED}
+    raw = {name: {"normalise_heads": False} if name in RAW_HEADS else {} for name in models}
     return {
-        name: choices(model, {**settings, **FIXED, **raw[name]}, "all") for name, (model, settings) in MODELS.items()
+        name: choices(model, {**settings, **FIXED, **raw[name]}, "all") for name, (model, settings) in models.items()
     }
+
+
+def more_rates(data: str) -> dict[str, Sequence[Run]]:
+    """Return the variants where every event trains, each with twice as many rates to choose from."""
+    return {name: choices(model, settings, "all", rates=MORE_RATES) for name, (model, settings) in MODELS.items()}
 
 
 def ablations(data: str) -> dict[str, Sequence[Run]]:
@@ -158,19 +181,37 @@ def queries_and_heads(data: str) -> dict[str, Sequence[Run]]:
     return {name: [pair_run("fit", settings, reading="all")] for name, settings in runs.items()}
 
 
-def _table(name: str, title: str, variants: Variants, *, reference: str = "two_tower_din", **others: Any) -> Table:
+def with_popularity(variants: Variants, run: Run) -> Variants:
+    """Return the rows of a table with a row of popularity after them."""
+    return lambda data: {**variants(data), POPULARITY: [run]}
+
+
+def fit_table(
+    name: str, title: str, variants: Variants, *, reading: str = "all", popularity: Run | None = None, **others: Any
+) -> Table:
+    """Return a table on labelled pairs, with its row of popularity; ``popularity`` where that run is another."""
+    settings = {
+        "data": DATA,
+        "measure": measure,
+        "reference": "two_tower_din",
+        "columns": COLUMNS,
+        "beside": against_reference,
+        "notes": NOTES,
+        **others,
+    }
     return Table(
-        name, title, DATA, variants, measure, reference, COLUMNS, beside=against_reference, notes=NOTES, **others
+        name=name, title=title, variants=with_popularity(variants, popularity or popularity_run(reading)), **settings
     )
 
 
 TABLES = (
-    _table("fit", "FIT and its baselines, every event trains", headline_all, seeds=10, extras=costs_and_map),
-    _table("fit-last", "FIT and its baselines, last 50 events", headline_last, seeds=10),
-    _table("fit-fixed", "FIT and its baselines, scores as printed", as_printed),
-    _table("fit-wide", "FIT with fields of 32, user ids and a last fit on all rows", wide),
-    _table("fit-ablations", "FIT without its parts", ablations, reference="fit", extras=costs_and_map),
-    _table(
+    fit_table("fit", "FIT and its baselines, every event trains", headline_all, seeds=10, extras=costs_and_map),
+    fit_table("fit-last", "FIT and its baselines, last 50 events", headline_last, reading="last", seeds=10),
+    fit_table("fit-fixed", "FIT and its baselines, scores as printed", as_printed),
+    fit_table("fit-rates", "FIT and its baselines, every event trains, four rates to choose from", more_rates),
+    fit_table("fit-wide", "FIT with fields of 32, user ids and a last fit on all rows", wide),
+    fit_table("fit-ablations", "FIT without its parts", ablations, reference="fit", extras=costs_and_map),
+    fit_table(
         "fit-queries",
         "FIT by queries and heads",
         queries_and_heads,

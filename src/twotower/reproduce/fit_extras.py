@@ -16,6 +16,8 @@ from twotower.reproduce.fit_picture import query_map, write_picture
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import Cell, Table, seeded
 
+POPULARITY = "popularity"
+"""The row that no model stands behind: it has no costs."""
 COLUMNS = ("parameters", "bytes_per_item", "user_passes", "seconds_per_epoch", "p50_ms", "p99_ms")
 
 
@@ -27,6 +29,9 @@ def costs_and_map(
     The picture is of the training on seed 1 of "fit", or of the reference where there is no such variant. A device that
     was measured for these runs, or for more of the same set, is not measured again: a sheet may gather two machines.
     """
+    chosen = {
+        name: {variant: run for variant, run in runs.items() if variant != POPULARITY} for name, runs in chosen.items()
+    }
     written = _write_costs(table, data, chosen, folder)
     for name, runs in chosen.items():
         variant = "fit" if "fit" in runs else table.reference

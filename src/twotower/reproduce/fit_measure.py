@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.evaluation.pointwise import relative_improvement
-from twotower.experiment.candidates import judge_pairs, learn_pairs, pairs_of
+from twotower.data.pairs import PairSplit
+from twotower.evaluation.pointwise import evaluate_rows, relative_improvement
+from twotower.experiment.candidates import PAIR_TILE, judge_pairs, learn_pairs, pairs_of, validate_pairs
 from twotower.experiment.run import Run
 from twotower.models.base import Model
 from twotower.models.encode import inference
@@ -19,6 +21,8 @@ from twotower.reproduce.sets import without_text
 from twotower.reproduce.study import Measured
 from twotower.training.callbacks import EpochRecord, Silent
 
+PER_USER = ("gauc", "recall@10", "recall@100", "ndcg@100")
+
 
 def measure(run: Run, dataset: Dataset) -> Measured:
     """Train one run on pairs and evaluate its test: AUC, log loss, GAUC, and recall among 2,000 candidates.
@@ -26,24 +30,51 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     Text features are left out, for every model alike: they are dear in a history, and the paper names none.
     """
     dataset = without_text(dataset)
-    split = pairs_of(run, dataset)
+    return measure_split(run, dataset, pairs_of(run, dataset))
+
+
+def measure_split(run: Run, dataset: Dataset, split: PairSplit, *, requests: bool = True) -> Measured:
+    """Train one run on given pairs and evaluate their test.
+
+    Args:
+        run: what to learn, and how; a closed form has no epochs, and its scores are no logits.
+        dataset: without texts.
+        split: rows to train on, to choose the epoch by, and to test.
+        requests: whether the test is also a search among 2,000 candidates, which needs one positive a user.
+    """
     started = time.perf_counter()
     model, records = learn_pairs(run, dataset, split, callbacks=[WatchQueries(dataset)])
-    costs = {
-        "seconds_per_epoch": records[-1].seconds / len(records),
-        "seconds": time.perf_counter() - started,
-        "best_epoch": float(best_epoch(records)),
-        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
-    }
+    costs = {}
+    if records:
+        costs = {
+            "seconds_per_epoch": records[-1].seconds / len(records),
+            "seconds": time.perf_counter() - started,
+            "best_epoch": float(best_epoch(records)),
+            "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+        }
+    drawn = {}
     if isinstance(model, FIT) and model.meta is not None:
         costs["query_similarity"] = query_similarity(model, dataset)
         costs["queries_in_use"] = queries_in_use(model, dataset)
-    judged = judge_pairs(model, dataset, split, ks=run.evaluation.ks)
+        if run.training.seed == 1 and len(model.meta.meta) > 1:
+            drawn = query_points(model, dataset)
+    metrics, users = _judged(model, dataset, split, run.evaluation.ks, requests)
+    if not records:
+        metrics.pop("log_loss", None)
+        return Measured(validate_pairs(model, split)["auc"], metrics, records, users)
     validation = records[best_epoch(records) - 1].metrics["auc"]
-    drawn = {}
-    if run.training.seed == 1 and isinstance(model, FIT) and model.meta is not None and len(model.meta.meta) > 1:
-        drawn = query_points(model, dataset)
-    return Measured(validation, {**judged.request.metrics, **costs}, records, judged.per_user(), drawn)
+    return Measured(validation, {**metrics, **costs}, records, users, drawn)
+
+
+def _judged(
+    model: Model, dataset: Dataset, split: PairSplit, ks: Sequence[int], requests: bool
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Metrics of the test, and those that have a value a user, with the users."""
+    if not requests:
+        return dict(evaluate_rows(model, split.test, pair_tile=PAIR_TILE).metrics), {}
+    judged = judge_pairs(model, dataset, split, ks=ks)
+    users = {name: value for name, value in judged.per_user().items() if name in PER_USER}
+    return dict(judged.request.metrics), users | {"users": judged.request.users}
 
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:

@@ -42,7 +42,8 @@ class Measured(NamedTuple):
     curves: list[EpochRecord]
     """One record an epoch."""
     per_user: dict[str, Tensor]
-    """Test metrics user by user, in the same order for every variant; empty where there are none."""
+    """Test metrics user by user, in the same order for every variant; empty where there are none. ``users`` beside them
+    (whole numbers, ascending) says who they are, where every seed asks other users."""
     drawn: Mapping[str, Tensor] = {}
     """What a picture of this training is drawn from; mostly nothing."""
 
@@ -110,8 +111,11 @@ class Cell(NamedTuple):
 
 
 def seeded(run: Run, seed: int) -> Run:
-    """Return the run under another seed."""
-    return replace(run, training=replace(run.training, seed=seed))
+    """Return the run under another seed; a split that is drawn by a seed of its own is drawn by this one too."""
+    data = run.data
+    if "seed" in data.split_options:
+        data = replace(data, split_options={**data.split_options, "seed": seed})
+    return replace(run, data=data, training=replace(run.training, seed=seed))
 
 
 def run_table(
@@ -196,7 +200,7 @@ def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Ru
 def _train(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
     missing = [cell for cell in cells if not cell.path(folder).is_file()]
     for done, (cell, measured) in enumerate(_measured(missing, measure, jobs), start=1):
-        _keep(cell, measured, folder)
+        keep(cell, measured, folder)
         notice(
             f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
         )
@@ -260,12 +264,15 @@ def measure_cell(cell: Cell, measure: Measure) -> Measured:
     return measure(cell.run, Dataset.load(cell.prepared).to(pick_device(cell.run.training.device)))
 
 
-def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
-    """Values of users first, then the record that makes the cell count as done."""
+def keep(cell: Cell, measured: Measured, folder: Path) -> None:
+    """Write a finished cell: values of users first, then the record that makes it count as done."""
     path = cell.path(folder)
     if measured.per_user:
         with replacing_file(path.with_suffix(".safetensors")) as partial:
-            save_file({name: value.float().contiguous() for name, value in measured.per_user.items()}, partial)
+            kept = {
+                name: value.float() if value.is_floating_point() else value for name, value in measured.per_user.items()
+            }
+            save_file({name: value.contiguous() for name, value in kept.items()}, partial)
     if measured.drawn:
         with replacing_file(cell.drawn(folder)) as partial:
             save_file({name: value.cpu().contiguous() for name, value in measured.drawn.items()}, partial)

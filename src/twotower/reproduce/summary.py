@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.experiment.run import Run
-from twotower.metrics.intervals import paired_permutation
-from twotower.reproduce.study import Cell, Table, cells_of
+from twotower.metrics.intervals import holm
+from twotower.reproduce.study import Table, cells_of
+from twotower.reproduce.users import mean_over_seeds, users_test, write_users
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class Figure:
 
     ``low`` and ``high`` bound the mean by Student's t over seeds (None with one seed). ``p_seeds`` is a paired t-test
     over seeds against the reference, ``p_users`` a paired permutation test over users of the mean over seeds; both
-    two-sided, not corrected for the number of comparisons. They and ``difference`` are None where they cannot be had:
-    some metrics are of some models alone.
+    two-sided, not corrected for the number of comparisons. ``holm_seeds`` and ``holm_users`` are the same after Holm's
+    correction for all rows and shown columns of the data set's table; None for other metrics. They and ``difference``
+    are None where they cannot be had: some metrics are of some models alone.
     """
 
     variant: str
@@ -37,22 +37,28 @@ class Figure:
     p_seeds: float | None
     p_users: float | None
     values: tuple[float, ...]
+    holm_seeds: float | None = None
+    holm_users: float | None = None
 
 
 def summarise(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], seeds: int, folder: Path
 ) -> dict[str, list[Figure]]:
-    """Summarise every data set, variant by variant, and write ``NAME.json`` and ``NAME.md`` in ``folder``."""
+    """Summarise every data set, variant by variant, and write ``NAME.json`` and ``NAME.md`` in ``folder``.
+
+    ``NAME-DATA-users.npz`` beside them holds what tests over users compare: see `write_users`.
+    """
     figures: dict[str, list[Figure]] = {}
     for name, variants in chosen.items():
         cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
         records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
-        users = {variant: _per_user(part, folder) for variant, part in cells.items()}
+        users = {variant: mean_over_seeds(part, folder) for variant, part in cells.items()}
+        write_users(users, table.columns, folder / f"{table.name}-{name}-users.npz")
         base = records[reference_among(records, table.reference)]
         for part in records.values():
             for own, other in zip(part, base, strict=False):
                 own["metrics"] |= table.beside(own["metrics"], other["metrics"])
-        figures[name] = _figures(records, users, table.reference)
+        figures[name] = corrected(_figures(records, users, table.reference), table.columns)
     write_json(
         folder / f"{table.name}.json",
         {
@@ -80,17 +86,6 @@ def reference_among(variants: Iterable[str], reference: str) -> str:
     return reference if reference in there else there[0]
 
 
-def _per_user(cells: Sequence[Cell], folder: Path) -> dict[str, Tensor]:
-    """Mean over seeds of each user's values."""
-    loaded = []
-    for cell in cells:
-        path = cell.path(folder).with_suffix(".safetensors")
-        if not path.is_file():
-            return {}
-        loaded.append(load_file(path))
-    return {name: torch.stack([part[name].double() for part in loaded]).mean(dim=0) for name in loaded[0]}
-
-
 def _figures(
     records: Mapping[str, Sequence[dict[str, Any]]], users: Mapping[str, dict[str, Tensor]], reference: str
 ) -> list[Figure]:
@@ -113,7 +108,7 @@ def _figures(
                     high,
                     difference if np.isfinite(difference) else None,
                     None if variant == base else paired_t(values[:pairs], others[:pairs]),
-                    None if variant == base else _users_test(users[variant], users[base], metric),
+                    None if variant == base else users_test(users[variant], users[base], metric),
                     tuple(values.tolist()),
                 )
             )
@@ -130,10 +125,17 @@ def shared_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in records[0]["metrics"] if all(name in record["metrics"] for record in records)]
 
 
-def _users_test(first: dict[str, Tensor], second: dict[str, Tensor], metric: str) -> float | None:
-    if metric not in first or metric not in second:
-        return None
-    return paired_permutation(first[metric], second[metric]).p_value
+def corrected(figures: Sequence[Figure], columns: Sequence[str]) -> list[Figure]:
+    """Return the figures with Holm's correction for all comparisons of the shown columns, each kind of test apart."""
+    found: dict[str, dict[int, float]] = {"seeds": {}, "users": {}}
+    for kind, values in found.items():
+        plain = {at: getattr(figure, f"p_{kind}") for at, figure in enumerate(figures) if figure.metric in columns}
+        tested = {at: p for at, p in plain.items() if p is not None}
+        values.update(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        replace(figure, holm_seeds=found["seeds"].get(at), holm_users=found["users"].get(at))
+        for at, figure in enumerate(figures)
+    ]
 
 
 def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | None, float | None]:
@@ -182,8 +184,9 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
     shown = {figure.metric for part in figures.values() for figure in part} & set(table.columns)
     lines += [
         f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {base} with p < 0.05: "
-        "* over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are not "
-        f"corrected for the number of comparisons.{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
+        "* over seeds (paired t-test), † over users (paired permutation of means over seeds); ** and †† after Holm's "
+        "correction for all rows and columns of a data set's table, each kind of test apart."
+        f"{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
         "",
     ]
     variants = {figure.variant for part in figures.values() for figure in part}
@@ -203,5 +206,10 @@ def _cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
     margin = "" if figure.low is None or figure.high is None else f" ± {(figure.high - figure.low) / 2:.4f}"
-    marks = "".join(mark for mark, p in (("*", figure.p_seeds), ("†", figure.p_users)) if p is not None and p < 0.05)
+    tests = (("*", figure.p_seeds, figure.holm_seeds), ("†", figure.p_users, figure.holm_users))
+    marks = "".join(mark * (1 + _below(whole)) for mark, plain, whole in tests if _below(plain))
     return f"{figure.mean:.4f}{margin}{marks}"
+
+
+def _below(p: float | None) -> bool:
+    return p is not None and p < 0.05

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from twotower.core.errors import unknown_name
-from twotower.reproduce import fit, negatives
+from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
 from twotower.reproduce.study import Table
 
-LISTED: tuple[Table, ...] = (*fit.TABLES, *negatives.TABLES)
+LISTED: tuple[Table, ...] = (
+    *fit.TABLES,
+    *fit_query_start.TABLES,
+    *fit_users.TABLES,
+    *fit_exposures.TABLES,
+    *negatives.TABLES,
+)
 TABLES = {table.name: table for table in LISTED}
 
 

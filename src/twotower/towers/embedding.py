@@ -19,15 +19,20 @@ class FeatureEmbedding(nn.Module):
     one linear layer; a missing one is the zero vector. A vector goes through one linear layer; NaN counts as missing.
 
     Source: the embedding layer of Covington et al., RecSys 2016, section 3; the pooling is its mean.
+
+    Args:
+        features: of one side.
+        dim: width of each vector.
+        std: as of `embedding_table`, for the tables of discrete features.
     """
 
-    def __init__(self, features: tuple[Feature, ...], *, dim: int) -> None:
+    def __init__(self, features: tuple[Feature, ...], *, dim: int, std: float | None = None) -> None:
         super().__init__()
         self.features = features
         self.dim = dim
         # A list, since a feature may bear a name that a module cannot, such as "type" or one with a dot.
         self.layers = nn.ModuleList(
-            embedding_table(feature.size, dim) if feature.is_discrete else nn.Linear(feature.size, dim)
+            embedding_table(feature.size, dim, std=std) if feature.is_discrete else nn.Linear(feature.size, dim)
             for feature in features
         )
 

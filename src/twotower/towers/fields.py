@@ -22,17 +22,18 @@ class ItemFields(nn.Module):
     Args:
         schema: of the data.
         dim: width of one field.
+        std: standard deviation of the tables' entries when training starts; None: 1 / sqrt(dim).
     """
 
     attached: Tensor
 
-    def __init__(self, schema: Schema, *, dim: int) -> None:
+    def __init__(self, schema: Schema, *, dim: int, std: float | None = None) -> None:
         super().__init__()
         self.num_items = schema.num_items
         self.count = 1 + len(schema.item_features)
         self.width = self.count * dim
-        self.ids = embedding_table(schema.num_items, dim)
-        self.features = FeatureEmbedding(schema.item_features, dim=dim)
+        self.ids = embedding_table(schema.num_items, dim, std=std)
+        self.features = FeatureEmbedding(schema.item_features, dim=dim, std=std)
         self.register_buffer("attached", torch.tensor(not schema.item_features))
         self._seen_attached = False
         for feature in schema.item_features:

@@ -18,8 +18,16 @@ def feed_forward(width: int, dim: int, *, hidden: Sequence[int], dropout: float,
     return mlp([width, *hidden, dim], dropout=dropout)
 
 
+def rectified(width: int, dim: int, *, hidden: Sequence[int], dropout: float, batch_norm: bool) -> nn.Module:
+    """Build the same with a ReLU after the last layer too, as equation 1 of FIT's paper prints it.
+
+    Between two vectors without negative numbers no cosine is below 0.
+    """
+    return FCStack(width, [*hidden, dim], batch_norm=batch_norm, dropout=dropout)
+
+
 TOWERS: Registry[Callable[..., nn.Module]] = Registry(
-    "tower", "twotower.TOWERS", {"mlp": feed_forward}, group="twotower.towers"
+    "tower", "twotower.TOWERS", {"mlp": feed_forward, "relu_mlp": rectified}, group="twotower.towers"
 )
 
 

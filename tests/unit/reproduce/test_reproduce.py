@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from safetensors.torch import save_file
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
@@ -23,9 +24,10 @@ from twotower.data.sources.registry import source_of
 from twotower.experiment.run import ModelSection, Run
 from twotower.reproduce import study
 from twotower.reproduce.sets import fetched_sets, given_sets
-from twotower.reproduce.study import Measured, Table, gpu_of_jobs, run_table
-from twotower.reproduce.summary import paired_t, summarise, t_interval
+from twotower.reproduce.study import Measured, Table, cells_of, gpu_of_jobs, run_table
+from twotower.reproduce.summary import corrected, paired_t, summarise, t_interval
 from twotower.reproduce.tables import TABLES, table_of
+from twotower.reproduce.users import mean_over_seeds, read_users, users_test
 from twotower.training.callbacks import EpochRecord
 
 SCORES = {"plain": [0.2, 0.4, 0.3], "better": [0.5, 0.9, 0.6]}
@@ -144,6 +146,36 @@ def test_what_has_to_be_said_of_a_row_stands_below_the_tables_that_have_it(table
     text = (tmp_path / "made.md").read_text()
     assert text.endswith("\nbetter: trained on two thirds.\n")
     assert "absent" not in text
+
+
+def test_marks_are_corrected_over_rows_and_shown_columns_and_can_be_made_again(table, tmp_path):
+    data = {"tiny": Path("tiny")}
+    figures = summarise(table, data, run_table(table, data, tmp_path), 3, tmp_path)["tiny"]
+    better = figures[1]
+    assert (better.holm_seeds, better.holm_users) == (better.p_seeds, better.p_users)  # one comparison
+    assert (figures[0].holm_seeds, figures[0].holm_users) == (None, None)
+    many = [replace(better, variant=str(at), p_seeds=p) for at, p in enumerate((0.01, 0.04, 0.03))]
+    hidden = replace(better, metric="hidden", p_seeds=0.001)
+    found = corrected([*many, hidden], ("recall@10",))
+    assert [figure.holm_seeds for figure in found] == [*(pytest.approx(p) for p in (0.03, 0.06, 0.06)), None]
+    kept = read_users(tmp_path / "made-tiny-users.npz")
+    assert users_test(kept["better"], kept["plain"], "recall@10") == better.p_users
+    page = (tmp_path / "made.md").read_text()
+    assert "††" in page.splitlines()[7]
+    assert "after Holm's correction" in page
+
+
+def test_users_of_one_split_a_seed_are_averaged_over_the_seeds_that_ask_them(tmp_path, monkeypatch):
+    cells = cells_of(TABLES["fit"], "tiny", Path("tiny"), "plain", run_of("plain", 1.0), 2)
+    for cell, users, values in zip(cells, ([3, 5], [5, 9]), ([0.5, 1.0], [0.0, 0.25]), strict=True):
+        path = cell.path(tmp_path).with_suffix(".safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"users": torch.tensor(users), "recall@10": torch.tensor(values)}, path)
+    means = mean_over_seeds(cells, tmp_path)
+    assert means["users"].tolist() == [3, 5, 9]
+    assert means["recall@10"].tolist() == [0.5, 0.5, 0.25]
+    assert users_test(means, {"users": torch.tensor([5]), "recall@10": torch.tensor([0.5])}, "recall@10") == 1.0
+    assert users_test(means, {}, "recall@10") is None
 
 
 def test_one_seed_has_no_interval():

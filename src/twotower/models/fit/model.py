@@ -72,6 +72,9 @@ class FIT(Model):
         hidden: widths of the layers of each tower, before the heads.
         meta_queries: N, at most the number of known items; 0 leaves the module out and averages the history.
         self_attention: whether hard queries are the meta matrix after parameter-free attention.
+        scaled_attention: whether that attention is scaled (`parameter_free_attention`); False: equation 5 as printed.
+        item_std: standard deviation of the vectors of items and their features when training starts; 0: 1 /
+            sqrt(field_dim).
         query_training: "annealed": soft queries, their temperature falling from 1 to 0.001 over the first epoch
             (equation 23, see `set_progress`); "soft": at temperature 1 throughout; "hard": as in serving.
         query_balance: weight of a loss that keeps the queries in use (`MetaQueries.imbalance`); 0: as published, where
@@ -91,7 +94,7 @@ class FIT(Model):
 
     Raises:
         InputError: if there are more meta queries than items, heads do not divide ``dim``, a name is unknown, or
-            ``query_balance`` is negative.
+            ``query_balance`` or ``item_std`` is negative.
     """
 
     has_vectors = False
@@ -112,6 +115,8 @@ class FIT(Model):
         hidden: Sequence[int] = (300, 300, 128),
         meta_queries: int = 64,
         self_attention: bool = True,
+        scaled_attention: bool = True,
+        item_std: float = 0.0,
         query_training: str = "annealed",
         query_balance: float = 0.0,
         interaction: str = "din",
@@ -143,14 +148,18 @@ class FIT(Model):
         self.query_training = query_training
         self.query_balance = query_balance
         self.row_by_row = not query_balance
-        self.item_fields = ItemFields(schema, dim=field_dim)
+        if not item_std >= 0.0:
+            raise InputError(f"item_std must be at least 0, got {item_std}")
+        self.item_fields = ItemFields(schema, dim=field_dim, std=item_std or None)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=user_id)
         self.meta: MetaQueries | None = None
         self.unit: InteractionUnit | None = None
         width = self.item_fields.width
         widths = [self.user_fields.width, width]
         if meta_queries:
-            self.meta = MetaQueries(count=meta_queries, dim=width, self_attention=self_attention)
+            self.meta = MetaQueries(
+                count=meta_queries, dim=width, self_attention=self_attention, scaled=scaled_attention
+            )
             self.unit = (
                 DeepFM(width, fields=self.item_fields.count) if interaction == "deepfm" else UNITS[interaction](width)
             )

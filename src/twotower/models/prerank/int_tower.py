@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.prerank.base import PreRanker
@@ -30,6 +31,8 @@ class IntTower(PreRanker):
 
     Source: Li et al., CIKM 2022, sections 3.2 to 3.4. Differences: heads may be normalised; the contrastive loss
     compares the towers' last outputs among the batch's items, for rows with label 1, and enters the training loss.
+    With heads of any length the printed form starts at logits near 100, since a score is a sum of many inner products:
+    the public code has a small start and an output bias, which are here ``head_std`` and ``output_bias``.
 
     Args:
         dim: numbers stored an item: ``item_heads`` of dim / item_heads.
@@ -40,6 +43,9 @@ class IntTower(PreRanker):
         contrastive_weight: of the contrastive loss.
         contrastive_temperature: of its cosines.
         normalise_heads: whether heads have length 1, so that their similarities are cosines.
+        head_std: standard deviation of the weights that make heads, when training starts; their biases are 0 then. 0:
+            PyTorch's own start.
+        output_bias: whether a learnt number, 0 at the start, is added to every score.
         temperature: scores are divided by it.
         learn_temperature: whether training moves it.
         user_id: whether the user's id is a field.
@@ -48,7 +54,7 @@ class IntTower(PreRanker):
         dropout: share of hidden numbers set to 0 in training.
 
     Raises:
-        InputError: if ``item_heads`` does not divide ``dim``.
+        InputError: if ``item_heads`` does not divide ``dim``, or ``head_std`` is negative.
     """
 
     has_vectors = False
@@ -66,6 +72,8 @@ class IntTower(PreRanker):
         contrastive_weight: float = 0.1,
         contrastive_temperature: float = 0.1,
         normalise_heads: bool = True,
+        head_std: float = 0.0,
+        output_bias: bool = False,
         temperature: float = 1.0,
         learn_temperature: bool = True,
         user_id: bool = False,
@@ -82,6 +90,8 @@ class IntTower(PreRanker):
             learn_temperature=learn_temperature,
         )
         head_dim = checked_head_dim(dim, user_heads, item_heads)
+        if not head_std >= 0.0:
+            raise InputError(f"head_std must be at least 0, got {head_std}")
         if contrastive_weight < 0 or contrastive_temperature <= 0:
             raise ValueError(
                 "the contrastive loss needs a weight of at least 0 and a positive temperature, "
@@ -97,7 +107,13 @@ class IntTower(PreRanker):
             Heads(width, heads=user_heads, dim=head_dim, normalise=normalise_heads) for width in hidden
         )
         self.item_heads = Heads(hidden[-1], heads=item_heads, dim=head_dim, normalise=normalise_heads)
+        if head_std:
+            for heads in (*self.user_heads, self.item_heads):
+                assert isinstance(heads, Heads)
+                nn.init.normal_(heads.linear.weight, std=head_std)
+                nn.init.zeros_(heads.linear.bias)
         self.scorer = HeadScorer(SumMax())
+        self.bias = nn.Parameter(torch.zeros(())) if output_bias else None
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows heads dim"]:
         """Return the heads of all layers, first layer first."""
@@ -111,13 +127,13 @@ class IntTower(PreRanker):
         self, users: Float[Tensor, "users user_heads dim"], items: Float[Tensor, "items item_heads dim"]
     ) -> Float[Tensor, "users items"]:
         """Score every user with every item by sum-max."""
-        return self.scorer(users, items)
+        return self._biased(self.scorer(users, items))
 
     def score_rows(
         self, users: Float[Tensor, "rows user_heads dim"], items: Float[Tensor, "rows *n item_heads dim"]
     ) -> Float[Tensor, "rows *n"]:
         """Score row i with row i, or with each of its n items, by sum-max."""
-        return self.scorer.pairs(users, items)
+        return self._biased(self.scorer.pairs(users, items))
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode users and items; in training also compute the contrastive loss."""
@@ -127,6 +143,9 @@ class IntTower(PreRanker):
             loss = contrastive_loss(layers[-1], output, batch.items.ids, batch.labels, self.contrastive_temperature)
             losses["contrastive"] = self.contrastive_weight * loss
         return Encoded(self._all_heads(layers), self.item_heads(output), batch.items.ids, losses)
+
+    def _biased(self, scores: Tensor) -> Tensor:
+        return scores if self.bias is None else scores + self.bias
 
     def _user_layers(self, users: Users) -> list[Tensor]:
         return self.user_stack.outputs(self.user_se(self.embed_users(users)).flatten(1))

@@ -34,19 +34,23 @@ class MetaQueries(nn.Module):
         count: N, rows of Q.
         dim: width of an item's concatenated fields.
         self_attention: whether hard queries are `parameter_free_attention` of Q rather than Q itself.
+        scaled: whether that attention is divided by |Q|² / r; False: equation 5 as printed, (Q Qᵀ) Q.
     """
 
-    def __init__(self, *, count: int, dim: int, self_attention: bool = True) -> None:
+    def __init__(self, *, count: int, dim: int, self_attention: bool = True, scaled: bool = True) -> None:
         super().__init__()
         if min(count, dim) < 1:
             raise ValueError(f"meta queries need a count and a width of at least 1, got {count} and {dim}")
         self.meta = nn.Parameter(torch.empty(count, dim))
         nn.init.kaiming_uniform_(self.meta)
         self.self_attention = self_attention
+        self.scaled = scaled
 
     def hard(self) -> Float[Tensor, "queries dim"]:
         """Return ``Q*``: every hard query. It does not depend on any item."""
-        return parameter_free_attention(self.meta) if self.self_attention else self.meta
+        if not self.self_attention:
+            return self.meta
+        return parameter_free_attention(self.meta) if self.scaled else self.meta @ (self.meta.T @ self.meta)
 
     def soft(self, items: Float[Tensor, "rows dim"], temperature: Tensor | float) -> Float[Tensor, "rows dim"]:
         """Return ``softmax(e q*ᵀ / temperature) Q*``: hard queries by similarity to each item (equations 6, 7)."""
