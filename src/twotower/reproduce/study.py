@@ -78,6 +78,9 @@ class Table:
     """Further metrics, from a training's own and those of the reference under the same seed."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What has to be said of a variant, written below the table."""
+    views: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Rows that need no training of their own: a name to a variant and the prefix of its metrics that such a row shows
+    without it."""
     extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
     """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
 
@@ -196,7 +199,7 @@ def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Ru
 def _train(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
     missing = [cell for cell in cells if not cell.path(folder).is_file()]
     for done, (cell, measured) in enumerate(_measured(missing, measure, jobs), start=1):
-        _keep(cell, measured, folder)
+        keep(cell, measured, folder)
         notice(
             f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
         )
@@ -260,8 +263,8 @@ def measure_cell(cell: Cell, measure: Measure) -> Measured:
     return measure(cell.run, Dataset.load(cell.prepared).to(pick_device(cell.run.training.device)))
 
 
-def _keep(cell: Cell, measured: Measured, folder: Path) -> None:
-    """Values of users first, then the record that makes the cell count as done."""
+def keep(cell: Cell, measured: Measured, folder: Path) -> None:
+    """Write a finished cell: values of users first, then the record that makes it count as done."""
     path = cell.path(folder)
     if measured.per_user:
         with replacing_file(path.with_suffix(".safetensors")) as partial:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.experiment.run import Run
-from twotower.metrics.intervals import paired_permutation
+from twotower.metrics.intervals import holm, paired_permutation
 from twotower.reproduce.study import Cell, Table, cells_of
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Figure:
 
     ``low`` and ``high`` bound the mean by Student's t over seeds (None with one seed). ``p_seeds`` is a paired t-test
     over seeds against the reference, ``p_users`` a paired permutation test over users of the mean over seeds; both
-    two-sided, not corrected for the number of comparisons. They and ``difference`` are None where they cannot be had:
-    some metrics are of some models alone.
+    two-sided, not corrected for the number of comparisons. ``holm_seeds`` and ``holm_users`` are the same after Holm's
+    correction for all rows and shown columns of the data set's table; None for other metrics. They and ``difference``
+    are None where they cannot be had: some metrics are of some models alone.
     """
 
     variant: str
@@ -37,6 +40,8 @@ class Figure:
     p_seeds: float | None
     p_users: float | None
     values: tuple[float, ...]
+    holm_seeds: float | None = None
+    holm_users: float | None = None
 
 
 def summarise(
@@ -52,7 +57,14 @@ def summarise(
         for part in records.values():
             for own, other in zip(part, base, strict=False):
                 own["metrics"] |= table.beside(own["metrics"], other["metrics"])
-        figures[name] = _figures(records, users, table.reference)
+        for view, (variant, prefix) in table.views.items():
+            if variant in records and any(key.startswith(prefix) for key in records[variant][0]["metrics"]):
+                records[view] = [{"metrics": _without(prefix, record["metrics"])} for record in records[variant]]
+                users[view] = _without(prefix, users[variant])
+        for record in (record for part in records.values() for record in part):
+            shown = {name: value for name, value in record["metrics"].items() if not _is_of_view(name, table)}
+            record["metrics"] = shown
+        figures[name] = corrected(_figures(_in_order(records, table), users, table.reference), table.columns)
     write_json(
         folder / f"{table.name}.json",
         {
@@ -67,6 +79,23 @@ def summarise(
     with replacing_file(folder / f"{table.name}.md") as partial:
         partial.write_text(as_markdown(table, figures, seeds), encoding="utf-8")
     return figures
+
+
+def _without(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _is_of_view(metric: str, table: Table) -> bool:
+    return any(metric.startswith(prefix) for _, prefix in table.views.values())
+
+
+def _in_order(records: dict[str, list[dict[str, Any]]], table: Table) -> dict[str, list[dict[str, Any]]]:
+    """Each view after the variant that it is of."""
+    order = []
+    for variant in records:
+        if variant not in table.views:
+            order += [variant, *(view for view, (of, _) in table.views.items() if of == variant and view in records)]
+    return {name: records[name] for name in order}
 
 
 def reference_among(variants: Iterable[str], reference: str) -> str:
@@ -136,6 +165,19 @@ def _users_test(first: dict[str, Tensor], second: dict[str, Tensor], metric: str
     return paired_permutation(first[metric], second[metric]).p_value
 
 
+def corrected(figures: Sequence[Figure], columns: Sequence[str]) -> list[Figure]:
+    """Return the figures with Holm's correction for all comparisons of the shown columns, each kind of test apart."""
+    found: dict[str, dict[int, float]] = {"seeds": {}, "users": {}}
+    for kind, values in found.items():
+        plain = {at: getattr(figure, f"p_{kind}") for at, figure in enumerate(figures) if figure.metric in columns}
+        tested = {at: p for at, p in plain.items() if p is not None}
+        values.update(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        replace(figure, holm_seeds=found["seeds"].get(at), holm_users=found["users"].get(at))
+        for at, figure in enumerate(figures)
+    ]
+
+
 def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | None, float | None]:
     """Return bounds of the mean by Student's t; (None, None) with fewer than two values.
 
@@ -182,8 +224,9 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
     shown = {figure.metric for part in figures.values() for figure in part} & set(table.columns)
     lines += [
         f"{over_seeds if seeds > 1 else 'One seed, so no intervals.'} Differs from {base} with p < 0.05: "
-        "* over seeds (paired t-test), † over users (paired permutation of means over seeds). p-values are not "
-        f"corrected for the number of comparisons.{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
+        "* over seeds (paired t-test), † over users (paired permutation of means over seeds); ** and †† after Holm's "
+        "correction for all rows and columns of a data set's table, each kind of test apart."
+        f"{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
         "",
     ]
     variants = {figure.variant for part in figures.values() for figure in part}
@@ -203,5 +246,10 @@ def _cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
     margin = "" if figure.low is None or figure.high is None else f" ± {(figure.high - figure.low) / 2:.4f}"
-    marks = "".join(mark for mark, p in (("*", figure.p_seeds), ("†", figure.p_users)) if p is not None and p < 0.05)
+    tests = (("*", figure.p_seeds, figure.holm_seeds), ("†", figure.p_users, figure.holm_users))
+    marks = "".join(mark * (1 + _below(whole)) for mark, plain, whole in tests if _below(plain))
     return f"{figure.mean:.4f}{margin}{marks}"
+
+
+def _below(p: float | None) -> bool:
+    return p is not None and p < 0.05

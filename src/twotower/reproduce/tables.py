@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, negatives
+from twotower.reproduce.sparcode import table as sparcode
 from twotower.reproduce.study import Table
 
-LISTED: tuple[Table, ...] = (*fit.TABLES, *negatives.TABLES)
+LISTED: tuple[Table, ...] = (*fit.TABLES, *negatives.TABLES, *sparcode.TABLES)
 TABLES = {table.name: table for table in LISTED}
 
 
