@@ -99,13 +99,23 @@ def _nobody(users: int) -> NDArray[np.int64]:
 
 
 @functools.cache
-def _kernel(backend: str) -> Kernel:
+def uses_numba(backend: str) -> bool:
+    """Return whether searches of that backend are compiled loops.
+
+    Raises:
+        InputError: if the backend is unknown, or not installed.
+    """
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     there = importlib.util.find_spec("numba") is not None
     if backend == "numba" and not there:
         raise InputError("backend 'numba': not installed; pip install 'twotower[fast]', or take 'numpy'")
-    return compiled() if there and backend != "numpy" else _by_numpy
+    return there and backend != "numpy"
+
+
+@functools.cache
+def _kernel(backend: str) -> Kernel:
+    return compiled() if uses_numba(backend) else _by_numpy
 
 
 _kept = threading.local()
