@@ -16,7 +16,7 @@ from twotower.experiment.run import Run
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.sparcode.lists import filled
 from twotower.reproduce.sparcode.measure import first_events, measure, with_precision_min
-from twotower.reproduce.sparcode.table import TABLE, TEMPERATURES, variants
+from twotower.reproduce.sparcode.table import SCORES, TABLE, variants
 from twotower.reproduce.study import run_table
 from twotower.reproduce.summary import summarise
 
@@ -104,7 +104,7 @@ def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written()
     for data in TABLE.data:
         rows = variants(data)
         for name in ("dssm", "gru4rec", "sasrec"):
-            assert tuple(run.model.settings["temperature"] for run in rows[name]) == TEMPERATURES
+            assert [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]] == list(SCORES)
         for runs in rows.values():
             for run in runs:
                 assert Run.from_dict(tomllib.loads(run.to_toml())) == run
