@@ -593,6 +593,7 @@ PARQUET = {
     "amazon-instruments-2018": ("amazon-instruments-2018", None, 24_772, 9922, 206_153),
     "citeulike-a": ("citeulike-a", None, 5551, 16_980, 204_986),
     "lastfm-hetrec2011": ("lastfm-hetrec2011", None, 1892, 17_632, 92_834),
+    "sessions-diginetica": ("sessions-diginetica", None, 202_633, 43_097, 982_961),
 }
 
 

@@ -46,8 +46,15 @@ def ids() -> Tensor:
     return torch.arange(ITEMS) * 2 + 2
 
 
-def test_answers_are_the_models_best_among_the_nearest_lists(users, items, ids):
-    index = Nominate(users, codes=10, longest=12, nearest=3)
+@pytest.fixture(params=["numpy", "numba"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    return str(request.param)
+
+
+def test_answers_are_the_models_best_among_the_nearest_lists(users, items, ids, backend):
+    index = Nominate(users, codes=10, longest=12, nearest=3, backend=backend)
     shuffled = torch.randperm(ITEMS)
     index.build(items[shuffled], ids[shuffled])
     exclude = ids[torch.randint(ITEMS, (USERS, 4))]
@@ -64,6 +71,29 @@ def test_answers_are_the_models_best_among_the_nearest_lists(users, items, ids):
         best = sorted(candidates, key=lambda c: (-score[c], c))[:7]
         assert found.ids[user].tolist() == [int(ids[c]) for c in best] + [-1] * (7 - len(best))
         assert found.scores[user, : len(best)].tolist() == pytest.approx([score[c] for c in best], abs=1e-5)
+
+
+def test_loops_answer_as_the_models_own_score_does_and_see_what_is_added_and_removed(users, items, ids):
+    pytest.importorskip("numba")
+    both = [Nominate(users, codes=10, longest=12, nearest=3, backend=name) for name in ("numpy", "numba")]
+    exclude = torch.cat([ids[torch.randint(ITEMS, (USERS, 4))], torch.tensor([[-1, 1, 9999]]).expand(USERS, 3)], 1)
+
+    def agree() -> None:
+        one, other = (index.search(users, 9, exclude) for index in both)
+        assert one.ids.equal(other.ids)
+        torch.testing.assert_close(one.scores, other.scores)
+
+    for index in both:
+        index.build(items[:70], ids[:70])
+    agree()
+    for index in both:
+        index.add(items[70:], ids[70:])
+    agree()
+    for index in both:
+        index.remove(ids[3:9])
+    agree()
+    with pytest.raises(InputError, match="lists of another model"):
+        both[1].search(torch.randn(2, DIM + 1), 3)
 
 
 def test_lists_of_all_items_give_the_exact_answer(users, items, ids):

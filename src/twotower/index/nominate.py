@@ -16,7 +16,9 @@ from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
 from twotower.core.states import detach, from_tensors, join, rows, take, to_tensors
+from twotower.index.nominate_search import Ready
 from twotower.index.postings import CODE_TILE, Postings, build_postings
+from twotower.index.postings_search import uses_numba
 from twotower.index.scan import Score, inner_product
 from twotower.ops.kmeans import kmeans
 from twotower.ops.topk import top_k
@@ -61,9 +63,11 @@ class Nominate:
         members: a code's score for an item is the mean over as many users nearest to its centre; 0: the score of the
             centre itself, which has to be a user state then.
         seed: of the k-means.
+        backend: of searches by inner products of vectors: "numba" (compiled loops; the extra ``fast``), "numpy", or
+            "auto": numba where it is installed. Other scores are always the model's own.
 
     Raises:
-        InputError: if there are fewer users than codes, or a number is out of range.
+        InputError: if there are fewer users than codes, a number is out of range, or the backend is not there.
     """
 
     def __init__(
@@ -78,8 +82,9 @@ class Nominate:
         nearest: int = 8,
         members: int = 0,
         seed: int = 0,
+        backend: str = "auto",
     ) -> None:
-        self._begin(score, vectors, state_kind)
+        self._begin(score, vectors, state_kind, backend)
         if codes is None:
             codes = max(1, min(1024, rows(users) // 4))
         if min(codes, longest, nearest) < 1 or members < 0:
@@ -97,8 +102,13 @@ class Nominate:
         self.nearest, self.longest, self.members = nearest, longest, members
         self._typical = self.centres if not members else take(detach(users), _members(vector, found.centres, members))
 
-    def _begin(self, score: Score, vectors: Vectors | None, state_kind: type[Any] | None) -> None:
+    def _begin(
+        self, score: Score, vectors: Vectors | None, state_kind: type[Any] | None, backend: str = "auto"
+    ) -> None:
+        # Loops over vectors stand for this score and these vectors alone.
+        self._loops = uses_numba(backend) and score is inner_product and vectors is None
         self._score, self._vectors, self._state_kind = score, vectors or side_by_side, state_kind
+        self._ready: Ready | None = None
         self._states: State | None = None
         self._lists: Postings | None = None
 
@@ -172,6 +182,9 @@ class Nominate:
             raise InputError(f"k must be at least 1, got {k}")
         if exclude is not None and len(exclude) != users:
             raise InputError(f"index: exclude has {len(exclude)} rows for {users} users")
+        ready = self._compiled(user_states)
+        if ready is not None:
+            return ready.search(user_states, k, exclude, allowed)
         scores, found = torch.full((users, k), -torch.inf), torch.full((users, k), -1)
         if not len(self):
             return TopK(scores, found)
@@ -193,6 +206,20 @@ class Nominate:
                     at = lists.ids[places[best.ids[0].clamp(min=0).numpy()]]
                     found[user] = torch.where(best.ids[0] < 0, -1, torch.from_numpy(at))
         return TopK(scores, found)
+
+    def _compiled(self, user_states: State) -> Ready | None:
+        """What the compiled search reads; None where it cannot stand for the score."""
+        if not (self._loops and isinstance(user_states, Tensor) and len(self)):
+            return None
+        if user_states.dtype != torch.float32 or user_states.shape[1] != self.centres.shape[1]:
+            return None
+        if self._ready is None or self._ready.lists is not self._lists:
+            states = self._states
+            if not isinstance(states, Tensor) or states.dtype != torch.float32:
+                return None
+            self._ready = Ready.of(self.lists, self.centres, states)
+        self._ready.nearest = min(self.nearest, len(self.centres))
+        return self._ready
 
     def codes(self, user_states: State) -> Tensor:
         """Return the nearest codes of each user, nearest first: int64 [users, nearest].
@@ -259,6 +286,7 @@ class Nominate:
         vectors: Vectors | None = None,
         state_kind: type[Any] | None = None,
         user_kind: type[Any] | None = None,
+        backend: str = "auto",
     ) -> Nominate:
         """Read what `save` wrote; score, vectors and the kinds of states are the model's and are given by the caller.
 
@@ -266,7 +294,7 @@ class Nominate:
             InputError: if a file is missing, cut short or holds another model's states.
         """
         self = cls.__new__(cls)
-        self._begin(score, vectors, state_kind)
+        self._begin(score, vectors, state_kind, backend)
         header = read_json(folder / HEADER)
         try:
             tensors = load_file(folder / FILE)

@@ -21,7 +21,8 @@ BACKENDS = ("auto", "numpy", "numba")
 WHOLE, BLOCK = 131_072, 32_768
 """A larger catalogue than the first is gone through in blocks of the second, so that sums stay in the cache."""
 
-Kernel = Callable[..., None]
+Kernel = Callable[..., int]
+"""Writes scores and ids; returns the first code that is not there, -1 if all are."""
 
 
 def search_postings(
@@ -53,26 +54,24 @@ def search_postings(
     Raises:
         InputError: if shapes do not fit, a code is unknown, ``k`` is below 1, or the backend is not there.
     """
-    users, _ = codes.shape
+    users, items = len(codes), len(postings.ids)
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
     if weights.shape != codes.shape:
         raise InputError(f"postings: {tuple(weights.shape)} weights for {tuple(codes.shape)} codes")
-    if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= postings.num_codes):
-        raise InputError(
-            f"postings: codes from {int(codes.min())} to {int(codes.max())}, but the lists are of "
-            f"{postings.num_codes} codes: another model's?"
-        )
     if exclude is not None and len(exclude) != users:
         raise InputError(f"postings: exclude has {len(exclude)} rows for {users} users")
-    if allowed is not None and tuple(allowed.shape) != (len(postings.ids),):
-        raise InputError(f"postings: allowed has {len(allowed)} rows for {len(postings.ids)} items")
-    items = len(postings.ids)
+    if allowed is not None and tuple(allowed.shape) != (items,):
+        raise InputError(f"postings: allowed has {len(allowed)} rows for {items} items")
     wide = (items if items <= WHOLE else BLOCK) if block is None else block
     if wide < 1 and items:
         raise InputError(f"postings: block must be at least 1, got {block}")
-    scores, places = np.full((users, k), -np.inf, dtype=np.float32), np.full((users, k), -1, dtype=np.int64)
-    _kernel(backend)(
+    # On a small catalogue this function itself would take longer than the search: NumPy, whose calls are shorter.
+    scores, ids = np.empty((users, k), dtype=np.float32), np.empty((users, k), dtype=np.int64)
+    scores.fill(-np.inf)
+    ids.fill(-1)
+    sums = _sums(min(max(1, wide), max(1, items)))
+    unknown = _kernel(backend)(
         postings.offsets,
         postings.places,
         *_stored(postings),
@@ -80,36 +79,56 @@ def search_postings(
         postings.step,
         np.ascontiguousarray(codes.numpy()),
         np.ascontiguousarray(weights.numpy(), dtype=np.float32),
-        _places_of(postings, exclude, users),
-        np.zeros(0, dtype=np.bool_) if allowed is None else np.ascontiguousarray(allowed.numpy()),
-        items,
-        _sums(min(max(1, wide), max(1, items))),
+        _nobody(users) if exclude is None or not items else np.ascontiguousarray(exclude.numpy()),
+        _ALL if allowed is None else np.ascontiguousarray(allowed.numpy()),
+        postings.ids,
+        *sums,
         scores,
-        places,
+        ids,
     )
-    if items:
-        places = np.where(places < 0, -1, postings.ids[places.clip(min=0)])
-    return TopK(torch.from_numpy(scores), torch.from_numpy(places))
+    if unknown != -1:
+        raise InputError(f"postings: code {unknown}, but the lists are of {postings.num_codes} codes: another model's?")
+    return TopK(torch.from_numpy(scores), torch.from_numpy(ids))
 
 
-def _kernel(backend: str) -> Kernel:
+_ALL: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+
+
+def _nobody(users: int) -> NDArray[np.int64]:
+    return np.empty((users, 0), dtype=np.int64)
+
+
+@functools.cache
+def uses_numba(backend: str) -> bool:
+    """Return whether searches of that backend are compiled loops.
+
+    Raises:
+        InputError: if the backend is unknown, or not installed.
+    """
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     there = importlib.util.find_spec("numba") is not None
     if backend == "numba" and not there:
         raise InputError("backend 'numba': not installed; pip install 'twotower[fast]', or take 'numpy'")
-    return compiled() if there and backend != "numpy" else _by_numpy
+    return there and backend != "numpy"
+
+
+@functools.cache
+def _kernel(backend: str) -> Kernel:
+    return compiled() if uses_numba(backend) else _by_numpy
 
 
 _kept = threading.local()
 
 
-def _sums(block: int) -> NDArray[np.float32]:
-    """The accumulator of this thread, all -inf: every search leaves it so, and to fill it costs more than a search."""
-    sums: NDArray[np.float32] | None = getattr(_kept, "sums", None)
-    if sums is None or len(sums) != block:
-        sums = _kept.sums = np.full(block, -np.inf, dtype=np.float32)
-    return sums
+def _sums(block: int) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
+    """The accumulator of this thread, all -inf, and room for the places that have a sum.
+
+    Every search leaves it so, and to fill it costs more than a search."""
+    kept: tuple[NDArray[np.float32], NDArray[np.uint32]] | None = getattr(_kept, "sums", None)
+    if kept is None or len(kept[0]) != block:
+        kept = _kept.sums = np.full(block, -np.inf, dtype=np.float32), np.empty(block + 1, dtype=np.uint32)
+    return kept
 
 
 @functools.cache
@@ -128,20 +147,14 @@ def _half() -> NDArray[np.float32]:
 
 
 def _stored(postings: Postings) -> tuple[NDArray[Any], NDArray[np.float32], int]:
-    """Scores as the kernels read them, a table, and which of the two ways they are to be read: 0, 1 or 2."""
-    nothing = np.zeros(0, dtype=np.float32)
-    if postings.precision == "float16":
+    """Scores as the kernels read them, a table, and which of the three ways they are to be read."""
+    kind = postings.scores.dtype
+    if kind == np.float16:
         return postings.scores.view(np.uint16), _half(), 2
-    return postings.scores, nothing, int(postings.precision == "uint8")
+    return postings.scores, _NO_TABLE, int(kind == np.uint8)
 
 
-def _places_of(postings: Postings, exclude: Tensor | None, users: int) -> NDArray[np.int64]:
-    """The places of excluded ids, -1 for those that are not there."""
-    if exclude is None or not len(postings.ids):
-        return np.full((users, 0), -1, dtype=np.int64)
-    unwanted = exclude.numpy()
-    at = np.searchsorted(postings.ids, unwanted).clip(max=len(postings.ids) - 1)
-    return np.where(postings.ids[at] == unwanted, at, -1)
+_NO_TABLE: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
 
 def _by_numpy(
@@ -156,13 +169,18 @@ def _by_numpy(
     weights: NDArray[np.float32],
     exclude: NDArray[np.int64],
     allowed: NDArray[np.bool_],
-    items: int,
+    ids: NDArray[np.int64],
     sums: NDArray[np.float32],
+    touched: NDArray[np.uint32],
     best_scores: NDArray[np.float32],
-    best_places: NDArray[np.int64],
-) -> None:
-    """The same sums without compiled loops; ``sums``, whose length is the block, would gain nothing here."""
-    total, listed = np.zeros(items, dtype=np.float32), np.zeros(items, dtype=np.bool_)
+    best_ids: NDArray[np.int64],
+) -> int:
+    """The same sums without compiled loops; an accumulator that is kept, or blocks, would gain nothing here."""
+    del sums, touched
+    wrong = codes[(codes >= len(offsets) - 1) | (codes < -1)]
+    if len(wrong):
+        return int(wrong[0])
+    total, listed = np.zeros(len(ids), dtype=np.float32), np.zeros(len(ids), dtype=np.bool_)
     k = best_scores.shape[1]
     for user, (row, row_weights) in enumerate(zip(codes, weights, strict=True)):
         for code, weight in zip(row, row_weights, strict=True):
@@ -178,17 +196,20 @@ def _by_numpy(
                 value = table[stored]
             total[places[part]] += weight * value
             listed[places[part]] = True
-        touched = listed.copy()
-        touched[exclude[user][exclude[user] >= 0]] = False
+        asked = listed.copy()
+        if exclude.shape[1]:
+            at = np.searchsorted(ids, exclude[user]).clip(max=len(ids) - 1)
+            asked[at[ids[at] == exclude[user]]] = False
         if len(allowed):
-            touched &= allowed
-        found = touched.nonzero()[0]
+            asked &= allowed
+        found = asked.nonzero()[0]
         values = total[found]
         if len(found) > k:
             # Everything that is not below the k-th best, so that ties are cut by place and not by chance.
             near = values >= np.partition(values, len(values) - k)[len(values) - k]
             found, values = found[near], values[near]
         order = np.argsort(-values, kind="stable")[:k]
-        best_scores[user, : len(order)], best_places[user, : len(order)] = values[order], found[order]
+        best_scores[user, : len(order)], best_ids[user, : len(order)] = values[order], ids[found[order]]
         total[listed] = 0.0
         listed[:] = False
+    return -1

@@ -79,6 +79,9 @@ class Table:
     """Further metrics, from a training's own and those of the reference under the same seed."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What has to be said of a variant, written below the table."""
+    views: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Rows that need no training of their own: a name to a variant and the prefix of its metrics that such a row shows
+    without it."""
     extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
     """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
 

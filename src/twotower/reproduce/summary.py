@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,8 @@ from twotower.experiment.run import Run
 from twotower.metrics.intervals import holm
 from twotower.reproduce.study import Table, cells_of
 from twotower.reproduce.users import mean_over_seeds, users_test, write_users
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,21 @@ def summarise(
         cells = {variant: cells_of(table, name, data[name], variant, run, seeds) for variant, run in variants.items()}
         records = {variant: [read_json(cell.path(folder)) for cell in part] for variant, part in cells.items()}
         users = {variant: mean_over_seeds(part, folder) for variant, part in cells.items()}
-        write_users(users, table.columns, folder / f"{table.name}-{name}-users.npz")
         base = records[reference_among(records, table.reference)]
         for part in records.values():
             for own, other in zip(part, base, strict=False):
                 own["metrics"] |= table.beside(own["metrics"], other["metrics"])
-        figures[name] = corrected(_figures(records, users, table.reference), table.columns)
+        for view, (variant, prefix) in table.views.items():
+            if variant in records and any(key.startswith(prefix) for key in records[variant][0]["metrics"]):
+                records[view] = [{"metrics": _without(prefix, record["metrics"])} for record in records[variant]]
+                users[view] = _without(prefix, users[variant])
+                if "users" in users[variant]:
+                    users[view]["users"] = users[variant]["users"]
+        write_users(users, table.columns, folder / f"{table.name}-{name}-users.npz")
+        for record in (record for part in records.values() for record in part):
+            shown = {name: value for name, value in record["metrics"].items() if not _is_of_view(name, table)}
+            record["metrics"] = shown
+        figures[name] = corrected(_figures(_in_order(records, table), users, table.reference), table.columns)
     write_json(
         folder / f"{table.name}.json",
         {
@@ -73,6 +84,23 @@ def summarise(
     with replacing_file(folder / f"{table.name}.md") as partial:
         partial.write_text(as_markdown(table, figures, seeds), encoding="utf-8")
     return figures
+
+
+def _without(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _is_of_view(metric: str, table: Table) -> bool:
+    return any(metric.startswith(prefix) for _, prefix in table.views.values())
+
+
+def _in_order(records: dict[str, list[dict[str, Any]]], table: Table) -> dict[str, list[dict[str, Any]]]:
+    """Each view after the variant that it is of."""
+    order = []
+    for variant in records:
+        if variant not in table.views:
+            order += [variant, *(view for view, (of, _) in table.views.items() if of == variant and view in records)]
+    return {name: records[name] for name in order}
 
 
 def reference_among(variants: Iterable[str], reference: str) -> str:

@@ -69,4 +69,13 @@ SOURCES = (
         read,
         restricted=True,
     ),
+    Source(
+        "sessions-diginetica",
+        "Diginetica as used by SR-GNN: 982,961 clicks in 202,633 sessions, in order",
+        "https://competitions.codalab.org/competitions/11161",
+        "Data of the CIKM Cup 2016: no licence text.",
+        "CIKM Cup 2016 Track 2: Personalized E-Commerce Search Challenge, DIGINETICA.",
+        read,
+        restricted=True,
+    ),
 )

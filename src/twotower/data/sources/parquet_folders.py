@@ -125,6 +125,14 @@ def _citeulike(connection: Any, folder: Path, out: Path) -> Spec:
     return spec("citeulike-a", items={"tags": "multi_categorical"}, split={"kind": "random-ratio"})
 
 
+def _diginetica(connection: Any, folder: Path, out: Path) -> Spec:
+    """A session is a user; the list of a session is its order."""
+    places = "unnest(items)::VARCHAR AS item_id, unnest(range(len(items))) AS position"
+    sessions = f"SELECT session_id::VARCHAR AS user_id, {places} FROM {parquet(folder / 'sessions.parquet')}"
+    write(connection, sessions, out / LOG)
+    return spec("sessions-diginetica", time="position", unit="order", split={"kind": "by-user"})
+
+
 def _lastfm(connection: Any, folder: Path, out: Path) -> Spec:
     """No clock and no order: a random share of the events is held out. ``weight`` counts the plays."""
     write(connection, f"SELECT {TEXT_IDS}, weight FROM {parquet(folder / LOG)}", out / LOG)
@@ -169,6 +177,7 @@ FOLDERS = (
     ParquetFolder("lastfm-hetrec2011", {LOG: ("user_id", "item_id", "weight"), "item_tags.parquet": ("tag_id",)},
                   _lastfm),
     ParquetFolder("citeulike-a", {LOG: ("user_id", "item_id"), "items.parquet": ("tags", "cites")}, _citeulike),
+    ParquetFolder("sessions-diginetica", {"sessions.parquet": ("session_id", "items")}, _diginetica),
     ParquetFolder("amazon-instruments-2018", {LOG: PLACED}, _amazon_instruments),
 )  # fmt: skip
 """The first that matches counts, so the ones with more files and columns come first."""

@@ -59,6 +59,12 @@ SPACES: dict[str, dict[str, Axis]] = {
     },
     "t2diff": {**SEQUENCES, "model.diffusion_weight": Grid((0.1, 1.0))},
     "sparcode": {**TRAINED, "model.dropout": DROPOUT, "model.dim": WIDTH},
+    "sparcode_twin": {
+        **TRAINED,
+        "model.temperature": TEMPERATURE,
+        "model.dropout": DROPOUT,
+        "model.dim": WIDTH,
+    },
     "semantic": {**TRAINED, "model.dropout": DROPOUT},
     "dat": {**PRE_RANKER, "model.mimic_weight": Grid((0.1, 1.0))},
     "cold": PRE_RANKER,

@@ -1,0 +1,262 @@
+"""Search through lists beside FAISS: lists that nominate and a twin that ranks, and sums over lists alone.
+
+One run, one thread, batches of one, the best 50. A small SASRec two-tower learns Diginetica sessions (43,097 items;
+where they are not beside the checkout, a set of the same size is drawn); k-means of its user vectors gives codes, each
+with a list of its best items. Quality is recall@50 of held-out items, what was seen left out, and each method is timed
+at its quickest setting that keeps 0.99 of the twin's. Lists of 65,000 and a million items are stretched from the
+learned ones: every item stands for several, so that lengths of lists and how often an item is listed keep their shape;
+FAISS gets noisy copies of the vectors there, and only times are compared.
+
+Times are CPU time of the thread, p50 and p99 over the requests of all repeats; methods take turns by repeats. Other
+work on the machine lengthens CPU time too, since it empties the caches: so ``p99_over_p50`` takes each request's median
+over the repeats, and the p99 over requests of that. "Emptied": 64 MiB are read before each request.
+
+Nominating finds codes and ranks candidates inside the time, and leaves out what was seen; FAISS is called directly and
+leaves nothing out. Sums over lists alone know their codes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+import common
+from postings_data import Sessions, drawn_sessions, read_sessions, stretched, train_twin
+from twotower.index.nominate import Nominate
+from twotower.index.postings import Postings
+from twotower.index.postings_search import search_postings
+
+K, KEPT = 50, 0.99
+SPARSITIES = {"99": 0.01, "99.5": 0.005}
+LARGE = (65_000, 1_000_000)
+Answer = Callable[[int], Any]
+"""The request's number -> the answer, as the method gives it."""
+
+
+def timed(answers: dict[str, Answer], requests: int, repeats: int, *, emptied: bool = False) -> dict[str, list[float]]:
+    """CPU microseconds of every request of every repeat, repeat by repeat; what compiles does not count."""
+    filler, found = np.ones(1 << 24, dtype=np.float32), dict[str, list[float]]()
+    for repeat in range(repeats):
+        for name in list(answers) if repeat % 2 == 0 else list(answers)[::-1]:
+            for request in range(3):
+                answers[name](request)
+            times = found.setdefault(name, [])
+            for request in range(requests):
+                if emptied:
+                    filler.sum()
+                started = time.thread_time_ns()
+                answers[name](request)
+                times.append((time.thread_time_ns() - started) / 1000)
+    return found
+
+
+def spread(times: list[float], requests: int) -> float:
+    """p99 over requests, each by its median over repeats, in multiples of p50."""
+    each = np.median(np.array(times).reshape(-1, requests), axis=0)
+    return round(float(np.percentile(each, 99) / np.percentile(each, 50)), 2)
+
+
+def shown(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """p50 and p99 in microseconds."""
+    return {
+        name: {"p50": round(float(np.percentile(each, 50)), 1), "p99": round(float(np.percentile(each, 99)), 1)}
+        for name, each in times.items()
+    }
+
+
+def quality(sessions: Sessions, ids_of: Callable[[int], np.ndarray]) -> float:
+    """Recall@50 over the test sessions; ``ids_of`` gives at least 50 items beside those that were seen."""
+    total = 0.0
+    for request, (seen, truth) in enumerate(zip(sessions.seen, sessions.truth, strict=True)):
+        ids = ids_of(request)
+        best = ids[~np.isin(ids, seen.numpy())][:K]
+        total += float(np.isin(truth.numpy(), best).mean())
+    return total / len(sessions.truth)
+
+
+class Rival:
+    """A FAISS index, its settings in ascending effort, and what it took to build."""
+
+    def __init__(self, name: str, vectors: np.ndarray) -> None:
+        dim, lists = vectors.shape[1], int(4 * len(vectors) ** 0.5)
+        self.name, self.efforts = name, [0]
+        with common.Clock() as clock:
+            if name == "flat":
+                self.index = faiss.IndexFlatIP(dim)
+            elif name == "hnsw":
+                self.index, self.efforts = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT), [16, 32, 64, 128]
+                self.index.hnsw.efConstruction = 80
+            else:
+                coding = "Flat" if name == "ivf_flat" else f"PQ{dim // 4}x8"
+                self.index = faiss.index_factory(dim, f"IVF{lists},{coding}", faiss.METRIC_INNER_PRODUCT)
+                self.index.cp.niter, self.efforts = 10, [4, 8, 16, 32, 64]
+                self.index.train(vectors[:: max(1, len(vectors) // 60_000)])
+            self.index.add(vectors)
+        self.build_seconds = round(clock.cpu, 2)
+
+    def set(self, effort: int) -> None:
+        """Search with this effort from now on."""
+        if self.name == "hnsw":
+            self.index.hnsw.efSearch = effort
+        elif self.name != "flat":
+            self.index.nprobe = effort
+
+    def answer(self, queries: np.ndarray, effort: int) -> Answer:
+        """The search for the best 50 of one query at this effort."""
+
+        def one(request: int) -> Any:
+            self.set(effort)
+            return self.index.search(queries[request : request + 1], K)
+
+        return one
+
+
+def lists_answer(lists: Postings, codes: torch.Tensor, seen: torch.Tensor, backend: str) -> Answer:
+    """The sum over lists alone: codes are known, nothing is ranked by vectors."""
+    rows, weights = codes.split(1), torch.ones(codes.shape).split(1)
+    exclude = seen.split(1)
+    return lambda request: search_postings(
+        lists, rows[request], weights[request], K, exclude=exclude[request], backend=backend
+    )
+
+
+def nominate_answer(index: Nominate, users: torch.Tensor, seen: torch.Tensor) -> Answer:
+    """Codes found, lists read, candidates ranked."""
+    rows, exclude = users.split(1), seen.split(1)
+    return lambda request: index.search(rows[request], K, exclude[request])
+
+
+def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> tuple[dict[str, Nominate], np.ndarray]:
+    """Quality and time at equal recall, on the lists that were learned."""
+    items, users, ids = sessions.items, sessions.users, sessions.ids
+    queries = np.ascontiguousarray(users.numpy())
+    many, requests, repeats = len(users), min(len(users), 200 if quick else 300), 3 if quick else 5
+    exact = Rival("flat", items.numpy())
+    deep = K + sessions.seen.shape[1]
+    recall = {"twin": quality(sessions, lambda at: ids.numpy()[exact.index.search(queries[at : at + 1], deep)[1][0]])}
+    with common.Clock() as clock:
+        base = Nominate(sessions.states, codes=512 if quick else 2048, longest=1, nearest=4, seed=1)
+    figures["codes_build_cpu_seconds"] = round(clock.cpu, 2)
+    answers: dict[str, Answer] = {"flat": exact.answer(queries, 0)}
+    indexes: dict[str, Nominate] = {}
+    of: dict[str, str] = {"flat": "flat"}
+    for sparsity, share in SPARSITIES.items():
+        base.longest = round(len(items) * share)
+        with common.Clock() as clock:
+            base.build(items, ids)
+        figures[f"lists_build_cpu_seconds_{sparsity}"] = round(clock.cpu, 2)
+        for nearest in (2, 4, 8):
+            index = clone(base, nearest)
+            name = f"nominate {sparsity} % c {nearest}"
+            found = torch.cat([index.search(users[at : at + 64], deep).ids for at in range(0, many, 64)]).numpy()
+            recall[name] = quality(sessions, lambda at, found=found: found[at])
+            answers[name], of[name], indexes[name] = nominate_answer(index, users, sessions.seen), "nominate", index
+    for kind in ("hnsw",) if quick else ("hnsw", "ivf_flat", "ivf_pq"):
+        rival = Rival(kind, items.numpy())
+        figures[f"{kind}_build_cpu_seconds"] = rival.build_seconds
+        for effort in rival.efforts:
+            rival.set(effort)
+            found = rival.index.search(queries, deep)[1]
+            recall[f"{kind} {effort}"] = quality(
+                sessions, lambda at, found=found: ids.numpy()[found[at][found[at] >= 0]]
+            )
+            answers[f"{kind} {effort}"], of[f"{kind} {effort}"] = rival.answer(queries, effort), kind
+    times = timed(answers, requests, repeats)
+    medians = {name: float(np.median(each)) for name, each in times.items()}
+    whole = {name: value / recall["twin"] for name, value in recall.items()}
+    able = [name for name in medians if name == "flat" or whole[name] >= KEPT]
+    chosen = {
+        kind: min((n for n in able if of[n] == kind), key=medians.__getitem__, default=None) for kind in of.values()
+    }
+    ours = chosen["nominate"] or max(indexes, key=whole.__getitem__)
+    figures |= {
+        "recall_over_twin": round(whole[ours], 4),
+        "postings_over_flat": round(medians[ours] / medians["flat"], 4),
+        "postings_over_hnsw": round(medians[ours] / medians[chosen["hnsw"]], 4) if chosen["hnsw"] else None,
+        "p99_over_p50": spread(times[ours], requests),
+        "chosen": chosen | {"nominate": ours},
+        "recall_at_50": {name: round(value, 4) for name, value in recall.items()},
+        "microseconds_43k": shown(times),
+    }
+    picked = {name: answers[name] for name in chosen.values() if name} | {ours: answers[ours]}
+    figures["microseconds_43k_emptied"] = shown(timed(picked, 20 if quick else 60, 1, emptied=True))
+    codes = base.codes(users)
+    more = {f"lists alone, {b}": lists_answer(indexes[ours].lists, codes, sessions.seen, b) for b in ("numba", "numpy")}
+    plain = clone(indexes[ours], indexes[ours].nearest, backend="numpy")
+    more["nominate, numpy"] = nominate_answer(plain, users, sessions.seen)
+    figures["microseconds_43k_other_forms"] = shown(timed(more, min(requests, 200), 2))
+    lists = indexes[ours].lists
+    figures["bytes_an_item"] = {"lists": round(lists.num_bytes / len(items), 1), "vectors": items.shape[1] * 4}
+    figures["raw_microseconds"] = {name: [round(t, 1) for t in times[name]] for name in picked}  # repeat by repeat
+    return indexes, codes.numpy()
+
+
+def clone(base: Nominate, nearest: int, backend: str = "auto") -> Nominate:
+    """The same lists, read otherwise."""
+    index = Nominate.__new__(Nominate)
+    index.__dict__.update(base.__dict__)
+    index.nearest, index._ready = nearest, None
+    if backend == "numpy":
+        index._loops = False
+    return index
+
+
+def on_stretched(sessions: Sessions, indexes: dict[str, Nominate], codes: np.ndarray, figures: dict[str, Any]) -> None:
+    """Times alone: sums over 8 lists beside FAISS, at 65,000 and a million items."""
+    eight = clone(next(iter(indexes.values())), 8).codes(sessions.users)
+    for size in LARGE:
+        answers: dict[str, Answer] = {}
+        for sparsity in SPARSITIES:
+            lists = stretched(indexes[f"nominate {sparsity} % c 4"].lists, size)
+            answers[f"lists {sparsity} %"] = lists_answer(lists, eight, sessions.seen, "numba")
+        source = np.sort(np.random.default_rng(1).integers(0, len(sessions.items), size))
+        vectors = sessions.items.numpy()[source]
+        vectors += np.random.default_rng(2).normal(0.0, 0.05, vectors.shape).astype(np.float32)
+        queries = np.ascontiguousarray(sessions.users.numpy())
+        for kind in ("flat", "hnsw", "ivf_flat", "ivf_pq") if size < 100_000 else ("flat", "ivf_pq"):
+            rival = Rival(kind, vectors)
+            effort = {"hnsw": 64, "flat": 0}.get(kind, 8)
+            answers[f"{kind} {effort}".removesuffix(" 0")] = rival.answer(queries, effort)
+        requests = 300 if size < 100_000 else 60
+        times = timed(answers, requests, 3)
+        figures[f"microseconds_{size}"] = shown(times)
+        figures[f"microseconds_{size}_emptied"] = shown(timed(answers, 30, 1, emptied=True))
+        for sparsity in SPARSITIES:
+            own = times[f"lists {sparsity} %"]
+            figures[f"lists_{sparsity}_over_flat_{size}"] = round(float(np.median(own) / np.median(times["flat"])), 4)
+            figures[f"lists_{sparsity}_p99_over_p50_{size}"] = spread(own, requests)
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    options = common.parse(common.parser(__doc__))
+    faiss.omp_set_num_threads(1)
+    log = read_sessions(40_000 if options.quick else 120_000) or drawn_sessions(40_000 if options.quick else 120_000)
+    figures: dict[str, Any] = {}
+    with common.Clock() as clock:
+        sessions = train_twin(log, epochs=1, asked=400 if options.quick else 1_024)
+    figures["twin_cpu_seconds"] = round(clock.cpu, 1)
+    with torch.inference_mode():
+        indexes, codes = on_real_lists(sessions, options.quick, figures)
+        if not options.quick:
+            tower = {"twin's user tower, history of 20": lambda request: sessions.encode(request)}
+            figures["microseconds_tower"] = shown(timed(tower, 60, 2))
+            on_stretched(sessions, indexes, codes, figures)
+    settings = {
+        "data": log.name,
+        "items": len(sessions.items),
+        "dim": sessions.items.shape[1],
+        "sessions_asked": len(sessions.truth),
+        "k": K,
+        "clock": "CPU time of the thread; two cores shared with other work",
+    }
+    common.finish("postings", options, settings=settings, figures=figures, packages=("numba",))
+
+
+if __name__ == "__main__":
+    main()

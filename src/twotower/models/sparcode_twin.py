@@ -1,0 +1,79 @@
+"""SparCode's two-tower twin: the same history encoder and items, one vector a side, an inner product."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from twotower.core.records import PADDING, Items, Users
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.scorers.registry import build_scorer
+from twotower.towers.codes.tokenizers import Tokenizer
+from twotower.towers.embedding import FeatureEmbedding, embedding_table
+
+
+class SparCodeTwin(Model):
+    """Score by the cosine or dot product of one token of the history with the item: `SparCode` without its codes.
+
+    It is what SparCode has to be compared with: encoder, item vectors and training rows are SparCode's, and the score
+    is an inner product, so that the full softmax trains it and a vector index serves it.
+
+    Source: the two-tower models (TTM) of Su et al., SIGIR 2023, tables 1 and 2: DSSM ("dnn"), GRU4Rec ("gru"), SASRec
+    and SA ("self_attention"). Difference: the cosine over a temperature, which they do not mention.
+
+    Args:
+        dim: width of vectors.
+        tokenizer: "dnn", "gru" or "self_attention".
+        heads: "linear" or "senet".
+        score: "cosine" or "dot".
+        temperature: scores are divided by it in training.
+        layers: of the encoder.
+        dropout: share of numbers set to 0 in training.
+        history_length: latest items of the history that are read.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int = 64,
+        tokenizer: str = "self_attention",
+        heads: str = "linear",
+        score: str = "cosine",
+        temperature: float = 0.1,
+        layers: int = 2,
+        dropout: float = 0.1,
+        history_length: int = 20,
+    ) -> None:
+        super().__init__()
+        if min(dim, history_length) < 1 or not 0.0 < temperature < math.inf:
+            raise ValueError("dim and history_length must be at least 1, and temperature positive and finite")
+        if score not in ("cosine", "dot"):
+            raise ValueError(f"score must be cosine or dot, got '{score}'")
+        self.schema, self.history_length, self.temperature = schema, history_length, temperature
+        self.scorer = build_scorer(score, dim)
+        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
+        self.tokenizer = Tokenizer(
+            tokenizer, dim=dim, tokens=1, length=history_length, heads=heads, layers=layers, dropout=dropout
+        )
+
+    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+        """Return one vector a user; zero where the history is empty."""
+        history = users.history[:, : self.history_length]
+        lengths = (history != PADDING).sum(1)
+        return self.scorer.prepare(self.tokenizer(self.item_table(history), lengths)[:, 0])
+
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """Return one vector an item: its id's vector and the mean of its features'."""
+        vectors = self.item_table(items.ids)
+        if self.item_fields.features and items.features is not None:
+            vectors = vectors + self.item_fields(items.features).mean(1)
+        return self.scorer.prepare(vectors)
+
+    def logit_scale(self) -> Tensor | float:
+        """Return 1 / temperature."""
+        return 1.0 / self.temperature

@@ -1,0 +1,153 @@
+"""Measuring of a cell of SparCode's table: one training, judged densely and by lists of several lengths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from twotower.core.records import FIRST_KNOWN
+from twotower.core.states import take
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.data.split import Split
+from twotower.evaluation.protocol import Protocol
+from twotower.evaluation.run import evaluate
+from twotower.experiment.catalogue import split_of
+from twotower.experiment.learn import learn, validation_metrics
+from twotower.experiment.run import Run
+from twotower.metrics.ranking import ranking_metrics
+from twotower.models.base import ClosedForm, Model
+from twotower.models.sparcode import SparCode
+from twotower.models.sparcode_twin import SparCodeTwin
+from twotower.reproduce.sets import without_text
+from twotower.reproduce.sparcode.lists import USERS, asked_of, filled, nominating, own_lists, ranks_of
+from twotower.reproduce.study import TUNING_SEED, Measured
+from twotower.training.callbacks import EpochRecord
+
+FEW_ITEMS = 10_000
+CODES = 1024, 2048
+"""Lists that nominate: up to `FEW_ITEMS` items, and beyond."""
+SPARSITIES = (98.0, 99.0), (99.0, 99.5)
+"""Per cent of the catalogue that a list leaves out, likewise: shorter lists of few items cannot fill an answer."""
+KEPT = ("recall", "ndcg", "precision", "precision_min")
+
+
+def measure(run: Run, dataset: Dataset) -> Measured:
+    """Train one run, rank the whole catalogue for every test user, and again by lists where the model has any.
+
+    Of each user's events the first of every item counts, so that what is asked for was not seen before.
+    """
+    dataset = without_text(dataset)
+    dataset = dataset.with_log(first_events(dataset.log.positives()))
+    if run.model.name in CLOSED:
+        dataset = dataset.to("cpu")
+    split = split_of(run, dataset)
+    metric, seed, started = run.training.metric, run.training.seed, time.perf_counter()
+    model, records = learn(run, dataset, split)
+    costs = {"seconds": time.perf_counter() - started}
+    if records:
+        costs["seconds_per_epoch"] = records[-1].seconds / len(records)
+        costs["best_epoch"] = float(best_epoch(records, metric))
+        validation = next(r.metrics[metric] for r in records if r.epoch == best_epoch(records, metric))
+    else:
+        validation = validation_metrics(model, run, dataset, split)[metric]
+    ks = run.evaluation.ks
+    judged = evaluate(model, dataset, split.test, Protocol(ks=ks))
+    per_user = with_precision_min(judged.per_user, ks)
+    listed, figures = ({}, {}) if seed == TUNING_SEED else by_lists(model, dataset, split, ks, seed)
+    whole = per_user | listed
+    means = {name: values.mean().item() for name, values in whole.items() if _metric(name) in KEPT}
+    kept = {name: values for name, values in whole.items() if _metric(name) in KEPT and name.endswith(f"@{max(ks)}")}
+    kept["users"] = judged.users
+    return Measured(validation, {**means, **figures, **costs}, records, kept)
+
+
+def _metric(name: str) -> str:
+    return name.rsplit("/", 1)[-1].split("@")[0]
+
+
+CLOSED = ("popularity", "item_cosine", "item_lists", "ease", "sparse_ease")
+
+
+def first_events(log: Log) -> Log:
+    """Return the log without events that repeat an earlier item of the same user."""
+    key = log.users() * (int(log.items.max()) + 1) + log.items if log.num_events else log.items
+    order = key.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    mask = torch.zeros_like(first)
+    mask[order] = first
+    return log.select(mask)
+
+
+def best_epoch(records: Sequence[EpochRecord], metric: str) -> int:
+    """Return the epoch whose weights were kept."""
+    judged = [record for record in records if metric in record.metrics]
+    able = [record for record in judged if record.selectable] or judged[-1:]
+    return max(able, key=lambda record: record.metrics[metric]).epoch
+
+
+def with_precision_min(per_user: dict[str, Tensor], ks: Sequence[int]) -> dict[str, Tensor]:
+    """Add precision that divides by min(k, relevant items of the user): "precision_min@k".
+
+    Examples:
+        >>> with_precision_min({"recall@4": torch.tensor([0.5]), "precision@4": torch.tensor([0.25])}, [4])[
+        ...     "precision_min@4"
+        ... ].tolist()
+        [0.5]
+    """
+    more = {}
+    for k in ks:
+        hits = per_user[f"precision@{k}"] * k
+        relevant = torch.where(hits > 0, (hits / per_user[f"recall@{k}"].clamp(min=1e-12)).round(), 1.0)
+        more[f"precision_min@{k}"] = hits / relevant.clamp(max=k)
+    return {**per_user, **more}
+
+
+def lengths_of_lists(items: int) -> dict[str, int]:
+    """Return items of a list by the sparsity that they leave, in per cent, for a catalogue of that size.
+
+    Examples:
+        >>> lengths_of_lists(3_883)
+        {'98': 78, '99': 39}
+        >>> lengths_of_lists(43_097)
+        {'99': 431, '99.5': 215}
+    """
+    return {
+        f"{percent:g}": max(1, round(items * (100.0 - percent) / 100.0)) for percent in SPARSITIES[items > FEW_ITEMS]
+    }
+
+
+def by_lists(
+    model: Model, dataset: Dataset, split: Split, ks: Sequence[int], seed: int
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return metrics of each user and figures of the lists, named "98/recall@50" for lists of 98 % sparsity."""
+    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.started
+    if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin)):
+        return {}, {}
+    popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()
+    popular[:FIRST_KNOWN] = -1
+    best_known = popular.argsort(descending=True, stable=True)[: dataset.schema.num_items - FIRST_KNOWN]
+    asked = asked_of(model, dataset, split.test)
+    per_user: dict[str, Tensor] = {}
+    figures: dict[str, float] = {}
+    items = dataset.schema.num_items - FIRST_KNOWN
+    if isinstance(model, SparCode):
+        lists_of = own_lists(model, dataset)
+    else:
+        lists_of = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
+    k = max(ks)
+    for name, longest in lengths_of_lists(items).items():
+        search, lists = lists_of(longest)
+        parts = [slice(at, at + USERS) for at in range(0, asked.users, USERS)]
+        found = torch.cat([search(take(asked.states, part), k, asked.seen[part]) for part in parts])
+        answers = filled(found, asked.seen, best_known)
+        metrics = ranking_metrics(ranks_of(answers, asked), asked.rows, asked.users, ks)
+        per_user |= {f"{name}/{metric}": values for metric, values in with_precision_min(metrics, ks).items()}
+        figures[f"{name}/sparsity"] = lists.sparsity
+        figures[f"{name}/mean_list"] = float(lists.lengths.mean())
+        figures[f"{name}/short"] = float((found < 0).any(1).float().mean())
+    return per_user, figures

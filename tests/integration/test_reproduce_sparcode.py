@@ -1,0 +1,131 @@
+"""SparCode's table on a tiny data set: every row trains, lists are rows of their trainings, and figures agree."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.experiment.run import Run
+from twotower.reproduce.sparcode import measure as measuring
+from twotower.reproduce.sparcode.lists import filled
+from twotower.reproduce.sparcode.measure import first_events, measure, with_precision_min
+from twotower.reproduce.sparcode.table import SCORES, TABLE, variants
+from twotower.reproduce.study import run_table
+from twotower.reproduce.summary import summarise
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    from twotower.data import sources
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
+    from twotower.data.sources.synthetic import Synthetic
+
+    folder = tmp_path_factory.mktemp("data")
+    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=90, items=120, cold_items=3, events=14))
+    return prepare(Spec.from_toml(spec), folder / "prepared")
+
+
+def tiny(run: Run) -> Run:
+    settings = dict(run.model.settings)
+    if run.model.name.startswith("sparcode"):
+        settings |= {"dim": 8, "layers": 1}
+    if run.model.name == "sparcode":
+        settings["codebook"] = 8
+    sources = tuple(replace(source, settings={"number": 30}) for source in run.sampling.sources if source.settings)
+    return replace(
+        run,
+        model=replace(run.model, settings=settings),
+        sampling=replace(run.sampling, sources=sources or run.sampling.sources),
+        training=replace(run.training, epochs=4, batch_size=256, device="cpu"),
+    )
+
+
+def tiny_variants(data: str) -> dict[str, list[Run]]:
+    return {
+        name: [tiny(run) for run in runs][: 2 if name == "dssm" else 1]
+        for name, runs in variants("ml-1m").items()
+        if name in ("dssm", "sasrec", "sparcode_sasrec", "gate_sasrec", "all_to_all_pdnn", "popularity", "ease")
+    }
+
+
+@pytest.fixture(autouse=True)
+def lists_that_fit(monkeypatch):
+    monkeypatch.setattr(measuring, "SPARSITIES", ((0.0, 98.0), (99.0,)))
+    monkeypatch.setattr(measuring, "CODES", (12, 12))
+
+
+@pytest.mark.slow
+def test_the_table_from_data_to_figures(prepared, tmp_path):
+    views = {"sasrec/nominate": ("sasrec", "98/"), "gate/all": ("gate_sasrec", "0/"), "none": ("popularity", "0/")}
+    table = replace(TABLE, variants=tiny_variants, views=views)
+    data = {"tiny": prepared}
+    chosen = run_table(table, data, tmp_path, seeds=2)
+    part = summarise(table, data, chosen, 2, tmp_path)["tiny"]
+    assert list(dict.fromkeys(figure.variant for figure in part)) == [
+        "dssm", "sasrec", "sasrec/nominate", "sparcode_sasrec", "gate_sasrec", "gate/all", "popularity",
+        "ease", "all_to_all_pdnn",
+    ]  # fmt: skip
+    found = {(figure.variant, figure.metric): figure for figure in part}
+    assert not [metric for _, metric in found if "/" in metric]
+    lists = found["sasrec/nominate", "mean_list"].mean
+    assert 1.0 <= lists <= 2.0
+    assert found["gate/all", "sparsity"].mean == pytest.approx(0.0)
+    # Lists of everything are the model itself; a corrected p-value is never below the plain one.
+    assert found["gate/all", "recall@50"].mean == pytest.approx(found["gate_sasrec", "recall@50"].mean, abs=0.01)
+    tested = found["sasrec/nominate", "recall@50"]
+    assert tested.p_users is not None
+    assert tested.holm_users is not None
+    assert tested.holm_users >= tested.p_users
+    assert "| sasrec/nominate | " in (tmp_path / "sparcode.md").read_text()
+    record = json.loads(next((tmp_path / "tiny" / "sparcode_sasrec").glob("seed-1-*.json")).read_text())
+    assert record["metrics"]["98/short"] > 0.0
+    assert {"98/sparsity", "98/recall@50", "precision_min@50"} <= set(record["metrics"])
+
+
+def test_nominating_from_full_lists_is_the_twin_itself(prepared):
+    run = tiny(variants("ml-1m")["sasrec"][0])
+    found = measure(replace(run, training=replace(run.training, epochs=1, seed=1)), Dataset.load(prepared))
+    for metric in ("recall@50", "ndcg@50", "precision_min@50"):
+        torch.testing.assert_close(found.per_user[f"0/{metric}"], found.per_user[metric])
+        assert found.metrics[f"0/{metric}"] == pytest.approx(found.metrics[metric])
+    assert found.metrics["0/short"] == 0.0
+    assert found.metrics["98/mean_list"] == 2.0
+
+
+def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written():
+    for data in TABLE.data:
+        rows = variants(data)
+        for name in ("dssm", "gru4rec", "sasrec"):
+            assert [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]] == list(SCORES)
+        for runs in rows.values():
+            for run in runs:
+                assert Run.from_dict(tomllib.loads(run.to_toml())) == run
+                assert run.data.split_options == rows["sasrec"][0].data.split_options
+        assert {of for of, _ in TABLE.views.values()} <= set(rows)
+
+
+def test_of_repeated_items_the_first_event_stays():
+    log = first_events(Log(torch.tensor([0, 0, 0, 4, 7]), torch.tensor([5, 3, 5, 3, 3, 3, 9])))
+    assert log.offsets.tolist() == [0, 0, 0, 2, 4]
+    assert log.items.tolist() == [5, 3, 3, 9]
+
+
+def test_precision_by_the_fewer_of_k_and_relevant_items():
+    per_user = {"recall@4": torch.tensor([0.5, 0.0, 0.3]), "precision@4": torch.tensor([0.25, 0.0, 0.75])}
+    # One of two found; nothing found; three of ten found, of which four fit.
+    assert with_precision_min(per_user, [4])["precision_min@4"].tolist() == pytest.approx([0.5, 0.0, 0.75])
+
+
+def test_short_answers_are_filled_with_popular_items_that_are_new_to_the_user():
+    found = torch.tensor([[7, -1, -1, -1], [4, 5, 6, 7]])
+    seen = torch.tensor([[9, 3], [2, -1]])
+    answers = filled(found, seen, popular=torch.tensor([9, 7, 4, 3, 2, 6, 8]))
+    assert answers.tolist() == [[7, 4, 2, 6], [4, 5, 6, 7]]
