@@ -41,13 +41,23 @@ def module(name: str) -> ModuleType:
 stand_in = module("hub_stand_in")
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    pytest.importorskip("huggingface_hub", reason="needs the extra 'hub'")
-    with stand_in.running() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.address)
-        monkeypatch.setenv("HF_TOKEN", stand_in.TOKEN)
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """One for the module: older versions of the hub's library keep the address of their import."""
+    with stand_in.running() as running, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_ENDPOINT", running.address)
+        pytest.importorskip("huggingface_hub", reason="needs the extra 'hub'")
         yield running
+
+
+@pytest.fixture
+def hub(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    server.commits.clear()
+    server.private.clear()
+    server.spoil = False
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", stand_in.TOKEN)
+    return server
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class SecondStage:
         self._sorted = self.second.item_ids[self._order]
 
     def check_users(self, rows: Int[Tensor, " users"]) -> None:
-        """Refuse users of the first stage whom the second does not know.
+        """Refuse users of the first stage that the second one does not know.
 
         Raises:
             InputError: says how many there are, and one of them.
@@ -117,7 +117,7 @@ class SecondStage:
         return torch.tensor(known, dtype=torch.int64, device=self.second.device)
 
     def tell(self) -> None:
-        """Warn of users who kept the first stage's order."""
+        """Log a warning of users who kept the first stage's order."""
         if self.unordered:
             log.warning(
                 "%d users have neither a history nor features in %s: they keep the first stage's order and scores",

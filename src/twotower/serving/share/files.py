@@ -1,4 +1,4 @@
-"""File systems behind fsspec: a local folder, memory, S3, GCS and whatever else has a package for it."""
+"""File systems behind fsspec: a local folder, memory, buckets and whatever else has a package for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WILD = "*?[]"
 
 
 class Files:
-    """Reach a folder by an fsspec address, or by a plain path.
+    """Hold a bundle in a folder, given by an fsspec address, or by a plain path.
 
     A local folder is replaced in one step. Elsewhere, where there is no such step, files first go under a temporary
     name and are read back; then they are copied to their place, the manifest last, since a folder without one is no

@@ -19,7 +19,7 @@ THEIRS = ".gitattributes"
 
 
 class Hub:
-    """Reach a repository of models by ``hf://user/name``, or ``hf://user/name@revision``.
+    """Hold a bundle in a repository of models, given by ``hf://user/name``, or ``hf://user/name@revision``.
 
     The hub is that of ``HF_ENDPOINT``, else Hugging Face's own; who asks is said by ``HF_TOKEN`` or by
     ``hf auth login``. A bundle arrives in one commit: a reader sees the old one or the new one.

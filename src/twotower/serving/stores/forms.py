@@ -48,7 +48,7 @@ def qdrant(rows: Rows, name: str) -> Iterator[str]:
 
 
 def point_id(id: str) -> str:
-    """Return the UUID that stands for an outside id in Qdrant, always the same.
+    """Return the identifier that Qdrant takes in place of an outside id, always the same.
 
     Examples:
         >>> point_id("film 1") == point_id("film 1") != point_id("film 2")
@@ -74,7 +74,7 @@ def opensearch(rows: Rows, name: str) -> Iterator[str]:
 
 
 def pgvector(rows: Rows, name: str) -> Iterator[str]:
-    """Write a script for psql: a new table of id, vector and columns (jsonb), its rows by COPY, and an index.
+    """Write a script for psql: a new table of id, vector and columns (jsonb), its rows in bulk, and an index.
 
     Raises:
         InputError: if the vectors have more numbers than pgvector holds, or a text has a zero byte.

@@ -61,7 +61,7 @@ class Tracker(Silent, ABC):
 
     @abstractmethod
     def open(self, run: TrackedRun, step: int) -> None:
-        """Begin, or go on with, a run that has done ``step`` optimiser steps; note its settings.
+        """Start or continue a run that has done ``step`` optimiser steps; note its settings.
 
         Raises:
             InputError: if the service cannot be reached.
@@ -182,7 +182,7 @@ def note_id(run: TrackedRun, service: str, **values: str) -> None:
 
 
 def noted_id(run: TrackedRun, service: str, **where: str) -> str | None:
-    """Return the id under which a resumed run was tracked in the same place; None: it begins anew."""
+    """Return the id under which a resumed run was tracked in the same place; None: it is a new one."""
     found = _notes(run.folder).get(service, {}) if run.resume and run.folder is not None else {}
     same = "id" in found and all(found.get(name) == value for name, value in where.items())
     return str(found["id"]) if same else None

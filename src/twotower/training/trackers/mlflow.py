@@ -54,7 +54,7 @@ class MLflow(Tracker):
         self._id = ""
 
     def open(self, run: TrackedRun, step: int) -> None:
-        """Begin a run with its parameters, or go on with the one that was begun.
+        """Start a run with its parameters, or go on with the one that was begun.
 
         Raises:
             InputError: if MLflow refuses the address, or does not answer.
@@ -96,5 +96,5 @@ class MLflow(Tracker):
         self._client.log_artifact(self._id, str(file))
 
     def close(self, status: str) -> None:
-        """End the run as FINISHED, KILLED or FAILED."""
+        """End the run as finished, killed or failed."""
         self._client.set_terminated(self._id, STATUS.get(status, "KILLED"))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Tracker):
-    """Write a run as TensorBoard reads it: curves, the settings under HPARAMS, run file and model card under TEXT.
+    """Write a run as TensorBoard reads it: curves, settings as hyperparameters, run file and model card as texts.
 
     Args:
         folder: of the event files; ``tensorboard --logdir`` names it or one above.
@@ -52,11 +52,11 @@ class TensorBoard(Tracker):
         self._events.flush()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
-        """Add the settings with the figures of the test, so that runs are compared under HPARAMS."""
+        """Add the settings with the figures of the test, so that its page of hyperparameters compares runs."""
         self._events.add_hparams(self._settings, dict(figures), run_name=".")
 
     def keep(self, file: Path) -> None:
-        """Show the file under TEXT."""
+        """Show the file on the page of texts."""
         self._events.add_text(file.name, file.read_text(encoding="utf-8"))
 
     def close(self, status: str) -> None:

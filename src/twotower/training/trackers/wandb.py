@@ -42,7 +42,7 @@ class Wandb(Tracker):
         self._at: Any = None
 
     def open(self, run: TrackedRun, step: int) -> None:
-        """Begin a run, or go on with the one that was begun; its files lie in ``WANDB_DIR``, else in the run's folder.
+        """Start a run, or go on with the one that was begun; its files lie in ``WANDB_DIR``, else in the run's folder.
 
         Raises:
             InputError: if the service refuses.
