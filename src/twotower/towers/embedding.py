@@ -83,8 +83,8 @@ def settle_new(
     """Give ids without training events the mean row of the `NEAREST` learnt ids whose features are most alike.
 
     Alike is the cosine of the features' embeddings, less their mean over learnt ids. A learnt id weighs by it, and by
-    its events to the power of `POWER`. An id like none takes the row of the unknown id. (Their own rows are as random as
-    they were drawn, and would rank new items by chance; one row for all of them leaves them where no user is.)
+    its events to the power of `POWER`. An id like none takes the row of the unknown id. (Own rows are as random as they
+    were drawn, and would rank new items by chance; one row for all of them leaves them where no user is.)
 
     Args:
         table: rows by id, changed in place.
