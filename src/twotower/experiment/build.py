@@ -77,7 +77,7 @@ def build_objective(
             )
         serves_new = new_item_model(model) is not None
         return AgainstAll(
-            dataset, regulariser, seen_items(dataset, train.positives()) if serves_new else None, world=world
+            dataset, regulariser, item_events(dataset, train.positives()) > 0 if serves_new else None, world=world
         )
     if labelled:
         return AgainstLabels(regulariser, world=world)
@@ -104,9 +104,9 @@ def build_objective(
     )
 
 
-def seen_items(dataset: Dataset, train: Log) -> Tensor:
-    """Return whether each item row has an event in the log that is trained on: bool [items]."""
-    return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device) > 0
+def item_events(dataset: Dataset, train: Log) -> Tensor:
+    """Return how many events each item row has in the log that is trained on: int64 [items]."""
+    return train.items.bincount(minlength=dataset.schema.num_items).to(dataset.device)
 
 
 def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Model) -> Batching:

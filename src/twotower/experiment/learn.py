@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown
+from twotower.core.records import FIRST_KNOWN
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
 from twotower.data.examples import ROWS
@@ -19,7 +20,7 @@ from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
-from twotower.experiment.build import Parts, build_batching, build_objective, seen_items
+from twotower.experiment.build import Parts, build_batching, build_objective, item_events
 from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import IndexSection, Run
 from twotower.experiment.several import check_model, shared_metrics
@@ -97,7 +98,7 @@ def learn(
             objective = build_objective(run, dataset, log, model, parts, world=world)
             if not isinstance(objective, AgainstLabels):
                 log = log.positives()
-            seen = seen_items(dataset, log)
+            events = item_events(dataset, log)
             rows = ROWS[model.batches](
                 dataset,
                 log,
@@ -107,7 +108,7 @@ def learn(
             batching = build_batching(run, dataset, log, rows, model)
 
         def settled(current: Model) -> dict[str, float]:
-            settle(current, seen)
+            settle(current, dataset, events)
             return validate(current) if validate is not None else {}
 
         if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
@@ -125,7 +126,7 @@ def learn(
             world=world,
             **kept_in(folder, name, [*watch, *callbacks], resume, world, metric=run.training.metric),
         )
-        settle(model, seen)
+        settle(model, dataset, events)
         return progress
 
     watch: list[Callback] = []
@@ -155,11 +156,13 @@ def ranked(model: Model, run: Run, dataset: Dataset, targets: Targets) -> Result
     return evaluate(model, dataset, targets, protocol)
 
 
-def settle(model: Model, seen: Tensor) -> None:
-    """Let a model that serves new items represent those that have no training event (False in ``seen``)."""
+def settle(model: Model, dataset: Dataset, events: Tensor) -> None:
+    """Let a model that serves new items represent those that have no training event (0 in ``events``)."""
     serving = new_item_model(model)
     if serving is not None:
-        serving.settle_items(seen)
+        new = events == 0
+        new[:FIRST_KNOWN] = False
+        serving.settle_items(new, events, dataset.all_items())
 
 
 def kept_in(

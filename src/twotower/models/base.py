@@ -228,10 +228,16 @@ class ServesNewItems(Protocol):
         """Return False where the data give it nothing but ids: such items then stay negatives of every step."""
         ...
 
-    def settle_items(self, seen: Tensor) -> None:
-        """Give items without training events (False in ``seen``, bool [items]) what can be known of them.
+    def settle_items(self, new: Tensor, events: Tensor, items: Items) -> None:
+        """Give items without training events what can be known of them from the others and their features.
 
-        Called before each validation and at the end. Training neither reads nor moves what belongs to their ids alone.
+        Called before each validation, at the end, and for items that are added later. Training neither reads nor moves
+        what belongs to their ids alone.
+
+        Args:
+            new: which items: bool [items].
+            events: training events of every item: int64 [items].
+            items: all items, row number = id.
         """
         ...
 

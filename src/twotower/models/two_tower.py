@@ -16,7 +16,7 @@ from twotower.models.base import Model
 from twotower.models.first_items import cooccurrence_vectors
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, settle_unseen
+from twotower.towers.embedding import FeatureEmbedding, embedding_table, settle_new, settle_unknown
 from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
 
@@ -182,11 +182,19 @@ class TwoTower(Model):
         """Return whether items have features beside their ids."""
         return bool(self.schema.item_features)
 
-    def settle_items(self, seen: Tensor) -> None:
-        """Give new items the id vector of the unknown item; their features distinguish them."""
-        settle_unseen(self.item_table, seen, unknown_learns=self.item_id and self.id_dropout > 0)
-        if self.history_table is not None:
-            settle_unseen(self.history_table, seen, unknown_learns=False)
+    @torch.no_grad()
+    def settle_items(self, new: Tensor, events: Tensor, items: Items) -> None:
+        """Give new items the id embeddings of learnt items with features like theirs: see `settle_new`."""
+        fields = self.item_fields(items.features or {}).flatten(1) if new.any() else None
+        for table, unknown_learns in (
+            (self.item_table, self.item_id and self.id_dropout > 0),
+            (self.history_table, False),
+        ):
+            if table is not None:
+                if not unknown_learns:
+                    settle_unknown(table, events)
+                if fields is not None:
+                    settle_new(table, new, events, fields)
 
     def logit_scale(self) -> Tensor:
         """Return 1 / temperature."""

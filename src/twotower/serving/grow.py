@@ -21,7 +21,7 @@ from twotower.core.states import join, map_state, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.data.prepare.encode import missing, prepare_table
 from twotower.index.registry import load_index
-from twotower.models.base import Model, attach_items, prepare_serving
+from twotower.models.base import Model, attach_items, new_item_model, prepare_serving
 from twotower.models.encode import TILE, encode_items, inference
 from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle, changing_bundle
@@ -134,11 +134,28 @@ def _grown_dataset(bundle: Bundle, features: Features) -> Dataset:
 
 
 def _grown_model(bundle: Bundle, dataset: Dataset) -> Model:
-    """The same model with a row more for each new item in every table of items: the unknown item's row."""
+    """The same model with a row more for each new item in every table of items: the unknown item's row, or one that the
+    model makes of the item's features."""
+    before, after = bundle.schema.num_items, dataset.schema.num_items
     described: dict[str, Any] = bundle.manifest["model"]
     model = enlarged(bundle.model, described["name"], described["parameters"], dataset.schema)
-    attach_items(model, dataset.all_items())
-    return model
+    items = dataset.all_items()
+    attach_items(model, items)
+    serving = new_item_model(model)
+    if serving is not None and (events := _events(bundle, after)) is not None:
+        serving.settle_items(torch.arange(after, device=bundle.device) >= before, events, items)
+    return model.eval()
+
+
+def _events(bundle: Bundle, rows: int) -> Tensor | None:
+    """Training events of each item, 0 for those that are added; None where the bundle does not note them."""
+    path = bundle.folder / "items" / "events.npy"
+    if not path.is_file():
+        return None
+    events = torch.zeros(rows, dtype=torch.int64, device=bundle.device)
+    noted = torch.from_numpy(np.load(path)).to(events)
+    events[bundle.item_ids[: len(noted)]] = noted
+    return events
 
 
 def _check_alike(bundle: Bundle, states: State) -> None:

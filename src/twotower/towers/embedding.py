@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, Features
 from twotower.core.schema import Feature
+
+NEAREST = 10
+"""Learnt ids that stand in for one without training events."""
+POWER = 0.5
+"""Of their training events, by which they weigh: what is known of an often used id is surer, and users are near it."""
+MOST_COMPARED = 1 << 14
+"""Learnt ids among which they are looked for."""
+BLOCK = 1 << 24
+"""Cosines held at a time."""
 
 
 class FeatureEmbedding(nn.Module):
@@ -60,26 +69,55 @@ class FeatureEmbedding(nn.Module):
 
 
 @torch.no_grad()
-def settle_unseen(table: nn.Embedding, seen: Tensor, *, unknown_learns: bool) -> None:
-    """Put the same vector in all rows of ids without training events: that of the unknown id, where it learns.
-
-    Where it does not, the unknown row takes the mean of the rows that have learnt, and so do they: the best guess of
-    one vector. Their own rows are as random as they were drawn, and would rank new items by chance.
+def settle_unknown(table: nn.Embedding, events: Int[Tensor, " rows"]) -> None:
+    """Give the unknown id, which training does not show, the mean of the rows of ids with training events.
 
     Args:
         table: rows by id, changed in place.
-        seen: whether the id has training events: bool [rows].
-        unknown_learns: whether training shows the unknown id, as id dropout does.
+        events: training events of each id.
     """
-    weight, new = table.weight, ~seen
-    new[:FIRST_KNOWN] = False
-    learnt = seen.clone()
-    learnt[:FIRST_KNOWN] = False
-    if not learnt.any():
+    learnt = _learnt(events)
+    if learnt.any():
+        table.weight[UNKNOWN] = table.weight[learnt].mean(dim=0)
+
+
+@torch.no_grad()
+def settle_new(
+    table: nn.Embedding, new: Bool[Tensor, " rows"], events: Int[Tensor, " rows"], fields: Float[Tensor, "rows width"]
+) -> None:
+    """Give ids without training events the mean row of the `NEAREST` learnt ids whose features are most alike.
+
+    Alike is the cosine of the features' embeddings, less their mean over learnt ids. A learnt id weighs by it, and by
+    its events to the power of `POWER`. An id like none takes the row of the unknown id. (Own rows are as random as they
+    were drawn, and would rank new items by chance; one row for all of them leaves them where no user is.)
+
+    Args:
+        table: rows by id, changed in place.
+        new: the ids that are given a row.
+        events: training events of each id; of many learnt ids an even choice is compared with.
+        fields: embedded features of each id, laid end to end.
+    """
+    learnt = _learnt(events).nonzero()[:, 0]
+    wanted = new.nonzero()[:, 0]
+    if not len(learnt) or not len(wanted):
         return
-    if not unknown_learns:
-        weight[UNKNOWN] = weight[learnt].mean(dim=0)
-    weight[new] = weight[UNKNOWN].clone()
+    learnt = learnt[:: -(-len(learnt) // MOST_COMPARED)]
+    centre = fields[learnt].mean(dim=0)
+    known = F.normalize(fields[learnt] - centre, dim=1)
+    weight = table.weight
+    for part in wanted.split(max(1, BLOCK // len(learnt))):
+        alike = F.normalize(fields[part] - centre, dim=1) @ known.T
+        best = alike.topk(min(NEAREST, len(learnt)), dim=1)
+        shares = best.values.clamp(min=0.0) * events[learnt[best.indices]] ** POWER
+        total = shares.sum(1, keepdim=True)
+        rows = (weight[learnt[best.indices]] * shares[:, :, None]).sum(1) / total.clamp(min=1e-6)
+        weight[part] = torch.where(total > 1e-6, rows, weight[UNKNOWN])
+
+
+def _learnt(events: Tensor) -> Tensor:
+    found = events > 0
+    found[:FIRST_KNOWN] = False
+    return found
 
 
 def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embedding:

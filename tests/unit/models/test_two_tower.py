@@ -8,6 +8,7 @@ from twotower.core.records import Batch
 from twotower.core.schema import Feature, Schema
 from twotower.models.registry import build_model
 from twotower.models.two_tower import TwoTower
+from twotower.towers import embedding
 
 
 def users_of(dataset, rows: list[int], histories: list[list[int]]):
@@ -142,16 +143,23 @@ def test_items_without_features_need_their_id():
 
 
 @pytest.mark.parametrize("id_dropout", [0.0, 0.5])
-def test_items_without_events_share_the_id_of_the_unknown_and_differ_by_their_features(id_dropout, tiny_dataset):
+def test_items_without_events_take_the_ids_of_items_with_features_like_theirs(id_dropout, tiny_dataset):
     model = TwoTower(tiny_dataset.schema, dim=6, field_dim=5, id_dropout=id_dropout).eval()
     before = model.item_table.weight.detach().clone()
-    seen = torch.ones(tiny_dataset.schema.num_items, dtype=torch.bool)
-    seen[:2] = False  # no event has padding or the unknown item
-    seen[[4, 9]] = False
-    model.settle_items(seen)
+    events = torch.tensor([0, 0, 3, 1, 0, 2, 1, 1, 4, 0])
+    new = torch.tensor([False, False, *(events[2:] == 0).tolist()])
+    model.settle_items(new, events, tiny_dataset.all_items())
     table = model.item_table.weight
-    unknown = before[1] if id_dropout else before[[2, 3, 5, 6, 7, 8]].mean(dim=0)
-    torch.testing.assert_close(table[[1, 4, 9]], unknown.expand(3, -1))
-    assert table[[0, 2, 3, 5, 6, 7, 8]].equal(before[[0, 2, 3, 5, 6, 7, 8]])
+    learnt = [2, 3, 5, 6, 7, 8]
+    torch.testing.assert_close(table[1], before[1] if id_dropout else before[learnt].mean(dim=0))
+    assert table[[0, *learnt]].equal(before[[0, *learnt]])
+    with torch.no_grad():
+        fields = model.item_fields(tiny_dataset.all_items().features).flatten(1).double()
+    for item in (4, 9):
+        centred = fields - fields[learnt].mean(dim=0)
+        cosines = [float(torch.cosine_similarity(centred[item], centred[other], dim=0)) for other in learnt]
+        shares = torch.tensor([max(0.0, cosine) for cosine in cosines]) * events[learnt] ** embedding.POWER
+        wanted = (before[learnt] * shares[:, None]).sum(0) / shares.sum()
+        torch.testing.assert_close(table[item], wanted, rtol=1e-4, atol=1e-5)
     vectors = model.encode_items(tiny_dataset.all_items())
     assert not torch.allclose(vectors[4], vectors[9])

@@ -28,7 +28,11 @@ STANDS_IN = {"sparse_ease": "ease"}
 
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
-    "two_tower": (("model.temperature=0.08",), ("model.temperature=0.18",)),
+    "two_tower": (
+        ("model.init=cooccurrence", "training.learning_rate=0.001"),
+        ("model.temperature=0.08",),
+        ("model.temperature=0.18",),
+    ),
     "sasrec": (("model.dropout=0.3",),),
 }
 """What is tuned with the time that the ladder leaves, best models first: changes of a model's default run. Each is a
