@@ -22,23 +22,29 @@ def write(
     k: int,
     exclude: list[str],
     include_seen: bool | None,
+    filter: str | None,
+    only: Path | None,
     device: str,
     json: bool,
 ) -> None:
     """Write the file, and say what is in it."""
+    from twotower.cli.options import listed_items
     from twotower.serving.everyone import write_recommendations
     from twotower.serving.retriever import load
 
     begun = time.monotonic()
     try:
         with gathered() as notices:
+            retriever = load(bundle, device)
             done = write_recommendations(
-                load(bundle, device),
+                retriever,
                 to,
                 users=users,
                 k=k,
                 exclude=exclude,
                 include_seen=include_seen,
+                filter=filter,
+                only=listed_items(retriever.bundle, only),
                 on_progress=None if is_quiet() else Progress(),
             )
     except KeyboardInterrupt:

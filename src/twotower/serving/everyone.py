@@ -22,8 +22,9 @@ from twotower.core.records import FIRST_KNOWN, TopK
 from twotower.data.log import NO_ITEM
 from twotower.data.prepare.database import as_pattern, database, literal
 from twotower.serving.bundle import Bundle
+from twotower.serving.filters.allowed import Allowed
+from twotower.serving.listed import listed_rows
 from twotower.serving.retriever import TILE, Retriever
-from twotower.serving.user_list import listed_users
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def write_recommendations(
     k: int = 10,
     exclude: Iterable[object] = (),
     include_seen: bool | None = None,
+    filter: str | None = None,
+    only: Iterable[object] | None = None,
     part: int = PART,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -66,12 +69,14 @@ def write_recommendations(
         k: items of a user, at most; fewer where the rest is seen or excluded.
         exclude: items that nobody gets.
         include_seen: whether users get what they have seen, too; None: as the bundle was judged.
+        filter: expression on columns of the items that alone may come back: see `Retriever.recommend`.
+        only: ids of items that alone may come back.
         part: users of a part.
         on_progress: called with the users that are done, and all of them.
 
     Raises:
-        InputError: if the file's name does not end in .parquet, another process writes it, no user is known, or ``k``
-            is below 1.
+        InputError: if the file's name does not end in .parquet, another process writes it, no user is known, ``k`` is
+            below 1, or the filter is none.
     """
     to = Path(to)
     if to.suffix.lower() != ".parquet":
@@ -80,11 +85,14 @@ def write_recommendations(
         raise InputError(f"{to}: a folder; name a file to write")
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
-    most, banned = retriever.checked(k), retriever.excluded(names)
+    allowed = retriever.allowed(filter, only)
+    most, banned = retriever.checked(k, allowed), retriever.excluded(names)
     keeps = retriever.keeps_seen(include_seen)
     with writing_alone(to):
         rows = (
-            torch.arange(FIRST_KNOWN, bundle.schema.num_users) if users is None else listed_users(bundle, Path(users))
+            torch.arange(FIRST_KNOWN, bundle.schema.num_users)
+            if users is None
+            else listed_rows(bundle, Path(users), "user")
         )
         if not len(rows):
             raise InputError(f"{bundle.folder}: the bundle knows no users; there is nobody to recommend to")
@@ -93,6 +101,7 @@ def write_recommendations(
             "k": most,
             "exclude": sorted(set(names)),
             "include_seen": keeps,
+            **_allowed(filter, allowed),
             "users": len(rows),
             "users_sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
             "part": part,
@@ -108,7 +117,9 @@ def write_recommendations(
                     resumed += len(chunk)
                 else:
                     tiles = chunk.to(bundle.device).split(TILE)
-                    found = (retriever.found_many(tile, most, banned, include_seen=keeps) for tile in tiles)
+                    found = (
+                        retriever.found_many(tile, most, banned, include_seen=keeps, allowed=allowed) for tile in tiles
+                    )
                     _write_part(connection, path, chunk, found)
                 done += len(chunk)
                 if on_progress is not None:
@@ -116,6 +127,14 @@ def write_recommendations(
             number = _join(connection, paths, to, plan)
         shutil.rmtree(folder)
     return Written(len(rows), number, resumed)
+
+
+def _allowed(filter: str | None, allowed: Allowed | None) -> dict[str, Any]:
+    """What the plan says of a filter: the expression, how many items pass, and a hash of which."""
+    if allowed is None:
+        return {}
+    passing = hashlib.sha256(allowed.mask.cpu().numpy().tobytes()).hexdigest()
+    return {"filter": filter, "passing": allowed.number, "passing_sha256": passing}
 
 
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:

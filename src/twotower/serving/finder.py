@@ -20,6 +20,7 @@ from twotower.ops.topk import top_k
 from twotower.serving.answer import Answer, Answers
 from twotower.serving.asking import Asker
 from twotower.serving.bundle import Bundle
+from twotower.serving.filters.allowed import Allowed, Filters
 from twotower.serving.neighbours import Neighbours, directions
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,15 @@ class Finder:
             return self._built_neighbours
 
     @torch.inference_mode()
-    def found(self, users: Users, k: int, banned: Tensor | None) -> TopK:
+    def found(self, users: Users, k: int, banned: Tensor | None, allowed: Allowed | None = None) -> TopK:
         """Return the rows of the best ``k`` items a user, without the ``banned`` ones (int64 [users, n])."""
-        return self.index.search(self.model.encode_users(users), k, banned)
+        states = self.model.encode_users(users)
+        return self.index.search(states, k, banned, None if allowed is None else allowed.mask)
+
+    @cached_property
+    def filters(self) -> Filters:
+        """Return what finds the items that pass a filter."""
+        return Filters(self.bundle)
 
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:

@@ -19,6 +19,7 @@ from twotower.serving.answer import Answer, Similar
 from twotower.serving.asking import Asker, answered_by, asker_of, excluded_rows, item_rows, seen, user_rows
 from twotower.serving.bundle import Bundle
 from twotower.serving.explaining import explained
+from twotower.serving.filters.allowed import Allowed
 from twotower.serving.finder import Finder, checked
 from twotower.serving.from_file import similar_to_file
 from twotower.serving.vocabulary import Record
@@ -62,6 +63,8 @@ class Retriever:
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool | None = None,
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
@@ -77,25 +80,39 @@ class Retriever:
         typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
         the raw columns of who has it, by name (None: missing).
 
+        ``filter`` is an expression on columns of the items, such as ``genre = 'Comedy' and year >= 1990``
+        (`twotower.serving.filters.parse.parse`); ``only`` are ids of items that alone may come back, such as those in
+        stock.
+
         Raises:
             InputError: if neither ``user`` nor ``history`` is given, ``k`` is below 1, the user is unknown and there is
-                no history, or the history of one who is not known is empty or holds nothing known.
+                no history, the history of one who is not known is empty or holds nothing known, or the filter is no
+                expression on these columns.
         """
-        return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
+        allowed, asker = self.allowed(filter, only), self.asker(user, history, features)
+        return self.answers(self.found(asker, k, exclude, include_seen=include_seen, allowed=allowed))
 
     def recommend_many(
-        self, users: Iterable[object], *, k: int = 10, include_seen: bool | None = None
+        self,
+        users: Iterable[object],
+        *,
+        k: int = 10,
+        include_seen: bool | None = None,
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
     ) -> list[list[Answer]]:
         """Recommend for many known users at once: one list a user, in order.
 
         Raises:
-            InputError: if a user is unknown or ``k`` is below 1.
+            InputError: if a user is unknown, ``k`` is below 1, or the filter is none.
         """
         rows, keeps = user_rows(self.bundle, users), self.keeps_seen(include_seen)
+        allowed = self.allowed(filter, only)
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
             banned = None if keeps else seen(self.bundle, tile)
-            answers += self._finder.answers(self._finder.found(self.bundle.users(tile), self.checked(k), banned))
+            most = self.checked(k, allowed)
+            answers += self._finder.answers(self._finder.found(self.bundle.users(tile), most, banned, allowed))
         return answers
 
     def rank(
@@ -125,20 +142,26 @@ class Retriever:
         asker = self.asker(user, history, features)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
-    def similar(self, item: str, *, k: int = 10) -> list[Answer]:
+    def similar(
+        self, item: str, *, k: int = 10, filter: str | None = None, only: Iterable[object] | None = None
+    ) -> list[Answer]:
         """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
         A model that sums over the history (`twotower.models.base.SumsOverHistory`, such as ``item_cosine`` and
         ``ease``) has no such states: the score is then what the item adds to the other one's when it is in a history.
-        Items to which it adds nothing are left out, so that fewer than ``k`` may come back.
+        Items to which it adds nothing are left out, so that fewer than ``k`` may come back. ``filter`` and ``only``
+        are those of `recommend`.
 
         Raises:
-            InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
+            InputError: if the item is unknown, ``k`` is below 1, the filter is none, or the model's states are single
+                numbers.
         """
         row, most = item_rows(self.bundle, [item]), checked(k, len(self.bundle.item_ids) - 1)
+        allowed = self.allowed(filter, only)
+        allow = None if allowed is None else allowed.mask
         if isinstance(self._finder.model, SumsOverHistory):
-            return self.answers(similar_by_sum(self._finder.model, int(row), self.bundle.item_ids, most))
-        return self.answers(self._finder.neighbours.of_ids(row, most))
+            return self.answers(similar_by_sum(self._finder.model, int(row), self.bundle.item_ids, most, allow))
+        return self.answers(self._finder.neighbours.of_ids(row, most, allow))
 
     def explain(
         self,
@@ -168,7 +191,15 @@ class Retriever:
             raise InputError("the list of items is empty; name those to explain")
         return explained(self.bundle, self._finder.model, self.asker(user, history, features).users, names)
 
-    def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
+    def similar_table(
+        self,
+        path: Path | str,
+        *,
+        k: int = 20,
+        among: str = "catalogue",
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
+    ) -> list[Similar]:
         """Find the ``k`` items nearest to each row of a file of items, in the file's order.
 
         The file is CSV, TSV, JSON lines or Parquet.
@@ -176,13 +207,13 @@ class Retriever:
         The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
         has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
         come from: the "catalogue", or the "file" itself, whose columns then come with the answers. No item is its own
-        neighbour.
+        neighbour. ``filter`` and ``only`` are those of `recommend`, for neighbours of the catalogue.
 
         Raises:
             InputError: if the file cannot be read as items, its new rows tell the model nothing, ``among`` is neither,
-                or ``k`` is below 1.
+                ``k`` is below 1, or the filter is none.
         """
-        return similar_to_file(self._finder, Path(path), k, among)
+        return similar_to_file(self._finder, Path(path), k, among, self.allowed(filter, only))
 
     def seen(self, user: object) -> list[Record]:
         """Return what a known user has seen: items of all stored events, of whatever label, latest first, each once.
@@ -252,7 +283,23 @@ class Retriever:
         """Return what a request is answered from: "user", "history" or "user+history"."""
         return answered_by(self.bundle, user, history)
 
-    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool | None = None) -> TopK:
+    def allowed(self, filter: str | None, only: Iterable[object] | None = None) -> Allowed | None:
+        """Return what alone may come back; None: every item. Where nothing passes, a warning says so.
+
+        Raises:
+            InputError: if ``filter`` is no expression on columns of the items; names the place.
+        """
+        return self._finder.filters.allowed(filter, only)
+
+    def found_many(
+        self,
+        users: Tensor,
+        k: int,
+        excluded: Tensor,
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
         """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
 
         Args:
@@ -260,25 +307,34 @@ class Retriever:
             k: as `checked` returned it.
             excluded: rows that nobody gets, as `excluded` returned them.
             include_seen: whether users get what they have seen, too; None: as the bundle was judged.
+            allowed: as `allowed` returned it.
         """
         banned = excluded.expand(len(users), -1)
         if not self.keeps_seen(include_seen):
             banned = torch.cat([banned, seen(self.bundle, users)], dim=1)
-        return self._finder.found(self.bundle.users(users), k, banned)
+        return self._finder.found(self.bundle.users(users), k, banned, allowed)
 
-    def checked(self, k: int) -> int:
+    def checked(self, k: int, allowed: Allowed | None = None) -> int:
         """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
 
         Raises:
             InputError: if ``k`` is no whole number or below 1.
         """
-        return checked(k, len(self.bundle.item_ids))
+        return checked(k, len(self.bundle.item_ids) if allowed is None or not allowed.number else allowed.number)
 
     def keeps_seen(self, include_seen: bool | None) -> bool:
         """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
         return not self.bundle.mask_seen if include_seen is None else include_seen
 
-    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
+    def found(
+        self,
+        asker: Asker,
+        k: int,
+        exclude: Iterable[object] = (),
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
         """Return the rows of the best ``k`` items for one request.
 
         Raises:
@@ -286,7 +342,7 @@ class Retriever:
         """
         banned = self.excluded(exclude)[None]
         banned = banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
-        return self._finder.found(asker.users, self.checked(k), banned)
+        return self._finder.found(asker.users, self.checked(k, allowed), banned, allowed)
 
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
         """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
