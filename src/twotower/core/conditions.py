@@ -6,6 +6,7 @@ A missing value meets no comparison: ``year >= 1990`` is false where there is no
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 Value: TypeAlias = str | int | float | bool
@@ -79,6 +80,20 @@ class Any:
 
 
 Condition: TypeAlias = Compare | Among | Contains | IsTrue | Not | All | Any
+
+
+def moment(text: str) -> datetime | None:
+    """Return the time that an ISO text says, in UTC and without a zone; None: it says none.
+
+    Examples:
+        >>> moment("1999-12-31T02:00:00+03:00"), moment("yesterday")
+        (datetime.datetime(1999, 12, 30, 23, 0), None)
+    """
+    try:
+        when = datetime.fromisoformat(text)
+        return when.replace(tzinfo=None) - (when.utcoffset() or timedelta(0))
+    except (ValueError, OverflowError):
+        return None
 
 
 def columns_of(condition: Condition) -> set[str]:

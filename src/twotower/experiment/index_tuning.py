@@ -26,6 +26,7 @@ from twotower.index.registry import build_index, check_settings, serves
 from twotower.models.base import prepare_serving
 from twotower.models.encode import inference
 from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.filters.fill import fill_columns
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def rebuild_index(
     index = build_index(kind, settings, bundle.model)
     started = time.perf_counter()
     index.build(bundle.item_states, bundle.item_ids)
+    fill_columns(index, bundle.item_vocabulary.path, bundle.schema.num_items, bundle.item_ids)
     seconds = time.perf_counter() - started
     tuning = None
     if recall is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, TopK, Users
 from twotower.data.log import NO_ITEM
-from twotower.index.base import AnyIndex
+from twotower.index.base import AnyIndex, FiltersColumns
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model, prepare_serving
@@ -54,8 +54,12 @@ class Finder:
     @torch.inference_mode()
     def found(self, users: Users, k: int, banned: Tensor | None, allowed: Allowed | None = None) -> TopK:
         """Return the rows of the best ``k`` items a user, without the ``banned`` ones (int64 [users, n])."""
-        states = self.model.encode_users(users)
-        return self.index.search(states, k, banned, None if allowed is None else allowed.mask)
+        states, index = self.model.encode_users(users), self.index
+        if allowed is None or not allowed.number:
+            return index.search(states, k, banned, None if allowed is None else allowed.mask)
+        if allowed.condition is not None and isinstance(index, FiltersColumns) and index.answers(allowed.condition):
+            return index.search_where(states, k, banned, allowed.condition)
+        return index.search(states, k, banned, allowed.mask)
 
     @cached_property
     def filters(self) -> Filters:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.core.conditions import Column, Value
+from twotower.core.conditions import Column, Value, moment
 from twotower.core.errors import closest, shown
 from twotower.data.prepare.database import as_pattern, quoted
 from twotower.serving.filters.words import fault
@@ -143,12 +142,8 @@ def comparable(kind: str, value: Value, at: int, column: Column) -> Any:
         return value
     if kind == "text" and isinstance(value, str):
         return value
-    if kind == "time" and isinstance(value, str):
-        try:
-            when = datetime.fromisoformat(value)
-            return np.datetime64(when.replace(tzinfo=None) - (when.utcoffset() or timedelta(0)), "us")
-        except (ValueError, OverflowError):
-            pass
+    if kind == "time" and isinstance(value, str) and (when := moment(value)) is not None:
+        return np.datetime64(when, "us")
     holds = {"text": "texts", "number": "numbers", "flag": "true and false", "time": "times"}[kind]
     given = shown(value if not isinstance(value, bool) else str(value).lower(), 40)
     raise fault(at, f"column {shown(column.name, 40)} holds {holds}, and {given} is none: write {WANTED[kind]}")
