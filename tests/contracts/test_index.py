@@ -19,6 +19,7 @@ from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex
 from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
+from twotower.index.qdrant_server import QdrantIndex
 from twotower.models.item_store import ItemStore
 
 USERS, ITEMS, DIM = 5, 23, 4
@@ -76,12 +77,13 @@ CASES = {
     "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_flat": Case(IVFFlatIndex, IVFFlatIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_pq": Case(IVFPQIndex, IVFPQIndex.load, vectors, lambda u, i: u @ i.T),
+    "qdrant": Case(QdrantIndex, QdrantIndex.load, vectors, lambda u, i: u @ i.T),
     "qdrant_edge": Case(QdrantEdgeIndex, QdrantEdgeIndex.load, vectors, lambda u, i: u @ i.T),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }
 
-NEEDS = {"qdrant_edge": "qdrant_edge"}
+NEEDS = {"qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}
 """What a kind needs beside the package's own dependencies."""
 
 
@@ -93,8 +95,12 @@ def slow_search(scores: Tensor, ids: list[int], k: int, exclude: list[list[int]]
     return answers
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")  # the Qdrant client in memory
+
+
 @pytest.fixture(params=CASES)
-def case(request) -> Case:
+def case(request, monkeypatch) -> Case:
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
     if needed := NEEDS.get(request.param):
         pytest.importorskip(needed)
     return CASES[request.param]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from twotower.core.errors import InputError
 from twotower.index.base import FiltersColumns, Index, ItemColumn
 from twotower.index.exact import ExactIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
+from twotower.index.qdrant_server import QdrantIndex
 from twotower.index.store import StoreIndex
 from twotower.serving.filters.parse import parse
 
@@ -35,7 +36,26 @@ def edge() -> StoreIndex:
     return QdrantEdgeIndex(columns=COLUMNS)
 
 
-KINDS: dict[str, Callable[[], StoreIndex]] = {"qdrant_edge": edge}
+def server() -> StoreIndex:
+    """By the client's own plain search in memory: no server runs here."""
+    pytest.importorskip("qdrant_client")
+    return QdrantIndex(columns=COLUMNS)
+
+
+KINDS: dict[str, Callable[[], StoreIndex]] = {"qdrant": server, "qdrant_edge": edge}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_memory() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+        yield
+
 
 items, users = clustered(ITEMS, 0), clustered(USERS, 1)
 ids = 2 + 3 * torch.randperm(ITEMS, generator=torch.Generator().manual_seed(4))
