@@ -18,6 +18,7 @@ from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex
 from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
+from twotower.index.milvus import MilvusIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
 from twotower.models.item_store import ItemStore
@@ -77,13 +78,14 @@ CASES = {
     "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_flat": Case(IVFFlatIndex, IVFFlatIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_pq": Case(IVFPQIndex, IVFPQIndex.load, vectors, lambda u, i: u @ i.T),
+    "milvus": Case(MilvusIndex, MilvusIndex.load, vectors, lambda u, i: u @ i.T),
     "qdrant": Case(QdrantIndex, QdrantIndex.load, vectors, lambda u, i: u @ i.T),
     "qdrant_edge": Case(QdrantEdgeIndex, QdrantEdgeIndex.load, vectors, lambda u, i: u @ i.T),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }
 
-NEEDS = {"qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}
+NEEDS = {"milvus": "pymilvus", "qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}
 """What a kind needs beside the package's own dependencies."""
 
 
@@ -103,6 +105,8 @@ def case(request, monkeypatch) -> Case:
     monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
     if needed := NEEDS.get(request.param):
         pytest.importorskip(needed)
+    if request.param == "milvus":
+        request.getfixturevalue("milvus")
     return CASES[request.param]
 
 

@@ -136,6 +136,21 @@ def test_an_address_where_nothing_listens_is_said_before_any_traffic(monkeypatch
         QdrantIndex().build(ITEMS, IDS)
 
 
+def test_a_milvus_where_nothing_listens_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("pymilvus.exceptions")
+    from twotower.index.milvus import MilvusIndex
+
+    def refused(address: Address) -> None:
+        raise exceptions.MilvusException(message="Fail connecting to server on there:19530")
+
+    monkeypatch.setenv("TWOTOWER_MILVUS_URL", "http://there:19530")
+    monkeypatch.setattr("twotower.index.milvus.connected", refused)
+    with pytest.raises(UnavailableError, match=r"milvus at http://there:19530 does not answer"):
+        MilvusIndex().build(ITEMS, IDS)
+    with pytest.raises(InputError, match=r"index.collection: letters, digits and underscores"):
+        MilvusIndex(collection="a-b")
+
+
 @pytest.mark.filterwarnings("ignore:Local mode performs exact")
 def test_a_bundle_names_its_collection_and_no_address_and_a_collection_that_is_gone_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

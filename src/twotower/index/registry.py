@@ -21,6 +21,7 @@ INDEXES: Registry[type[Any]] = Registry(
         "hnsw": "twotower.index.hnsw:HNSWIndex",
         "ivf_flat": "twotower.index.ivf:IVFFlatIndex",
         "ivf_pq": "twotower.index.ivf:IVFPQIndex",
+        "milvus": "twotower.index.milvus:MilvusIndex",
         "qdrant": "twotower.index.qdrant_server:QdrantIndex",
         "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
     },
