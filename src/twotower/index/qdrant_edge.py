@@ -59,6 +59,7 @@ class QdrantEdgeIndex(StoreIndex):
             vectors=edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, hnsw_config=graph),
             optimizers=edge.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=SCANNED),
             max_search_threads=1,
+            wal_enabled=False,  # a copy of its own, which is flushed before it is kept
         )
         self._hold(edge.EdgeShard.create(str(self._own_folder()), config))
 
