@@ -98,10 +98,13 @@ def test_an_index_with_columns_filters_by_itself_and_its_answers_are_those_of_a_
     assert len(expected) > 1
     rebuild_index(bundle, "qdrant_edge", {"columns": column})
     retriever = load(bundle)  # hashes hold, although the engine writes beside what it reads
-    monkeypatch.setattr(type(retriever.bundle.index), "search", None)
-    found = retriever.recommend(user, k=20, filter=chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(retriever.bundle.index), "search", None)
+        found = retriever.recommend(user, k=20, filter=chosen)
     assert [answer.id for answer in found] == [answer.id for answer in expected]
-    load(bundle)
+    tuned = rebuild_index(bundle, "qdrant_edge", {"columns": column}, recall=0.9).tuning
+    assert tuned.reached
+    assert load(bundle).bundle.index.settings["ef_search"] == tuned.chosen.value
     message = refused("index", bundle, "--kind", "qdrant_edge", "--set", "columns=no_such")
     assert "index.columns: unknown column of items that a filter reads 'no_such'" in message
     assert "a text is wanted" in refused("index", bundle, "--kind", "qdrant_edge", "--set", "columns=3")

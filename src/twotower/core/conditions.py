@@ -14,7 +14,7 @@ Value: TypeAlias = str | int | float | bool
 
 @dataclass(frozen=True)
 class Column:
-    """Name a column, and say where in the expression it stands."""
+    """Name a column, and its place in the expression."""
 
     name: str
     at: int = field(default=0, compare=False)
@@ -83,7 +83,7 @@ Condition: TypeAlias = Compare | Among | Contains | IsTrue | Not | All | Any
 
 
 def moment(text: str) -> datetime | None:
-    """Return the time that an ISO text says, in UTC and without a zone; None: it says none.
+    """Return the time that a text such as 1999-12-31T02:00:00+03:00 names, in universal time; None: it names none.
 
     Examples:
         >>> moment("1999-12-31T02:00:00+03:00"), moment("yesterday")

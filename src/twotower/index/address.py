@@ -32,7 +32,7 @@ class Address(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Return the engine and its address for a message, without a password that stands in it."""
+        """Return the engine and its address for a message, without a password in it."""
         return f"{self.engine} at {re.sub(r'//[^/@]*@', '//', self.url)}"
 
 

@@ -28,7 +28,7 @@ TILE = 256
 
 
 class Search(Rows):
-    """Ask the structure for the best rows of all, and keep those that may come back.
+    """Search the structure for the best rows of all, and keep those that may come back.
 
     So many more are asked for as are left out on average, with as much more effort. Where fewer than wanted pass, since
     the filter leaves out what is near this user, more are asked for once, if that may do; else the vectors that may

@@ -132,6 +132,29 @@ class ModelIndex(ABC):
         """Move to the device of the user states to come."""
 
 
+@runtime_checkable
+class TunableIndex(Index, Protocol):
+    """Search harder or less hard, at the price of time: what ``twotower index --tune`` sets."""
+
+    @property
+    def effort(self) -> str:
+        """Return the name of the setting that trades recall for time in a search."""
+        ...
+
+    @property
+    def least_effort(self) -> int:
+        """Return where a search for the right effort begins."""
+        ...
+
+    def set_effort(self, value: int) -> None:
+        """Search with another effort from the next call on; nothing is built again."""
+        ...
+
+    def most_effort(self) -> int:
+        """Return the effort beyond which a search finds nothing more, or a scan is quicker."""
+        ...
+
+
 class ItemColumn(NamedTuple):
     """Hold a column of items: its kind (text, number, flag or time), whether it is one of lists, and the values."""
 
@@ -143,7 +166,7 @@ class ItemColumn(NamedTuple):
 
 @runtime_checkable
 class FiltersColumns(Protocol):
-    """Filter by columns of items inside an index, beside what `Index` has."""
+    """Search among items that a condition on their columns lets through, beside what `Index` has."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -159,7 +182,7 @@ class FiltersColumns(Protocol):
         ...
 
     def search_where(self, user_states: State, k: int, exclude: Tensor | None, condition: Condition) -> TopK:
-        """Find the best ``k`` items a user among those that meet a condition; else as `Index.search`."""
+        """Find the best ``k`` items a user among those that a condition lets through; else as `Index.search`."""
         ...
 
 

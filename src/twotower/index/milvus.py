@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import uuid
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,10 +108,11 @@ class MilvusIndex(StoreIndex):
 
     def _say(self, call: Callable[[Any], T]) -> T:
         address = address_of("milvus")
-        refused = import_module("pymilvus.exceptions").MilvusException
+        from pymilvus.exceptions import MilvusException
+
         try:
             return patiently(address, lambda: call(connected(address)), _passing)
-        except refused as error:
+        except MilvusException as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{address.shown} refuses a request ({why})") from None
 
@@ -120,14 +120,17 @@ class MilvusIndex(StoreIndex):
 @functools.lru_cache(maxsize=4)
 def connected(address: Address) -> Any:
     """Return the client of an address, one for the whole process."""
-    return import_module("pymilvus").MilvusClient(address.url, token=address.token or "", timeout=SECONDS)
+    from pymilvus import MilvusClient
+
+    return MilvusClient(address.url, token=address.token or "", timeout=SECONDS)
 
 
 def _make(client: Any, *, name: str, dim: int, settings: Mapping[str, Any]) -> None:
-    types = import_module("pymilvus").DataType
+    from pymilvus import DataType
+
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", types.INT64, is_primary=True)
-    schema.add_field("vector", types.FLOAT_VECTOR, dim=dim)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
     graph = client.prepare_index_params()
     params = {"M": settings["m"], "efConstruction": settings["ef_construction"]}
     graph.add_index("vector", index_type="HNSW", metric_type="IP", params=params)
@@ -136,7 +139,9 @@ def _make(client: Any, *, name: str, dim: int, settings: Mapping[str, Any]) -> N
 
 def _passing(error: Exception) -> str | None:
     """What may be gone at another try: the client has one class for all, and tells them apart in words."""
-    if not isinstance(error, import_module("pymilvus.exceptions").MilvusException):
+    from pymilvus.exceptions import MilvusException
+
+    if not isinstance(error, MilvusException):
         return None
     text = str(error).lower()
     return "no connection" if "connect" in text or "unavailable" in text else None

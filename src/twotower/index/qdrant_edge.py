@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from twotower.index.qdrant_filters import SCHEMAS, filter_of, payload, takes
 from twotower.index.store import Scored, StoreIndex, Where
 
 SHARD = "shard"
-SCANNED = 10_000
+SCANNED = 1_000
 """KB of vectors that may come back below which Qdrant scores all of them."""
 
 
@@ -43,7 +42,9 @@ class QdrantEdgeIndex(StoreIndex):
             raise InputError("index 'qdrant_edge': not installed; pip install 'twotower[qdrant]'")
         settings = {"m": m, "ef_construction": ef_construction, "ef_search": ef_search, "columns": columns}
         super().__init__(settings, columns)
-        self._engine: Any = import_module("qdrant_edge")
+        import qdrant_edge
+
+        self._engine: Any = qdrant_edge
         self._shard: Any = None
         self._folder = Path()
 

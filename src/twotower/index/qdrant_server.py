@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import uuid
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,14 +62,14 @@ class QdrantIndex(StoreIndex):
         return self._name
 
     def _create(self, dim: int) -> None:
-        models = import_module("qdrant_client.models")
+        models = _models()
         self._name = f"{self._settings['collection']}-{uuid.uuid4().hex[:12]}"
         graph = models.HnswConfigDiff(m=self._settings["m"], ef_construct=self._settings["ef_construction"])
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT)
         self._say(lambda client: client.create_collection(self._name, vectors_config=vectors, hnsw_config=graph))
 
     def _put(self, ids: list[int], vectors: NDArray[np.float32]) -> None:
-        models = import_module("qdrant_client.models")
+        models = _models()
         points = models.Batch(ids=ids, vectors=vectors.tolist())
         self._say(lambda client: client.upsert(self._name, points))
 
@@ -81,7 +80,7 @@ class QdrantIndex(StoreIndex):
         self._say(lambda client: client.delete(self._name, ids))
 
     def _fill(self, ids: list[int], columns: Mapping[int, ItemColumn]) -> None:
-        models = import_module("qdrant_client.models")
+        models = _models()
         for place, column in columns.items():
             schema = models.PayloadSchemaType(SCHEMAS[column.kind])
             self._say(functools.partial(_index_column, name=self._name, key=f"c{place}", schema=schema))
@@ -99,7 +98,7 @@ class QdrantIndex(StoreIndex):
         return takes(condition, kinds)
 
     def _ask(self, query: list[float], k: int, where: Where) -> Scored:
-        models = import_module("qdrant_client.models")
+        models = _models()
         given = filter_of(where, self._names, self._kinds)
         parameters = models.SearchParams(hnsw_ef=max(self._settings["ef_search"], k), exact=where.exact)
         found = self._say(
@@ -130,7 +129,7 @@ class QdrantIndex(StoreIndex):
 
     def _say(self, call: Callable[[Any], T]) -> T:
         address = address_of("qdrant")
-        refused = import_module("qdrant_client.http.exceptions").UnexpectedResponse
+        refused = _exceptions().UnexpectedResponse
         try:
             return patiently(address, lambda: call(connected(address)), _passing)
         except refused as error:
@@ -143,15 +142,15 @@ class QdrantIndex(StoreIndex):
 @functools.lru_cache(maxsize=4)
 def connected(address: Address) -> Any:
     """Return the client of an address, one for the whole process."""
+    from qdrant_client import QdrantClient
+
     if address.url == ":memory:":  # for tests: the client's own plain search
-        return import_module("qdrant_client").QdrantClient(":memory:")
-    return import_module("qdrant_client").QdrantClient(
-        url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False
-    )
+        return QdrantClient(":memory:")
+    return QdrantClient(url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False)
 
 
 def _passing(error: Exception) -> str | None:
-    exceptions = import_module("qdrant_client.http.exceptions")
+    exceptions = _exceptions()
     if isinstance(error, exceptions.UnexpectedResponse):
         return f"status {error.status_code}" if (error.status_code or 0) >= 500 else None
     if isinstance(error, exceptions.ResponseHandlingException):
@@ -165,3 +164,15 @@ def _index_column(client: Any, *, name: str, key: str, schema: Any) -> None:
 
 def _update(client: Any, *, name: str, operations: list[Any]) -> None:
     client.batch_update_points(name, operations)
+
+
+def _models() -> Any:
+    from qdrant_client import models
+
+    return models
+
+
+def _exceptions() -> Any:
+    from qdrant_client.http import exceptions
+
+    return exceptions

@@ -34,7 +34,7 @@ SPARE = 16
 
 @dataclass(frozen=True)
 class Where:
-    """Say what may come back."""
+    """Describe what may come back."""
 
     condition: Condition | None = None
     among: Sequence[int] | None = None
@@ -51,7 +51,14 @@ class StoreIndex(ABC):
     Args:
         settings: as its class was called.
         columns: names of the item columns that the engine filters by itself, with commas between.
+
+    Attributes:
+        effort: name of the setting that trades recall for time in a search.
+        least_effort: where a search for the right effort begins.
     """
+
+    effort = "ef_search"
+    least_effort = 8
 
     def __init__(self, settings: dict[str, Any], columns: str) -> None:
         for name, value in settings.items():
@@ -114,6 +121,14 @@ class StoreIndex(ABC):
     def settings(self) -> dict[str, Any]:
         """Return the settings it was called with, defaults included."""
         return dict(self._settings)
+
+    def set_effort(self, value: int) -> None:
+        """Search with another effort from the next call on; nothing is built again."""
+        self._settings = self._settings | {self.effort: value}
+
+    def most_effort(self) -> int:
+        """Return the effort beyond which a scan is quicker."""
+        return max(self.least_effort, len(self) // 4)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -208,7 +223,7 @@ class StoreIndex(ABC):
     def search_where(
         self, user_states: State, k: int, exclude: Int[Tensor, "users excluded"] | None, condition: Condition
     ) -> TopK:
-        """Find the best ``k`` items a user among those that meet a condition; else as `search`."""
+        """Find the best ``k`` items a user among those that a condition lets through; else as `search`."""
         return self._search(user_states, k, exclude, Where(condition), len(self))
 
     def save(self, folder: Path) -> None:

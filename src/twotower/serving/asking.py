@@ -1,4 +1,4 @@
-"""Who asks: the user of a request as the user tower reads it, and outside ids as rows of the bundle."""
+"""Users of requests as the user tower reads them, and outside ids as rows of the bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why items are recommended to one who asks, in outside ids."""
+"""Explanations of recommendations in outside ids."""
 
 from __future__ import annotations
 

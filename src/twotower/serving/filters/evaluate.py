@@ -1,4 +1,4 @@
-"""Which items pass a condition: checked against their columns, and looked up in them."""
+"""Evaluation of a condition: checked against the columns of the items, and looked up in them."""
 
 from __future__ import annotations
 

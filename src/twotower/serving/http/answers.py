@@ -47,8 +47,10 @@ def error(text: str, status: int, headers: Mapping[str, str] | None = None) -> J
 
 
 async def on_input_error(request: Request, problem: Exception) -> Response:
-    """Answer bad input: 404 for an unknown id, 503 where an index does not answer, what
-    `RefusedError` says, 400 for all else."""
+    """Answer bad input by its status: 404 for an unknown id, what `RefusedError` says, 400 for all else.
+
+    503 where an index on another machine does not answer.
+    """
     if isinstance(problem, RefusedError):
         busy = {"Retry-After": "1"} if problem.status == 503 else None
         return error(str(problem), problem.status, busy)
