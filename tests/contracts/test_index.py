@@ -178,6 +178,19 @@ class TestIndex:
             banned = [list(set(ids.tolist()) - set(left))] * USERS
             assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), ITEMS, banned)
 
+    @pytest.mark.parametrize("number", [1, 4, 5, 12, ITEMS - 1, ITEMS])
+    def test_few_or_many_may_come_back(self, case, ids, number):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        found = index.search(users, ITEMS, allow=ids[:number])
+        left = sorted(ids[:number].tolist())
+        assert [sorted(i for i in row if i >= 0) for row in found.ids.tolist()] == [left] * USERS
+        assert (found.scores == -math.inf).equal(found.ids == -1)
+        if index.is_exact:
+            rest = [ids[number:].tolist()] * USERS
+            assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), ITEMS, rest)
+
     def test_with_nothing_allowed_nothing_comes_back(self, case, ids):
         index = case.make()
         index.build(case.states(ITEMS, 0), ids)
@@ -281,9 +294,11 @@ def test_tiles_have_no_effect(monkeypatch, ids, user_tile, item_tile):
     index = ExactIndex()
     index.build(vectors(ITEMS, 0), ids)
     users, exclude = vectors(USERS, 1), ids[:10].view(USERS, 2)
-    whole = index.search(users, 9, exclude)
-    monkeypatch.setattr("twotower.index.scan.USER_TILE", user_tile)
-    monkeypatch.setattr("twotower.index.scan.ITEM_TILE", item_tile)
-    cut = index.search(users, 9, exclude)
-    assert cut.ids.equal(whole.ids)
-    assert cut.scores.equal(whole.scores)
+    for allow in (None, ids[5:19]):
+        with monkeypatch.context() as patch:
+            whole = index.search(users, 9, exclude, allow)
+            patch.setattr("twotower.index.scan.USER_TILE", user_tile)
+            patch.setattr("twotower.index.scan.ITEM_TILE", item_tile)
+            cut = index.search(users, 9, exclude, allow)
+        assert cut.ids.equal(whole.ids)
+        assert cut.scores.equal(whole.scores)
