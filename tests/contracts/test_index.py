@@ -18,6 +18,9 @@ from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex
 from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
+from twotower.index.milvus import MilvusIndex
+from twotower.index.qdrant_edge import QdrantEdgeIndex
+from twotower.index.qdrant_server import QdrantIndex
 from twotower.models.item_store import ItemStore
 
 USERS, ITEMS, DIM = 5, 23, 4
@@ -75,9 +78,15 @@ CASES = {
     "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_flat": Case(IVFFlatIndex, IVFFlatIndex.load, vectors, lambda u, i: u @ i.T),
     "ivf_pq": Case(IVFPQIndex, IVFPQIndex.load, vectors, lambda u, i: u @ i.T),
+    "milvus": Case(MilvusIndex, MilvusIndex.load, vectors, lambda u, i: u @ i.T),
+    "qdrant": Case(QdrantIndex, QdrantIndex.load, vectors, lambda u, i: u @ i.T),
+    "qdrant_edge": Case(QdrantEdgeIndex, QdrantEdgeIndex.load, vectors, lambda u, i: u @ i.T),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }
+
+NEEDS = {"milvus": "pymilvus", "qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}
+"""What a kind needs beside the package's own dependencies."""
 
 
 def slow_search(scores: Tensor, ids: list[int], k: int, exclude: list[list[int]]) -> list[list[int]]:
@@ -88,8 +97,16 @@ def slow_search(scores: Tensor, ids: list[int], k: int, exclude: list[list[int]]
     return answers
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")  # the Qdrant client in memory
+
+
 @pytest.fixture(params=CASES)
-def case(request) -> Case:
+def case(request, monkeypatch) -> Case:
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+    if needed := NEEDS.get(request.param):
+        pytest.importorskip(needed)
+    if request.param == "milvus":
+        request.getfixturevalue("milvus")
     return CASES[request.param]
 
 
@@ -160,6 +177,19 @@ class TestIndex:
         if index.is_exact:
             banned = [list(set(ids.tolist()) - set(left))] * USERS
             assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), ITEMS, banned)
+
+    @pytest.mark.parametrize("number", [1, 4, 5, 12, ITEMS - 1, ITEMS])
+    def test_few_or_many_may_come_back(self, case, ids, number):
+        index = case.make()
+        items, users = case.states(ITEMS, 0), case.states(USERS, 1)
+        index.build(items, ids)
+        found = index.search(users, ITEMS, allow=ids[:number])
+        left = sorted(ids[:number].tolist())
+        assert [sorted(i for i in row if i >= 0) for row in found.ids.tolist()] == [left] * USERS
+        assert (found.scores == -math.inf).equal(found.ids == -1)
+        if index.is_exact:
+            rest = [ids[number:].tolist()] * USERS
+            assert found.ids.tolist() == slow_search(case.score(users, items), ids.tolist(), ITEMS, rest)
 
     def test_with_nothing_allowed_nothing_comes_back(self, case, ids):
         index = case.make()
@@ -264,9 +294,11 @@ def test_tiles_have_no_effect(monkeypatch, ids, user_tile, item_tile):
     index = ExactIndex()
     index.build(vectors(ITEMS, 0), ids)
     users, exclude = vectors(USERS, 1), ids[:10].view(USERS, 2)
-    whole = index.search(users, 9, exclude)
-    monkeypatch.setattr("twotower.index.scan.USER_TILE", user_tile)
-    monkeypatch.setattr("twotower.index.scan.ITEM_TILE", item_tile)
-    cut = index.search(users, 9, exclude)
-    assert cut.ids.equal(whole.ids)
-    assert cut.scores.equal(whole.scores)
+    for allow in (None, ids[5:19]):
+        with monkeypatch.context() as patch:
+            whole = index.search(users, 9, exclude, allow)
+            patch.setattr("twotower.index.scan.USER_TILE", user_tile)
+            patch.setattr("twotower.index.scan.ITEM_TILE", item_tile)
+            cut = index.search(users, 9, exclude, allow)
+        assert cut.ids.equal(whole.ids)
+        assert cut.scores.equal(whole.scores)

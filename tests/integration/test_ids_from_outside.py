@@ -11,7 +11,7 @@ import pytest
 import twotower
 from twotower.core.errors import InputError
 from twotower.experiment.front import train
-from twotower.serving import retriever as module
+from twotower.serving import finder as module
 
 
 @pytest.fixture(scope="module")

@@ -69,8 +69,10 @@ def test_a_run_with_an_index_trains_and_serves_through_it(trained):
     assert len(load(trained).recommend(load(trained).bundle.user_vocabulary.ids([5])[0], k=7)) == 7
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf_flat", "ivf_pq", "brute_force"])
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf_flat", "ivf_pq", "brute_force", "qdrant_edge"])
 def test_any_index_takes_the_place_of_another(bundle, kind):
+    if kind == "qdrant_edge":
+        pytest.importorskip("qdrant_edge")
     status, out, _ = twotower("index", bundle, "--kind", kind, "--json")
     assert status == 0
     printed = json.loads(out)
@@ -83,6 +85,29 @@ def test_any_index_takes_the_place_of_another(bundle, kind):
     user = retriever.bundle.user_vocabulary.ids([4])[0]
     seen = {item.id for item in retriever.seen(user)}
     assert not seen & {answer.id for answer in retriever.recommend(user, k=400)}
+
+
+def test_an_index_with_columns_filters_by_itself_and_its_answers_are_those_of_a_mask(bundle, monkeypatch):
+    pytest.importorskip("qdrant_edge")
+    column = sorted(load(bundle).items(load(bundle).bundle.item_vocabulary.ids([5]))[0].columns)[0]
+    value = load(bundle).items(load(bundle).bundle.item_vocabulary.ids([5]))[0].columns[column]
+    chosen = f"{column} = '{value}'" if isinstance(value, str) else f"{column} >= {value}"
+    user = load(bundle).bundle.user_vocabulary.ids([4])[0]
+    rebuild_index(bundle, "exact")
+    expected = load(bundle).recommend(user, k=20, filter=chosen)
+    assert len(expected) > 1
+    rebuild_index(bundle, "qdrant_edge", {"columns": column})
+    retriever = load(bundle)  # hashes hold, although the engine writes beside what it reads
+    with monkeypatch.context() as patch:
+        patch.setattr(type(retriever.bundle.index), "search", None)
+        found = retriever.recommend(user, k=20, filter=chosen)
+    assert [answer.id for answer in found] == [answer.id for answer in expected]
+    tuned = rebuild_index(bundle, "qdrant_edge", {"columns": column}, recall=0.9).tuning
+    assert tuned.reached
+    assert load(bundle).bundle.index.settings["ef_search"] == tuned.chosen.value
+    message = refused("index", bundle, "--kind", "qdrant_edge", "--set", "columns=no_such")
+    assert "index.columns: unknown column of items that a filter reads 'no_such'" in message
+    assert "a text is wanted" in refused("index", bundle, "--kind", "qdrant_edge", "--set", "columns=3")
 
 
 def test_settings_reach_the_index_and_come_back(bundle):

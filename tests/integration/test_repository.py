@@ -214,6 +214,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 MODULE_OF = {
     "scikit-learn": "sklearn",
     "faiss-cpu": "faiss",
+    "qdrant-edge-py": "qdrant_edge",
     "umap-learn": "umap",
     "tensorboard": "torch.utils.tensorboard",
     "mlflow-skinny": "mlflow",

@@ -92,6 +92,24 @@ def test_filtered_answers_are_allowed_and_nearly_the_best(monkeypatch, index, ex
         assert recall(found.ids, true.ids) > 0.9 or not share
 
 
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.07])
+def test_a_filter_that_leaves_out_all_that_is_near_a_user_loses_nothing(index, exact, items, ids, users, share):
+    """What passes lies far from where the graph or the lists begin: the best of it are found all the same."""
+    found, true = [], []
+    for user in users[:20]:
+        allowed = ids[(items @ user).argsort()[: round(share * ITEMS)]]
+        for answers, one in ((found, index), (true, exact)):
+            answers.append(one.search(user[None], K, allow=allowed).ids[0])
+    assert recall(torch.stack(found), torch.stack(true)) > 0.95
+
+
+def test_users_of_one_tile_get_what_each_gets_alone_under_a_filter(index, items, ids, users):
+    allowed = ids[(items @ users[0]).argsort()[: ITEMS // 2]]
+    whole = index.search(users, K, allow=allowed)
+    for place in range(0, USERS, 7):
+        assert whole.ids[place].equal(index.search(users[place : place + 1], K, allow=allowed).ids[0])
+
+
 def test_a_list_longer_than_the_search_is_wide_is_full(index, users):
     found = index.search(users[:3], 3_000)
     assert (found.ids >= 0).all()

@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
     from twotower.experiment.index_tuning import Tuning
 
+KINDS = "exact, hnsw, ivf_flat, ivf_pq, qdrant_edge, qdrant, milvus, brute_force, or one of your own."
 EXAMPLES = examples(
     "twotower index runs/sasrec --kind hnsw --set ef_search=64",
     "twotower index runs/sasrec --kind ivf_pq --tune recall=0.95",
+    "twotower index runs/sasrec --kind qdrant_edge --set columns=genres,year",
 )
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
-    kind: Annotated[str, typer.Option(help="exact, hnsw, ivf_flat, ivf_pq, brute_force, or one of your own.")],
+    kind: Annotated[str, typer.Option(help=KINDS)],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that kind; may be repeated.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli.options import Device, examples
+from twotower.cli.options import Device, Filter, Only, examples
 from twotower.core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 -k 5",
     "twotower recommend runs/sasrec --history 50,181,174",
     "twotower recommend runs/sasrec --user 196 --history 50,181",
+    "twotower recommend runs/sasrec --user 196 --filter \"genres contains 'Comedy' and year >= 1990\"",
     "twotower recommend runs/sasrec --user 196 --why",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
@@ -41,6 +42,8 @@ def command(
             show_default=False,
         ),
     ] = None,
+    filter: Filter = None,
+    only: Only = None,
     why: Annotated[bool, typer.Option("--why", help="Say which items of the history carry each score.")] = False,
     then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
@@ -59,6 +62,7 @@ def command(
     """Recommend items to a user, by id, by a history typed in or by both; or to every user, into a file."""
     from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
+    from twotower.cli.options import listed_items
     from twotower.serving.bundle import Bundle
     from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
@@ -82,6 +86,8 @@ def command(
             include_seen=include_seen,
             then=then,
             candidates=candidates,
+            filter=filter,
+            only=only,
             device=device,
             json=json,
         )
@@ -93,7 +99,13 @@ def command(
         if then is not None:
             asked = Pipeline(retriever, Retriever(Bundle.load(then, device)), candidates=candidates)
         answers = asked.recommend(
-            user=user, history=typed, k=k, exclude=split_ids(exclude or ""), include_seen=include_seen
+            user=user,
+            history=typed,
+            k=k,
+            exclude=split_ids(exclude or ""),
+            include_seen=include_seen,
+            filter=filter,
+            only=listed_items(retriever.bundle, only),
         )
         by = retriever.answered_by(user, typed)
         scorer = retriever
@@ -102,7 +114,8 @@ def command(
             if why and asked.weight < 1.0:
                 log.warning("the scores are a mixture of both stages; --why explains the part of the pre-ranker")
         reasons = scorer.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
-    query = {name: value for name, value in (("user", user), ("history", typed)) if value is not None}
+    given = (("user", user), ("history", typed), ("filter", filter))
+    query = {name: value for name, value in given if value is not None}
     if json:
         rows = [row(answer) for answer in answers]
         for item, reason in zip(rows, reasons, strict=False):

@@ -24,10 +24,13 @@ def write(
     include_seen: bool | None,
     then: Path | None,
     candidates: int | None,
+    filter: str | None,
+    only: Path | None,
     device: str,
     json: bool,
 ) -> None:
     """Write the file, and say what is in it."""
+    from twotower.cli.options import listed_items
     from twotower.serving.everyone import write_recommendations
     from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import load
@@ -44,6 +47,8 @@ def write(
                 exclude=exclude,
                 include_seen=include_seen,
                 then=None if then is None else Pipeline(retriever, load(then, device), candidates=candidates),
+                filter=filter,
+                only=listed_items(retriever.bundle, only),
                 on_progress=None if is_quiet() else Progress(),
             )
     except KeyboardInterrupt:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from twotower.cli.options import Device, examples
+from twotower.cli.options import Device, Filter, Only, examples
 
 EXAMPLES = examples(
     "twotower similar runs/sasrec --item 50 -k 5",
+    "twotower similar runs/sasrec --item 50 --filter \"year >= 1990 and not genres contains 'Horror'\"",
     "twotower similar runs/sasrec --items sessions.csv --among file --csv nearest.csv",
 )
 
@@ -26,6 +27,8 @@ def command(
     among: Annotated[
         str, typer.Option(help="Where the neighbours of --items come from: catalogue or file.")
     ] = "catalogue",
+    filter: Filter = None,
+    only: Only = None,
     csv: Annotated[Path | None, typer.Option(help="Write the answers to this CSV file.")] = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -35,6 +38,7 @@ def command(
 
     from twotower.cli.answers import print_json, row, table, write_csv
     from twotower.cli.notices import gathered
+    from twotower.cli.options import listed_items
     from twotower.core.errors import InputError
     from twotower.serving.retriever import Similar, load
 
@@ -42,18 +46,23 @@ def command(
         raise InputError("give exactly one of --item and --items")
     query: dict[str, Any]
     with gathered() as notices:
+        retriever = load(bundle, device)
+        chosen = listed_items(retriever.bundle, only)
         if item is not None:
-            query, found = {"item": item, "k": k}, [Similar(item, load(bundle, device).similar(item, k=k))]
+            query = {"item": item, "k": k}
+            found = [Similar(item, retriever.similar(item, k=k, filter=filter, only=chosen))]
             rows = [row(answer) for answer in found[0].answers]
         else:
             assert items is not None, "one of the two was checked to be given"
             query = {"items": str(items), "k": k, "among": among}
-            found = load(bundle, device).similar_table(items, k=k, among=among)
+            found = retriever.similar_table(items, k=k, among=among, filter=filter, only=chosen)
             rows = [
                 {"query": one.id, "rank": rank, **row(answer)}
                 for one in found
                 for rank, answer in enumerate(one.answers, start=1)
             ]
+    if filter is not None:
+        query["filter"] = filter
     if csv is not None:
         write_csv(csv, rows)
     if json:

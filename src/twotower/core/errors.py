@@ -35,6 +35,10 @@ def cut(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - tail - 1] + "…" + text[-tail:]
 
 
+class UnavailableError(InputError):
+    """Report that another machine does not answer: a service says 503 then, since the request itself was right."""
+
+
 class SharedError(InputError):
     """End a process silently with the status of an error that another process of the training reports.
 

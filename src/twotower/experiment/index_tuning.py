@@ -19,13 +19,13 @@ from twotower.core.seeds import torch_generator
 from twotower.core.states import join, take
 from twotower.evaluation.latency import percentile
 from twotower.experiment.index_loss import shared
-from twotower.index.approximate import ApproximateIndex
-from twotower.index.base import AnyIndex
+from twotower.index.base import AnyIndex, TunableIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.registry import build_index, check_settings, serves
 from twotower.models.base import prepare_serving
 from twotower.models.encode import inference
 from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.filters.fill import fill_columns
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,11 @@ def rebuild_index(
     index = build_index(kind, settings, bundle.model)
     started = time.perf_counter()
     index.build(bundle.item_states, bundle.item_ids)
+    fill_columns(index, bundle.item_vocabulary.path, bundle.schema.num_items, bundle.item_ids)
     seconds = time.perf_counter() - started
     tuning = None
     if recall is not None:
-        if not isinstance(index, ApproximateIndex):
+        if not isinstance(index, TunableIndex):
             raise InputError(f"index '{kind}' has no setting that trades recall for time, so there is nothing to tune")
         tuning = tune(bundle, index, recall, k)
     built = Rebuilt(kind, index.settings, len(bundle.item_ids), seconds, tuning)
@@ -131,7 +132,7 @@ def rebuild_index(
     return built
 
 
-def tune(bundle: Bundle, index: ApproximateIndex, target: float, k: int) -> Tuning:
+def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
     """Set the effort of an index to the least doubling that reaches ``target``, and report each step.
 
     Questions are those that the service would put: stored users with what they have seen left out.
@@ -196,7 +197,7 @@ def doublings(least: int, most: int) -> list[int]:
 
 
 def take_turns(
-    index: ApproximateIndex, exact: ExactIndex, values: Sequence[int], states: Tensor, seen: Tensor, k: int
+    index: TunableIndex, exact: ExactIndex, values: Sequence[int], states: Tensor, seen: Tensor, k: int
 ) -> dict[int, float]:
     """Return the median milliseconds of one user's search by value, and under 0 that of exact search.
 

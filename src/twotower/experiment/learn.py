@@ -113,7 +113,7 @@ def learn(
 
         if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
             check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
-        if isinstance(model, StartsFromLog):
+        if isinstance(model, StartsFromLog) and (start is None or name == "refit"):
             model.start_from(log)
         progress = fit(
             model,

@@ -17,7 +17,7 @@ from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
-from twotower.experiment.build import seen_items
+from twotower.experiment.build import item_events
 from twotower.experiment.candidates import PAIRS
 from twotower.experiment.catalogue import Catalogue
 from twotower.experiment.learn import learn, metric_length, metric_of, new_model, settle, validation_metrics
@@ -225,7 +225,7 @@ def _learnt(bundle: Bundle, run: Run, joined: Joined, split: Split, callbacks: S
         return model, 0
     start = enlarged(bundle.model, run.model.name, run.model.settings, dataset.schema, as_unknown=False)
     attach_items(start, dataset.all_items())
-    settle(start, seen_items(dataset, split.train.positives()))
+    settle(start, dataset, item_events(dataset, split.train.positives()))
     metric = run.training.metric
     begun = metric_of(validation_metrics(start, run, dataset, split), metric)
     model, records = learn(run, dataset, split, callbacks=callbacks, start=start)

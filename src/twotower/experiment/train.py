@@ -36,6 +36,7 @@ from twotower.models.encode import ItemStates, encode_known_items
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.serving.card import CARD
+from twotower.serving.filters.fill import fill_columns
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped
@@ -231,6 +232,8 @@ def contents_of(
     if serves(run.index.kind, inner_product=model.inner_product):
         index = build_index(run.index.kind, run.index.settings, model)
         index.build(items.states, items.ids)
+        table = None if dataset.folder is None else dataset.folder / "vocabulary" / "items.parquet"
+        fill_columns(index, table, dataset.schema.num_items, items.ids)
     return Contents(
         model=model,
         model_name=run.model.name,

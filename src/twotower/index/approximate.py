@@ -1,62 +1,41 @@
-"""Common part of the FAISS indexes: rows, exclusions, filters, removal, files; a subclass gives the structure."""
+"""Common part of the FAISS indexes: building, growth, removal and files; a subclass gives the structure."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
+from twotower.index.approximate_rows import plain_vectors
+from twotower.index.approximate_search import FEW, SHARE, Search
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.engine import engine, one_thread
-from twotower.index.exact import ExactIndex
 
 STRUCTURE, NOTE = "index.faiss", "index.json"
-FEW, SHARE = 2_000, 0.05
-"""A scan is quicker than a filtered search when at most so many items, or this share of them, may come back."""
-MOST_BEYOND = 200
-"""Exclusions of a user up to which so many more rows are asked for, in place of a mask over all rows."""
-MANY = 0.1
-"""Share of the items at which a user's exclusions, which are near what is asked for, make a scan surer."""
-MOST_DEAD = 0.25
-"""Share of removed rows at which the structure is built anew."""
-TILE = 256
-"""Users searched at a time."""
 
 
-class ApproximateIndex(ABC):
+class ApproximateIndex(Search):
     """Find most of the best inner products through a FAISS structure, and score them by the stored vectors.
 
-    Rows of the structure are numbered as they came; ids, removed rows and the float32 vectors stand beside it. Removed
-    and forbidden rows are masked while the structure is searched, with an effort raised by the share that is masked. If
-    fewer than k come back though more are allowed, the effort grows, and in the end the allowed vectors are scanned.
-    One thread builds and searches, so that the same calls give the same answers.
+    Rows of the structure are numbered as they came; ids, removed rows and the float32 vectors stand beside it. Filters
+    and exclusions are those of `twotower.index.approximate_search.Search`. One thread builds and searches, so that the
+    same calls give the same answers.
 
     Attributes:
         effort: name of the setting that trades recall for time in a search.
     """
 
-    effort: ClassVar[str]
     least_effort: ClassVar[int] = 1
     """Where a search for the right effort begins."""
     least: ClassVar[dict[str, int]] = {}
     """Least value of a setting where it is not 1."""
-    _vectors: NDArray[np.float32]
-    _ids: Tensor
-    _alive: Tensor
-    _built: int
-    _mapped: bool
-    _structure: Any
-    _by_id: tuple[Tensor, Tensor] | None
 
     def __init__(self, settings: dict[str, int]) -> None:
         for name, value in settings.items():
@@ -66,26 +45,6 @@ class ApproximateIndex(ABC):
         self._settings = settings
         self._device = torch.device("cpu")
         self._hold(np.zeros((0, 0), np.float32), torch.zeros(0, dtype=torch.int64), None)
-
-    @abstractmethod
-    def _made(self, vectors: NDArray[np.float32]) -> Any:
-        """Return a FAISS structure that holds ``vectors``, of which there is at least one."""
-
-    @abstractmethod
-    def _parameters(self, effort: int, selector: Any) -> Any:
-        """Return the FAISS search parameters of one search."""
-
-    @abstractmethod
-    def _widened(self, effort: int, excluded: int) -> int:
-        """Return the effort that gets past so many excluded items, which may be the very best."""
-
-    @abstractmethod
-    def _most(self) -> int:
-        """Return the effort beyond which more finds nothing more, or a scan is quicker."""
-
-    def _fetched(self, k: int, excluded: int) -> int:
-        """Return how many rows the structure is asked for, to be scored again."""
-        return k
 
     def __len__(self) -> int:
         """Return how many items there are."""
@@ -116,7 +75,7 @@ class ApproximateIndex(ABC):
             InputError: if the states are no finite vectors, their number is not that of the ids, an id comes twice or
                 is below 0.
         """
-        vectors = _vectors(item_states, "item")
+        vectors = plain_vectors(item_states, "item")
         ids, order = sorted_ids(item_states, ids)
         self._build(vectors[order.cpu().numpy()], ids.cpu())
         self._device = ids.device
@@ -134,7 +93,7 @@ class ApproximateIndex(ABC):
             InputError: if ``k`` is below 1, ``exclude`` is not one row a user, ``allow`` neither mask nor ids, or the
                 user states are no finite vectors of the items' width.
         """
-        queries = _vectors(user_states, "user")
+        queries = plain_vectors(user_states, "user")
         check_question(len(queries), k, exclude)
         allowed = self._alive if allow is None else self._alive & allowed_among(self._ids, allow.cpu())
         count = int(allowed.sum())
@@ -157,7 +116,7 @@ class ApproximateIndex(ABC):
         """
         if not len(self):
             return self.build(item_states, ids)
-        vectors = _vectors(item_states, "item")
+        vectors = plain_vectors(item_states, "item")
         self._check_width(vectors, "item")
         ids, order = sorted_ids(item_states, ids)
         vectors, ids = vectors[order.cpu().numpy()], ids.cpu()
@@ -234,138 +193,3 @@ class ApproximateIndex(ABC):
     def to(self, device: torch.device | str) -> None:
         """Return answers on ``device`` from now on; the structure itself is searched on the CPU."""
         self._device = torch.device(device)
-
-    def _hold(self, vectors: NDArray[np.float32], ids: Tensor, structure: Any) -> None:
-        self._vectors, self._ids, self._structure = vectors, ids, structure
-        self._alive = torch.ones(len(ids), dtype=torch.bool)
-        self._built, self._mapped = len(ids), False
-        self._by_id = None
-
-    def _build(self, vectors: NDArray[np.float32], ids: Tensor) -> None:
-        with one_thread():
-            self._hold(vectors, ids, self._made(vectors) if len(ids) else None)
-
-    def _living(self) -> tuple[NDArray[np.float32], Tensor]:
-        """Return the vectors and ids that are left, by id."""
-        rows = self._alive.nonzero()[:, 0]
-        rows = rows[self._ids[rows].argsort()]
-        return self._vectors[rows.numpy()], self._ids[rows]
-
-    def _tidied(self) -> bool:
-        return len(self._ids) - int(self._alive.sum()) <= MOST_DEAD * len(self._ids)
-
-    def _writable(self) -> Any:
-        """Return the structure, copied into memory first if it is mapped from a file."""
-        faiss = engine()
-        if self._mapped:
-            self._structure = faiss.deserialize_index(faiss.serialize_index(self._structure))
-            self._mapped = False
-        return self._structure
-
-    def _rows_of(self, ids: Tensor) -> Tensor:
-        """Return the living rows of those ids that are there."""
-        if self._by_id is None:
-            rows = self._alive.nonzero()[:, 0]
-            self._by_id = self._ids[rows].sort()[0], rows[self._ids[rows].argsort()]
-        known, rows = self._by_id
-        places = torch.searchsorted(known, ids.contiguous()).clamp(max=len(known) - 1)
-        return rows[places[known[places] == ids]]
-
-    def _check_width(self, vectors: NDArray[np.float32], side: str) -> None:
-        if vectors.shape[1] != self._vectors.shape[1]:
-            raise InputError(
-                f"index: {side} vectors of {vectors.shape[1]} numbers, but it holds vectors of {self._vectors.shape[1]}"
-            )
-
-    def _search(self, queries: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor | None) -> TopK:
-        """Search users without exclusions in tiles, each other by itself: no answer depends on who else asks."""
-        scores, ids = nothing(len(queries), k, torch.device("cpu"))
-        some = torch.zeros(len(queries), dtype=torch.bool) if exclude is None else (exclude >= 0).any(dim=1)
-        groups = [*(~some).nonzero()[:, 0].split(TILE), *some.nonzero()]
-        for users in groups:
-            if not len(users):
-                continue
-            mask, banned = allowed, 0
-            if exclude is not None and some[users[0]]:
-                if few := self._beyond(queries[users.numpy()], allowed, k, exclude[users[0]]):
-                    scores[users], ids[users] = few
-                    continue
-                mask = allowed.clone()
-                mask[self._rows_of(exclude[users[0]])] = False
-                banned = int(allowed.sum()) - int(mask.sum())
-            asked = queries[users.numpy()]
-            if banned > MANY * len(mask):
-                scores[users], ids[users] = self._scan(asked, mask, k, None)
-                continue
-            rows, short = self._rows(asked, mask, k, banned)
-            scores[users], ids[users] = self._scored(asked, rows, k)
-            if len(short):  # nothing but a scan is sure to find them
-                scores[users[short]], ids[users[short]] = self._scan(asked[short.numpy()], mask, k, None)
-        return TopK(scores, ids)
-
-    def _beyond(
-        self, query: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Answer one user with few exclusions by asking for so many more: a mask of all rows costs more.
-
-        None where that does not do: many exclusions, rows that are masked anyhow, or too few found.
-        """
-        left_out = np.unique(exclude[exclude >= 0].numpy())
-        total = len(self._ids)
-        if len(left_out) > MOST_BEYOND or k + len(left_out) > SHARE * total or not bool(allowed.all()):
-            return None
-        effort = min(self._widened(self._settings[self.effort], len(left_out)), self._most())
-        fetched = self._fetched(k, len(left_out)) + len(left_out)
-        rows = self._structure.search(query, fetched, params=self._parameters(effort, None))[1]
-        rows = np.where(np.isin(self._ids.numpy()[rows.clip(min=0)], left_out), -1, rows)
-        return self._scored(query, rows, k) if int((rows >= 0).sum()) >= k else None
-
-    def _rows(
-        self, queries: NDArray[np.float32], mask: Tensor, k: int, banned: int
-    ) -> tuple[NDArray[np.int64], Tensor]:
-        """Return the rows found, -1 where none, and the queries that found too few with all effort."""
-        faiss = engine()
-        count, total = int(mask.sum()), len(mask)
-        selector = None
-        if count < total:
-            bits = np.packbits(mask.numpy(), bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-        wanted, fetched = min(k, count), min(self._fetched(k, banned), count)
-        effort = math.ceil(self._settings[self.effort] * total / max(count + banned, 1))
-        effort = self._widened(effort, banned)
-        rows = np.full((len(queries), max(fetched, 1)), -1, np.int64)
-        short = torch.arange(len(queries)) if wanted else torch.zeros(0, dtype=torch.int64)
-        while len(short):
-            last = effort >= self._most()
-            parameters = self._parameters(min(effort, self._most()), selector)
-            rows[short.numpy()] = self._structure.search(queries[short.numpy()], fetched, params=parameters)[1]
-            short = short[torch.from_numpy((rows[short.numpy()] >= 0).sum(axis=1) < wanted)]
-            effort *= 4
-            if last:
-                break
-        return rows, short
-
-    def _scored(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
-        """Return the best ``k`` of the rows by the stored vectors; equal scores: the lower id first."""
-        found = torch.from_numpy(np.ascontiguousarray(self._vectors[rows.clip(min=0)]))
-        absent = torch.from_numpy(rows < 0)
-        scores = (found @ torch.from_numpy(queries)[:, :, None])[..., 0].masked_fill(absent, -torch.inf)
-        ids = self._ids[torch.from_numpy(rows.clip(min=0))].masked_fill(absent, -1)
-        order = torch.from_numpy(np.lexsort((ids.numpy(), -scores.numpy()), axis=-1))[:, :k]
-        best, named = nothing(len(queries), k, torch.device("cpu"))
-        best[:, : order.shape[1]] = scores.gather(1, order)
-        named[:, : order.shape[1]] = ids.gather(1, order)
-        return best, named
-
-    def _scan(self, queries: NDArray[np.float32], mask: Tensor, k: int, exclude: Tensor | None) -> TopK:
-        exact = ExactIndex()
-        exact.build(torch.from_numpy(np.ascontiguousarray(self._vectors[mask.numpy()])), self._ids[mask])
-        return exact.search(torch.from_numpy(queries), k, exclude)
-
-
-def _vectors(states: State, side: str) -> NDArray[np.float32]:
-    if not isinstance(states, Tensor) or states.ndim != 2:
-        raise InputError(f"index: {side} states must be vectors, one list of numbers each: this kind finds no others")
-    if not states.isfinite().all():
-        raise InputError(f"index: {side} vectors hold NaN or inf; nothing can be found by them")
-    return np.ascontiguousarray(states.detach().float().cpu().numpy())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from twotower.core.conditions import Condition
 from twotower.core.records import State, TopK
 
 
@@ -128,6 +130,60 @@ class ModelIndex(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> None:
         """Move to the device of the user states to come."""
+
+
+@runtime_checkable
+class TunableIndex(Index, Protocol):
+    """Search harder or less hard, at the price of time: what ``twotower index --tune`` sets."""
+
+    @property
+    def effort(self) -> str:
+        """Return the name of the setting that trades recall for time in a search."""
+        ...
+
+    @property
+    def least_effort(self) -> int:
+        """Return where a search for the right effort begins."""
+        ...
+
+    def set_effort(self, value: int) -> None:
+        """Search with another effort from the next call on; nothing is built again."""
+        ...
+
+    def most_effort(self) -> int:
+        """Return the effort beyond which a search finds nothing more, or a scan is quicker."""
+        ...
+
+
+class ItemColumn(NamedTuple):
+    """Hold a column of items: its kind (text, number, flag or time), whether it is one of lists, and the values."""
+
+    kind: str
+    is_list: bool
+    values: Sequence[Any]
+    """One an item: None where it is missing; a list where it is a column of lists; times as texts in ISO form."""
+
+
+@runtime_checkable
+class FiltersColumns(Protocol):
+    """Search among items that a condition on their columns lets through, beside what `Index` has."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns that it wants."""
+        ...
+
+    def set_columns(self, ids: Tensor, columns: Mapping[str, ItemColumn]) -> None:
+        """Take the columns of these items, which are there."""
+        ...
+
+    def answers(self, condition: Condition) -> bool:
+        """Return whether `search_where` can answer a condition: if not, the caller gives a mask to `Index.search`."""
+        ...
+
+    def search_where(self, user_states: State, k: int, exclude: Tensor | None, condition: Condition) -> TopK:
+        """Find the best ``k`` items a user among those that a condition lets through; else as `Index.search`."""
+        ...
 
 
 AnyIndex: TypeAlias = Index | ModelIndex

@@ -40,9 +40,9 @@ class HNSWIndex(ApproximateIndex):
         structure.add(vectors)
         return structure
 
-    def _parameters(self, effort: int, selector: Any) -> Any:
+    def _parameters(self, effort: int) -> Any:
         faiss = engine()
-        return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        return faiss.SearchParametersHNSW(efSearch=effort)
 
     def _widened(self, effort: int, excluded: int) -> int:
         return effort + excluded

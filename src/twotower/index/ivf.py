@@ -55,9 +55,9 @@ class IVFFlatIndex(ApproximateIndex):
         """Return FAISS's name for how a list holds its vectors."""
         return "Flat"
 
-    def _parameters(self, effort: int, selector: Any) -> Any:
+    def _parameters(self, effort: int) -> Any:
         faiss = engine()
-        return faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        return faiss.SearchParametersIVF(nprobe=effort)
 
     def _widened(self, effort: int, excluded: int) -> int:
         return effort + math.ceil(WIDER * excluded * self._structure.nlist / len(self._ids))

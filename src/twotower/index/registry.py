@@ -21,6 +21,9 @@ INDEXES: Registry[type[Any]] = Registry(
         "hnsw": "twotower.index.hnsw:HNSWIndex",
         "ivf_flat": "twotower.index.ivf:IVFFlatIndex",
         "ivf_pq": "twotower.index.ivf:IVFPQIndex",
+        "milvus": "twotower.index.milvus:MilvusIndex",
+        "qdrant": "twotower.index.qdrant_server:QdrantIndex",
+        "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
     },
     group="twotower.indexes",
 )
@@ -64,6 +67,8 @@ def check_settings(kind: str, settings: dict[str, Any]) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if isinstance(default, int) and not isinstance(default, bool) and not (whole and value >= 0):
             raise InputError(f"index.{name} = {shown(value)}: a whole number of at least 0 is wanted")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise InputError(f"index.{name} = {shown(value)}: a text is wanted")
 
 
 def build_index(kind: str, settings: dict[str, Any], model: ScoringModel) -> AnyIndex:

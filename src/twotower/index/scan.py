@@ -25,6 +25,8 @@ Score: TypeAlias = Callable[[State, State], Tensor]
 
 FILE = "items.safetensors"
 USER_TILE, ITEM_TILE = 1024, 16_384
+PICKED = 0.2
+"""Share of the items up to which those that may come back are picked out; with more, scoring all of them is quicker."""
 
 
 def inner_product(users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]) -> Float[Tensor, "users items"]:
@@ -91,15 +93,18 @@ class Scan:
         """
         users = rows(user_states)
         check_question(users, k, exclude)
-        ids, states = self._ids, self._states
+        ids, states, masked = self._ids, self._states, None
         if allow is not None:
             stays = allowed_among(ids, allow)
-            ids, states = ids[stays], None if states is None else take(states, stays)
+            if int(stays.sum()) > PICKED * len(ids):
+                masked = stays
+            else:
+                ids, states = ids[stays], None if states is None else take(states, stays)
         if not users or not len(ids):
             return TopK(*nothing(users, k, ids.device))
         starts = range(0, users, USER_TILE)
         found: TopK = join(
-            [self._search(user_states, slice(at, at + USER_TILE), k, exclude, ids, states) for at in starts]
+            [self._search(user_states, slice(at, at + USER_TILE), k, exclude, ids, states, masked) for at in starts]
         )
         return TopK(found.scores, torch.where(found.ids < 0, found.ids, ids[found.ids.clamp(min=0)]))
 
@@ -154,7 +159,14 @@ class Scan:
         self._states = None if self._states is None else map_state(lambda part: part.to(device), self._states)
 
     def _search(
-        self, user_states: State, part: slice, k: int, exclude: Tensor | None, ids: Tensor, states: State
+        self,
+        user_states: State,
+        part: slice,
+        k: int,
+        exclude: Tensor | None,
+        ids: Tensor,
+        states: State,
+        masked: Tensor | None,
     ) -> TopK:
         users = take(user_states, part)
         left_out = None
@@ -164,4 +176,4 @@ class Scan:
             found = ids[columns] == unwanted
             left_out = found.nonzero()[:, 0], columns[found]
         with torch.no_grad():
-            return top_k_of_tiles(masked_tiles(self._score, users, states, ITEM_TILE, left_out), k)
+            return top_k_of_tiles(masked_tiles(self._score, users, states, ITEM_TILE, left_out, masked), k)

@@ -17,11 +17,13 @@ def masked_tiles(
     items: State,
     tile: int,
     left_out: tuple[Tensor, Tensor] | None = None,
+    allowed: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield ``(first column, scores [users, at most tile])`` over all items.
 
-    ``left_out`` names pairs as (user rows, item columns), both int64 [pairs]: their score becomes -inf. ``score`` must
-    return a tensor of its own, since that is written in place.
+    ``left_out`` names pairs as (user rows, item columns), both int64 [pairs]: their score becomes -inf. ``allowed``
+    (bool [items]) says which columns keep theirs for any user. ``score`` must return a tensor of its own, since that is
+    written in place.
     """
     total = rows(items)
     for start in range(0, total, tile):
@@ -32,4 +34,6 @@ def masked_tiles(
                 here = (column >= start) & (column < start + tile)
                 row, column = row[here], column[here] - start
             scores[row, column] = -torch.inf
+        if allowed is not None:
+            scores.masked_fill_(~allowed[start : start + tile], -torch.inf)
         yield start, scores

@@ -22,10 +22,11 @@ from twotower.core.records import FIRST_KNOWN, TopK
 from twotower.data.log import NO_ITEM
 from twotower.data.prepare.database import as_pattern, database, literal
 from twotower.serving.bundle import Bundle
+from twotower.serving.filters.allowed import Allowed
+from twotower.serving.listed import listed_rows
 from twotower.serving.pipeline import Pipeline
 from twotower.serving.retriever import TILE, Retriever
 from twotower.serving.second_stage import SecondStage
-from twotower.serving.user_list import listed_users
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def write_recommendations(
     exclude: Iterable[object] = (),
     include_seen: bool | None = None,
     then: Pipeline | None = None,
+    filter: str | None = None,
+    only: Iterable[object] | None = None,
     part: int = PART,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -70,12 +73,14 @@ def write_recommendations(
         exclude: items that nobody gets.
         include_seen: whether users get what they have seen, too; None: as the bundle was judged.
         then: two stages that answer in place of ``retriever``, which is the first of them.
+        filter: expression on columns of the items that alone may come back: see `Retriever.recommend`.
+        only: ids of items that alone may come back.
         part: users of a part.
         on_progress: called with the users that are done, and all of them.
 
     Raises:
         InputError: if the file's name does not end in .parquet, another process writes it, no user is known, ``k`` is
-            below 1 or above the candidates of ``then``, or its second stage does not know a user.
+            below 1 or above the candidates of ``then``, its second stage does not know a user, or the filter is none.
     """
     to = Path(to)
     if to.suffix.lower() != ".parquet":
@@ -84,12 +89,15 @@ def write_recommendations(
         raise InputError(f"{to}: a folder; name a file to write")
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
-    most, banned = retriever.checked(k), retriever.excluded(names)
+    allowed = retriever.allowed(filter, only)
+    most, banned = retriever.checked(k, allowed), retriever.excluded(names)
     keeps = retriever.keeps_seen(include_seen)
     second = None if then is None else SecondStage(then, most)
     with writing_alone(to):
         rows = (
-            torch.arange(FIRST_KNOWN, bundle.schema.num_users) if users is None else listed_users(bundle, Path(users))
+            torch.arange(FIRST_KNOWN, bundle.schema.num_users)
+            if users is None
+            else listed_rows(bundle, Path(users), "user")
         )
         if not len(rows):
             raise InputError(f"{bundle.folder}: the bundle knows no users; there is nobody to recommend to")
@@ -101,6 +109,7 @@ def write_recommendations(
             "exclude": sorted(set(names)),
             "include_seen": keeps,
             **_then(then),
+            **_allowed(filter, allowed),
             "users": len(rows),
             "users_sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
             "part": part,
@@ -117,7 +126,11 @@ def write_recommendations(
                 else:
                     tiles = chunk.to(bundle.device).split(TILE)
                     depth = most if second is None else second.depth
-                    found = (retriever.found_many(tile, depth, banned, include_seen=keeps) for tile in tiles)
+                    if allowed is not None:
+                        depth = min(depth, allowed.number)
+                    found = (
+                        retriever.found_many(tile, depth, banned, include_seen=keeps, allowed=allowed) for tile in tiles
+                    )
                     if second is not None:
                         found = (second.order(tile, first) for tile, first in zip(tiles, found, strict=True))
                     _write_part(connection, path, chunk, found)
@@ -137,6 +150,14 @@ def _then(then: Pipeline | None) -> dict[str, Any]:
         return {}
     digest = then.ranker.bundle.manifest["digest"]
     return {"then": {"bundle": digest, "candidates": then.candidates, "weight": then.weight}}
+
+
+def _allowed(filter: str | None, allowed: Allowed | None) -> dict[str, Any]:
+    """What the plan says of a filter: the expression, how many items pass, and a hash of which."""
+    if allowed is None:
+        return {}
+    passing = hashlib.sha256(allowed.mask.cpu().numpy().tobytes()).hexdigest()
+    return {"filter": filter, "passing": allowed.number, "passing_sha256": passing}
 
 
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from twotower.models.base import Model, attach_items, new_item_model, prepare_se
 from twotower.models.encode import TILE, encode_items, inference
 from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.filters.fill import fill_columns
 from twotower.serving.table import raw_columns
 from twotower.serving.vocabulary import append_items
 
@@ -103,6 +104,7 @@ def add_items(folder: Path | str, items: Path | str, *, to: Path | str | None = 
         if index is not None:
             shutil.rmtree(copy / "index")
             (copy / "index").mkdir()
+            fill_columns(index, copy / "vocabulary" / "items.parquet", dataset.schema.num_items, rows)
             index.save(copy / "index")
         manifest["added_items"] = manifest.get("added_items", 0) + len(new)
     return Added(len(new), len(known), len(bundle.item_ids) + len(new))

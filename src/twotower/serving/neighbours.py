@@ -67,10 +67,16 @@ class Neighbours:
         """Return the directions of ``ids``."""
         return self._vectors[torch.searchsorted(self._ids, ids)]
 
-    def of_ids(self, ids: Int[Tensor, " queries"], k: int) -> TopK:
-        """Return the ``k`` items nearest to each of ``ids``, itself left out."""
-        return self.of_vectors(self.vectors(ids), k, ids)
+    def of_ids(self, ids: Int[Tensor, " queries"], k: int, allow: Tensor | None = None) -> TopK:
+        """Return the ``k`` items nearest to each of ``ids``, itself left out; ``allow`` as in `Index.search`."""
+        return self.of_vectors(self.vectors(ids), k, ids, allow)
 
-    def of_vectors(self, vectors: Float[Tensor, "queries numbers"], k: int, leave_out: Int[Tensor, " queries"]) -> TopK:
+    def of_vectors(
+        self,
+        vectors: Float[Tensor, "queries numbers"],
+        k: int,
+        leave_out: Int[Tensor, " queries"],
+        allow: Tensor | None = None,
+    ) -> TopK:
         """Return the ``k`` items nearest to each of ``vectors``; ``leave_out`` is one id a query, -1 for none."""
-        return self._index.search(vectors, k, leave_out[:, None])
+        return self._index.search(vectors, k, leave_out[:, None], allow)

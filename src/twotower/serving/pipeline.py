@@ -86,6 +86,8 @@ class Pipeline:
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool | None = None,
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
     ) -> list[Answer]:
         """Recommend the best ``k`` of the retriever's candidates by the pre-ranker, best first.
 
@@ -102,7 +104,10 @@ class Pipeline:
         asker = self.ranker.asker(user, history, features)
         most = min(self.candidates, len(self.retriever.bundle.item_ids))
         asked = self.retriever.asker(user, history, features)
-        first = self.retriever.found(asked, most, exclude, include_seen=include_seen)
+        allowed = self.retriever.allowed(filter, only)
+        if allowed is not None:
+            most = min(most, max(allowed.number, 1))
+        first = self.retriever.found(asked, most, exclude, include_seen=include_seen, allowed=allowed)
         there = first.ids[0] != NO_ITEM
         device = self.ranker.bundle.device
         found = TopK(first.scores[:, there].to(device), first.ids[:, there].to(device))

@@ -2,75 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.html import html_table
-from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, State, TopK, Users
+from twotower.core.errors import InputError, shown
+from twotower.core.records import State, TopK
 from twotower.data.log import NO_ITEM
-from twotower.index.base import AnyIndex
-from twotower.index.brute_force import BruteForceIndex
-from twotower.index.exact import ExactIndex
-from twotower.models.base import Model, SumsOverHistory, prepare_serving
-from twotower.ops.topk import top_k
+from twotower.models.base import SumsOverHistory
+from twotower.serving.answer import Answer, Similar
+from twotower.serving.asking import Asker, answered_by, asker_of, excluded_rows, item_rows, seen, user_rows
 from twotower.serving.bundle import Bundle
-from twotower.serving.neighbours import Neighbours, directions
-from twotower.serving.newcomers import newcomer_features
-from twotower.serving.table import raw_columns, read_table
+from twotower.serving.explaining import explained
+from twotower.serving.filters.allowed import Allowed
+from twotower.serving.finder import Finder, checked
+from twotower.serving.from_file import similar_to_file
 from twotower.serving.vocabulary import Record
-from twotower.serving.why import Cause, Why, shares_of, similar_by_sum
+from twotower.serving.why import Why, similar_by_sum
 
-log = logging.getLogger(__name__)
+__all__ = ["TILE", "Answer", "Asker", "Retriever", "Similar", "load"]
 
 TILE = 1024
 """Users encoded and searched at a time."""
-
-AMONG = ("catalogue", "file")
-
-
-class Answer(NamedTuple):
-    """Hold one item of an answer: its outside id, its score before temperature and its raw columns."""
-
-    id: str
-    score: float
-    columns: dict[str, Any]
-
-
-class Answers(list[Answer]):
-    """Hold the answers of one request, best first: a list that a notebook shows as a table."""
-
-    def _repr_html_(self) -> str:
-        """Show rank, id, score and raw columns as a table in a notebook."""
-        names = list(dict.fromkeys(name for answer in self for name in answer.columns))
-        rows = (
-            (place, answer.id, f"{answer.score:.4f}", *(answer.columns.get(name, "") for name in names))
-            for place, answer in enumerate(self, 1)
-        )
-        return html_table(("", "id", "score", *names), rows)
-
-
-class Asker(NamedTuple):
-    """Hold the user of a request as the user tower reads it, and the rows seen, padded with -1: int64 [1, most]."""
-
-    users: Users
-    seen: Tensor
-
-
-class Similar(NamedTuple):
-    """Hold the neighbours of one row of a file of items: its outside id, and the answers."""
-
-    id: str
-    answers: list[Answer]
 
 
 class Retriever:
@@ -82,7 +40,7 @@ class Retriever:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._lock = threading.RLock()
+        self._finder = Finder(bundle)
 
     def __repr__(self) -> str:
         name, items = self.bundle.manifest["model"]["name"], len(self.bundle.item_ids)
@@ -105,6 +63,8 @@ class Retriever:
         k: int = 10,
         exclude: Iterable[object] = (),
         include_seen: bool | None = None,
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
     ) -> list[Answer]:
         """Find the best ``k`` items, best first, for a known user or for a history of item ids (oldest first).
 
@@ -120,26 +80,39 @@ class Retriever:
         typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
         the raw columns of who has it, by name (None: missing).
 
+        ``filter`` is an expression on columns of the items, such as ``genre = 'Comedy' and year >= 1990``
+        (`twotower.serving.filters.parse.parse`); ``only`` are ids of items that alone may come back, such as those in
+        stock.
+
         Raises:
             InputError: if neither ``user`` nor ``history`` is given, ``k`` is below 1, the user is unknown and there is
-                no history, or the history of one who is not known is empty or holds nothing known.
+                no history, the history of one who is not known is empty or holds nothing known, or the filter is no
+                expression on these columns.
         """
-        return self.answers(self.found(self.asker(user, history, features), k, exclude, include_seen=include_seen))
+        allowed, asker = self.allowed(filter, only), self.asker(user, history, features)
+        return self.answers(self.found(asker, k, exclude, include_seen=include_seen, allowed=allowed))
 
     def recommend_many(
-        self, users: Iterable[object], *, k: int = 10, include_seen: bool | None = None
+        self,
+        users: Iterable[object],
+        *,
+        k: int = 10,
+        include_seen: bool | None = None,
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
     ) -> list[list[Answer]]:
         """Recommend for many known users at once: one list a user, in order.
 
         Raises:
-            InputError: if a user is unknown or ``k`` is below 1.
+            InputError: if a user is unknown, ``k`` is below 1, or the filter is none.
         """
-        rows = self._user_rows(users)
+        rows, keeps = user_rows(self.bundle, users), self.keeps_seen(include_seen)
+        allowed = self.allowed(filter, only)
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
-            answers += self._search(
-                self.bundle.users(tile), k, None if self.keeps_seen(include_seen) else self._seen(tile)
-            )
+            banned = None if keeps else seen(self.bundle, tile)
+            most = self.checked(k, allowed)
+            answers += self._finder.answers(self._finder.found(self.bundle.users(tile), most, banned, allowed))
         return answers
 
     def rank(
@@ -160,7 +133,7 @@ class Retriever:
                 none, or ``k`` is below 1.
         """
         names = self.bundle.item_vocabulary.texts(candidates)
-        items = self._item_rows(names)
+        items = item_rows(self.bundle, names)
         if not len(items):
             raise InputError("the list of candidates is empty; name at least one item")
         if len(items.unique()) < len(items):
@@ -169,20 +142,26 @@ class Retriever:
         asker = self.asker(user, history, features)
         return self.answers(self.ordered(asker, items, len(items) if k is None else k))
 
-    def similar(self, item: str, *, k: int = 10) -> list[Answer]:
+    def similar(
+        self, item: str, *, k: int = 10, filter: str | None = None, only: Iterable[object] | None = None
+    ) -> list[Answer]:
         """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 
         A model that sums over the history (`twotower.models.base.SumsOverHistory`, such as ``item_cosine`` and
         ``ease``) has no such states: the score is then what the item adds to the other one's when it is in a history.
-        Items to which it adds nothing are left out, so that fewer than ``k`` may come back.
+        Items to which it adds nothing are left out, so that fewer than ``k`` may come back. ``filter`` and ``only``
+        are those of `recommend`.
 
         Raises:
-            InputError: if the item is unknown, ``k`` is below 1, or the model's states are single numbers.
+            InputError: if the item is unknown, ``k`` is below 1, the filter is none, or the model's states are single
+                numbers.
         """
-        row, most = self._item_rows([item]), self._checked(k, len(self.bundle.item_ids) - 1)
-        if isinstance(self._model, SumsOverHistory):
-            return self._answers(similar_by_sum(self._model, int(row), self.bundle.item_ids, most))[0]
-        return self._answers(self._neighbours.of_ids(row, most))[0]
+        row, most = item_rows(self.bundle, [item]), checked(k, len(self.bundle.item_ids) - 1)
+        allowed = self.allowed(filter, only)
+        allow = None if allowed is None else allowed.mask
+        if isinstance(self._finder.model, SumsOverHistory):
+            return self.answers(similar_by_sum(self._finder.model, int(row), self.bundle.item_ids, most, allow))
+        return self.answers(self._finder.neighbours.of_ids(row, most, allow))
 
     def explain(
         self,
@@ -208,26 +187,19 @@ class Retriever:
             InputError: as `recommend`; if an item is unknown, or none is named.
         """
         names = self.bundle.item_vocabulary.texts(items)
-        rows = self._item_rows(names)
-        if not len(rows):
+        if not names:
             raise InputError("the list of items is empty; name those to explain")
-        order = self.bundle.item_ids.argsort()
-        places = order[torch.searchsorted(self.bundle.item_ids[order], rows)]
-        found = shares_of(self._model, self.asker(user, history, features).users, self.bundle.item_states, places)
-        read = [(at, row) for at, row in enumerate(found.history.tolist()) if row >= FIRST_KNOWN]
-        records = self.bundle.item_vocabulary.records([row for _, row in read])
-        told = []
-        for place, (name, score) in enumerate(zip(names, found.scores.tolist(), strict=True)):
-            shares = found.shares[:, place].tolist()
-            causes = [
-                Cause(record.id, shares[at], record.columns)
-                for (at, _), record in zip(read, records, strict=True)
-                if shares[at] != 0.0
-            ]
-            told.append(Why(name, score, found.exact, sorted(causes, key=lambda cause: -cause.share)))
-        return told
+        return explained(self.bundle, self._finder.model, self.asker(user, history, features).users, names)
 
-    def similar_table(self, path: Path | str, *, k: int = 20, among: str = "catalogue") -> list[Similar]:
+    def similar_table(
+        self,
+        path: Path | str,
+        *,
+        k: int = 20,
+        among: str = "catalogue",
+        filter: str | None = None,
+        only: Iterable[object] | None = None,
+    ) -> list[Similar]:
         """Find the ``k`` items nearest to each row of a file of items, in the file's order.
 
         The file is CSV, TSV, JSON lines or Parquet.
@@ -235,30 +207,13 @@ class Retriever:
         The file has the columns of the raw item table that the model was trained on. A row whose id is in the catalogue
         has its stored state; any other is encoded as an unknown item with its columns. ``among`` says where neighbours
         come from: the "catalogue", or the "file" itself, whose columns then come with the answers. No item is its own
-        neighbour.
+        neighbour. ``filter`` and ``only`` are those of `recommend`, for neighbours of the catalogue.
 
         Raises:
             InputError: if the file cannot be read as items, its new rows tell the model nothing, ``among`` is neither,
-                or ``k`` is below 1.
+                ``k`` is below 1, or the filter is none.
         """
-        if among not in AMONG:
-            raise unknown_name("place for neighbours", among, AMONG)
-        table = read_table(Path(path), self.bundle, self._neighbours)
-        if among == "catalogue":
-            most, leave_out = len(self.bundle.item_ids), table.rows.where(table.rows != UNKNOWN, NO_ITEM)
-            answers = self._answers(self._neighbours.of_vectors(table.vectors, self._checked(k, most), leave_out))
-        else:
-            places = torch.arange(len(table.ids), device=self.bundle.device)
-            found = Neighbours(table.vectors, places).of_ids(places, self._checked(k, len(places) - 1))
-            known = self.bundle.item_vocabulary.records(table.rows[table.rows != UNKNOWN].tolist())
-            stored = {item.id: item.columns for item in known}
-            given = raw_columns(Path(path), self.bundle)
-            items = [(id, {**stored.get(id, {}), **own}) for id, own in zip(table.ids, given, strict=True)]
-            answers = [
-                [Answer(items[at][0], score, items[at][1]) for at, score in zip(*pair, strict=True)]
-                for pair in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
-            ]
-        return [Similar(id, part) for id, part in zip(table.ids, answers, strict=True)]
+        return similar_to_file(self._finder, Path(path), k, among, self.allowed(filter, only))
 
     def seen(self, user: object) -> list[Record]:
         """Return what a known user has seen: items of all stored events, of whatever label, latest first, each once.
@@ -266,7 +221,7 @@ class Retriever:
         Raises:
             InputError: if the user is unknown.
         """
-        history = self._seen(self._user_rows([user]))[0]
+        history = seen(self.bundle, user_rows(self.bundle, [user]))[0]
         return self.bundle.item_vocabulary.records(
             [row for row in dict.fromkeys(history.flip(0).tolist()) if row != NO_ITEM]
         )
@@ -297,8 +252,8 @@ class Retriever:
         ids = self.bundle.user_vocabulary.texts(users)
         if not ids:
             raise InputError("the list of users is empty; name at least one")
-        rows = self._user_rows(ids)
-        tiles = [self._vectors(self._model.encode_users(self.bundle.users(tile))) for tile in rows.split(TILE)]
+        rows = user_rows(self.bundle, ids)
+        tiles = [self._vectors(self._finder.model.encode_users(self.bundle.users(tile))) for tile in rows.split(TILE)]
         return ids, np.concatenate(tiles)
 
     def _vectors(self, states: State) -> NDArray[np.float32]:
@@ -318,47 +273,33 @@ class Retriever:
             InputError: if neither is given, the user is unknown and there is no history, or the history of one who is
                 not known is empty or all unknown; if features come with a user alone, or name a column that is none.
         """
-        if user is None and history is None:
-            raise InputError("give either a user or a history, or both: a user with what came since")
-        given = None if history is None else self.bundle.item_vocabulary.texts(history)
-        if user is not None and (not given or self._knows(user)):
-            if features is not None and not given:
-                raise InputError("a known user has stored features; give features with a history alone")
-            if features is not None:
-                log.warning("user %s is known: stored features are read, those given are left aside", shown(user))
-            row = self._user_rows([user])
-            if not given:
-                return Asker(self.bundle.users(row), self._seen(row))
-            since = self._known_rows(given, required=False)
-            return Asker(self.bundle.returning(int(row), since), torch.cat([self._seen(row), since[None]], dim=1))
-        if user is not None:
-            log.warning("user %s is unknown here: the history alone is read", shown(user))
-        items = self._known_rows(given or ())
-        if not len(items):
-            raise InputError("the history is empty; name at least one item")
-        users = self.bundle.newcomer(items)
-        if features is not None:
-            encoded = newcomer_features(self.bundle, features)
-            users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
-        return Asker(users, items[None])
+        return asker_of(self.bundle, user, history, features)
 
     def excluded(self, ids: Iterable[object]) -> Tensor:
         """Return rows to leave out, int64; ids that the catalogue does not have change nothing and are a warning."""
-        texts = self.bundle.item_vocabulary.texts(ids)
-        found = self.bundle.item_vocabulary.known(texts)
-        if missing := [text for text in texts if text not in found]:
-            log.warning("%d items to leave out are not in the catalogue, such as %s", len(missing), shown(missing[0]))
-        return torch.tensor(list(found.values()), dtype=torch.int64, device=self.bundle.device)
+        return excluded_rows(self.bundle, ids)
 
     def answered_by(self, user: object, history: Iterable[object] | None) -> str:
         """Return what a request is answered from: "user", "history" or "user+history"."""
-        given = history is not None and bool(self.bundle.item_vocabulary.texts(history))
-        if user is None or (given and not self._knows(user)):
-            return "history"
-        return "user+history" if given else "user"
+        return answered_by(self.bundle, user, history)
 
-    @torch.inference_mode()
-    def found_many(self, users: Tensor, k: int, excluded: Tensor, *, include_seen: bool | None = None) -> TopK:
+    def allowed(self, filter: str | None, only: Iterable[object] | None = None) -> Allowed | None:
+        """Return what alone may come back; None: every item. Where nothing passes, a warning says so.
+
+        Raises:
+            InputError: if ``filter`` is no expression on columns of the items; names the place.
+        """
+        return self._finder.filters.allowed(filter, only)
+
+    def found_many(
+        self,
+        users: Tensor,
+        k: int,
+        excluded: Tensor,
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
         """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
 
         Args:
@@ -366,134 +307,54 @@ class Retriever:
             k: as `checked` returned it.
             excluded: rows that nobody gets, as `excluded` returned them.
             include_seen: whether users get what they have seen, too; None: as the bundle was judged.
+            allowed: as `allowed` returned it.
         """
         banned = excluded.expand(len(users), -1)
         if not self.keeps_seen(include_seen):
-            banned = torch.cat([banned, self._seen(users)], dim=1)
-        return self._index.search(self._model.encode_users(self.bundle.users(users)), k, banned)
+            banned = torch.cat([banned, seen(self.bundle, users)], dim=1)
+        return self._finder.found(self.bundle.users(users), k, banned, allowed)
 
-    def checked(self, k: int) -> int:
+    def checked(self, k: int, allowed: Allowed | None = None) -> int:
         """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
 
         Raises:
             InputError: if ``k`` is no whole number or below 1.
         """
-        return self._checked(k, len(self.bundle.item_ids))
+        return checked(k, len(self.bundle.item_ids) if allowed is None or not allowed.number else allowed.number)
 
     def keeps_seen(self, include_seen: bool | None) -> bool:
         """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
         return not self.bundle.mask_seen if include_seen is None else include_seen
 
-    def found(self, asker: Asker, k: int, exclude: Iterable[object] = (), *, include_seen: bool | None = None) -> TopK:
+    def found(
+        self,
+        asker: Asker,
+        k: int,
+        exclude: Iterable[object] = (),
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
         """Return the rows of the best ``k`` items for one request.
 
         Raises:
             InputError: if ``k`` is below 1.
         """
         banned = self.excluded(exclude)[None]
-        return self._found(
-            asker.users, k, banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
-        )
+        banned = banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
+        return self._finder.found(asker.users, self.checked(k, allowed), banned, allowed)
 
-    @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
         """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
 
         Raises:
             InputError: if nothing is known of the user, or ``k`` is below 1.
         """
-        if not self.bundle.schema.user_features and not (asker.users.history != PADDING).any():
-            raise InputError("nothing is known of this user: no history, and the data has no user features; give one")
-        k = self._checked(k, len(items))
-        items = items.sort().values
-        rows, model = torch.searchsorted(self.bundle.item_ids, items), self._model
-        best = top_k(model.score_among(model.encode_users(asker.users), self.bundle.item_states, rows).float(), k)
-        return TopK(best.scores, items[best.ids])
+        return self._finder.ordered(asker, items, k)
 
     def answers(self, found: TopK) -> list[Answer]:
         """Convert the rows found for one request to answers in outside ids."""
-        return self._answers(found)[0]
-
-    @property
-    def _model(self) -> Model:
-        with self._lock:  # of several threads one prepares, and the others wait for it
-            return self._prepared_model
-
-    @property
-    def _index(self) -> AnyIndex:
-        with self._lock:
-            return self._built_index
-
-    @property
-    def _neighbours(self) -> Neighbours:
-        with self._lock:
-            return self._built_neighbours
-
-    @cached_property
-    def _prepared_model(self) -> Model:
-        """The bundle's model, with what no request changes computed."""
-        prepare_serving(self.bundle.model)
-        return self.bundle.model
-
-    @cached_property
-    def _built_index(self) -> AnyIndex:
-        bundle = self.bundle
-        if bundle.index is not None:
-            return bundle.index
-        index: AnyIndex = ExactIndex() if bundle.model.inner_product else BruteForceIndex(bundle.model)
-        index.build(bundle.item_states, bundle.item_ids)
-        return index
-
-    @cached_property
-    def _built_neighbours(self) -> Neighbours:
-        states = self.bundle.model.item_store.whole(self.bundle.item_states)
-        return Neighbours(directions(states), self.bundle.item_ids)
-
-    def _search(self, users: Users, k: int, banned: Tensor | None) -> list[list[Answer]]:
-        return self._answers(self._found(users, k, banned))
-
-    @torch.inference_mode()
-    def _found(self, users: Users, k: int, banned: Tensor | None) -> TopK:
-        k = self._checked(k, len(self.bundle.item_ids))
-        return self._index.search(self._model.encode_users(users), k, banned)
-
-    def _checked(self, k: int, most: int) -> int:
-        if k != int(k):
-            raise InputError(f"k is a whole number, got {k}")
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}")
-        if most < 1:
-            raise InputError("there is no other item to choose from")
-        if k > most:
-            log.warning("k = %d, but there are %d items to choose from: all of them come back", k, most)
-        return min(int(k), most)
-
-    def _knows(self, user: object) -> bool:
-        return bool(self.bundle.user_vocabulary.known(self.bundle.user_vocabulary.texts([user])))
-
-    def _known_rows(self, ids: Iterable[object], *, required: bool = True) -> Tensor:
-        rows = self.bundle.item_vocabulary.rows_of_known(ids, required=required)
-        return torch.tensor(rows, dtype=torch.int64, device=self.bundle.device)
-
-    def _user_rows(self, ids: Iterable[object]) -> Tensor:
-        return torch.tensor(self.bundle.user_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
-
-    def _item_rows(self, ids: Iterable[object]) -> Tensor:
-        return torch.tensor(self.bundle.item_vocabulary.rows(ids), dtype=torch.int64, device=self.bundle.device)
-
-    def _seen(self, users: Tensor) -> Tensor:
-        """The items of each user's stored events, of whatever label (`Log.seen`): int64 [users, most]."""
-        return self.bundle.dataset.log.seen(users)
-
-    def _answers(self, found: TopK) -> list[list[Answer]]:
-        """What was found in outside ids, without the places that stayed empty."""
-        wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
-        items = dict(zip(wanted, self.bundle.item_vocabulary.records(wanted), strict=True))
-        answers: list[list[Answer]] = []
-        for rows, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True):
-            pairs = ((items[row], score) for row, score in zip(rows, scores, strict=True) if row in items)
-            answers.append(Answers(Answer(item.id, score, item.columns) for item, score in pairs))
-        return answers
+        return self._finder.answers(found)[0]
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from twotower.core.records import PADDING, State, TopK, Users
@@ -73,14 +73,24 @@ def shares_of(model: Model, users: Users, states: State, places: Int[Tensor, " i
         return Shares(scores, history, shares, False)
 
 
-def similar_by_sum(model: SumsOverHistory, row: int, item_ids: Int[Tensor, " items"], k: int) -> TopK:
+def similar_by_sum(
+    model: SumsOverHistory,
+    row: int,
+    item_ids: Int[Tensor, " items"],
+    k: int,
+    allow: Bool[Tensor, " rows"] | None = None,
+) -> TopK:
     """Return the items to which this one adds most when it is in a history, itself left out: [1, k].
 
-    Items to which it adds nothing, or less, are no neighbours: their places are -1.
+    Items to which it adds nothing, or less, are no neighbours: their places are -1. ``allow`` is a mask over rows of
+    items.
     """
     with torch.inference_mode():
         shares = model.contributions(item_ids.new_tensor([row]), item_ids).float()
-        shares = shares.masked_fill((shares <= 0.0) | (item_ids == row), -torch.inf)
+        left_out = (shares <= 0.0) | (item_ids == row)
+        if allow is not None:
+            left_out |= ~allow[item_ids]
+        shares = shares.masked_fill(left_out, -torch.inf)
         best = top_k(shares, k)
         ids = torch.where(best.ids >= 0, item_ids[best.ids.clamp(min=0)], best.ids)
         return TopK(best.scores, ids)

@@ -228,3 +228,18 @@ def test_openapi_describes_every_route(app: Any, ask: Build) -> None:
     body = described["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["candidates"]
     assert body["additionalProperties"] is False
+
+
+def test_an_index_elsewhere_that_does_not_answer_is_503_and_no_fault_of_the_request(
+    app: Any, ask: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twotower.core.errors import UnavailableError
+
+    def silent(*_: object) -> None:
+        raise UnavailableError("qdrant at http://there does not answer (refused)")
+
+    monkeypatch.setattr("twotower.index.exact.ExactIndex.search", silent)
+    answer = ask(app, "/v1/recommend", {"user": "u3"})
+    assert answer.status_code == 503
+    assert "does not answer" in answer.json()["error"]
+    assert answer.headers["Retry-After"] == "1"

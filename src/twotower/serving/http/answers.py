@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from twotower.core.errors import UnavailableError
 from twotower.core.terminal import visible
 from twotower.serving.http.limits import RefusedError
 from twotower.serving.retriever import Answer
@@ -46,8 +47,13 @@ def error(text: str, status: int, headers: Mapping[str, str] | None = None) -> J
 
 
 async def on_input_error(request: Request, problem: Exception) -> Response:
-    """Answer bad input: 404 for an unknown id, what `RefusedError` says, 400 for all else."""
+    """Answer bad input by its status: 404 for an unknown id, what `RefusedError` says, 400 for all else.
+
+    503 where an index on another machine does not answer.
+    """
     if isinstance(problem, RefusedError):
         busy = {"Retry-After": "1"} if problem.status == 503 else None
         return error(str(problem), problem.status, busy)
+    if isinstance(problem, UnavailableError):
+        return error(str(problem), 503, {"Retry-After": "1"})
     return error(str(problem), 404 if isinstance(problem, UnknownIdError) else 400)

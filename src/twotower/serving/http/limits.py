@@ -35,6 +35,7 @@ class Limits:
     k: int = 1000
     history: int = 2000
     exclude: int = 10_000
+    only: int = 10_000
     candidates: int = 10_000
     id_length: int = 256
     body_bytes: int = 1 << 20

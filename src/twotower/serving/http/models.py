@@ -24,6 +24,9 @@ _WANTED = {
 }
 """What to say of the kinds that pydantic tells apart."""
 
+FILTER = "Condition on columns of the items, such as genre = 'Comedy' and year >= 1990."
+ONLY = "Ids of items that alone may come back, such as those in stock."
+
 
 class Request(BaseModel):
     """Parse a body of JSON: no value is turned into another kind, and no key is left unread."""
@@ -44,6 +47,8 @@ class Recommend(Request):
     include_seen: bool | None = Field(
         None, description="Whether to offer what the user has seen too; where it is left out: as the bundle was judged."
     )
+    filter: str | None = Field(None, description=FILTER)
+    only: list[Id] | None = Field(None, description=ONLY)
 
 
 class Rank(Request):
@@ -63,6 +68,8 @@ class SimilarTo(Request):
 
     item: Id = Field(description="Id of a known item.")
     k: int = Field(10, description="How many items.")
+    filter: str | None = Field(None, description=FILTER)
+    only: list[Id] | None = Field(None, description=ONLY)
 
 
 class Swap(Request):

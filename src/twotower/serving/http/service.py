@@ -39,6 +39,7 @@ class Service:
         self.limits.check_k(asked.k)
         self.limits.check_length("exclude", asked.exclude, self.limits.exclude)
         self.limits.check_ids("exclude", asked.exclude)
+        self._check_only(asked.only)
         served = self.slot.served
 
         def call() -> tuple[list[Answer], list[str], str]:
@@ -50,6 +51,8 @@ class Service:
                 k=asked.k,
                 exclude=asked.exclude,
                 include_seen=asked.include_seen,
+                filter=asked.filter,
+                only=asked.only,
             )
             return answers, notices, served.retriever.answered_by(asked.user, asked.history)
 
@@ -81,11 +84,13 @@ class Service:
         asked = validated(SimilarTo, await read_json(request, self.limits))
         self.limits.check_k(asked.k)
         self.limits.check_ids("item", [asked.item])
+        self._check_only(asked.only)
         served = self.slot.served
 
         def call() -> tuple[list[Answer], list[str]]:
             notices = gather()
-            return served.retriever.similar(str(asked.item), k=asked.k), notices
+            answers = served.retriever.similar(str(asked.item), k=asked.k, filter=asked.filter, only=asked.only)
+            return answers, notices
 
         answers, notices = await self.workers.run(call)
         return listed(answers, notices, bundle=served.digest)
@@ -120,6 +125,10 @@ class Service:
         served = self.slot.served
         items = len(served.retriever.bundle.item_ids)
         return {"model": served.model, "bundle": served.digest, "items": items}
+
+    def _check_only(self, only: list[Id] | None) -> None:
+        self.limits.check_length("only", only, self.limits.only)
+        self.limits.check_ids("only", only or [])
 
     def _check_asker(self, user: Id | None, history: list[Id] | None) -> None:
         self.limits.check_length("history", history, self.limits.history)

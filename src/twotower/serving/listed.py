@@ -1,4 +1,4 @@
-"""Users named by a file: a text file with one id a line, or a table with the column of ids."""
+"""Users or items named by a file: a text file with one id a line, or a table with the column of ids."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown
+from twotower.core.schema import Side
 from twotower.data.prepare.database import as_pattern, database
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import Faults, load, relations
@@ -21,11 +22,11 @@ from twotower.serving.bundle import Bundle
 log = logging.getLogger(__name__)
 
 
-def listed_users(bundle: Bundle, path: Path) -> Tensor:
-    """Return the rows of the users that a file names, in its order, each once: int64 [users].
+def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
+    """Return the rows of the users or items that a file names, in its order, each once: int64 [named].
 
     Raises:
-        InputError: if the file cannot be read, has no column of ids, or names no user that the bundle knows.
+        InputError: if the file cannot be read, has no column of ids, or names none that the bundle knows.
     """
     vocabulary = bundle.folder / "vocabulary"
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
@@ -34,8 +35,8 @@ def listed_users(bundle: Bundle, path: Path) -> Tensor:
             connection.register("lines", {"id": np.array(_lines(path), dtype=object)})
             connection.execute("INSERT INTO loaded SELECT id::VARCHAR, NULL FROM lines")
         else:
-            readers, faults = read_columns(connection, vocabulary, "user"), Faults()
-            source = source_of(connection, path, vocabulary, "user", Path(name))
+            readers, faults = read_columns(connection, vocabulary, side), Faults()
+            source = source_of(connection, path, vocabulary, side, Path(name))
             for relation in relations(connection, source, Path(), Path(name)):
                 key = readers.id if readers.id in relation.types or "id" not in relation.types else "id"
                 id_text = canonical(text_of(key, relation.require(key)), readers.forms.get("", ""))
@@ -44,7 +45,7 @@ def listed_users(bundle: Bundle, path: Path) -> Tensor:
         connection.execute(
             "CREATE TABLE asked AS SELECT __id AS id, min(rowid) AS place FROM loaded WHERE __id IS NOT NULL GROUP BY 1"
         )
-        known = f"read_parquet({as_pattern(vocabulary / 'users.parquet')})"
+        known = f"read_parquet({as_pattern(vocabulary / f'{side}s.parquet')})"
         unknown = f"FROM asked WHERE id NOT IN (SELECT id FROM {known})"
         number = connection.execute(f"SELECT count(*) {unknown}").fetchone()[0]
         first = connection.execute(f"SELECT id {unknown} ORDER BY place LIMIT 3").fetchall()
@@ -52,11 +53,13 @@ def listed_users(bundle: Bundle, path: Path) -> Tensor:
             f"SELECT known.row FROM asked JOIN {known} AS known USING (id) ORDER BY asked.place"
         ).fetchnumpy()["row"]
     if not len(rows):
-        said = f"none of its {number:,} users is known, such as {shown(first[0][0], 40)}" if number else "names no user"
+        said = f"names no {side}"
+        if number:
+            said = f"none of its {number:,} {side}s is known, such as {shown(first[0][0], 40)}"
         raise InputError(f"{path}: {said}")
     if number:
         names = ", ".join(shown(id, 40) for (id,) in first) + (", …" if number > len(first) else "")
-        log.warning("%d of %d users are unknown here and left out: %s", number, number + len(rows), names)
+        log.warning("%d of %d %ss are unknown here and left out: %s", number, number + len(rows), side, names)
     return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
 
 
