@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from twotower.index.postings_numba import best_first, place_of, push, sift, worse
+from twotower.index.postings_numba import best_first, compiled, place_of, push, sift, worse
 
 REASSOCIATED = {"reassoc", "contract", "nsz"}
 """What sums of products may be: in any order, so that several are added at a time."""
@@ -20,7 +19,7 @@ def _dot(one: Any, other: Any) -> Any:
     return total
 
 
-dot = numba.njit(fastmath=REASSOCIATED, cache=True)(_dot)
+dot = compiled(_dot, fastmath=REASSOCIATED, cache=True)
 
 
 def _nominate(
@@ -87,4 +86,4 @@ def _nominate(
             heap_places[at] = ids[heap_places[at]]
 
 
-nominate = numba.njit(cache=True, nogil=True)(_nominate)
+nominate = compiled(_nominate, cache=True, nogil=True)

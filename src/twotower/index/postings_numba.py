@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -11,11 +13,16 @@ EMPTY = np.float32(-np.inf)
 """What the sum of an untouched item is, so that listed items are told without a second array."""
 
 
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Return the function as machine code; of one that is wrapped, say by a check of its types, the function within."""
+    return numba.njit(**options)(inspect.unwrap(function))
+
+
 def _worse(score: Any, place: Any, other_score: Any, other_place: Any) -> Any:
     return score < other_score or (score == other_score and place > other_place)
 
 
-worse = numba.njit(inline="always")(_worse)
+worse = compiled(_worse, inline="always")
 
 
 def _sift(scores: Any, places: Any, size: Any) -> Any:
@@ -34,7 +41,7 @@ def _sift(scores: Any, places: Any, size: Any) -> Any:
         at = child
 
 
-sift = numba.njit(cache=True)(_sift)
+sift = compiled(_sift, cache=True)
 
 
 def _push(scores: Any, places: Any, size: Any, score: Any, place: Any) -> Any:
@@ -49,7 +56,7 @@ def _push(scores: Any, places: Any, size: Any, score: Any, place: Any) -> Any:
         at = parent
 
 
-push = numba.njit(cache=True)(_push)
+push = compiled(_push, cache=True)
 
 
 def _add(
@@ -98,7 +105,7 @@ def _add(
     return count
 
 
-add_postings = numba.njit(inline="always")(_add)
+add_postings = compiled(_add, inline="always")
 
 
 def _first_from(values: Any, start: Any, stop: Any, bound: Any) -> Any:
@@ -112,7 +119,7 @@ def _first_from(values: Any, start: Any, stop: Any, bound: Any) -> Any:
     return start
 
 
-first_from = numba.njit(cache=True)(_first_from)
+first_from = compiled(_first_from, cache=True)
 
 
 def _place_of(ids: Any, wanted: Any) -> Any:
@@ -126,7 +133,7 @@ def _place_of(ids: Any, wanted: Any) -> Any:
     return np.int64(at) if at < len(ids) and ids[at] == wanted else -1
 
 
-place_of = numba.njit(cache=True)(_place_of)
+place_of = compiled(_place_of, cache=True)
 
 
 def _best_first(scores: Any, places: Any, size: Any) -> None:
@@ -138,7 +145,7 @@ def _best_first(scores: Any, places: Any, size: Any) -> None:
         sift(scores, places, size)
 
 
-best_first = numba.njit(cache=True)(_best_first)
+best_first = compiled(_best_first, cache=True)
 
 
 def _search(
@@ -226,4 +233,4 @@ def _search(
     return -1
 
 
-search = numba.njit(cache=True, nogil=True)(_search)
+search = compiled(_search, cache=True, nogil=True)
