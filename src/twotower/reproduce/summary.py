@@ -70,6 +70,18 @@ def summarise(
             shown = {name: value for name, value in record["metrics"].items() if not _is_of_view(name, table)}
             record["metrics"] = shown
         figures[name] = corrected(_figures(_in_order(records, table), users, table.reference), table.columns)
+    write_summary(table, figures, chosen, seeds, folder)
+    return figures
+
+
+def write_summary(
+    table: Table,
+    figures: Mapping[str, Sequence[Figure]],
+    chosen: Mapping[str, Mapping[str, Run]],
+    seeds: int,
+    folder: Path,
+) -> None:
+    """Write ``NAME.json`` and ``NAME.md`` in ``folder``."""
     write_json(
         folder / f"{table.name}.json",
         {
@@ -83,7 +95,6 @@ def summarise(
     )
     with replacing_file(folder / f"{table.name}.md") as partial:
         partial.write_text(as_markdown(table, figures, seeds), encoding="utf-8")
-    return figures
 
 
 def _without(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -217,10 +228,24 @@ def as_markdown(table: Table, figures: Mapping[str, Sequence[Figure]], seeds: in
         f"{f' RelaImpr is over {base}.' if 'relaimpr' in shown else ''}",
         "",
     ]
+    for name, part in figures.items():
+        lines += _missing(table, name, part)
     variants = {figure.variant for part in figures.values() for figure in part}
     for variant, note in table.notes.items():
         lines += [f"{variant}: {note}", ""] if variant in variants else []
     return "\n".join(lines)
+
+
+def _missing(table: Table, name: str, figures: Sequence[Figure]) -> list[str]:
+    """What a reader may take for granted and the part of one data set has not: rows, and tests over users."""
+    shown = dict.fromkeys(figure.variant for figure in figures)
+    tested = dict.fromkeys(figure.variant for figure in figures if figure.p_users is not None)
+    untested = [variant for variant in shown if variant not in {*tested, reference_among(shown, table.reference)}]
+    rows = [variant for variant in table.variants(name) if variant not in shown]
+    lines = [f"Rows of this table without a result on {name}: {', '.join(rows)}.", ""] if rows else []
+    if tested and untested:
+        lines += [f"No test over users on {name}, whose values were not kept: {', '.join(untested)}.", ""]
+    return lines
 
 
 def _counts(table: Table, seeds: int) -> str:

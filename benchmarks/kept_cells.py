@@ -1,0 +1,105 @@
+"""Finished cells of the papers' tables: kept in ``benchmarks/papers``, put back from there, and made into pages.
+
+    python benchmarks/kept_cells.py keep fit-users runs/reproduce/fit-users
+    python benchmarks/kept_cells.py back fit-users runs/reproduce/fit-users
+    twotower reproduce fit-users --to runs/reproduce/fit-users        # goes on with what is missing
+    python benchmarks/kept_cells.py page fit-users ml-1m
+
+A page has the rows that were tuned whole and have a first seed, and says which rows and seeds it lacks. Trainings of
+another table count too where the run is the same and measured alike. Cells of before 29 November 2026 came without
+values of users: p-values over users are then those of the page before, as long as its values are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from twotower.core.files import read_json
+from twotower.experiment.run import Run
+from twotower.reproduce.kept import keep_cells, put_back
+from twotower.reproduce.study import TUNING_SEED, Cell, Table, cells_of, choose, seeded
+from twotower.reproduce.summary import Figure, corrected, summarise, write_summary
+from twotower.reproduce.tables import LISTED, table_of
+
+PAPERS = Path(__file__).resolve().parent / "papers"
+MOST_SEEDS = 10
+
+
+def complete(table: Table, name: str, folder: Path) -> dict[str, tuple[Run, int]]:
+    """Return the chosen run and the number of seeds, from 1 on, of every row that can be shown."""
+    found = {}
+    for variant, runs in table.variants(name).items():
+        tuning = [Cell(table.name, name, Path(), variant, seeded(run, TUNING_SEED)) for run in runs]
+        if len(runs) > 1 and not all(cell.path(folder).is_file() for cell in tuning):
+            continue
+        run = choose(table, name, Path(), variant, runs, folder)
+        there = [cell.path(folder).is_file() for cell in cells_of(table, name, Path(), variant, run, MOST_SEEDS)]
+        count = (*there, False).index(False)
+        if count:
+            found[variant] = run, count
+    return found
+
+
+def with_tests_of(figures: Sequence[Figure], before: Sequence[Mapping[str, object]], reference: str) -> list[Figure]:
+    """Return the figures with p over users from the page before, where neither own values nor the reference's moved."""
+    old = {(figure["variant"], figure["metric"]): figure for figure in before}
+    new = {(figure.variant, figure.metric): figure for figure in figures}
+
+    def same(variant: str, metric: str) -> bool:
+        key = variant, metric
+        return key in old and key in new and old[key]["values"] == list(new[key].values)
+
+    return [
+        replace(figure, p_users=old[figure.variant, figure.metric]["p_users"])
+        if figure.p_users is None and same(figure.variant, figure.metric) and same(reference, figure.metric)
+        else figure
+        for figure in figures
+    ]
+
+
+def page(table: Table, name: str) -> list[Path]:
+    """Write ``NAME-DATA.json`` and ``.md`` in ``benchmarks/papers`` from kept cells."""
+    written = [PAPERS / f"{table.name}-{name}.{ending}" for ending in ("json", "md")]
+    with TemporaryDirectory() as work:
+        folder = Path(work)
+        put_back(table, PAPERS, folder, others=LISTED)
+        rows = complete(table, name, folder)
+        counts = {variant: count for variant, (_, count) in rows.items()}
+        seeds = max(counts.values())
+        table = replace(table, fewer={variant: count for variant, count in counts.items() if count < seeds})
+        chosen = {name: {variant: run for variant, (run, _) in rows.items()}}
+        figures = summarise(table, {name: Path()}, chosen, seeds, folder)
+        if written[0].is_file():
+            before = read_json(written[0])["figures"][name]
+            figures[name] = corrected(with_tests_of(figures[name], before, table.reference), table.columns)
+            write_summary(table, figures, chosen, seeds, folder)
+        for target in written:
+            target.write_bytes((folder / f"{table.name}{target.suffix}").read_bytes())
+    return written
+
+
+def main() -> None:
+    """Keep cells, put them back, or make a page of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("keep", "back", "page"))
+    parser.add_argument("table", type=table_of)
+    parser.add_argument("what", help="a results folder; of 'page': the data set's name")
+    arguments = parser.parse_args()
+    logging.getLogger("twotower.training.sources").setLevel(logging.ERROR)  # old files name options that nothing reads
+    table, what = arguments.table, arguments.what
+    if arguments.do == "keep":
+        print(f"{keep_cells(table, Path(what), PAPERS)} cells of {table.name} are kept")
+    elif arguments.do == "back":
+        back = put_back(table, PAPERS, Path(what), others=LISTED)
+        print(f"{back.written} cells put back in {what}; {back.unknown} are of no row of {table.name} any more")
+    else:
+        print(*page(table, what), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

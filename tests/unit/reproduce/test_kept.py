@@ -1,0 +1,136 @@
+"""Cells that a repository keeps: a table goes on from them, by the value of a run and with the values of users."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from twotower.experiment.run import ModelSection, Run
+from twotower.reproduce import study
+from twotower.reproduce.kept import Back, keep_cells, kept_files, put_back
+from twotower.reproduce.study import Measured, Table, run_table
+from twotower.reproduce.summary import summarise
+from twotower.training.callbacks import EpochRecord
+
+DATA = {"tiny": Path("tiny")}
+
+
+def variants(data: str) -> Mapping[str, Sequence[Run]]:
+    runs = {name: [Run(model=ModelSection("random", {"row": name, "a": a})) for a in (1, 2)] for name in ("one", "two")}
+    return {**runs, "plain": [Run(model=ModelSection("random", {"row": "plain"}))]}
+
+
+class Asked:
+    """A ``measure`` without training that remembers how often it was asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, run: Run, dataset: object) -> Measured:
+        self.times += 1
+        value = len(str(run.model.settings)) + run.training.seed / 8 + run.model.settings.get("a", 0) / 4
+        users = {"users": torch.arange(20), "recall@10": torch.linspace(0, 1, 20) * value, "hidden": torch.ones(20)}
+        return Measured(value, {"recall@10": value}, [EpochRecord(1, 1, 1.0, 0.1, 1.0)], users)
+
+
+class NoData:
+    def to(self, device: torch.device) -> NoData:
+        return self
+
+
+@pytest.fixture
+def table(monkeypatch) -> Table:
+    monkeypatch.setattr(study.Dataset, "load", lambda path: NoData())
+    return Table("made", "Made up", ("tiny",), variants, Asked(), "one", ("recall@10",), 3)
+
+
+def test_a_table_goes_on_from_kept_cells_and_ends_with_the_same_pages(table, tmp_path):
+    first, second, kept = (tmp_path / name for name in ("first", "second", "kept"))
+    summarise(table, DATA, run_table(table, DATA, first), 3, first)
+    asked = table.measure.times
+    assert keep_cells(table, first, kept) == asked == 13
+    assert put_back(table, kept, second) == Back(13, 0)
+    summarise(table, DATA, run_table(table, DATA, second), 3, second)
+    assert table.measure.times == asked
+    assert '"p_users": null' in (first / "made.json").read_text()
+    for name in ("made.md", "made.json"):
+        assert (second / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_a_run_that_is_written_otherwise_now_is_the_same_run(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=1)
+    keep_cells(table, tmp_path / "first", tmp_path / "kept")
+    cells, _ = kept_files(tmp_path / "kept", "made")
+    records = [json.loads(line) for line in gzip.decompress(cells.read_bytes()).splitlines()]
+    for record in records:
+        record["run"] = "# older\n" + record["run"].replace("[sampling]\n", "[sampling]\nbank_start = 0\n")
+        assert "bank_start" in record["run"]
+    cells.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
+    assert put_back(table, tmp_path / "kept", tmp_path / "second") == Back(len(records), 0)
+    before = table.measure.times
+    run_table(table, DATA, tmp_path / "second", seeds=1)
+    assert table.measure.times == before
+
+
+def test_a_cell_of_other_settings_is_left_out_and_counted(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=1)
+    keep_cells(table, tmp_path / "first", tmp_path / "kept")
+    less = replace(table, variants=lambda data: {"plain": variants(data)["plain"]})
+    assert put_back(less, tmp_path / "kept", tmp_path / "second") == Back(1, 6)
+
+
+def test_cells_of_another_table_count_where_run_and_measure_are_the_same(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=2)
+    keep_cells(table, tmp_path / "first", tmp_path / "kept")
+    renamed = replace(table, name="other", variants=lambda data: {"same": variants(data)["plain"]})
+    assert put_back(renamed, tmp_path / "kept", tmp_path / "second", others=[table]) == Back(2, 0)
+    (path,) = (tmp_path / "second").glob("tiny/same/seed-1-*.json")
+    record = json.loads(path.read_text())
+    assert (record["table"], record["variant"]) == ("other", "same")
+    elsewhere = replace(renamed, measure=Asked())
+    assert put_back(elsewhere, tmp_path / "kept", tmp_path / "third", others=[table]) == Back(0, 0)
+
+
+def test_shown_values_of_users_are_kept_of_the_tables_own_seeds(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=2)
+    keep_cells(table, tmp_path / "first", tmp_path / "kept")
+    _, users = kept_files(tmp_path / "kept", "made")
+    with np.load(users) as arrays:
+        keys = arrays.files
+    assert len(keys) == 2 * 2 * 3
+    assert {key.rpartition("/")[2] for key in keys} == {"users", "recall@10"}
+    assert not any("seed-0" in key for key in keys)
+
+
+def test_new_cells_join_those_that_are_kept(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=1)
+    assert keep_cells(table, tmp_path / "first", tmp_path / "kept") == 7
+    put_back(table, tmp_path / "kept", tmp_path / "second")
+    run_table(table, DATA, tmp_path / "second", seeds=2)
+    for path in (tmp_path / "second").glob("*/*/seed-1-*"):
+        path.unlink()
+    assert keep_cells(table, tmp_path / "second", tmp_path / "kept") == 10
+    assert put_back(table, tmp_path / "kept", tmp_path / "third") == Back(10, 0)
+    assert len(list((tmp_path / "third").rglob("*.safetensors"))) == 6
+
+
+def test_a_page_names_the_rows_that_have_no_result(table, tmp_path):
+    summarise(table, DATA, run_table(table, DATA, tmp_path, only=["one"]), 3, tmp_path)
+    assert "Rows of this table without a result on tiny: two, plain." in (tmp_path / "made.md").read_text()
+    summarise(table, DATA, run_table(table, DATA, tmp_path), 3, tmp_path)
+    assert "without a result" not in (tmp_path / "made.md").read_text()
+
+
+def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
+    chosen = run_table(table, DATA, tmp_path)
+    for path in (tmp_path / "tiny" / "two").glob("*.safetensors"):
+        path.unlink()
+    summarise(table, DATA, chosen, 3, tmp_path)
+    assert "No test over users on tiny, whose values were not kept: two." in (tmp_path / "made.md").read_text()
