@@ -2,7 +2,9 @@
 
 A fifth of the items is held out with all its events: one half chooses settings, the other is reported ("cold"
 validation and test). The rest of the log is split by leave-one-out, which chooses the epoch and gives the "warm"
-figures. All rankings are over the whole catalogue, what a user has seen left out; chance is 10 / catalogue.
+figures. All rankings are over the whole catalogue, what a user has seen left out; chance is 10 / catalogue. After the
+training the new items take the ids of so many nearest trained items by features, weighed by events to some power; 0: of
+the unknown item, as before.
 
     python benchmarks/cold_items.py --sets COLD --out lines.jsonl --settings default,id_dropout=0.3 --jobs 2
     python benchmarks/cold_items.py --judge benchmarks/results/cold_items.jsonl
@@ -24,16 +26,18 @@ import tune_defaults
 import twotower
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
-from twotower.data.log import Log
 from twotower.data.split import Split, Targets
 from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.experiment.learn import learn
+from twotower.experiment.build import item_events
+from twotower.experiment.learn import learn, settle
 from twotower.experiment.recipes import default_run
 from twotower.experiment.train import spelled_out
+from twotower.towers import embedding
 
 SEED = 5
+WAYS = [(0, 0.0), *((nearest, power) for nearest in (3, 5, 10, 20, 50) for power in (0.0, 0.25, 0.5, 1.0))]
 LOGS = {
     "ml-100k": (
         "SELECT user_id AS user, item_id AS item, timestamp AS time FROM '{data}/ml-100k/ratings.parquet'",
@@ -80,8 +84,8 @@ def held_out(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return masks[0], masks[1]
 
 
-def measure(folder: Path, setting: str, seed: int, device: str) -> dict[str, Any]:
-    """Train one setting on one log; warm and cold figures."""
+def measure(folder: Path, setting: str, seed: int, epochs: int, device: str) -> dict[str, Any]:
+    """Train one setting on one log; warm and cold figures of every way to settle the new items."""
     started = time.perf_counter()
     torch.set_num_threads(1)
     dataset = Dataset.load(folder, verify=False)
@@ -91,45 +95,40 @@ def measure(folder: Path, setting: str, seed: int, device: str) -> dict[str, Any
     kept = log.select(~(cold[0] | cold[1])[log.items])
     split: Split = split_log(kept, "leave-one-out")
     changes = [] if setting == "default" else [f"model.{one}" for one in setting.split("+")]
-    run = default_run("two_tower").with_settings([*changes, f"training.seed={seed}"])
-    trained, records = learn(spelled_out(run), replace(dataset, log=kept), split)
-    trained.eval()
+    run = default_run("two_tower").with_settings([*changes, f"training.seed={seed}", f"training.epochs={epochs}"])
+    model, _ = learn(spelled_out(run), replace(dataset, log=kept), split)
+    model.eval()
+    events = item_events(dataset, split.train)
+    chance = 10 / (dataset.schema.num_items - FIRST_KNOWN)
 
-    def judged(truth: Log, history: Log, part: str) -> Any:
-        return evaluate(trained, dataset, Targets(history, truth), Protocol(ks=(10,), split=part))
+    def figure(targets: Targets, part: str, metric: str) -> float:
+        return float(evaluate(model, dataset, targets, Protocol(ks=(10,), split=part)).metrics[metric])
 
-    line: dict[str, Any] = {
-        "set": folder.name,
-        "setting": setting,
-        "seed": seed,
-        "epochs": len(records),
-        "warm_validation": evaluate(trained, dataset, split.validation, Protocol(ks=(10,), split="validation")).metrics[
-            "ndcg@10"
-        ],
-        "warm_test": evaluate(trained, dataset, split.test, Protocol(ks=(10,), split="test")).metrics["ndcg@10"],
-        "chance": 10 / (dataset.schema.num_items - FIRST_KNOWN),
-    }
-    for name, mask in zip(("cold_validation", "cold_test"), cold, strict=True):
-        found = judged(log.select(mask[log.items]), kept, "test")
-        line[name] = found.metrics["recall@10"]
-        line[f"{name}_users"] = len(found.users)
-        line[f"{name}_interval"] = [round(end, 5) for end in found.intervals()["recall@10"]]
+    ways = []
+    for nearest, power in WAYS:
+        if nearest:
+            embedding.NEAREST, embedding.POWER = nearest, power
+            settle(model, dataset, events)
+        else:
+            new = events == 0
+            new[:FIRST_KNOWN] = False
+            with torch.no_grad():
+                model.item_table.weight[new] = model.item_table.weight[1]
+        found = [figure(Targets(kept, log.select(mask[log.items])), "test", "recall@10") / chance for mask in cold]
+        warm = [figure(getattr(split, part), part, "ndcg@10") for part in ("validation", "test")]
+        ways.append([nearest, power, *(round(one, 5) for one in (*warm, *found))])
+    line: dict[str, Any] = {"set": folder.name, "setting": setting, "seed": seed, "epochs": epochs, "ways": ways}
     return line | {"seconds": round(time.perf_counter() - started, 1)}
 
 
 def judge(lines: list[dict[str, Any]]) -> None:
-    """Print means over seeds."""
-    print(f"{'log':12s} {'setting':44s} seeds  warm ndcg@10  cold recall@10 / chance: validation, test")
-    for key in sorted({(line["set"], line["setting"]) for line in lines}):
-        found = [line for line in lines if (line["set"], line["setting"]) == key]
-        numbers = [name for name, value in found[0].items() if isinstance(value, float)]
-        mean = {name: sum(one[name] for one in found) / len(found) for name in numbers}
-        chance = found[0]["chance"]
-        print(
-            f"{key[0]:12s} {key[1]:44s} {len(found):5d}  {mean['warm_validation']:.4f} {mean['warm_test']:.4f}  "
-            f"{mean['cold_validation']:.4f} ({mean['cold_validation'] / chance:.1f})  "
-            f"{mean['cold_test']:.4f} ({mean['cold_test'] / chance:.1f})"
-        )
+    """Print every way of every line."""
+    print(
+        "log, setting, seed: nearest, power; warm NDCG@10 validation, test; cold recall@10 over chance validation, test"
+    )
+    for line in lines:
+        for way in line["ways"]:
+            print(line["set"], line["setting"], line["seed"], *way, sep="\t")
 
 
 def main() -> None:
@@ -140,6 +139,7 @@ def main() -> None:
     parser.add_argument("--settings", default="default", help="settings with commas; two of one setting with a plus")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -153,7 +153,7 @@ def main() -> None:
         if not (given.sets / name / "manifest.json").is_file():
             prepare(name, given.sets / name)
     waiting: list[tuple[Any, ...]] = [
-        (given.sets / name, setting, seed, given.device)
+        (given.sets / name, setting, seed, given.epochs, given.device)
         for seed in range(given.seeds)
         for setting in given.settings.split(",")
         for name in given.names.split(",")

@@ -125,7 +125,7 @@ class Mixture(OffersChoices):
         self._learnt = log
 
     def hold(self, first: Model, second: Model, *, items: tuple[State, State]) -> None:
-        """Take two models that have learnt already, of the kinds and settings that this mixture names.
+        """Take two models that are trained or fitted, of the kinds and settings that this mixture names.
 
         Args:
             first: the first part.

@@ -184,7 +184,7 @@ class TwoTower(Model):
 
     @torch.no_grad()
     def settle_items(self, new: Tensor, events: Tensor, items: Items) -> None:
-        """Give new items the id embeddings of learnt items with features like theirs: see `settle_new`."""
+        """Set the id embeddings of new items to those of trained items with similar features: see `settle_new`."""
         fields = self.item_fields(items.features or {}).flatten(1) if new.any() else None
         for table, unknown_learns in (
             (self.item_table, self.item_id and self.id_dropout > 0),

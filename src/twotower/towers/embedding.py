@@ -12,7 +12,7 @@ from twotower.core.schema import Feature
 
 NEAREST = 10
 """Learnt ids that stand in for one without training events."""
-POWER = 0.5
+POWER = 0.25
 """Of their training events, by which they weigh: what is known of an often used id is surer, and users are near it."""
 MOST_COMPARED = 1 << 14
 """Learnt ids among which they are looked for."""
@@ -85,7 +85,7 @@ def settle_unknown(table: nn.Embedding, events: Int[Tensor, " rows"]) -> None:
 def settle_new(
     table: nn.Embedding, new: Bool[Tensor, " rows"], events: Int[Tensor, " rows"], fields: Float[Tensor, "rows width"]
 ) -> None:
-    """Give ids without training events the mean row of the `NEAREST` learnt ids whose features are most alike.
+    """Set the rows of ids without training events to the mean of the `NEAREST` trained ids by cosine of features.
 
     Alike is the cosine of the features' embeddings, less their mean over learnt ids. A learnt id weighs by it, and by
     its events to the power of `POWER`. An id like none takes the row of the unknown id. (Own rows are as random as they

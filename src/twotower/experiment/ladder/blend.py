@@ -51,7 +51,7 @@ class Mixed:
 
 
 def mix(parts: tuple[Rung, Rung], run: Run, dataset: Dataset, split: Split) -> Mixed:
-    """Mix two rungs, read from their bundles, with the weight that is best on validation.
+    """Combine the scores of two rungs, read from their bundles, with the weight that is best on validation.
 
     Args:
         parts: whose models are mixed.
@@ -95,7 +95,7 @@ def mixed_rung(mixed: Mixed, to: Path, dataset: Dataset, split: Split) -> Rung:
 
 
 def mixture_of(run: Run, dataset: Dataset, models: Sequence[Model]) -> Mixture:
-    """Return the mixture of a run, which holds two models that have learnt already."""
+    """Return the mixture of a run, holding two models that are trained or fitted."""
     model = build_model(MIXTURE, dataset.schema, run.model.settings)
     assert isinstance(model, Mixture)
     first, second = models
