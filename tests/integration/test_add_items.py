@@ -15,11 +15,14 @@ from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.core.records import Items
 from twotower.data.dataset import Dataset
+from twotower.experiment.index_tuning import rebuild_index
+from twotower.index.base import FiltersColumns
 from twotower.index.registry import build_index
 from twotower.models.base import Model, attach_items
 from twotower.models.encode import encode_known_items, inference
 from twotower.models.registry import build_model
 from twotower.serving.bundle import Bundle, Contents, changing_bundle, write_bundle
+from twotower.serving.filters.parse import parse
 from twotower.serving.grow import Added, add_items
 
 Write = Callable[..., Model]
@@ -82,6 +85,21 @@ def test_new_items_are_encoded_by_their_features_and_the_rest_stays(
     assert torch.allclose(after.item_states[8:], encoded(model), atol=1e-6)
     assert after.manifest["added_items"] == 2
     assert "| items added since, by their features | 2 |" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_new_items_come_into_qdrant_with_their_columns(
+    write: Write, titled_dataset: Dataset, new_items: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("qdrant_edge")
+    write(tmp_path / "bundle", titled_dataset)
+    rebuild_index(tmp_path / "bundle", "qdrant_edge", {"columns": "year"})
+    add_items(tmp_path / "bundle", new_items)
+    new = twotower.load(tmp_path / "bundle")
+    index = new.bundle.index
+    assert isinstance(index, FiltersColumns)
+    assert index.answers(parse("year > 1990"))
+    assert [answer.id for answer in new.recommend("u3", k=10, filter="year > 1990")] == ["new1"]
+    assert "new2" in [answer.id for answer in new.recommend("u3", k=10, filter="not year > 1990")], "it has no year"
 
 
 def test_they_are_recommended_asked_for_and_read_in_histories(

@@ -99,7 +99,7 @@ def test_an_index_with_columns_filters_by_itself_and_its_answers_are_those_of_a_
     rebuild_index(bundle, "qdrant_edge", {"columns": column})
     retriever = load(bundle)  # hashes hold, although the engine writes beside what it reads
     with monkeypatch.context() as patch:
-        patch.setattr(type(retriever.bundle.index), "search", None)
+        patch.setattr(type(retriever.bundle.index), "search", lambda *_: pytest.fail("by a mask"))
         found = retriever.recommend(user, k=20, filter=chosen)
     assert [answer.id for answer in found] == [answer.id for answer in expected]
     tuned = rebuild_index(bundle, "qdrant_edge", {"columns": column}, recall=0.9).tuning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.util
 import uuid
@@ -146,7 +147,9 @@ def connected(address: Address) -> Any:
 
     if address.url == ":memory:":  # for tests: the client's own plain search
         return QdrantClient(":memory:")
-    return QdrantClient(url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False)
+    client = QdrantClient(url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False)
+    atexit.register(client.close)  # while what it closes by is still there
+    return client
 
 
 def _passing(error: Exception) -> str | None:
