@@ -3,7 +3,7 @@
     python benchmarks/kept_cells.py keep fit-users runs/reproduce/fit-users
     python benchmarks/kept_cells.py back fit-users runs/reproduce/fit-users
     twotower reproduce fit-users --to runs/reproduce/fit-users        # goes on with what is missing
-    python benchmarks/kept_cells.py page fit-users ml-1m
+    python benchmarks/kept_cells.py page fit ml-1m kuairand-pure
 
 A page has the rows that were tuned whole and have a first seed, and says which rows and seeds it lacks. Trainings of
 another table count too where the run is the same and measured alike. Cells of before 29 November 2026 came without
@@ -21,13 +21,13 @@ from tempfile import TemporaryDirectory
 
 from twotower.core.files import read_json
 from twotower.experiment.run import Run
+from twotower.reproduce.fit_extras import POPULARITY
 from twotower.reproduce.kept import keep_cells, put_back
 from twotower.reproduce.study import TUNING_SEED, Cell, Table, cells_of, choose, seeded
 from twotower.reproduce.summary import Figure, corrected, summarise, write_summary
 from twotower.reproduce.tables import LISTED, table_of
 
 PAPERS = Path(__file__).resolve().parent / "papers"
-MOST_SEEDS = 10
 
 
 def complete(table: Table, name: str, folder: Path) -> dict[str, tuple[Run, int]]:
@@ -38,7 +38,7 @@ def complete(table: Table, name: str, folder: Path) -> dict[str, tuple[Run, int]
         if len(runs) > 1 and not all(cell.path(folder).is_file() for cell in tuning):
             continue
         run = choose(table, name, Path(), variant, runs, folder)
-        there = [cell.path(folder).is_file() for cell in cells_of(table, name, Path(), variant, run, MOST_SEEDS)]
+        there = [cell.path(folder).is_file() for cell in cells_of(table, name, Path(), variant, run, table.seeds)]
         count = (*there, False).index(False)
         if count:
             found[variant] = run, count
@@ -62,24 +62,22 @@ def with_tests_of(figures: Sequence[Figure], before: Sequence[Mapping[str, objec
     ]
 
 
-def page(table: Table, name: str) -> list[Path]:
-    """Write ``NAME-DATA.json`` and ``.md`` in ``benchmarks/papers`` from kept cells."""
+def page(table: Table, name: str, folder: Path) -> list[Path]:
+    """Write ``NAME-DATA.json`` and ``.md`` in ``benchmarks/papers`` from the cells in ``folder``."""
     written = [PAPERS / f"{table.name}-{name}.{ending}" for ending in ("json", "md")]
-    with TemporaryDirectory() as work:
-        folder = Path(work)
-        put_back(table, PAPERS, folder, others=LISTED)
-        rows = complete(table, name, folder)
-        counts = {variant: count for variant, (_, count) in rows.items()}
-        seeds = max(counts.values())
-        table = replace(table, fewer={variant: count for variant, count in counts.items() if count < seeds})
-        chosen = {name: {variant: run for variant, (run, _) in rows.items()}}
-        figures = summarise(table, {name: Path()}, chosen, seeds, folder)
-        if written[0].is_file():
-            before = read_json(written[0])["figures"][name]
-            figures[name] = corrected(with_tests_of(figures[name], before, table.reference), table.columns)
-            write_summary(table, figures, chosen, seeds, folder)
-        for target in written:
-            target.write_bytes((folder / f"{table.name}{target.suffix}").read_bytes())
+    rows = complete(table, name, folder)
+    counts = {variant: count for variant, (_, count) in rows.items()}
+    models = [count for variant, count in counts.items() if variant != POPULARITY]
+    seeds = max(models)  # popularity alone is cheap: its further seeds say nothing about the others
+    table = replace(table, fewer={variant: count for variant, count in counts.items() if count < seeds})
+    chosen = {name: {variant: run for variant, (run, _) in rows.items()}}
+    figures = summarise(table, {name: Path()}, chosen, seeds, folder)
+    if written[0].is_file():
+        before = read_json(written[0])["figures"][name]
+        figures[name] = corrected(with_tests_of(figures[name], before, table.reference), table.columns)
+        write_summary(table, figures, chosen, seeds, folder)
+    for target in written:
+        target.write_bytes((folder / f"{table.name}{target.suffix}").read_bytes())
     return written
 
 
@@ -88,17 +86,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("keep", "back", "page"))
     parser.add_argument("table", type=table_of)
-    parser.add_argument("what", help="a results folder; of 'page': the data set's name")
+    parser.add_argument("what", nargs="+", help="a results folder; of 'page': names of data sets")
     arguments = parser.parse_args()
     logging.getLogger("twotower.training.sources").setLevel(logging.ERROR)  # old files name options that nothing reads
     table, what = arguments.table, arguments.what
+    if arguments.do != "page" and len(what) != 1:
+        parser.error("name one results folder")
     if arguments.do == "keep":
-        print(f"{keep_cells(table, Path(what), PAPERS)} cells of {table.name} are kept")
+        print(f"{keep_cells(table, Path(what[0]), PAPERS)} cells of {table.name} are kept")
     elif arguments.do == "back":
-        back = put_back(table, PAPERS, Path(what), others=LISTED)
-        print(f"{back.written} cells put back in {what}; {back.unknown} are of no row of {table.name} any more")
+        back = put_back(table, PAPERS, Path(what[0]), others=LISTED)
+        print(f"{back.written} cells put back in {what[0]}; {back.unknown} are of no row of {table.name} any more")
     else:
-        print(*page(table, what), sep="\n")
+        with TemporaryDirectory() as work:
+            put_back(table, PAPERS, Path(work), others=LISTED)
+            for name in what:
+                print(*page(table, name, Path(work)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -218,11 +218,17 @@ def against_reference(own: Mapping[str, float], reference: Mapping[str, float]) 
     return {"relative_epoch_time": own[seconds] / reference[seconds]}
 
 
+BANK = (
+    "where the best epoch lies before the bank's start, half-way, this row holds no bank at all: see best_epoch in the "
+    "raw results."
+)
 NOTES = {
-    "memory_bank": "where the best epoch lies before the bank's start, half-way, this row holds no bank at all: see "
-    "best_epoch in the raw results.",
+    "in_batch": "relative_epoch_time compares trainings that may have run beside others.",
+    "memory_bank": BANK,
+    "cross_batch_ngame": BANK,
     "in_batch_corrected": "all rows of a batch are negatives, not the first ones alone.",
-    "memory_bank_corrected": "all rows of a batch are negatives beside the bank, not the first ones alone.",
+    "memory_bank_corrected": f"all rows of a batch are negatives beside the bank, not the first ones alone; {BANK}",
+    "memory_bank_features": f"to be compared with in_batch_features; {BANK}",
 }
 NO_BANK = (
     "the bank starts half-way and breaks the model, and the best epoch, which is what is tested, lies before it in all "

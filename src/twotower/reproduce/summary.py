@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.experiment.run import Run
 from twotower.metrics.intervals import holm
-from twotower.reproduce.study import Table, cells_of
+from twotower.reproduce.study import Cell, Table, cells_of
 from twotower.reproduce.users import mean_over_seeds, users_test, write_users
 
 Value = TypeVar("Value")
@@ -59,17 +59,17 @@ def summarise(
         for part in records.values():
             for own, other in zip(part, base, strict=False):
                 own["metrics"] |= table.beside(own["metrics"], other["metrics"])
+        tested = _tested(users, cells, reference_among(cells, table.reference), folder)
         for view, (variant, prefix) in table.views.items():
             if variant in records and any(key.startswith(prefix) for key in records[variant][0]["metrics"]):
                 records[view] = [{"metrics": _without(prefix, record["metrics"])} for record in records[variant]]
-                users[view] = _without(prefix, users[variant])
-                if "users" in users[variant]:
-                    users[view]["users"] = users[variant]["users"]
+                users[view] = _users_without(prefix, users[variant])
+                tested[view] = _users_without(prefix, tested[variant][0]), tested[variant][1]
         write_users(users, table.columns, folder / f"{table.name}-{name}-users.npz")
         for record in (record for part in records.values() for record in part):
             shown = {name: value for name, value in record["metrics"].items() if not _is_of_view(name, table)}
             record["metrics"] = shown
-        figures[name] = corrected(_figures(_in_order(records, table), users, table.reference), table.columns)
+        figures[name] = corrected(_figures(_in_order(records, table), tested, table.reference), table.columns)
     write_summary(table, figures, chosen, seeds, folder)
     return figures
 
@@ -101,6 +101,11 @@ def _without(prefix: str, values: Mapping[str, Value]) -> dict[str, Value]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
+def _users_without(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values of a view, with the users that they are of."""
+    return {name: values[name] for name in ("users",) if name in values} | _without(prefix, values)
+
+
 def _is_of_view(metric: str, table: Table) -> bool:
     return any(metric.startswith(prefix) for _, prefix in table.views.values())
 
@@ -125,8 +130,26 @@ def reference_among(variants: Iterable[str], reference: str) -> str:
     return reference if reference in there else there[0]
 
 
+Pair = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+"""Values of users of a variant and of the reference."""
+
+
+def _tested(
+    users: Mapping[str, Mapping[str, Tensor]], cells: Mapping[str, Sequence[Cell]], base: str, folder: Path
+) -> dict[str, Pair]:
+    """What a test over users compares: where every seed asks other users, the seeds alone that both have."""
+    pairs: dict[str, Pair] = {}
+    for variant, own in users.items():
+        both = min(len(cells[variant]), len(cells[base]))
+        if "users" in own and len(cells[variant]) != len(cells[base]):
+            pairs[variant] = mean_over_seeds(cells[variant][:both], folder), mean_over_seeds(cells[base][:both], folder)
+        else:
+            pairs[variant] = own, users[base]
+    return pairs
+
+
 def _figures(
-    records: Mapping[str, Sequence[dict[str, Any]]], users: Mapping[str, dict[str, Tensor]], reference: str
+    records: Mapping[str, Sequence[dict[str, Any]]], users: Mapping[str, Pair], reference: str
 ) -> list[Figure]:
     figures = []
     base = reference_among(records, reference)
@@ -147,7 +170,7 @@ def _figures(
                     high,
                     difference if np.isfinite(difference) else None,
                     None if variant == base else paired_t(values[:pairs], others[:pairs]),
-                    None if variant == base else users_test(users[variant], users[base], metric),
+                    None if variant == base else users_test(*users[variant], metric),
                     tuple(values.tolist()),
                 )
             )
@@ -244,7 +267,7 @@ def _missing(table: Table, name: str, figures: Sequence[Figure]) -> list[str]:
     rows = [variant for variant in table.variants(name) if variant not in shown]
     lines = [f"Rows of this table without a result on {name}: {', '.join(rows)}.", ""] if rows else []
     if tested and untested:
-        lines += [f"No test over users on {name}, whose values were not kept: {', '.join(untested)}.", ""]
+        lines += [f"No test over users on {name}, since values of users were not kept: {', '.join(untested)}.", ""]
     return lines
 
 

@@ -54,7 +54,8 @@ def users_test(first: Mapping[str, Tensor], second: Mapping[str, Tensor], metric
 def write_users(values: Mapping[str, Mapping[str, Tensor]], metrics: Collection[str], path: Path) -> bool:
     """Write the shown metrics of every variant as a compressed ``.npz``: ``VARIANT/METRIC``, and ``VARIANT/users``.
 
-    From it `users_test` gives every mark again. Nothing is written where no variant has values of users.
+    From it `users_test` gives the marks of all variants with as many seeds as the reference again. Nothing is written
+    where no variant has values of users.
     """
     arrays: dict[str, Any] = {
         f"{variant}/{name}": value.numpy()

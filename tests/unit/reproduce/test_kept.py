@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from twotower.experiment.run import ModelSection, Run
 from twotower.reproduce import study
@@ -133,4 +134,18 @@ def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
     for path in (tmp_path / "tiny" / "two").glob("*.safetensors"):
         path.unlink()
     summarise(table, DATA, chosen, 3, tmp_path)
-    assert "No test over users on tiny, whose values were not kept: two." in (tmp_path / "made.md").read_text()
+    assert "on tiny, since values of users were not kept: two." in (tmp_path / "made.md").read_text()
+
+
+def test_users_are_compared_over_the_seeds_that_both_rows_have(table, tmp_path):
+    few = replace(table, fewer={"two": 2})
+    chosen = run_table(few, DATA, tmp_path)
+    before = summarise(few, DATA, chosen, 3, tmp_path)["tiny"]
+    for path in (tmp_path / "tiny" / "one").glob("seed-3-*.safetensors"):
+        values = load_file(path)
+        save_file({name: part if name == "users" else -100 * part for name, part in values.items()}, path)
+    after = summarise(few, DATA, chosen, 3, tmp_path)["tiny"]
+    marks = [
+        [f.p_users for f in figures if f.variant == "two" and f.metric == "recall@10"] for figures in (before, after)
+    ]
+    assert marks[0] == marks[1] != [None]
