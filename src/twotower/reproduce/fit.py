@@ -123,7 +123,7 @@ def pair_run(model: str, settings: Mapping[str, Any], *, reading: str, rate: flo
 
 
 def popularity_run(reading: str = "all") -> Run:
-    """Return the run of the popularity row: counts of the events that precede the tests, nothing learnt by steps."""
+    """Return the run of the popularity row: counts of the events that precede the tests, no training."""
     run = pair_run(POPULARITY, {}, reading=reading)
     return replace(run, model=ModelSection(POPULARITY))
 

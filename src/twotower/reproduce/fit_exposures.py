@@ -1,4 +1,4 @@
-"""Table of FIT on exposures: clicks against the same user's unclicked exposures, as a pre-ranker meets them.
+"""Table of FIT on exposures: clicks against the same user's unclicked exposures.
 
 Source: Xiong et al., SIGIR 2025, section 5.1.1, on Taobao: "we collect users' historical click behaviors prior to the
 exposure time of each pageview record"; 50 at most, users without any are left out. Here on KuaiRand-Pure: every

@@ -153,7 +153,7 @@ def _data(one_split: bool) -> Data:
 
 
 def popularity_run(*, one_split: bool = False) -> Run:
-    """Return the run of the popularity row: counts of the training events, nothing learnt by steps."""
+    """Return the run of the popularity row: counts of the training events, no training by steps."""
     return Run(data=_data(one_split), model=ModelSection(POPULARITY), evaluation=Evaluation(ks=KS))
 
 

@@ -19,7 +19,9 @@ def feed_forward(width: int, dim: int, *, hidden: Sequence[int], dropout: float,
 
 
 def rectified(width: int, dim: int, *, hidden: Sequence[int], dropout: float, batch_norm: bool) -> nn.Module:
-    """Build the same with a ReLU after the last layer too, as equation 1 of FIT's paper prints it.
+    """Build the same with a ReLU after the last layer too.
+
+    Source: Xiong et al., SIGIR 2025, equation 1 as printed.
 
     Between two vectors without negative numbers no cosine is below 0.
     """

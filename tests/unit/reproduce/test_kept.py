@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from twotower.experiment.run import ModelSection, Run
 from twotower.reproduce import study
 from twotower.reproduce.kept import Back, keep_cells, kept_files, put_back
 from twotower.reproduce.study import Measured, Table, run_table
-from twotower.reproduce.summary import summarise
+from twotower.reproduce.summary import Figure, summarise
 from twotower.training.callbacks import EpochRecord
 
 DATA = {"tiny": Path("tiny")}
@@ -143,9 +143,46 @@ def test_users_are_compared_over_the_seeds_that_both_rows_have(table, tmp_path):
     before = summarise(few, DATA, chosen, 3, tmp_path)["tiny"]
     for path in (tmp_path / "tiny" / "one").glob("seed-3-*.safetensors"):
         values = load_file(path)
-        save_file({name: part if name == "users" else -100 * part for name, part in values.items()}, path)
+        signs = 100.0 * (-1.0) ** torch.arange(20)
+        save_file({name: part if name == "users" else signs * part for name, part in values.items()}, path)
     after = summarise(few, DATA, chosen, 3, tmp_path)["tiny"]
     marks = [
         [f.p_users for f in figures if f.variant == "two" and f.metric == "recall@10"] for figures in (before, after)
     ]
     assert marks[0] == marks[1] != [None]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "benchmarks")
+    import kept_cells
+
+    return kept_cells
+
+
+def figure(variant: str, p_users: float | None, *values: float) -> Figure:
+    return Figure(variant, "recall@10", 0.5, None, None, None, None, p_users, values)
+
+
+def test_a_page_takes_a_test_over_users_from_the_page_before_only_where_nothing_moved(script):
+    before = [
+        asdict(figure(name, p, 0.5)) | {"values": [0.5]} for name, p in (("one", None), ("two", 0.01), ("3", 0.02))
+    ]
+    new = [figure("one", None, 0.5), figure("two", None, 0.5), figure("3", None, 0.6), figure("4", None, 0.5)]
+    assert [f.p_users for f in script.with_tests_of(new, before, "one")] == [None, 0.01, None, None]
+    moved = [figure("one", None, 0.4), *new[1:]]
+    assert [f.p_users for f in script.with_tests_of(moved, before, "one")] == [None] * 4
+    own = [new[0], figure("two", 0.3, 0.5)]
+    assert script.with_tests_of(own, before, "one")[1].p_users == 0.3
+
+
+def test_a_row_without_all_of_its_tuning_or_its_first_seed_is_not_shown(script, table, tmp_path):
+    run_table(table, DATA, tmp_path, seeds=2)
+    next((tmp_path / "tiny" / "one").glob("seed-0-*.json")).unlink()
+    next((tmp_path / "tiny" / "plain").glob("seed-2-*.json")).unlink()
+    assert {name: count for name, (_, count) in script.complete(table, "tiny", tmp_path).items()} == {
+        "two": 2,
+        "plain": 1,
+    }
+    next((tmp_path / "tiny" / "plain").glob("seed-1-*.json")).unlink()
+    assert list(script.complete(table, "tiny", tmp_path)) == ["two"]
