@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from twotower.core.address import is_address
 from twotower.core.engines.base import Engine
 from twotower.core.engines.local import ThisProcess
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_file
-from twotower.core.lock import writing_alone
-from twotower.core.parts import Job, Note, finish_parts, prepare_parts, run_parts
+from twotower.core.parts import Job, prepare_parts, run_parts
 from twotower.core.records import FIRST_KNOWN
-from twotower.core.store import Store, local_file
-from twotower.data.prepare.database import as_pattern, database, literal
+from twotower.core.store import local_file
 from twotower.serving.everyone_part import recommend_part
 from twotower.serving.loaded import address_of, holding
 from twotower.serving.pipeline import Pipeline
 from twotower.serving.retriever import TILE, Retriever
 from twotower.serving.second_stage import SecondStage
+from twotower.serving.targets import end_parts, parquet_file, parts_of
 from twotower.serving.user_list import listed_users
 
 PART = 16 * TILE
@@ -86,13 +79,12 @@ def write_recommendations(
             does not know a user.
         ConnectionError: if the engine or an address cannot be reached.
     """
-    file = _file_of(to)
+    file = parquet_file(to)
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
     most, banned = retriever.checked(k), retriever.excluded(names)
     second = None if then is None else SecondStage(then, most)
-    store = Store(str(to) if file is None else str(file.with_name(f".{file.name}.parts")))
-    with writing_alone(file or store.local) if file or store.local else contextlib.nullcontext():
+    with parts_of(to, file) as store:
         rows = _rows(retriever, users)
         if second is not None:
             second.check_users(rows)
@@ -116,31 +108,11 @@ def write_recommendations(
         held = (retriever,) if then is None else (retriever, then.ranker)
         with holding(*held):
             notes, before = run_parts(store, Job(plan, recommend_part, tasks), engine or ThisProcess(), tell)
-        if file is None:
-            finish_parts(store, plan, notes)
-        else:
-            _join(store, notes, file, plan)
-            shutil.rmtree(store.path)
+        end_parts(store, plan, notes, file)
     if second is not None:
         second.unordered = sum(note["unordered"] for note in notes)
         second.tell()
     return Written(len(rows), sum(note["rows"] for note in notes), min(before * part, len(rows)))
-
-
-def _file_of(to: Path | str) -> Path | None:
-    """The file to write; None for a folder of parts."""
-    if is_address(to):
-        if str(to).lower().endswith(".parquet"):
-            raise InputError(f"{to}: an address takes a folder of parts; name it without .parquet")
-        return None
-    path = Path(to)
-    if path.suffix.lower() == ".parquet":
-        if path.is_dir():
-            raise InputError(f"{path}: a folder; name a file to write")
-        return path
-    if path.suffix:
-        raise InputError(f"{path}: name it *.parquet, or without an ending for a folder of parts")
-    return None
 
 
 def _rows(retriever: Retriever, users: Path | str | None) -> Tensor:
@@ -190,18 +162,3 @@ def _then(then: Pipeline | None) -> dict[str, Any]:
         return {}
     digest = then.ranker.bundle.manifest["digest"]
     return {"then": {"bundle": digest, "candidates": then.candidates, "weight": then.weight}}
-
-
-def _join(store: Store, notes: list[Note], to: Path, plan: dict[str, Any]) -> None:
-    """Write the parts as one file, in their order, with what was asked in its metadata."""
-    listed = "[" + ", ".join(as_pattern(Path(store.path) / note["name"]) for note in notes) + "]"
-    said = json.dumps({name: value for name, value in plan.items() if name != "part"}, ensure_ascii=False)
-    with (
-        tempfile.TemporaryDirectory(prefix="twotower-") as name,
-        database(Path(name)) as connection,
-        replacing_file(to) as partial,
-    ):
-        connection.execute(
-            f"COPY (SELECT * FROM read_parquet({listed})) TO {literal(partial)} "
-            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{twotower: {literal(said)}}})"
-        )
