@@ -79,7 +79,8 @@ class Dask:
         """Wait for the first of them, as long as there are workers."""
         while True:
             try:
-                found: Any = self._library.wait(running, timeout=self.patience, return_when="FIRST_COMPLETED")
+                with self._client.as_current():
+                    found: Any = self._library.wait(running, timeout=self.patience, return_when="FIRST_COMPLETED")
                 return set(found.done)
             except TimeoutError:
                 if not self._threads(0.0):
