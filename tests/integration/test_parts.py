@@ -24,10 +24,17 @@ def work(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("engine_work")
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "odd name", "file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     MemoryFileSystem.store.clear()
-    yield Store({"local": str(tmp_path / "numbers"), "memory": "memory://numbers"}[request.param])
+    yield Store(
+        {
+            "local": str(tmp_path / "numbers"),
+            "odd name": str(tmp_path / "numbers [1]"),
+            "file": (tmp_path / "numbers").as_uri(),
+            "memory": "memory://numbers",
+        }[request.param]
+    )
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
 

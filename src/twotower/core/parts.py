@@ -51,7 +51,7 @@ def part_name(number: int) -> str:
 
 
 @contextlib.contextmanager
-def writing_part(task: Task, counts: dict[str, int]) -> Iterator[Path]:
+def writing_part(task: Task, counts: dict[str, Any]) -> Iterator[Path]:
     """Yield the local path that a part is written to; then put it in its place, and its note after it.
 
     Args:

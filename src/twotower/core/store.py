@@ -14,7 +14,7 @@ from typing import Any
 
 from twotower.core.address import is_address, open_address, reaching, shown_address
 from twotower.core.errors import InputError, cut
-from twotower.core.files import replacing_file
+from twotower.core.files import replacing_file, sha256
 
 BLOCK = 2**20
 
@@ -34,7 +34,10 @@ class Store:
 
     def __init__(self, address: str) -> None:
         self.name = shown_address(address)
-        self.fs, self.path, self.local = open_address(address)
+        if is_address(address):
+            self.fs, self.path, self.local = open_address(address)
+        else:  # whatever signs its name holds
+            self.fs, self.path, self.local = None, str(Path(address).resolve()), Path(address).resolve()
         self.address = address if self.local is None else self.path
         """By which another process finds the same folder."""
 
@@ -113,12 +116,21 @@ class Store:
             return
         with tempfile.TemporaryDirectory(prefix="twotower-") as folder:
             path = Path(folder) / name
-            with reaching(self.address):
-                try:
-                    self.fs.get_file(f"{self.path}/{name}", str(path))
-                except FileNotFoundError:
-                    raise InputError(f"{self.name}: {name} is not there") from None
+            self.fetch(name, path)
             yield path
+
+    def fetch(self, name: str, to: Path) -> None:
+        """Copy a file to a local path.
+
+        Raises:
+            InputError: if it is not there.
+            ConnectionError: if the place cannot be reached.
+        """
+        with reaching(self.address):
+            try:
+                self.fs.get_file(f"{self.path}/{name}", str(to))
+            except FileNotFoundError:
+                raise InputError(f"{self.name}: {name} is not there") from None
 
     def read_json(self, name: str) -> Any:
         """Read a file of JSON.
@@ -151,6 +163,9 @@ class Store:
         Raises:
             InputError: if it is not there.
         """
+        if self.local is not None:
+            with self.reading(name) as path:
+                return sha256(path)
         found = hashlib.sha256()
         with reaching(self.address):
             try:
