@@ -4,7 +4,8 @@ loss_curve_gap: largest relative gap, over epochs, between the losses of two pro
 equal global batch. memory_growth: peak memory of training at 10⁶ items over that at 10⁴, same batch, sampled softmax,
 each in a process of its own; table_rows_per_item is what an item adds, in rows of its embedding (4 bytes a number: the
 weights, their gradient and the two moments of AdamW make 4). step_over_minimal: CPU seconds of our steps over those of
-a hand-written loop, in turns in one process, in-batch negatives with log q.
+a hand-written loop, in turns in one process, in-batch negatives with log q. With --rows also what scale_parts.py
+measures: rows a second of preparing and users a second of scoring, by 1 and 2 processes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import common
+import scale_parts
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema
 from twotower.core.seeds import torch_generator
@@ -153,7 +155,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
         print(peak_here(*map(int, sys.argv[2:5])))
         return
-    options = common.parse(common.parser(__doc__))
+    parser = common.parser(__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[], help="prepare and score logs of so many rows too")
+    options = common.parse(parser)
     sizes = (10_000, 1_000_000) if options.quick else (10_000, 100_000, 1_000_000)
     batch, number, turns = 512, 16 if options.quick else 40, 5 if options.quick else 9
     with tempfile.TemporaryDirectory() as folder:
@@ -178,6 +182,7 @@ def main() -> None:
             "losses": losses,
             "peak_mib": {str(items): value for items, value in memory.items()},
             "cpu_seconds_a_step": seconds,
+            **({"parts": [one for rows in options.rows for one in scale_parts.measure(rows)]} if options.rows else {}),
         },
     )
 

@@ -14,12 +14,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from twotower.cli.main import main
+from twotower.core.address import reaching, shown_address
 from twotower.core.errors import InputError
 from twotower.core.manifest import write_signed
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
 from twotower.serving.retriever import load
-from twotower.serving.share.address import check_names, reaching, shown_address
+from twotower.serving.share.address import check_names
 from twotower.serving.share.files import Files
 from twotower.serving.share.transfer import pull, push
 

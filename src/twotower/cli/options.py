@@ -1,4 +1,4 @@
-"""Common parts of commands: options that several have, and the examples at the end of their help."""
+"""Common parts of commands: options that several take, and the examples at the end of their help."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ Device = Annotated[
     str, typer.Option("--device", help="Where the model runs: auto (CUDA where there is some), cpu, cuda or cuda:N.")
 ]
 
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Who works: local (processes here), or a cluster by address: dask://HOST:PORT, ray://HOST:PORT.",
+    ),
+]
+Workers = Annotated[int, typer.Option("--workers", help="Processes of --engine local; 1: this one.")]
 Filter = Annotated[
     str | None,
     typer.Option("--filter", help="Condition on item columns: \"genre = 'Comedy' and year >= 1990\"."),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli.options import Device, Filter, Only, examples
+from twotower.cli.options import Device, Engine, Filter, Only, Workers, examples
 from twotower.core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -23,11 +23,12 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
     "twotower recommend runs/sasrec --all --then runs/fit --candidates 500 --to lists.parquet",
     "twotower recommend runs/sasrec --users active.csv --to lists.parquet",
+    "twotower recommend s3://bucket/sasrec --all --to s3://bucket/lists --engine dask://10.0.0.5:8786",
 )
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder that 'twotower train' wrote.")],
+    bundle: Annotated[str, typer.Argument(help="Folder that 'twotower train' wrote; with --all also its address.")],
     user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
     history: Annotated[
         str | None, typer.Option(help="Item ids, oldest first: A,B,C; with --user: what came since.")
@@ -45,17 +46,22 @@ def command(
     filter: Filter = None,
     only: Only = None,
     why: Annotated[bool, typer.Option("--why", help="Say which items of the history carry each score.")] = False,
-    then: Annotated[Path | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
+    then: Annotated[str | None, typer.Option(help="Bundle of a pre-ranker that orders what is found.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="How many items the first hands to the second; default: as judged, else 2000.")
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Write the answers of every known user to --to.")] = False,
     users: Annotated[
-        Path | None, typer.Option(help="Write the answers of these to --to: a table with the id's column, or .txt.")
+        str | None, typer.Option(help="Write the answers of these to --to: a table with the id's column, or .txt.")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="The Parquet file of --all or --users; a stopped run goes on.")
+        str | None,
+        typer.Option(
+            help="The Parquet file of --all or --users, or a folder or address for its parts; a stopped run goes on."
+        ),
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = 1,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -89,15 +95,19 @@ def command(
             filter=filter,
             only=only,
             device=device,
+            engine=engine,
+            workers=workers,
             json=json,
         )
         return
+    if engine != "local" or workers != 1:
+        raise InputError("--engine and --workers go with --all or --users")
     typed = None if history is None else split_ids(history)
     with gathered() as notices:
-        retriever = Retriever(Bundle.load(bundle, device))
+        retriever = Retriever(Bundle.load(Path(bundle), device))
         asked: Retriever | Pipeline = retriever
         if then is not None:
-            asked = Pipeline(retriever, Retriever(Bundle.load(then, device)), candidates=candidates)
+            asked = Pipeline(retriever, Retriever(Bundle.load(Path(then), device)), candidates=candidates)
         answers = asked.recommend(
             user=user,
             history=typed,
@@ -134,8 +144,8 @@ def command(
 
 def _check_many(
     everyone: bool,
-    users: Path | None,
-    to: Path | None,
+    users: str | None,
+    to: str | None,
     user: str | None,
     history: str | None,
     why: bool,

@@ -1,4 +1,4 @@
-"""Recommendations of all users, or of those in a file, written as a Parquet file with progress."""
+"""Recommendations of all users, or of those in a file, written as Parquet with progress."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ EVERY = 10.0
 
 
 def write(
-    bundle: Path,
-    to: Path,
+    bundle: str,
+    to: str,
     *,
-    users: Path | None,
+    users: str | None,
     k: int,
     exclude: list[str],
     include_seen: bool | None,
-    then: Path | None,
+    then: str | None,
     candidates: int | None,
     filter: str | None,
     only: Path | None,
     device: str,
+    engine: str,
+    workers: int,
     json: bool,
 ) -> None:
     """Write the file, and say what is in it."""
     from twotower.cli.options import listed_items
+    from twotower.core.address import shown_address
+    from twotower.core.engines.choose import open_engine
     from twotower.serving.everyone import write_recommendations
+    from twotower.serving.loaded import load_from
     from twotower.serving.pipeline import Pipeline
-    from twotower.serving.retriever import load
 
     begun = time.monotonic()
     try:
-        with gathered() as notices:
-            retriever = load(bundle, device)
+        with gathered() as notices, open_engine(engine, workers) as runs:
+            retriever = load_from(bundle, device)
             done = write_recommendations(
                 retriever,
                 to,
@@ -46,9 +50,10 @@ def write(
                 k=k,
                 exclude=exclude,
                 include_seen=include_seen,
-                then=None if then is None else Pipeline(retriever, load(then, device), candidates=candidates),
+                then=None if then is None else Pipeline(retriever, load_from(then, device), candidates=candidates),
                 filter=filter,
                 only=listed_items(retriever.bundle, only),
+                engine=runs,
                 on_progress=None if is_quiet() else Progress(),
             )
     except KeyboardInterrupt:
@@ -56,11 +61,17 @@ def write(
         raise
     seconds = time.monotonic() - begun
     if json:
-        told = {"file": str(to), "users": done.users, "rows": done.rows, "resumed": done.resumed, "seconds": seconds}
+        told = {
+            "file": shown_address(to),
+            "users": done.users,
+            "rows": done.rows,
+            "resumed": done.resumed,
+            "seconds": seconds,
+        }
         print_json({**told, "notices": notices})
         return
     resumed = f", {done.resumed:,} of them by the run that was stopped" if done.resumed else ""
-    print(visible(f"{done.rows:,} rows of {done.users:,} users{resumed} in {to} ({seconds:,.1f} s)"))  # noqa: T201
+    print(visible(f"{done.rows:,} rows of {done.users:,} users{resumed} in {shown_address(to)} ({seconds:,.1f} s)"))  # noqa: T201
 
 
 class Progress:

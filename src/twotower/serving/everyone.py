@@ -1,41 +1,36 @@
-"""Recommendations of many users as one Parquet file: in bounded memory, and resumed where a run was stopped."""
+"""Recommendations of many users as Parquet, part by part: in bounded memory, by any engine, resumed after a stop."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import logging
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from twotower.core.engines.base import Engine
+from twotower.core.engines.local import ThisProcess
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
-from twotower.core.lock import writing_alone
-from twotower.core.records import FIRST_KNOWN, TopK
-from twotower.data.log import NO_ITEM
-from twotower.data.prepare.database import as_pattern, database, literal
-from twotower.serving.bundle import Bundle
+from twotower.core.parts import Job, prepare_parts, run_parts
+from twotower.core.records import FIRST_KNOWN
+from twotower.core.store import local_file
+from twotower.serving.everyone_part import recommend_part
 from twotower.serving.filters.allowed import Allowed
 from twotower.serving.listed import listed_rows
+from twotower.serving.loaded import address_of, holding
 from twotower.serving.pipeline import Pipeline
 from twotower.serving.retriever import TILE, Retriever
 from twotower.serving.second_stage import SecondStage
-
-log = logging.getLogger(__name__)
+from twotower.serving.targets import end_parts, parquet_file, parts_of
 
 PART = 16 * TILE
 """Users of a part: what a stopped run loses at most."""
 
 
 class Written(NamedTuple):
-    """Hold what was written: users and rows of the file, and the users that an earlier, stopped run had done."""
+    """Hold what was written: users and rows, and the users that an earlier, stopped run had done."""
 
     users: int
     rows: int
@@ -54,21 +49,24 @@ def write_recommendations(
     filter: str | None = None,
     only: Iterable[object] | None = None,
     part: int = PART,
+    engine: Engine | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Write the best ``k`` items of every known user to a Parquet file.
+    """Write the best ``k`` items of every known user to a Parquet file, or to a folder of them.
 
     One row an item: ``user``, ``rank`` (from 1), ``item``, ``score``.
 
-    Users are answered ``part`` at a time. Each part is written whole into a folder ``.NAME.parts`` beside the target;
-    the target itself comes last, and the folder goes. A run that was stopped leaves the folder, and the next one with
-    the same bundle and the same question goes on from there.
+    Users are answered ``part`` at a time. Each part is written whole: into a folder ``.NAME.parts`` beside a file,
+    which comes last, in one step, when the folder goes; or into the folder that is named, where ``manifest.json`` comes
+    last.
+    A run that was stopped leaves its parts, and the next one with the same bundle and the same question goes on.
 
     Args:
         retriever: of the bundle.
-        to: Parquet file, replaced whole.
-        users: file of user ids: a text file (``.txt``) with one a line, or a table with the id's column; None: all
-            known users. Ids that the bundle does not know are left out with a warning; one named twice counts once.
+        to: Parquet file, replaced whole; or a folder of parts, named without an ending or by an fsspec address.
+        users: file of user ids, or its address: a text file (``.txt``) with one a line, or a table with the id's
+            column; None: all known users. Ids that the bundle does not know are left out with a warning; one named
+            twice counts once.
         k: items of a user, at most; fewer where the rest is seen or excluded.
         exclude: items that nobody gets.
         include_seen: whether users get what they have seen, too; None: as the bundle was judged.
@@ -76,72 +74,99 @@ def write_recommendations(
         filter: expression on columns of the items that alone may come back: see `Retriever.recommend`.
         only: ids of items that alone may come back.
         part: users of a part.
+        engine: runs the parts; None: this process. Its workers read the bundle, and write the parts, by the same paths
+            or addresses as this process.
         on_progress: called with the users that are done, and all of them.
 
     Raises:
-        InputError: if the file's name does not end in .parquet, another process writes it, no user is known, ``k`` is
-            below 1 or above the candidates of ``then``, its second stage does not know a user, or the filter is none.
+        InputError: if the name is neither of a Parquet file nor of a folder, another process writes it, it holds
+            something else, no user is known, ``k`` is below 1 or above the candidates of ``then``, its second stage
+            does not know a user, or the filter is none.
+        ConnectionError: if the engine or an address cannot be reached.
     """
-    to = Path(to)
-    if to.suffix.lower() != ".parquet":
-        raise InputError(f"{to}: name it *.parquet")
-    if to.is_dir():
-        raise InputError(f"{to}: a folder; name a file to write")
+    file = parquet_file(to)
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
-    allowed = retriever.allowed(filter, only)
+    stocked = None if only is None else bundle.item_vocabulary.texts(only)
+    allowed = retriever.allowed(filter, stocked)
     most, banned = retriever.checked(k, allowed), retriever.excluded(names)
-    keeps = retriever.keeps_seen(include_seen)
     second = None if then is None else SecondStage(then, most)
-    with writing_alone(to):
-        rows = (
-            torch.arange(FIRST_KNOWN, bundle.schema.num_users)
-            if users is None
-            else listed_rows(bundle, Path(users), "user")
-        )
-        if not len(rows):
-            raise InputError(f"{bundle.folder}: the bundle knows no users; there is nobody to recommend to")
+    with parts_of(to, file) as store:
+        rows = _rows(retriever, users)
         if second is not None:
             second.check_users(rows)
         plan = {
             "bundle": bundle.manifest["digest"],
             "k": most,
             "exclude": sorted(set(names)),
-            "include_seen": keeps,
+            "include_seen": retriever.keeps_seen(include_seen),
             **_then(then),
             **_allowed(filter, allowed),
             "users": len(rows),
             "users_sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
             "part": part,
         }
-        folder = to.with_name(f".{to.name}.parts")
-        _prepare(folder, plan)
-        resumed = 0
-        paths = [folder / f"{number:06d}.parquet" for number in range(-(-len(rows) // part))]
-        done = 0
-        with _ids(bundle) as connection:
-            for path, chunk in zip(paths, rows.split(part), strict=True):
-                if path.is_file():
-                    resumed += len(chunk)
-                else:
-                    tiles = chunk.to(bundle.device).split(TILE)
-                    depth = most if second is None else second.depth
-                    if allowed is not None:
-                        depth = min(depth, allowed.number)
-                    found = (
-                        retriever.found_many(tile, depth, banned, include_seen=keeps, allowed=allowed) for tile in tiles
-                    )
-                    if second is not None:
-                        found = (second.order(tile, first) for tile, first in zip(tiles, found, strict=True))
-                    _write_part(connection, path, chunk, found)
-                done += len(chunk)
-                if on_progress is not None:
-                    on_progress(done, len(rows))
-            number = _join(connection, paths, to, plan)
-        shutil.rmtree(folder)
+        passing: dict[str, Any] = {} if filter is None else {"filter": filter}
+        if stocked is not None:
+            known = bundle.item_vocabulary.known(stocked)
+            passing["only"] = [id for id in stocked if id in known]
+        tasks = _tasks(retriever, then, plan | passing, rows, banned, part, everyone=users is None)
+        prepare_parts(store, plan)
+
+        def tell(parts: int) -> None:
+            if on_progress is not None:
+                on_progress(min(parts * part, len(rows)), len(rows))
+
+        held = (retriever,) if then is None else (retriever, then.ranker)
+        with holding(*held):
+            notes, before = run_parts(store, Job(plan, recommend_part, tasks), engine or ThisProcess(), tell)
+        end_parts(store, plan, notes, file)
     if second is not None:
+        second.unordered = sum(note["unordered"] for note in notes)
         second.tell()
-    return Written(len(rows), number, resumed)
+    return Written(len(rows), sum(note["rows"] for note in notes), min(before * part, len(rows)))
+
+
+def _rows(retriever: Retriever, users: Path | str | None) -> Tensor:
+    """The rows of the users to answer."""
+    bundle = retriever.bundle
+    if users is None:
+        rows = torch.arange(FIRST_KNOWN, bundle.schema.num_users)
+    else:
+        with local_file(str(users)) as path:
+            rows = listed_rows(bundle, path, "user")
+    if not len(rows):
+        raise InputError(f"{bundle.folder}: the bundle knows no users; there is nobody to recommend to")
+    return rows
+
+
+def _tasks(
+    retriever: Retriever,
+    then: Pipeline | None,
+    plan: dict[str, Any],
+    rows: Tensor,
+    banned: Tensor,
+    part: int,
+    *,
+    everyone: bool,
+) -> list[dict[str, Any]]:
+    """The arguments of each part."""
+    same: dict[str, Any] = {
+        "bundle": address_of(retriever),
+        "digest": plan["bundle"],
+        "device": str(retriever.bundle.device),
+        "k": plan["k"],
+        "banned": banned.tolist(),
+        "include_seen": plan["include_seen"],
+    }
+    same |= {name: plan[name] for name in ("filter", "only") if name in plan}
+    if then is not None:
+        same["then"] = {**plan["then"], "address": address_of(then.ranker)}
+    chunks = rows.split(part)
+    return [
+        {**same, "users": [int(chunk[0]), int(chunk[-1]) + 1]} if everyone else {**same, "listed": chunk.tolist()}
+        for chunk in chunks
+    ]
 
 
 def _then(then: Pipeline | None) -> dict[str, Any]:
@@ -158,61 +183,3 @@ def _allowed(filter: str | None, allowed: Allowed | None) -> dict[str, Any]:
         return {}
     passing = hashlib.sha256(allowed.mask.cpu().numpy().tobytes()).hexdigest()
     return {"filter": filter, "passing": allowed.number, "passing_sha256": passing}
-
-
-def _prepare(folder: Path, plan: dict[str, Any]) -> None:
-    """Keep the parts of the same plan; those of another one go."""
-    file = folder / "plan.json"
-    if folder.is_dir():
-        if file.is_file() and read_json(file) == plan:
-            return
-        log.warning("%s: parts of a stopped run with another bundle or question; they are removed", folder)
-        shutil.rmtree(folder)
-    write_json(file, plan)
-
-
-@contextlib.contextmanager
-def _ids(bundle: Bundle) -> Iterator[Any]:
-    """Open a connection that has the outside ids of both sides, on disk where they are many."""
-    with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
-        for side in ("items", "users"):
-            path = as_pattern(bundle.folder / "vocabulary" / f"{side}.parquet")
-            connection.execute(f"CREATE TABLE {side} AS SELECT row, id FROM read_parquet({path})")
-        yield connection
-
-
-def _write_part(connection: Any, path: Path, rows: Tensor, found: Iterable[TopK]) -> None:
-    """Write the answers of these users, tile after tile, in outside ids."""
-    with replacing_file(path) as partial:
-        tiles = list(found)
-        scores = torch.cat([tile.scores for tile in tiles]).float().cpu()
-        items = torch.cat([tile.ids for tile in tiles]).cpu()
-        there = items != NO_ITEM
-        place, rank = there.nonzero(as_tuple=True)
-        answers = {
-            "place": place.numpy(),
-            "rank": rank.numpy() + 1,
-            "user": rows.cpu()[place].numpy(),
-            "item": items[there].numpy(),
-            "score": scores[there].numpy(),
-        }
-        connection.register("found", answers)
-        connection.execute(
-            "COPY (SELECT users.id AS user, found.rank::INTEGER AS rank, items.id AS item, found.score FROM found "
-            "JOIN users ON users.row = found.user JOIN items ON items.row = found.item ORDER BY place, rank) "
-            f"TO {literal(partial)} (FORMAT parquet, COMPRESSION zstd)"
-        )
-        connection.unregister("found")
-
-
-def _join(connection: Any, parts: list[Path], to: Path, plan: dict[str, Any]) -> int:
-    """Write the parts as one file, in their order, with what was asked in its metadata; return its rows."""
-    listed = "[" + ", ".join(as_pattern(path) for path in parts) + "]"
-    said = json.dumps({name: value for name, value in plan.items() if name != "part"}, ensure_ascii=False)
-    with replacing_file(to) as partial:
-        connection.execute(
-            f"COPY (SELECT * FROM read_parquet({listed})) TO {literal(partial)} "
-            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{twotower: {literal(said)}}})"
-        )
-    (number,) = connection.execute(f"SELECT count(*) FROM read_parquet({as_pattern(to)})").fetchone()
-    return int(number)

@@ -1,83 +1,97 @@
-"""Vectors of a bundle as a Parquet file: ids, vectors and raw columns, for a vector store or a map of embeddings."""
+"""Vectors of a bundle as Parquet: ids, vectors and raw columns, for a vector store or a map of embeddings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from twotower.core.engines.base import Engine
+from twotower.core.engines.local import ThisProcess
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.files import replacing_file
-from twotower.core.records import FIRST_KNOWN
+from twotower.core.parts import Job, prepare_parts, run_parts
 from twotower.diagnosis.projections import principal, project
+from twotower.serving.loaded import address_of, holding
 from twotower.serving.neighbours import Neighbours, directions
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import TILE, Retriever
+from twotower.serving.targets import end_parts, parquet_file, parts_of
+from twotower.serving.vectors_part import SIDES, copy_vectors, encode_part, rows_of, vectors_of
 
-SIDES = ("items", "users")
+PART = 16 * TILE
+"""Rows of a part: what a stopped run loses at most."""
 MOST_PROJECTED = 20_000
 """Rows up to which a map is drawn by t-SNE or UMAP; beyond, by the two main axes."""
 NEIGHBOURS = 15
 """Nearest rows that a map notes of each row."""
 
 
-def write_vectors(retriever: Retriever, to: Path | str, *, side: str = "items", atlas: bool = False) -> int:
+def write_vectors(
+    retriever: Retriever,
+    to: Path | str,
+    *,
+    side: str = "items",
+    atlas: bool = False,
+    part: int = PART,
+    engine: Engine | None = None,
+) -> int:
     """Write one row an item (or known user): ``id``, ``vector`` (a list of float32) and the raw columns.
 
     Args:
         retriever: of the bundle.
-        to: Parquet file, replaced whole.
+        to: Parquet file, replaced whole; or a folder of parts, named without an ending or by an fsspec address, where
+            ``manifest.json`` comes last and a stopped run goes on.
         side: "items" or "users".
         atlas: add ``x``, ``y`` and ``neighbors`` ({ids, distances} of the nearest rows by cosine), which Apple's
-            embedding-atlas opens with ``--x x --y y --neighbors neighbors``.
+            embedding-atlas opens with ``--x x --y y --neighbors neighbors``; of one file alone.
+        part: rows of a part.
+        engine: runs the parts; None: this process. Its workers read the bundle, and write the parts, by the same paths
+            or addresses as this process.
 
     Returns:
         The number of rows.
 
     Raises:
-        InputError: if the model has no vectors, ``side`` is neither, or the file's name does not end in .parquet.
+        InputError: if the model has no vectors, ``side`` is neither, or the name is neither of a Parquet file nor of a
+            folder.
+        ConnectionError: if the engine or an address cannot be reached.
     """
-    import duckdb
-
-    to = Path(to)
     if side not in SIDES:
         raise unknown_name("side", side, SIDES)
-    if to.suffix.lower() != ".parquet":
-        raise InputError(f"{to}: name it *.parquet")
-    bundle = retriever.bundle
-    vocabulary = bundle.item_vocabulary if side == "items" else bundle.user_vocabulary
-    if side == "items":
-        rows = bundle.item_ids
-        ids, vectors = retriever.item_vectors()
-    else:
-        rows = torch.arange(FIRST_KNOWN, bundle.schema.num_users)
-        ids, vectors = retriever.user_vectors(vocabulary.ids(rows.tolist()))
-    columns: dict[str, NDArray[Any]] = {"row": rows.cpu().numpy()}
-    columns |= {f"v{place}": np.ascontiguousarray(vectors[:, place]) for place in range(vectors.shape[1])}
-    vector = ", ".join(f"made.v{place}" for place in range(vectors.shape[1]))
-    more = ""
-    if atlas:
-        columns |= _map_of(torch.from_numpy(vectors))
-        nearest = [name for name in columns if name.startswith("n")]
-        far = ", ".join(f"made.{name.replace('n', 'd', 1)}" for name in nearest)
-        near = ", ".join(f"made.{name}" for name in nearest)
-        more = f", made.x AS x, made.y AS y, {{'ids': [{near}], 'distances': [{far}]}} AS neighbors"
-    taken = {"row", "id", "vector", *(("x", "y", "neighbors") if atlas else ())}
-    source = str(vocabulary.path).replace("'", "''")
-    with duckdb.connect() as connection, replacing_file(to) as partial:
-        connection.register("made", columns)
-        known = connection.execute(f"SELECT * FROM read_parquet('{source}') LIMIT 0").description
-        kept = [name for name, *_ in known if name.lower() not in taken]
-        quoted = "".join(', known."' + name.replace('"', '""') + '"' for name in kept)
-        target = str(partial).replace("'", "''")
-        connection.execute(
-            f"COPY (SELECT known.id AS id, [{vector}]::FLOAT[] AS vector{more}{quoted} FROM made "
-            f"JOIN read_parquet('{source}') AS known ON known.row = made.row ORDER BY made.row) "
-            f"TO '{target}' (FORMAT parquet)"
+    file = parquet_file(to)
+    rows = rows_of(retriever.bundle, side)
+    if file is None or engine is not None:
+        if atlas:
+            raise InputError("a map needs all rows in one process: leave --atlas out, or write one file without engine")
+        if not len(rows):
+            raise InputError(f"{retriever.bundle.folder}: the bundle knows no {side}")
+        vectors_of(retriever, side, rows[:1])  # a model without vectors says so before any work
+        return _write_parts(retriever, to, file, side, rows, part, engine or ThisProcess())
+    with replacing_file(file) as partial:
+        vectors = vectors_of(retriever, side, rows)
+        copy_vectors(
+            retriever.bundle, side, rows, vectors, partial, _map_of(torch.from_numpy(vectors)) if atlas else {}
         )
-    return len(ids)
+    return len(rows)
+
+
+def _write_parts(
+    retriever: Retriever, to: Path | str, file: Path | None, side: str, rows: Tensor, part: int, engine: Engine
+) -> int:
+    """Write them by parts; returns the number of rows."""
+    digest = retriever.bundle.manifest["digest"]
+    same = {"bundle": address_of(retriever), "digest": digest, "device": str(retriever.bundle.device), "side": side}
+    tasks = [{**same, "rows": [start, min(start + part, len(rows))]} for start in range(0, len(rows), part)]
+    plan = {"bundle": digest, "vectors of": side, "rows": len(rows), "part": part}
+    with parts_of(to, file) as store:
+        prepare_parts(store, plan)
+        with holding(retriever):
+            notes, _ = run_parts(store, Job(plan, encode_part, tasks), engine, lambda done: None)
+        end_parts(store, plan, notes, file)
+    return sum(note["rows"] for note in notes)
 
 
 def _map_of(vectors: torch.Tensor) -> dict[str, NDArray[Any]]:

@@ -6,15 +6,20 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from twotower.core.address import is_address
+from twotower.core.engines.base import Engine, Work
 from twotower.core.errors import InputError, shown
+from twotower.core.parts import Job, prepare_parts, run_parts
 from twotower.core.records import FIRST_KNOWN
+from twotower.core.store import Store
 from twotower.data.prepare.arrays import RowWriter
-from twotower.data.prepare.database import literal, one
+from twotower.data.prepare.database import as_pattern, literal, one, reading
 from twotower.data.prepare.read import Faults, Relation, load, relations
+from twotower.data.prepare.source_files import files_of
 from twotower.data.prepare.spec import Label, Spec
 from twotower.data.prepare.values import canonical, form_of_text, number_of, seconds_of, text_of
 
@@ -32,6 +37,20 @@ _EARLY = 2 * 365 * 86400
 
 _FAR_FUTURE = 1e11
 """Seconds, in the year 5138: times beyond it are in another unit."""
+
+
+RAW = '"user" VARCHAR, item VARCHAR, time DOUBLE, label BOOLEAN, __fault VARCHAR'
+"""Columns of the table of events as they are read."""
+
+
+class Shared(NamedTuple):
+    """Say who reads the files of the log."""
+
+    engine: Engine
+    work: Work
+    """`twotower.data.prepare.log_part.read_part`."""
+    memory_limit: str
+    """Of each worker's DuckDB."""
 
 
 @dataclass
@@ -53,22 +72,22 @@ class LogReport:
     """Events, all of the log's, that lie in 1970 or 1971: times of another unit."""
 
 
-def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> LogReport:
+def read_log(connection: Any, spec: Spec, work: Path, progress: Progress, shared: Shared | None = None) -> LogReport:
     """Fill the table ``events``: user and item as text, time, label; ``place`` is the order of the files.
+
+    With ``shared``, each file is read by a worker into a part, and the parts are taken in the order of the files, so
+    that the table is the same.
 
     Raises:
         InputError: if a file or column is missing, or too many rows are malformed.
     """
     log, report = spec.interactions, LogReport()
-    connection.execute(
-        'CREATE TABLE raw_events ("user" VARCHAR, item VARCHAR, time DOUBLE, label BOOLEAN, __fault VARCHAR)'
-    )
-    name = "log"
-    for relation in relations(connection, log.source, spec.folder, work):
-        progress(f"reading {relation.path.name}")
-        name = relation.path.name if len(log.source.path) == 1 else "log"
-        select, fault = _select(relation, spec)
-        load(connection, "raw_events", relation, select, fault, report.faults)
+    connection.execute(f"CREATE TABLE raw_events ({RAW})")
+    if shared is None:
+        name = load_events(connection, spec, work, report.faults, progress)
+    else:
+        name = _load_parts(connection, spec, work, report.faults, progress, shared)
+    name = name if len(log.source.path) == 1 else "log"
     report.faults.check(log.max_bad_share, name)
     if (
         log.time
@@ -82,6 +101,39 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
     if log.time and log.unit != "order":
         report.early = _before(connection, _EARLY)
     return report
+
+
+def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progress: Progress) -> str:
+    """Append the events of all files to ``raw_events``, in their order; returns the name of the last file."""
+    name = "log"
+    for relation in relations(connection, spec.interactions.source, spec.folder, work):
+        progress(f"reading {relation.path.name}")
+        name = relation.path.name
+        select, fault = _select(relation, spec)
+        load(connection, "raw_events", relation, select, fault, faults)
+    return name
+
+
+def _load_parts(connection: Any, spec: Spec, work: Path, faults: Faults, progress: Progress, shared: Shared) -> str:
+    """The same by an engine: a part for each file."""
+    names = files_of(spec.interactions.source, spec.folder)
+    plan = {
+        "spec": spec.to_dict(),
+        "files": [name if is_address(name) else str(Path(name).resolve()) for name in names],
+    }
+    same = {"spec": plan["spec"], "memory_limit": shared.memory_limit}
+    store = Store(str(work / "read"))
+    prepare_parts(store, plan)
+    progress(f"reading {len(names):,} files")
+    job = Job(plan, shared.work, [{**same, "file": name} for name in plan["files"]])
+    notes, _ = run_parts(store, job, shared.engine, lambda done: progress(f"read {done:,} of {len(names):,} files"))
+    for note in notes:
+        part = work / "read" / note["name"]
+        with reading(part):
+            connection.execute(f"INSERT INTO raw_events SELECT * FROM read_parquet({as_pattern(part)})")
+        part.unlink()
+        faults.add(Faults(**note["faults"]))
+    return names[-1].replace("\\", "/").rpartition("/")[2]
 
 
 def _before(connection: Any, end: int | float) -> int:

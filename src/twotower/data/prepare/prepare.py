@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from twotower.core.engines.base import Engine
 from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json, replacing_folder
 from twotower.core.records import FIRST_KNOWN
@@ -16,12 +17,14 @@ from twotower.data.prepare.database import database, one
 from twotower.data.prepare.log import (
     LogReport,
     Progress,
+    Shared,
     number_items,
     number_users,
     read_log,
     select_events,
     write_log,
 )
+from twotower.data.prepare.log_part import read_part
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
 from twotower.data.prepare.values import unify
@@ -30,7 +33,12 @@ from twotower.data.repeats import figures
 
 
 def prepare(
-    spec: Spec | Path | str, target: Path | str, *, memory_limit: str = "1GB", progress: Progress | None = None
+    spec: Spec | Path | str,
+    target: Path | str,
+    *,
+    memory_limit: str = "1GB",
+    engine: Engine | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Prepare a data set: read the raw files of ``spec`` and write the folder ``target`` in one go.
 
@@ -41,7 +49,10 @@ def prepare(
     Args:
         spec: the spec, or the path of its TOML.
         target: the folder to write; one that `prepare` wrote before is replaced.
-        memory_limit: of DuckDB, as 500MB or 2GB; beyond it, work spills to disk beside ``target``.
+        memory_limit: of DuckDB, as 500MB or 2GB, here and in each worker; beyond it, work spills to disk, here beside
+            ``target``.
+        engine: reads the files of the log, each as a part; None: this process. Its workers read the files, and write
+            parts beside ``target``, by the same paths as this process. All that needs the whole log is done here.
         progress: is told in a few words what is being done.
 
     Returns:
@@ -49,6 +60,7 @@ def prepare(
 
     Raises:
         InputError: if the spec or the data cannot be used; says what, where and what to do.
+        ConnectionError: if the engine or an address cannot be reached.
         OSError: if the disk is full.
     """
     spec = spec if isinstance(spec, Spec) else Spec.from_toml(spec)
@@ -61,11 +73,12 @@ def prepare(
         ) as work,
         database(Path(work), memory_limit) as connection,
     ):
-        _prepare(connection, spec, folder, Path(work), tell)
+        shared = None if engine is None else Shared(engine, read_part, memory_limit)
+        _prepare(connection, spec, folder, Path(work), tell, shared)
     return target
 
 
-def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Progress) -> None:
+def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Progress, shared: Shared | None) -> None:
     tables = {"user": spec.users, "item": spec.items}
     types: dict[str, dict[str, str]] = {"user": {}, "item": {}}
     reports = {"user": TableReport(), "item": TableReport()}
@@ -75,7 +88,7 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
             progress(f"reading the table of {side}s")
             share = spec.interactions.max_bad_share
             types[side], reports[side] = read_table(connection, side, table, spec.folder, work, share)
-    log = read_log(connection, spec, work, progress)
+    log = read_log(connection, spec, work, progress, shared)
     forms: dict[Side, dict[str, str]] = {"user": {}, "item": {}}
     for side in sides:
         listed = [(f"{side}_table", "__id")] if tables[side] is not None else []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from twotower.core.address import is_address
 from twotower.core.errors import InputError, closest, shown
 from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
 from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.rows import Row, count_lines, rows_of
+from twotower.data.prepare.source_files import files_of, local_copy
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
@@ -67,6 +68,13 @@ class Faults:
     blank: int = 0
     header: int = 0
 
+    def add(self, more: Faults) -> None:
+        """Add those of files that come after."""
+        self.first = (self.first + more.first)[:SHOWN_FAULTS]
+        self.not_utf8 |= more.not_utf8
+        for name in ("rows", "malformed", "lines", "malformed_lines", "within", "blank", "header"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+
     def check(self, max_share: float, what: str) -> None:
         """Stop when more than ``max_share`` of the rows, or of their lines, is malformed.
 
@@ -99,17 +107,26 @@ def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iter
     Raises:
         InputError: if a file is missing, empty, of unknown format, or not what its format says.
     """
-    for number, path in enumerate(_files(source, folder)):
+    for number, name in enumerate(files_of(source, folder)):
+        path = local_copy(name, work / f"fetched-{number}")
         kind = source.format or _format(path)
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
         if kind == "parquet":
             yield _parquet(connection, path)
+            _forget(path, name)
             continue
         readable = plain_lines(path, source.encoding, work / f"plain-{number}.txt")
         yield _json_lines(connection, path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
         if readable != path:
             readable.unlink()
+        _forget(path, name)
+
+
+def _forget(path: Path, name: str) -> None:
+    """Remove the copy of a file that lies at an address."""
+    if is_address(name):
+        path.unlink()
 
 
 def _parquet(connection: Any, path: Path) -> Relation:
@@ -157,21 +174,6 @@ _REJECTED = {
     "INVALID UNICODE": "not UTF-8",
     "LINE SIZE OVER MAXIMUM": "the line is too long",
 }
-
-
-def _files(source: Source, folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for name in source.path:
-        full = folder / name
-        if full.is_file():
-            found.append(full)
-            continue
-        matches = sorted(path for path in map(Path, glob.glob(str(full), recursive=True)) if path.is_file())  # noqa: PTH207
-        if not matches:
-            near = [path.name for path in full.parent.iterdir()] if full.parent.is_dir() else []
-            raise InputError(f"{full}: no such file" + (f"; {closest(full.name, near)}" if near else ""))
-        found += matches
-    return found
 
 
 def format_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tomli_w
 
+from twotower.core.address import is_address
 from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.files import read_toml, replacing_file
 from twotower.core.schema import KINDS, Feature
@@ -24,7 +25,7 @@ class Source:
     """Describe the files of one table."""
 
     path: tuple[str, ...]
-    """Files or glob patterns, read in this order; relative to the folder of the TOML."""
+    """Files or glob patterns, read in this order: relative to the folder of the TOML, or fsspec addresses."""
     format: str = ""
     """csv, tsv, jsonl or parquet; empty: by the file's extension (.gz is read too)."""
     separator: str = ""
@@ -199,7 +200,10 @@ class Spec:
         if path.parent.resolve() != self.folder.resolve():
             for section in ("interactions", "users", "items"):
                 if section in values:
-                    values[section]["path"] = [str((self.folder / name).resolve()) for name in values[section]["path"]]
+                    values[section]["path"] = [
+                        name if is_address(name) else str((self.folder / name).resolve())
+                        for name in values[section]["path"]
+                    ]
         with replacing_file(path) as partial:
             partial.write_text(tomli_w.dumps(values), encoding="utf-8")
 

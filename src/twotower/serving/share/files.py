@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, shown
+from twotower.core.address import open_address, reaching, shown_address
+from twotower.core.errors import InputError
 from twotower.core.files import replacing_folder
 from twotower.core.manifest import check_files
 from twotower.serving.share.address import (
@@ -21,12 +22,9 @@ from twotower.serving.share.address import (
     NOTHING,
     OTHER,
     check_names,
-    reaching,
-    shown_address,
 )
 
 BLOCK = 2**20
-WILD = "*?[]"
 
 
 class Files:
@@ -44,20 +42,8 @@ class Files:
     """
 
     def __init__(self, address: str) -> None:
-        from fsspec.core import url_to_fs
-        from fsspec.implementations.local import LocalFileSystem
-
         self.address, self.name = address, shown_address(address)
-        if "::" in address or any(sign in address for sign in WILD):
-            raise InputError(f"{self.name}: give the address of one folder, without '::' and without any of {WILD}")
-        try:
-            self.fs, path = url_to_fs(address)
-        except ImportError as error:
-            raise InputError(f"{self.name}: this kind of address needs a package: {shown(str(error), 160)}") from None
-        except ValueError as error:
-            raise InputError(f"{self.name}: {shown(str(error), 160)}; such as s3://bucket/name or a folder") from None
-        self.path = str(path).rstrip("/")
-        self.local = Path(self.path) if isinstance(self.fs, LocalFileSystem) else None
+        self.fs, self.path, self.local = open_address(address)
         if not posixpath.basename(self.path):
             raise InputError(f"{self.name}: name a folder, such as s3://bucket/name")
 

@@ -10,8 +10,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from twotower.core.address import reaching
 from twotower.core.errors import InputError, shown
-from twotower.serving.share.address import BUNDLE, MANIFEST, NOTHING, OTHER, reaching
+from twotower.serving.share.address import BUNDLE, MANIFEST, NOTHING, OTHER
 
 SCHEME = "hf://"
 THEIRS = ".gitattributes"

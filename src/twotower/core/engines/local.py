@@ -1,0 +1,89 @@
+"""Engine of this machine: this process itself, or several fresh ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+from twotower.core.engines.base import TRIES, Task, Work, lost
+from twotower.core.errors import InputError
+
+
+class ThisProcess:
+    """Run tasks one after the other, here."""
+
+    name = "local"
+
+    def run(self, work: Work, tasks: Sequence[Task], on_done: Callable[[], None]) -> None:
+        """Run ``work`` on every task, in order."""
+        for task in tasks:
+            work(task)
+            on_done()
+
+
+class Processes:
+    """Run tasks in fresh processes of this machine; where one of them is lost, what it had begins anew.
+
+    Args:
+        workers: how many processes.
+    """
+
+    name = "local"
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def run(self, work: Work, tasks: Sequence[Task], on_done: Callable[[], None]) -> None:
+        """Run ``work`` on every task, in any order."""
+        left, tries = list(range(len(tasks))), [0] * len(tasks)
+        while left:
+            done, suspects = self._once(work, tasks, left, tries, on_done)
+            left = [number for number in left if number not in done]
+            for number in suspects:
+                tries[number] += 1
+                if tries[number] >= TRIES:
+                    raise lost("local processes", TRIES)
+
+    def _once(
+        self, work: Work, tasks: Sequence[Task], left: list[int], tries: list[int], on_done: Callable[[], None]
+    ) -> tuple[set[int], set[int]]:
+        """Run until all is done or a process is lost: what was done, and what was under way when one was."""
+        done: set[int] = set()
+        ahead = iter(left)
+        pool = ProcessPoolExecutor(
+            self.workers, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(self.workers,)
+        )
+        running: dict[Future[None], int] = {}
+        try:
+            while True:
+                while len(running) < self.workers and (number := next(ahead, None)) is not None:
+                    running[pool.submit(work, tasks[number])] = number
+                if not running:
+                    return done, set()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    try:
+                        future.result()
+                    except (InputError, BrokenProcessPool):
+                        raise
+                    except OSError:
+                        number = running.pop(future)
+                        tries[number] += 1
+                        if tries[number] >= TRIES:
+                            raise
+                        running[pool.submit(work, tasks[number])] = number
+                        continue
+                    done.add(running.pop(future))
+                    on_done()
+        except BrokenProcessPool:
+            return done, set(running.values())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _share_cores(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers)))
