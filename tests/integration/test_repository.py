@@ -246,9 +246,11 @@ def test_the_search_for_requirements_that_nobody_imports_finds_them():
 
 DEVELOPING = {"dev", "docs"}
 """Extras that name tools, which nothing of the package imports."""
+BY_PROTOCOL = {"s3", "gs"}
+"""Extras that fsspec imports by the protocol of an address: s3://, gs://."""
 
 
-@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING))
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING - BY_PROTOCOL))
 def test_an_extra_names_only_what_is_imported(extra):
     assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
 

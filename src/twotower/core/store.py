@@ -179,7 +179,7 @@ class Store:
 
 @contextlib.contextmanager
 def local_file(address: str) -> Iterator[Path]:
-    """Yield a local path of a file: itself, or a copy of what lies at an address for as long as the block runs.
+    """Yield a local path of a file: itself, or a copy of the file at an address for as long as the block runs.
 
     Raises:
         InputError: if there is none at an address.

@@ -1,4 +1,4 @@
-"""Refresh: a bundle with newer events, users and items, trained on from its own weights, judged, then written."""
+"""Refresh: a bundle with newer events, users and items, trained on from its own weights, evaluated, then written."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refresh(
     change: Callable[[Run], Run] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Refreshed:
-    """Take newer data into a bundle: train on from its weights, judge beside it, and write if that is not worse.
+    """Take newer data into a bundle: train on from its weights, compare with it, and write if that is not worse.
 
     The newest events (later than all that the bundle has) are held out: the last fifth for the verdict, the fifth
     before it for validation, which says when training stops. Everything else is learnt, old and new. Known users, items

@@ -1,4 +1,4 @@
-"""Verdict on a refresh: the new bundle beside the old one, on the newest days, which neither has learnt."""
+"""Verdict on a refresh: the new bundle beside the old one, on the newest days, on which neither was trained."""
 
 from __future__ import annotations
 

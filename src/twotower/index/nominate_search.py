@@ -32,7 +32,7 @@ class Ready:
 
     @staticmethod
     def of(lists: Postings, centres: Tensor, items: Tensor) -> Ready:
-        """Take them over; nothing is copied that lies in rows already."""
+        """Return them in compiled form; what is stored by rows already is not copied."""
         rows = np.ascontiguousarray(centres.numpy(), dtype=np.float32)
         return Ready(lists, rows, np.square(rows).sum(1) / np.float32(2), np.ascontiguousarray(items.numpy()))
 

@@ -32,7 +32,7 @@ class IndexRecall(NamedTuple):
 
 
 def index_recall(bundle: Bundle, *, k: int = K, most_users: int = MOST_USERS, seed: int = 0) -> IndexRecall | None:
-    """Ask the bundle's index and the model itself for the best ``k`` items of users drawn from the bundle.
+    """Compare the bundle's index with the model itself: the best ``k`` items of users drawn from the bundle.
 
     A user is asked for as the service would, from the stored history; in a bundle without histories, each of as many
     items is the history of one who is not known.

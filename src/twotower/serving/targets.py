@@ -1,4 +1,4 @@
-"""Where parts go: into a folder beside a Parquet file that they become, or into the folder or address that is named."""
+"""Targets of parts: a folder beside a Parquet file that they become, or the folder or address that is named."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def told(*numbers: int) -> Callable[[], list[list[int]]]:
-    """Start to tell all ranks some numbers through the host; return what waits for those of each rank, by rank."""
+    """Start to gather some numbers of all ranks through the host; return what waits for those of each rank, by rank."""
     mine = torch.tensor(numbers)
     held = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
     with watched():

@@ -179,7 +179,7 @@ class World:
         return rows[-1:] if self.idle else rows[cuts[self.rank] : cuts[self.rank + 1]]
 
     def tell(self, batch: Batch, *, stop: bool) -> int:
-        """Start to tell all ranks how many rows of the loss this one has, which it returns, and if it is to stop.
+        """Start to send all ranks how many rows of the loss this one has, which it returns, and if it is to stop.
 
         All that a step says through the host. It is waited for where a step needs it, at the latest before gradients
         are summed, so that a rank that is lost, or late, ends the others by one line, whatever a GPU waits for.
@@ -288,7 +288,7 @@ class World:
         return sums[0]
 
     def any(self, wish: bool) -> bool:
-        """Return whether some rank wishes it."""
+        """Return whether some rank asks for it."""
         return wish if self.size == 1 else any(collectives.counts(wish))
 
     def first(self, value: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What an engine is: it runs a function on each task at least once, and tries again where a worker was lost."""
+"""Contract of engines: run a function on each task at least once, and try again where a worker was lost."""
 
 from __future__ import annotations
 

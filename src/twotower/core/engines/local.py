@@ -25,7 +25,7 @@ class ThisProcess:
 
 
 class Processes:
-    """Run tasks in fresh processes of this machine; where one of them is lost, what it had begins anew.
+    """Run tasks in fresh processes of this machine; the task of a lost process is started again.
 
     Args:
         workers: how many processes.

@@ -44,7 +44,7 @@ RAW = '"user" VARCHAR, item VARCHAR, time DOUBLE, label BOOLEAN, __fault VARCHAR
 
 
 class Shared(NamedTuple):
-    """Say who reads the files of the log."""
+    """Configure who reads the files of the log."""
 
     engine: Engine
     work: Work

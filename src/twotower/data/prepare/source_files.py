@@ -30,7 +30,7 @@ def files_of(source: Source, folder: Path) -> list[str]:
 
 
 def local_copy(name: str, to: Path) -> Path:
-    """Return the local path of a file of `files_of`: what lies at an address is copied into the folder ``to``.
+    """Return the local path of a file of `files_of`: a file at an address is copied into the folder ``to``.
 
     Raises:
         InputError: if there is no such file.

@@ -1,4 +1,4 @@
-"""What lists keep of a model: SparCode's own, a gate's, or lists that nominate for a model of vectors to rank."""
+"""Answers by lists of a model: SparCode's own, a gate's, or lists that nominate for a model of vectors to rank."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def asked_of(model: Model, dataset: Dataset, targets: Targets) -> Asked:
 
 
 def training_states(model: Model, dataset: Dataset, train: Log, number: int, seed: int) -> State:
-    """Encode users as they stood before ``number`` training events, drawn among those that have a history."""
+    """Encode users as they were before ``number`` training events, drawn among those that have a history."""
     rows = EventRows(dataset, train, history_length=training_length(model), item_features=False)
     first = train.offsets[:-1][train.users()].cpu()
     later = (torch.arange(train.num_events) > first).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Measuring of a cell of SparCode's table: one training, judged densely and by lists of several lengths."""
+"""Measuring of a cell of SparCode's table: one training, evaluated densely and by lists of several lengths."""
 
 from __future__ import annotations
 
