@@ -24,31 +24,29 @@ class Dask:
 
     Args:
         address: ``dask://host:port``.
-        answer: seconds to wait for the scheduler, and for its first worker.
-        patience: seconds without any worker after which the run is given up.
 
     Raises:
         InputError: if ``distributed`` is not installed.
         ConnectionError: if no scheduler answers there, or it has no worker.
     """
 
-    def __init__(self, address: str, *, answer: float = ANSWER, patience: float = PATIENCE) -> None:
+    def __init__(self, address: str) -> None:
         try:
             import distributed
         except ImportError:
             raise InputError("dask:// engines need dask.distributed: pip install 'twotower[dask]'") from None
-        self.name, self.patience = address, patience
+        self.name = address
         self._library: Any = distributed
         try:
             self._client: Any = distributed.Client(
-                address.replace("dask://", "tcp://", 1), timeout=answer, set_as_default=False
+                address.replace("dask://", "tcp://", 1), timeout=ANSWER, set_as_default=False
             )
         except (OSError, TimeoutError, ValueError) as error:
             raise ConnectionAbortedError(
-                f"{address}: no Dask scheduler answers there within {answer:g} s ({shown(str(error), 80)}); "
+                f"{address}: no Dask scheduler answers there within {ANSWER:g} s ({shown(str(error), 80)}); "
                 "'dask scheduler' starts one"
             ) from None
-        if not self._threads(answer):
+        if not self._threads(ANSWER):
             self.close()
             raise ConnectionAbortedError(f"{address}: the scheduler has no workers; 'dask worker HOST:PORT' starts one")
 
@@ -80,7 +78,7 @@ class Dask:
         while True:
             try:
                 with self._client.as_current():
-                    found: Any = self._library.wait(running, timeout=self.patience, return_when="FIRST_COMPLETED")
+                    found: Any = self._library.wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED")
                 return set(found.done)
             except TimeoutError:
                 if not self._threads(0.0):
