@@ -83,7 +83,7 @@ class Dask:
             except TimeoutError:
                 if not self._threads(0.0):
                     raise self._gone("has no workers any more") from None
-            except (OSError, asyncio.CancelledError):
+            except (OSError, asyncio.CancelledError, self._library.client.CancelledError):
                 raise self._gone("was lost") from None
 
     def _check(self, future: Any) -> None:
@@ -92,9 +92,9 @@ class Dask:
             future.result()
         except (InputError, OSError):
             raise
-        except self._library.scheduler.KilledWorker:
+        except self._library.KilledWorker:
             raise lost(self.name, TRIES) from None
-        except (asyncio.CancelledError, self._library.client.FutureCancelledError):
+        except (asyncio.CancelledError, self._library.client.CancelledError):
             raise self._gone("was lost") from None
         except ImportError as error:
             raise InputError(
