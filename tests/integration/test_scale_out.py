@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -174,6 +175,25 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_doubles_nothing(
             left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
             assert not left, "no folder of parts, no lock"
     assert len(set(killed)) == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dask_tries_a_fault_of_the_system_again_and_bad_input_not(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    work = importlib.import_module("engine_work")
+    calls: list[int] = []
+    with open_engine(cluster.address) as engine:
+        with pytest.raises(InputError, match="this cannot be done"):
+            engine.run(work.refuses, [{"file": str(tmp_path / "a")}], lambda: None)
+        assert (tmp_path / "a").read_text() == "tried\n"
+        engine.run(work.fails_twice, [{"file": str(tmp_path / "b")}], lambda: calls.append(1))
+        assert (tmp_path / "b").read_text() == "tried\n" * 3
+        assert calls == [1]
+        with pytest.raises(ChildProcessError, match="ended without a word"):
+            engine.run(work.dies_always, [{}], lambda: None)
 
 
 @pytest.mark.slow
