@@ -172,7 +172,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
     pytest.importorskip("distributed", reason="needs the extra 'dask'")
     from twotower.core.engines import dask
 
-    monkeypatch.setattr(dask.Dask.__init__, "__kwdefaults__", {"answer": 1.0, "patience": 1.0})
+    monkeypatch.setattr(dask, "ANSWER", 1.0)
     address = f"dask://127.0.0.1:{closed_port}"
     with pytest.raises(SystemExit) as stop:
         main(["recommend", str(bundle_folder), "--all", "--to", str(tmp_path / "lists"), "--engine", address])

@@ -94,12 +94,14 @@ def test_a_stopped_run_keeps_what_is_whole(store: Store, work: ModuleType) -> No
     assert third.asked == [], "what is whole is not made again"
 
 
-@pytest.mark.parametrize("damage", ["part", "note", "no note", "temporary"])
+@pytest.mark.parametrize("damage", ["part", "changed", "note", "no note", "temporary"])
 def test_a_part_that_is_not_whole_is_made_again(damage: str, store: Store, work: ModuleType) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(store, work, Counting(stop=3))
-    if damage == "part":
-        put(store, "000001.parquet", "1")
+    if damage == "changed" and store.local is None:
+        pytest.skip("elsewhere the sizes alone are compared, until a reader asks for more")
+    if damage in ("part", "changed"):
+        put(store, "000001.parquet", "1" if damage == "part" else "99")
     elif damage == "note":
         put(store, "000001.json", "{")
     elif damage == "no note":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -92,12 +94,13 @@ class Cluster(NamedTuple):
 
     address: str
     log: Path
+    scheduler: subprocess.Popen[bytes]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[Cluster]:
+    """Start a scheduler with two workers."""
     distributed = pytest.importorskip("distributed", reason="needs the extra 'dask'")
-    folder = tmp_path_factory.mktemp("dask")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,7 +120,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         try:
             with distributed.Client(f"tcp://127.0.0.1:{port}", timeout=60, set_as_default=False) as client:
                 client.wait_for_workers(2, timeout=120)
-            yield Cluster(f"dask://127.0.0.1:{port}", folder / "log")
+            yield Cluster(f"dask://127.0.0.1:{port}", folder / "log", running[0])
         finally:
             for one in reversed(running):
                 one.terminate()
@@ -126,6 +129,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 except subprocess.TimeoutExpired:
                     one.kill()
                     one.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with started(tmp_path_factory.mktemp("dask")) as running:
+        yield running
 
 
 def kill_at(log: Path, stage: str, time_of: int, killed: list[int]) -> None:
@@ -166,6 +175,46 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_doubles_nothing(
             left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
             assert not left, "no folder of parts, no lock"
     assert len(set(killed)) == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dask_tries_a_fault_of_the_system_again_and_bad_input_not(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    work = importlib.import_module("engine_work")
+    calls: list[int] = []
+    with open_engine(cluster.address) as engine:
+        with pytest.raises(InputError, match="this cannot be done"):
+            engine.run(work.refuses, [{"file": str(tmp_path / "a")}], lambda: None)
+        assert (tmp_path / "a").read_text() == "tried\n"
+        engine.run(work.fails_twice, [{"file": str(tmp_path / "b")}], lambda: calls.append(1))
+        assert (tmp_path / "b").read_text() == "tried\n" * 3
+        assert calls == [1]
+        with pytest.raises(ChildProcessError, match="ended without a word"):
+            engine.run(work.dies_always, [{}], lambda: None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_that_ends_in_the_middle_is_one_line_and_the_parts_are_kept(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    write_recommendations(retriever, tmp_path / "one.parquet", k=4, part=1)
+    (tmp_path / "dask").mkdir()
+    with started(tmp_path / "dask") as running, open_engine(running.address) as engine:
+
+        def end_it(done: int, total: int) -> None:
+            if done == 2:
+                running.scheduler.kill()
+
+        with pytest.raises(ConnectionAbortedError, match="the same command goes on with what is done"):
+            write_recommendations(retriever, tmp_path / "lists", k=4, part=1, engine=engine, on_progress=end_it)
+    with pytest.raises(InputError, match="not whole: a run was stopped"):
+        read_parts(Store(str(tmp_path / "lists")))
+    assert write_recommendations(retriever, tmp_path / "lists", k=4, part=1).resumed >= 2
+    assert rows(tmp_path / "lists") == rows(tmp_path / "one.parquet")
 
 
 @pytest.mark.slow

@@ -24,31 +24,29 @@ class Dask:
 
     Args:
         address: ``dask://host:port``.
-        answer: seconds to wait for the scheduler, and for its first worker.
-        patience: seconds without any worker after which the run is given up.
 
     Raises:
         InputError: if ``distributed`` is not installed.
         ConnectionError: if no scheduler answers there, or it has no worker.
     """
 
-    def __init__(self, address: str, *, answer: float = ANSWER, patience: float = PATIENCE) -> None:
+    def __init__(self, address: str) -> None:
         try:
             import distributed
         except ImportError:
             raise InputError("dask:// engines need dask.distributed: pip install 'twotower[dask]'") from None
-        self.name, self.patience = address, patience
+        self.name = address
         self._library: Any = distributed
         try:
             self._client: Any = distributed.Client(
-                address.replace("dask://", "tcp://", 1), timeout=answer, set_as_default=False
+                address.replace("dask://", "tcp://", 1), timeout=ANSWER, set_as_default=False
             )
         except (OSError, TimeoutError, ValueError) as error:
             raise ConnectionAbortedError(
-                f"{address}: no Dask scheduler answers there within {answer:g} s ({shown(str(error), 80)}); "
+                f"{address}: no Dask scheduler answers there within {ANSWER:g} s ({shown(str(error), 80)}); "
                 "'dask scheduler' starts one"
             ) from None
-        if not self._threads(answer):
+        if not self._threads(ANSWER):
             self.close()
             raise ConnectionAbortedError(f"{address}: the scheduler has no workers; 'dask worker HOST:PORT' starts one")
 
@@ -58,20 +56,31 @@ class Dask:
 
     def run(self, work: Work, tasks: Sequence[Task], on_done: Callable[[], None]) -> None:
         """Run ``work`` on every task, in any order: Dask tries again where a worker was lost."""
-        token, ahead = secrets.token_hex(4), iter(enumerate(tasks))
-        running: set[Any] = set()
+        token, ahead = secrets.token_hex(4), iter(range(len(tasks)))
+        tries = [0] * len(tasks)
+        running: dict[Any, int] = {}
+
+        def begin(number: int) -> None:
+            tries[number] += 1
+            key = f"twotower-{token}-{number}-{tries[number]}"
+            running[self._client.submit(work, tasks[number], key=key, pure=False)] = number
+
         try:
             while True:
                 room = AHEAD * max(1, self._threads(0.0)) - len(running)
-                for number, task in itertools.islice(ahead, max(0, room)):
-                    key = f"twotower-{token}-{number}"
-                    running.add(self._client.submit(work, task, key=key, pure=False, retries=TRIES - 1))
+                for number in itertools.islice(ahead, max(0, room)):
+                    begin(number)
                 if not running:
                     return
-                for future in self._next(running):
-                    running.discard(future)
-                    self._check(future)
-                    on_done()
+                for future in self._next(set(running)):
+                    number = running.pop(future)
+                    fault = self._fault(future)
+                    if fault is None:
+                        on_done()
+                    elif tries[number] < TRIES:
+                        begin(number)
+                    else:
+                        raise fault
         finally:
             self._client.cancel(list(running), force=True)
 
@@ -80,29 +89,30 @@ class Dask:
         while True:
             try:
                 with self._client.as_current():
-                    found: Any = self._library.wait(running, timeout=self.patience, return_when="FIRST_COMPLETED")
+                    found: Any = self._library.wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED")
                 return set(found.done)
             except TimeoutError:
                 if not self._threads(0.0):
                     raise self._gone("has no workers any more") from None
-            except (OSError, asyncio.CancelledError):
+            except (OSError, asyncio.CancelledError, self._library.client.CancelledError):
                 raise self._gone("was lost") from None
 
-    def _check(self, future: Any) -> None:
-        """Raise what a task raised, in one line."""
+    def _fault(self, future: Any) -> OSError | None:
+        """What the system raised in a task, which another try may mend; anything else is raised here, in one line."""
         try:
             future.result()
-        except (InputError, OSError):
-            raise
-        except self._library.scheduler.KilledWorker:
+        except OSError as error:
+            return error
+        except self._library.KilledWorker:
             raise lost(self.name, TRIES) from None
-        except (asyncio.CancelledError, self._library.client.FutureCancelledError):
+        except (asyncio.CancelledError, self._library.client.CancelledError):
             raise self._gone("was lost") from None
         except ImportError as error:
             raise InputError(
                 f"{self.name}: its workers cannot import what they are to run ({shown(str(error), 120)}): install the "
                 "same twotower there"
             ) from None
+        return None
 
     def _threads(self, within: float) -> int:
         """Threads of the workers that are there within some seconds."""
