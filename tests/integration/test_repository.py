@@ -246,11 +246,9 @@ def test_the_search_for_requirements_that_nobody_imports_finds_them():
 
 DEVELOPING = {"dev", "docs"}
 """Extras that name tools, which nothing of the package imports."""
-BY_PROTOCOL = {"s3", "gs"}
-"""Extras that fsspec imports by the protocol of an address: s3://, gs://."""
 
 
-@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING - BY_PROTOCOL))
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - DEVELOPING))
 def test_an_extra_names_only_what_is_imported(extra):
     assert not unused(PROJECT["optional-dependencies"][extra], imported_modules())
 
