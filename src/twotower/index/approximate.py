@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ MOST_DEAD = 0.25
 """Share of removed rows at which the structure is built anew."""
 TILE = 256
 """Users searched at a time."""
+_NOTHING = np.zeros(0, np.int64)
 
 
 class ApproximateIndex(ABC):
@@ -53,10 +54,15 @@ class ApproximateIndex(ABC):
     _vectors: NDArray[np.float32]
     _ids: Tensor
     _alive: Tensor
+    """Replaced by every change, and never changed in place."""
+    _counted: tuple[Tensor, int]
+    """An ``_alive``, and how many rows it has."""
     _built: int
     _mapped: bool
     _structure: Any
     _by_id: tuple[Tensor, Tensor] | None
+    _unfiltered: dict[int, Any]
+    """Parameters of the latest unfiltered search, by effort: to make them costs as much as scoring what it finds."""
 
     def __init__(self, settings: dict[str, int]) -> None:
         for name, value in settings.items():
@@ -89,7 +95,12 @@ class ApproximateIndex(ABC):
 
     def __len__(self) -> int:
         """Return how many items there are."""
-        return int(self._alive.sum())
+        alive, count = self._counted
+        if alive is not self._alive:
+            alive = self._alive
+            count = int(alive.sum())
+            self._counted = alive, count
+        return count
 
     @property
     def is_exact(self) -> bool:
@@ -137,7 +148,7 @@ class ApproximateIndex(ABC):
         queries = _vectors(user_states, "user")
         check_question(len(queries), k, exclude)
         allowed = self._alive if allow is None else self._alive & allowed_among(self._ids, allow.cpu())
-        count = int(allowed.sum())
+        count = len(self) if allow is None else int(allowed.sum())
         if not count or not len(queries):
             return TopK(*nothing(len(queries), k, self._device))
         self._check_width(queries, "user")
@@ -146,7 +157,7 @@ class ApproximateIndex(ABC):
             found = self._scan(queries, allowed, k, exclude)
         else:
             with one_thread():
-                found = self._search(queries, allowed, k, exclude)
+                found = self._search(queries, allowed, count, k, exclude)
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -213,7 +224,8 @@ class ApproximateIndex(ABC):
             if note["class"] != cls.__name__:
                 raise ValueError(f"it is a {note['class']}")
             index = cls(**note["settings"])
-            vectors = np.load(folder / "vectors.npy", mmap_mode="r" if note["built"] else None, allow_pickle=False)
+            mode: Literal["r"] | None = "r" if note["built"] else None
+            vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode=mode, allow_pickle=False))
             ids, alive = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("ids", "alive"))
             if note["built"] and not (folder / STRUCTURE).is_file():
                 raise FileNotFoundError(2, "", str(folder / STRUCTURE))
@@ -238,8 +250,9 @@ class ApproximateIndex(ABC):
     def _hold(self, vectors: NDArray[np.float32], ids: Tensor, structure: Any) -> None:
         self._vectors, self._ids, self._structure = vectors, ids, structure
         self._alive = torch.ones(len(ids), dtype=torch.bool)
+        self._counted = self._alive, len(ids)
         self._built, self._mapped = len(ids), False
-        self._by_id = None
+        self._by_id, self._unfiltered = None, {}
 
     def _build(self, vectors: NDArray[np.float32], ids: Tensor) -> None:
         with one_thread():
@@ -252,7 +265,7 @@ class ApproximateIndex(ABC):
         return self._vectors[rows.numpy()], self._ids[rows]
 
     def _tidied(self) -> bool:
-        return len(self._ids) - int(self._alive.sum()) <= MOST_DEAD * len(self._ids)
+        return len(self._ids) - len(self) <= MOST_DEAD * len(self._ids)
 
     def _writable(self) -> Any:
         """Return the structure, copied into memory first if it is mapped from a file."""
@@ -277,8 +290,15 @@ class ApproximateIndex(ABC):
                 f"index: {side} vectors of {vectors.shape[1]} numbers, but it holds vectors of {self._vectors.shape[1]}"
             )
 
-    def _search(self, queries: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor | None) -> TopK:
+    def _search(
+        self, queries: NDArray[np.float32], allowed: Tensor, count: int, k: int, exclude: Tensor | None
+    ) -> TopK:
         """Search users without exclusions in tiles, each other by itself: no answer depends on who else asks."""
+        whole = count == len(self._ids)
+        if len(queries) == 1 and whole:  # what a service asks
+            few = self._beyond(queries, k, None if exclude is None else exclude[0])
+            if few is not None:
+                return few
         scores, ids = nothing(len(queries), k, torch.device("cpu"))
         some = torch.zeros(len(queries), dtype=torch.bool) if exclude is None else (exclude >= 0).any(dim=1)
         groups = [*(~some).nonzero()[:, 0].split(TILE), *some.nonzero()]
@@ -287,12 +307,12 @@ class ApproximateIndex(ABC):
                 continue
             mask, banned = allowed, 0
             if exclude is not None and some[users[0]]:
-                if few := self._beyond(queries[users.numpy()], allowed, k, exclude[users[0]]):
+                if whole and (few := self._beyond(queries[users.numpy()], k, exclude[users[0]])):
                     scores[users], ids[users] = few
                     continue
                 mask = allowed.clone()
                 mask[self._rows_of(exclude[users[0]])] = False
-                banned = int(allowed.sum()) - int(mask.sum())
+                banned = count - int(mask.sum())
             asked = queries[users.numpy()]
             if banned > MANY * len(mask):
                 scores[users], ids[users] = self._scan(asked, mask, k, None)
@@ -303,22 +323,34 @@ class ApproximateIndex(ABC):
                 scores[users[short]], ids[users[short]] = self._scan(asked[short.numpy()], mask, k, None)
         return TopK(scores, ids)
 
-    def _beyond(
-        self, query: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Answer one user with few exclusions by asking for so many more: a mask of all rows costs more.
+    def _beyond(self, query: NDArray[np.float32], k: int, exclude: Tensor | None) -> TopK | None:
+        """Answer one user with few exclusions, or none, by asking for so many more: a mask of all rows costs more.
 
-        None where that does not do: many exclusions, rows that are masked anyhow, or too few found.
+        None where that does not do: many exclusions, or too few found. Every row may come back but for those.
         """
-        left_out = np.unique(exclude[exclude >= 0].numpy())
-        total = len(self._ids)
-        if len(left_out) > MOST_BEYOND or k + len(left_out) > SHARE * total or not bool(allowed.all()):
+        left_out = _NOTHING if exclude is None else np.unique(exclude.numpy())
+        if len(left_out) and left_out[0] < 0:
+            left_out = left_out[left_out >= 0]
+        more, total = len(left_out), len(self._ids)
+        if more > MOST_BEYOND or k + more > SHARE * total:
             return None
-        effort = min(self._widened(self._settings[self.effort], len(left_out)), self._most())
-        fetched = self._fetched(k, len(left_out)) + len(left_out)
-        rows = self._structure.search(query, fetched, params=self._parameters(effort, None))[1]
-        rows = np.where(np.isin(self._ids.numpy()[rows.clip(min=0)], left_out), -1, rows)
-        return self._scored(query, rows, k) if int((rows >= 0).sum()) >= k else None
+        effort = min(self._widened(self._settings[self.effort], more), self._most())
+        fetched = min(self._fetched(k, more) + more, total)
+        parameters = self._unfiltered.get(effort)
+        if parameters is None:
+            parameters = self._parameters(effort, None)
+            self._unfiltered = {effort: parameters}
+        rows = self._structure.search(query, fetched, params=parameters)[1][0]
+        rows = rows[rows >= 0]
+        ids = self._ids.numpy()[rows]
+        if more:
+            stays = left_out.take(left_out.searchsorted(ids), mode="clip") != ids
+            rows, ids = rows[stays], ids[stays]
+        if len(rows) < k:
+            return None
+        scores = _products(self._vectors[rows][None], query)[0]
+        order = np.lexsort((ids, -scores))[:k]
+        return TopK(torch.from_numpy(scores[order])[None], torch.from_numpy(ids[order])[None])
 
     def _rows(
         self, queries: NDArray[np.float32], mask: Tensor, k: int, banned: int
@@ -347,9 +379,9 @@ class ApproximateIndex(ABC):
 
     def _scored(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
         """Return the best ``k`` of the rows by the stored vectors; equal scores: the lower id first."""
-        found = torch.from_numpy(np.ascontiguousarray(self._vectors[rows.clip(min=0)]))
         absent = torch.from_numpy(rows < 0)
-        scores = (found @ torch.from_numpy(queries)[:, :, None])[..., 0].masked_fill(absent, -torch.inf)
+        products = torch.from_numpy(_products(self._vectors[rows.clip(min=0)], queries))
+        scores = products.masked_fill(absent, -torch.inf)
         ids = self._ids[torch.from_numpy(rows.clip(min=0))].masked_fill(absent, -1)
         order = torch.from_numpy(np.lexsort((ids.numpy(), -scores.numpy()), axis=-1))[:, :k]
         best, named = nothing(len(queries), k, torch.device("cpu"))
@@ -366,6 +398,12 @@ class ApproximateIndex(ABC):
 def _vectors(states: State, side: str) -> NDArray[np.float32]:
     if not isinstance(states, Tensor) or states.ndim != 2:
         raise InputError(f"index: {side} states must be vectors, one list of numbers each: this kind finds no others")
-    if not states.isfinite().all():
+    vectors = np.ascontiguousarray(states.detach().float().cpu().numpy())
+    if not np.isfinite(vectors).all():
         raise InputError(f"index: {side} vectors hold NaN or inf; nothing can be found by them")
-    return np.ascontiguousarray(states.detach().float().cpu().numpy())
+    return vectors
+
+
+def _products(vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ⟨vector, query⟩ of each user's vectors, [users, n]: to the last bit the same whoever else asks."""
+    return np.einsum("und,ud->un", vectors, queries)
