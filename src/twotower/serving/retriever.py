@@ -396,6 +396,23 @@ class Retriever:
         )
 
     @torch.inference_mode()
+    def state_of(self, row: int) -> tuple[State, Tensor]:
+        """Return a known user's state, and the rows seen, padded with -1: int64 [1, most]."""
+        rows = torch.tensor([row], dtype=torch.int64, device=self.bundle.device)
+        return self._model.encode_users(self.bundle.users(rows)), self._seen(rows)
+
+    @torch.inference_mode()
+    def nearest(self, states: State, k: int, banned: Tensor) -> TopK:
+        """Return the rows of the best ``k`` items by these user states.
+
+        Args:
+            states: of users.
+            k: as `checked` returned it.
+            banned: rows that each user does not get, int64 [users, most], -1 where there are no more.
+        """
+        return self._index.search(states, k, banned)
+
+    @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
         """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
 
@@ -413,6 +430,11 @@ class Retriever:
     def answers(self, found: TopK) -> list[Answer]:
         """Convert the rows found for one request to answers in outside ids."""
         return self._answers(found)[0]
+
+    @property
+    def index(self) -> AnyIndex:
+        """Return what is searched: the bundle's index, or exact search where it has none."""
+        return self._index
 
     @property
     def _model(self) -> Model:
@@ -487,10 +509,11 @@ class Retriever:
 
     def _answers(self, found: TopK) -> list[list[Answer]]:
         """What was found in outside ids, without the places that stayed empty."""
-        wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
+        ids = found.ids.tolist()
+        wanted = sorted({row for rows in ids for row in rows if row != NO_ITEM})
         items = dict(zip(wanted, self.bundle.item_vocabulary.records(wanted), strict=True))
         answers: list[list[Answer]] = []
-        for rows, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True):
+        for rows, scores in zip(ids, found.scores.tolist(), strict=True):
             pairs = ((items[row], score) for row, score in zip(rows, scores, strict=True) if row in items)
             answers.append(Answers(Answer(item.id, score, item.columns) for item, score in pairs))
         return answers
