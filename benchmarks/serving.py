@@ -2,14 +2,20 @@
 
 Users ask ``/v1/recommend`` by id for 10 of the items (planted vectors of 64 numbers; nothing is trained, so figures are
 of cost alone). The load comes from `serving_load`, a process of its own on the same cores: its share of the CPU is
-stated, and so is the machine's load before the start, for other work on the cores takes from both.
+stated, and so is the machine's load before the start, for other work on the cores takes from both. It is pinned to one
+core; the service is not. All users have asked before the clock starts, as in a service that has run for a while.
+
+``--kinds`` names the indexes (exact and hnsw are always measured); one that this version lacks, or that cannot serve a
+two-tower, is listed under "skipped". ``--batch`` times `recommend --all` for so many users too: see `serving_batch`.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +27,9 @@ from typing import Any
 import torch
 
 import common
+import serving_batch
 import twotower
+from twotower.core.errors import InputError
 from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -35,14 +43,14 @@ TARGET = 0.95
 """Recall that the search of the graph is tuned for."""
 
 
-def write_planted(folder: Path, items: int) -> None:
+def write_planted(folder: Path, items: int, users: int = USERS) -> None:
     """A two-tower whose items lie in clusters, and users with histories in a few of them."""
     generator = torch.Generator().manual_seed(0)
     groups = torch.randint(items // 100, (items,), generator=generator)
-    chosen = torch.randint(2, items + 2, (USERS * EVENTS,), generator=generator)
-    counts = torch.tensor([0, 0, *[EVENTS] * USERS])
+    chosen = torch.randint(2, items + 2, (users * EVENTS,), generator=generator)
+    counts = torch.tensor([0, 0, *[EVENTS] * users])
     log = Log(torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), chosen, torch.arange(len(chosen)))
-    schema = Schema(USERS + 2, items + 2)
+    schema = Schema(users + 2, items + 2)
     dataset = Dataset(schema, log, {}, {}, {"name": "planted"})
     parameters = {"dim": DIM, "field_dim": DIM, "hidden": []}
     torch.manual_seed(0)
@@ -93,6 +101,18 @@ class Service:
         """Ask it for so long from a process of its own."""
         return self.finish(self.start(seconds, connections, rate))
 
+    def warm(self) -> None:
+        """Ask for every user once."""
+        address = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        for row in range(2, USERS + 2):
+            body = json.dumps({"user": str(row), "k": 10})
+            address.request("POST", "/v1/recommend", body, {"Content-Type": "application/json"})
+            answer = address.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"user {row}: status {answer.status}")
+        address.close()
+
     def start(self, seconds: float, connections: int, rate: float) -> tuple[subprocess.Popen[str], float]:
         """Begin to ask."""
         script = Path(__file__).with_name("serving_load.py")
@@ -118,7 +138,7 @@ def measured(bundle: Path, place: Path, seconds: float, threads: int) -> dict[st
     """Throughput, times at half of it, and times of one who asks alone."""
     service = Service(bundle, place / "log", threads)
     try:
-        service.load(min(2.0, seconds))  # the first requests are slower
+        service.warm()
         full = service.load(seconds)
         half = service.load(seconds, rate=full["per_second"] / 2)
         alone = service.load(seconds / 2, connections=1)
@@ -131,7 +151,7 @@ def steady(bundle: Path, place: Path, seconds: float, every: float, rate: float,
     """A steady load while the bundle is swapped every so many seconds."""
     service = Service(bundle, place / "log", threads)
     try:
-        service.load(2.0)
+        service.warm()
         began = service.mib
         under_way = service.start(seconds, CONNECTIONS, rate)
         end, sizes = time.perf_counter() + seconds, []
@@ -155,12 +175,25 @@ def recall(bundle: Path, exact: Path) -> float:
     return hits / (10 * len(users))
 
 
+def batch(place: Path, items: int, users: int) -> dict[str, Any]:
+    """``recommend --all`` for so many users."""
+    folder = place / f"batch-{users}"
+    write_planted(folder, items, users)
+    found = serving_batch.measured(folder, place / f"{users}.parquet", users)
+    shutil.rmtree(folder)
+    return found
+
+
 def main() -> None:
     """Measure and report."""
     made = common.parser(__doc__)
     made.add_argument("--items", type=int, help="catalogue; default 100,000, and 20,000 with --quick")
     made.add_argument("--seconds", type=float, help="of each load; default 20, and 4 with --quick")
     made.add_argument("--steady", type=float, help="seconds of load with swaps; default 600, and 8 with --quick")
+    made.add_argument("--kinds", default="", help="further indexes to measure, such as ivf_flat,ivf_pq,qdrant")
+    made.add_argument(
+        "--batch", type=int, nargs="*", default=[], help="also 'recommend --all' for so many users, such as 100000"
+    )
     made.add_argument("--serving-threads", type=int, default=2, help="requests answered at the same time")
     options = common.parse(made)
     items = options.items or (20_000 if options.quick else 100_000)
@@ -172,7 +205,15 @@ def main() -> None:
         write_planted(place / "exact", items)
         write_planted(place / "hnsw", items)
         built = rebuild_index(place / "hnsw", "hnsw", {}, recall=TARGET, k=10)
-        found = {kind: measured(place / kind, place, seconds, options.serving_threads) for kind in ("hnsw", "exact")}
+        kinds, skipped = ["hnsw", "exact"], {}
+        for kind in filter(None, options.kinds.split(",")):
+            write_planted(place / kind, items)
+            try:
+                rebuild_index(place / kind, kind, {}, recall=TARGET, k=10)
+                kinds.append(kind)
+            except InputError as problem:
+                skipped[kind] = str(problem).replace(str(place), "")
+        found = {kind: measured(place / kind, place, seconds, options.serving_threads) for kind in kinds}
         rate = found["hnsw"]["full"]["per_second"] / 2
         swapped = steady(place / "hnsw", place, lasting, 3.0 if options.quick else 20.0, rate, options.serving_threads)
         figures = {
@@ -184,9 +225,11 @@ def main() -> None:
             "cpu_us_a_request": found["hnsw"]["full"]["cpu_us_a_request"],
             "generator_share_of_cpu": found["hnsw"]["full"]["generator_share_of_cpu"],
             "load_average_before": before,
-            "hnsw": found["hnsw"],
-            "exact": found["exact"],
+            **found,
+            "recall": {kind: recall(place / kind, place / "exact") for kind in kinds},
+            "skipped": skipped,
             "steady": swapped,
+            "batch": [batch(place, items, users) for users in options.batch],
             "build_seconds": built.build_seconds,
             "index_settings": built.settings,
         }

@@ -164,8 +164,25 @@ def test_no_answer_depends_on_who_else_asks(index, users, ids):
     exclude = torch.full((USERS, 2), -1)
     exclude[::2] = ids[:2]
     together = index.search(users, K, exclude)
-    alone = torch.cat([index.search(users[[u]], K, exclude[[u]]).ids for u in range(USERS)])
-    assert together.ids.equal(alone)
+    alone = [index.search(users[[u]], K, exclude[[u]]) for u in range(USERS)]
+    assert together.ids.equal(torch.cat([one.ids for one in alone]))
+    assert together.scores.equal(torch.cat([one.scores for one in alone]))  # to the last bit
+    free = [index.search(users[[u]], K) for u in range(USERS)]
+    assert index.search(users, K).scores.equal(torch.cat([one.scores for one in free]))
+
+
+def test_one_who_asks_alone_reads_what_the_index_holds_by_then(items, ids, users):
+    index = HNSWIndex(ef_search=200)
+    index.build(items, ids)
+    first = index.search(users[:1], 3).ids[0]
+    index.remove(first[:1])
+    assert index.search(users[:1], 2).ids[0].tolist() == first[1:].tolist()
+    index.add(items[ids == first[0]], first[:1])
+    assert index.search(users[:1], 3).ids[0].tolist() == first.tolist()
+    assert index.search(users[:1], 2, torch.tensor([[int(first[1]), -1, int(first[1])]])).ids[0].tolist() == [
+        first[0],
+        first[2],
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,12 @@ class ApproximateIndex(Search):
 
     def __len__(self) -> int:
         """Return how many items there are."""
-        return int(self._alive.sum())
+        alive, count = self._counted
+        if alive is not self._alive:
+            alive = self._alive
+            count = int(alive.sum())
+            self._counted = alive, count
+        return count
 
     @property
     def is_exact(self) -> bool:
@@ -96,7 +101,7 @@ class ApproximateIndex(Search):
         queries = plain_vectors(user_states, "user")
         check_question(len(queries), k, exclude)
         allowed = self._alive if allow is None else self._alive & allowed_among(self._ids, allow.cpu())
-        count = int(allowed.sum())
+        count = len(self) if allow is None else int(allowed.sum())
         if not count or not len(queries):
             return TopK(*nothing(len(queries), k, self._device))
         self._check_width(queries, "user")
@@ -105,7 +110,7 @@ class ApproximateIndex(Search):
             found = self._scan(queries, allowed, k, exclude)
         else:
             with one_thread():
-                found = self._search(queries, allowed, k, exclude)
+                found = self._search(queries, allowed, count, k, exclude)
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -172,7 +177,8 @@ class ApproximateIndex(Search):
             if note["class"] != cls.__name__:
                 raise ValueError(f"it is a {note['class']}")
             index = cls(**note["settings"])
-            vectors = np.load(folder / "vectors.npy", mmap_mode="r" if note["built"] else None, allow_pickle=False)
+            mode: Literal["r"] | None = "r" if note["built"] else None
+            vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode=mode, allow_pickle=False))
             ids, alive = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("ids", "alive"))
             if note["built"] and not (folder / STRUCTURE).is_file():
                 raise FileNotFoundError(2, "", str(folder / STRUCTURE))

@@ -26,10 +26,19 @@ class Rows(ABC):
     _vectors: NDArray[np.float32]
     _ids: Tensor
     _alive: Tensor
+    """Replaced by every change, and never changed in place."""
+    _counted: tuple[Tensor, int]
+    """An ``_alive``, and how many rows it has."""
     _built: int
     _mapped: bool
     _structure: Any
     _by_id: tuple[Tensor, Tensor] | None
+    _unfiltered: dict[int, Any]
+    """Parameters of the latest unfiltered search, by effort: to make them costs as much as scoring what it finds."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many items there are."""
 
     @abstractmethod
     def _made(self, vectors: NDArray[np.float32]) -> Any:
@@ -38,8 +47,9 @@ class Rows(ABC):
     def _hold(self, vectors: NDArray[np.float32], ids: Tensor, structure: Any) -> None:
         self._vectors, self._ids, self._structure = vectors, ids, structure
         self._alive = torch.ones(len(ids), dtype=torch.bool)
+        self._counted = self._alive, len(ids)
         self._built, self._mapped = len(ids), False
-        self._by_id = None
+        self._by_id, self._unfiltered = None, {}
 
     def _build(self, vectors: NDArray[np.float32], ids: Tensor) -> None:
         with one_thread():
@@ -52,7 +62,7 @@ class Rows(ABC):
         return self._vectors[rows.numpy()], self._ids[rows]
 
     def _tidied(self) -> bool:
-        return len(self._ids) - int(self._alive.sum()) <= MOST_DEAD * len(self._ids)
+        return len(self._ids) - len(self) <= MOST_DEAD * len(self._ids)
 
     def _writable(self) -> Any:
         """Return the structure, copied into memory first if it is mapped from a file."""
@@ -79,9 +89,9 @@ class Rows(ABC):
 
     def _scored(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
         """Return the best ``k`` of the rows by the stored vectors; equal scores: the lower id first."""
-        found = torch.from_numpy(np.ascontiguousarray(self._vectors[rows.clip(min=0)]))
         absent = torch.from_numpy(rows < 0)
-        scores = (found @ torch.from_numpy(queries)[:, :, None])[..., 0].masked_fill(absent, -torch.inf)
+        products = torch.from_numpy(inner_products(self._vectors[rows.clip(min=0)], queries))
+        scores = products.masked_fill(absent, -torch.inf)
         ids = self._ids[torch.from_numpy(rows.clip(min=0))].masked_fill(absent, -1)
         order = torch.from_numpy(np.lexsort((ids.numpy(), -scores.numpy()), axis=-1))[:, :k]
         best, named = nothing(len(queries), k, torch.device("cpu"))
@@ -103,6 +113,12 @@ def plain_vectors(states: State, side: str) -> NDArray[np.float32]:
     """
     if not isinstance(states, Tensor) or states.ndim != 2:
         raise InputError(f"index: {side} states must be vectors, one list of numbers each: this kind finds no others")
-    if not states.isfinite().all():
+    vectors = np.ascontiguousarray(states.detach().float().cpu().numpy())
+    if not np.isfinite(vectors).all():
         raise InputError(f"index: {side} vectors hold NaN or inf; nothing can be found by them")
-    return np.ascontiguousarray(states.detach().float().cpu().numpy())
+    return vectors
+
+
+def inner_products(vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ⟨vector, query⟩ of each user's vectors, [users, n]: to the last bit the same beside any others."""
+    return np.einsum("und,ud->un", vectors, queries)

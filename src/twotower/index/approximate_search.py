@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.records import TopK
-from twotower.index.approximate_rows import Rows
+from twotower.index.approximate_rows import Rows, inner_products
 from twotower.index.checks import nothing
 
 FEW, SHARE = 2_000, 0.05
@@ -23,8 +23,11 @@ MORE = 1.5
 """Rows asked for under a filter, as a multiple of those among which as many as wanted pass on average."""
 AGAIN = 3
 """Times more rows that are asked for, once, where too few passed and so many more would do."""
+MOST_BEYOND = 200
+"""Exclusions of a user up to which one user is answered the short way."""
 TILE = 256
 """Users searched at a time."""
+_NOTHING = np.zeros(0, np.int64)
 
 
 class Search(Rows):
@@ -54,12 +57,17 @@ class Search(Rows):
         """Return how many rows the structure is asked for, to be scored again."""
         return k
 
-    def _search(self, queries: NDArray[np.float32], allowed: Tensor, k: int, exclude: Tensor | None) -> TopK:
+    def _search(
+        self, queries: NDArray[np.float32], allowed: Tensor, count: int, k: int, exclude: Tensor | None
+    ) -> TopK:
         """Search users without exclusions in tiles, each other by itself: no answer depends on who else asks."""
+        if len(queries) == 1 and count == len(self._ids):  # what a service asks
+            few = self._beyond(queries, k, None if exclude is None else exclude[0])
+            if few is not None:
+                return few
         scores, ids = nothing(len(queries), k, torch.device("cpu"))
         some = torch.zeros(len(queries), dtype=torch.bool) if exclude is None else (exclude >= 0).any(dim=1)
         groups = [*(~some).nonzero()[:, 0].split(TILE), *some.nonzero()]
-        count = int(allowed.sum())
         for users in groups:
             if not len(users):
                 continue
@@ -69,6 +77,35 @@ class Search(Rows):
                 unwanted = unwanted[allowed[unwanted]]
             scores[users], ids[users] = self._group(asked, allowed, count, k, unwanted)
         return TopK(scores, ids)
+
+    def _beyond(self, query: NDArray[np.float32], k: int, exclude: Tensor | None) -> TopK | None:
+        """Answer one user with few exclusions, or none, by asking for so many more: what `_group` finds, for less.
+
+        None where that does not do: many exclusions, or too few found. Every row may come back but for those.
+        """
+        left_out = _NOTHING if exclude is None else np.unique(exclude.numpy())
+        if len(left_out) and left_out[0] < 0:
+            left_out = left_out[left_out >= 0]
+        more, total = len(left_out), len(self._ids)
+        if more > MOST_BEYOND or k + more > SHARE * total:
+            return None
+        effort = min(self._widened(self._settings[self.effort], more), self._most())
+        fetched = min(self._fetched(k, more) + more, total)
+        parameters = self._unfiltered.get(effort)
+        if parameters is None:
+            parameters = self._parameters(effort)
+            self._unfiltered = {effort: parameters}
+        rows = self._structure.search(query, fetched, params=parameters)[1][0]
+        rows = rows[rows >= 0]
+        ids = self._ids.numpy()[rows]
+        if more:
+            stays = left_out.take(left_out.searchsorted(ids), mode="clip") != ids
+            rows, ids = rows[stays], ids[stays]
+        if len(rows) < min(self._fetched(k, 0), total - more):
+            return None
+        scores = inner_products(self._vectors[rows][None], query)[0]
+        order = np.lexsort((ids, -scores))[:k]
+        return TopK(torch.from_numpy(scores[order])[None], torch.from_numpy(ids[order])[None])
 
     def _group(
         self, queries: NDArray[np.float32], allowed: Tensor, count: int, k: int, unwanted: Tensor | None

@@ -83,10 +83,11 @@ class Finder:
 
     def answers(self, found: TopK) -> list[list[Answer]]:
         """Return what was found in outside ids, a list a user, without the places that stayed empty."""
-        wanted = found.ids[found.ids != NO_ITEM].unique().tolist()
+        ids = found.ids.tolist()
+        wanted = sorted({row for rows in ids for row in rows if row != NO_ITEM})
         items = dict(zip(wanted, self.bundle.item_vocabulary.records(wanted), strict=True))
         answers: list[list[Answer]] = []
-        for rows, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True):
+        for rows, scores in zip(ids, found.scores.tolist(), strict=True):
             pairs = ((items[row], score) for row, score in zip(rows, scores, strict=True) if row in items)
             answers.append(Answers(Answer(item.id, score, item.columns) for item, score in pairs))
         return answers

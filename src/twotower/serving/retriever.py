@@ -14,6 +14,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, shown
 from twotower.core.records import State, TopK
 from twotower.data.log import NO_ITEM
+from twotower.index.base import AnyIndex
 from twotower.models.base import SumsOverHistory
 from twotower.serving.answer import Answer, Similar
 from twotower.serving.asking import Asker, answered_by, asker_of, excluded_rows, item_rows, seen, user_rows
@@ -343,6 +344,28 @@ class Retriever:
         banned = self.excluded(exclude)[None]
         banned = banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
         return self._finder.found(asker.users, self.checked(k, allowed), banned, allowed)
+
+    @torch.inference_mode()
+    def state_of(self, row: int) -> tuple[State, Tensor]:
+        """Return a known user's state, and the rows seen, padded with -1: int64 [1, most]."""
+        rows = torch.tensor([row], dtype=torch.int64, device=self.bundle.device)
+        return self._finder.model.encode_users(self.bundle.users(rows)), seen(self.bundle, rows)
+
+    @torch.inference_mode()
+    def nearest(self, states: State, k: int, banned: Tensor) -> TopK:
+        """Return the rows of the best ``k`` items by these user states.
+
+        Args:
+            states: of users.
+            k: as `checked` returned it.
+            banned: rows that each user does not get, int64 [users, most], -1 where there are no more.
+        """
+        return self.index.search(states, k, banned)
+
+    @property
+    def index(self) -> AnyIndex:
+        """Return what is searched: the bundle's index, or exact search where it has none."""
+        return self._finder.index
 
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
         """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.

@@ -94,7 +94,7 @@ def counted(model: str) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every row that is trained; the item-to-item model and the dear scorer are of the smaller catalogue alone."""
+    """Return every row that is trained; the dearest ones are of the smaller catalogue alone."""
     rows: dict[str, Sequence[Run]] = {
         name: [twin(encoder, score) for score in SCORES] for name, encoder in ENCODERS.items()
     }

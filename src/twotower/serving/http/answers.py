@@ -24,8 +24,15 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of the body."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")  # half a surrogate pair comes out as a question mark
+        return encoded(content)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encoded(content: Any) -> bytes:
+    """Return JSON in UTF-8; half a surrogate pair comes out as a question mark."""
+    return _ENCODER.encode(content).encode("utf-8", "replace")
 
 
 def row(item: Answer | Record) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from twotower.serving.http.answers import Json, error, on_input_error
 from twotower.serving.http.explorer.routes import PAGE, add_explorer
 from twotower.serving.http.explorer.shelf import Shelf
 from twotower.serving.http.gate import OPEN, Gate
+from twotower.serving.http.hot import Hot
 from twotower.serving.http.limits import Limits, RefusedError
 from twotower.serving.http.metrics import Metrics
 from twotower.serving.http.models import Rank, Recommend, SimilarTo, Swap
@@ -84,6 +85,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    app.add_middleware(Hot, service=service)
     app.add_middleware(Gate, metrics=metrics, token=token, open_paths=OPEN if explorer is None else (*OPEN, *PAGE))
     app.add_exception_handler(InputError, on_input_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -76,6 +76,11 @@ class Limits:
                 raise InputError(f"{name}: an id with half a surrogate pair, which is no text; send UTF-8")
 
 
+def too_slow(limits: Limits) -> RefusedError:
+    """Return what a body is refused by that does not come."""
+    return RefusedError(408, f"the body did not come within {limits.body_seconds:g} s; send it again")
+
+
 async def read_body(request: Request, limits: Limits) -> bytes:
     """Return the body.
 
@@ -94,7 +99,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 if len(body) > limits.body_bytes:
                     raise too_large
     except TimeoutError:
-        raise RefusedError(408, f"the body did not come within {limits.body_seconds:g} s; send it again") from None
+        raise too_slow(limits) from None
     except ClientDisconnect:
         raise RefusedError(400, "the connection closed before the body had come") from None
     return bytes(body)

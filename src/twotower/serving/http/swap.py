@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from twotower.core.errors import InputError
 from twotower.serving.bundle import Bundle
 from twotower.serving.http.limits import RefusedError
 from twotower.serving.index_recall import index_recall
+from twotower.serving.known import KnownUsers
 from twotower.serving.pipeline import CANDIDATES, Pipeline
 from twotower.serving.retriever import Retriever
 
@@ -28,6 +31,8 @@ class Served:
     then: Path | None
     retriever: Retriever
     pipeline: Pipeline | None
+    known: KnownUsers | None
+    """Answers known users where there is one stage."""
 
     @property
     def asked(self) -> Retriever | Pipeline:
@@ -74,22 +79,18 @@ class Loader:
             InputError: if a bundle fails its hashes, or its catalogue or anything else in it cannot be read.
         """
         retriever = self._retriever(folder)
-        pipeline = None
-        if then is not None:
-            pipeline = Pipeline(retriever, self._retriever(then), candidates=self.candidates)
-        return Served(folder, then, retriever, pipeline)
+        if then is None:
+            with _readable(folder):
+                return Served(folder, None, retriever, None, KnownUsers(retriever))
+        pipeline = Pipeline(retriever, self._retriever(then), candidates=self.candidates)
+        return Served(folder, then, retriever, pipeline, None)
 
     def _retriever(self, folder: Path) -> Retriever:
         retriever = Retriever(Bundle.load(folder, self.device))
-        try:
+        with _readable(folder):
             retriever.preload()
             first = retriever.bundle.item_vocabulary.ids(retriever.bundle.item_ids[:1].tolist())
             retriever.rank(history=first, candidates=first)  # reads the stored states, which an index may not need
-        except InputError:
-            raise
-        except Exception as error:  # whatever a damaged file makes a library say
-            why = " ".join(str(error).split())[:200]
-            raise InputError(f"{folder}: cannot be served ({type(error).__name__}: {why})") from error
         return retriever
 
     def below_floor(self, served: Served) -> str:
@@ -102,6 +103,18 @@ class Loader:
             f"its users), below the floor of {self.recall_floor:.1%}; build it again with 'twotower index', or lower "
             "--recall-floor"
         )
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say of whatever a damaged file makes a library raise that the bundle cannot be served."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: cannot be served ({type(error).__name__}: {why})") from error
 
 
 class Slot:

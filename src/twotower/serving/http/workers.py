@@ -30,6 +30,11 @@ class Workers:
         self._most = most
         self._metrics = metrics
 
+    @property
+    def full(self) -> bool:
+        """Return whether as many calls run or wait as may."""
+        return self._metrics.in_flight >= self._most
+
     async def run(self, call: Callable[[], T]) -> T:
         """Return what ``call`` returns, run in a thread with the context of the caller.
 
@@ -37,7 +42,7 @@ class Workers:
             RefusedError: 503 if too many calls wait.
         """
         with self._lock:
-            if self._metrics.in_flight >= self._most:
+            if self.full:
                 raise RefusedError(503, f"{self._most} requests are being answered; try again in a second")
             self._metrics.in_flight += 1
         context = contextvars.copy_context()
