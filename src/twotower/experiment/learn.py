@@ -196,7 +196,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     if run.index != IndexSection() and not serves(run.index.kind, inner_product=model.inner_product):
         raise InputError(
             f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
-            "leave [index] out, or set index.kind = 'brute_force'"
+            "leave [index] out, or set index.kind = 'brute_force' or 'nominate'"
         )
     check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
