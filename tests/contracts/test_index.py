@@ -20,6 +20,7 @@ from twotower.index.hnsw import HNSWIndex
 from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
 from twotower.index.milvus import MilvusIndex
 from twotower.index.nominate_index import NominateIndex
+from twotower.index.postings_index import PostingsIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
 from twotower.models.item_store import ItemStore
@@ -78,6 +79,44 @@ class Scorer(NamedTuple):
     inner_product: bool = False
 
 
+class Chosen(NamedTuple):
+    """A user as two codes."""
+
+    codes: Tensor
+    weights: Tensor
+
+
+class ListScorer(NamedTuple):
+    """As much of a model with lists as an index sees."""
+
+    table: Tensor
+    item_store: ItemStore = ItemStore()
+    user_kind: type[Any] | None = Chosen
+    inner_product: bool = False
+
+    @property
+    def num_lists(self) -> int:
+        return len(self.table)
+
+    def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
+        return self.table[codes] @ items.T + 20
+
+    def score(self, users: Chosen, items: Tensor) -> Tensor:
+        return (users.weights[:, :, None] * self.list_scores(users.codes, items)).sum(1)
+
+
+class UsersAreCodes(NamedTuple):
+    """States of users and of items, each by its own function."""
+
+    model: ListScorer
+
+    def __call__(self, rows: int, seed: int) -> Any:
+        if seed != 1:
+            return vectors(rows, seed)
+        codes = torch.arange(2 * rows).view(rows, 2) % self.model.num_lists
+        return Chosen(codes, torch.full((rows, 2), 0.5))
+
+
 DISTANCE, TWO_HEADS = Scorer(distance, ItemStore()), Scorer(two_heads, ItemStore(Heads), Heads)
 PRODUCT, BY_IDS = Scorer(lambda u, i: u @ i.T, ItemStore(), None, True), Scorer(by_ids, ItemStore())
 
@@ -95,6 +134,16 @@ def nominate(model: Scorer, states: Callable[[int, int], Any]) -> Case:
     return Case(make, lambda f: NominateIndex.load(f, model=model), states, model.score)
 
 
+def postings(**settings: Any) -> Case:
+    model = ListScorer(vectors(8, 40))
+    return Case(
+        lambda: PostingsIndex(model, **settings),
+        lambda f: PostingsIndex.load(f, model=model),
+        UsersAreCodes(model),
+        model.score,
+    )
+
+
 CASES = {
     "exact": Case(ExactIndex, ExactIndex.load, vectors, lambda u, i: u @ i.T),
     "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
@@ -107,6 +156,8 @@ CASES = {
     "nominate_distance": nominate(DISTANCE, vectors),
     "nominate_heads": nominate(TWO_HEADS, heads),
     "nominate_ids": nominate(BY_IDS, numbers),
+    "postings": postings(longest=9),
+    "postings_bytes": postings(longest=9, precision="uint8"),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }

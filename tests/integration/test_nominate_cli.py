@@ -1,4 +1,4 @@
-"""Lists that nominate, as an index of a run and of a bundle: built, tuned, judged, served, grown."""
+"""Lists as an index of a run and of a bundle: built, tuned, judged, served, grown."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from twotower.cli.main import main
+from twotower.core.errors import InputError
 from twotower.data import sources
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.data.sources.synthetic import Synthetic
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.index.nominate_index import NominateIndex
+from twotower.index.postings_index import PostingsIndex
 from twotower.index.short_lists import WholeCatalogue
 from twotower.serving.bundle import Bundle
 from twotower.serving.retriever import load
@@ -147,6 +149,58 @@ def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_p
         true = {a.id: a.score for a in load(bundle).recommend(user, k=900)}
         assert len(answers) == 20
         assert answers == pytest.approx({id: true[id] for id in answers}, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def coded(data, tmp_path_factory) -> Path:
+    words = ("training.epochs=3", "training.patience=0", "model.codebook=8", "model.dim=8", "index.kind=postings")
+    settings = [part for word in words for part in ("--set", word)]
+    return train(data, tmp_path_factory.mktemp("coded") / "bundle", "--model", "sparcode", *settings)
+
+
+def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16"}
+    users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
+    rebuild_index(bundle, "brute_force")
+    true = {
+        user: [(a.id, pytest.approx(a.score, abs=1e-4)) for a in load(bundle).recommend(user, k=9)] for user in users
+    }
+    status, _, errors = twotower("index", bundle, "--kind", "postings", "--set", "longest=2000")
+    assert status == 0, errors
+    retriever = load(bundle)
+    assert isinstance(retriever.bundle.index, PostingsIndex)
+    for user in users:
+        assert [(a.id, a.score) for a in retriever.recommend(user, k=9)] == true[user]
+    assert twotower("index", bundle, "--kind", "postings", "--set", "longest=40", "--set", "precision=uint8")[0] == 0
+    loss = json.loads(twotower("evaluate", bundle, "-k", "10", "--json")[1])["index"]
+    assert loss["kind"] == "postings"
+    assert loss["against_exact"]["recall@10"] > 0.3
+    assert "nothing to tune" in refused("index", bundle, "--kind", "postings", "--tune", "recall=0.9")
+    assert "unknown index.precision 'float8'" in refused(
+        "index", bundle, "--kind", "postings", "--set", "precision=float8"
+    )
+
+
+def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):
+    words = ("train", "--data", data, "--to", tmp_path / "bundle", "--set", "index.kind=postings")
+    assert "TwoTower has none; use nominate" in refused(*words, "--model", "two_tower")
+    assert "lists are of codes = 'gate'" in refused(*words, "--model", "sparcode", "--set", "model.codes=none")
+    assert not (tmp_path / "bundle.run" / "train.jsonl").exists()
+    assert "TwoTower has none" in refused("index", trained, "--kind", "postings")
+
+
+def test_lists_of_another_model_or_cut_short_are_refused(coded, trained, tmp_path):
+    model, folder = Bundle.load(coded).model, tmp_path / "index"
+    shutil.copytree(coded / "index", folder)
+    model.coder.codes += 1
+    with pytest.raises(InputError, match="lists of another model"):
+        PostingsIndex.load(folder, model=model)
+    (folder / "items.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not an index of this kind"):
+        PostingsIndex.load(folder, model=model)
+    with pytest.raises(InputError, match="it is a PostingsIndex"):
+        NominateIndex.load(folder, model=model)
 
 
 def test_new_items_join_the_lists_that_score_them(trained):

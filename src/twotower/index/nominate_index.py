@@ -16,12 +16,11 @@ from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
 from twotower.core.states import from_tensors, map_state, rows, to_tensors
-from twotower.index.approximate_search import FEW, SHARE
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
 from twotower.index.scan import inner_product
-from twotower.index.short_lists import WholeCatalogue
+from twotower.index.short_lists import WholeCatalogue, default_longest, few, on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class NominateIndex(ModelIndex):
         """
         sorted_ids(item_states, ids)
         self._device = ids.device
-        states, ids = _on_cpu(item_states), ids.cpu()
+        states, ids = on_cpu(item_states), ids.cpu()
         if self._users is not None:
             self._lists = self._of_users(self._users, states)
         if self._lists is None:
@@ -171,10 +170,10 @@ class NominateIndex(ModelIndex):
         check_question(users, k, exclude)
         if self._lists is None or self._items is None or not len(self) or not users:
             return TopK(*nothing(users, k, self._device))
-        states = _on_cpu(user_states)
+        states = on_cpu(user_states)
         exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
         allowed = None if allow is None else allowed_among(self._items.ids, allow)
-        if allowed is not None and int(allowed.sum()) <= max(FEW, SHARE * len(self)):
+        if allowed is not None and few(allowed):
             found = self._items.search(states, k, exclude, allow)
         else:
             found = self._lists.search(states, k, exclude, allowed=allowed)
@@ -189,7 +188,7 @@ class NominateIndex(ModelIndex):
         """
         if self._lists is None:
             raise InputError("index 'nominate': there are no lists yet; build the index first")
-        found = self._lists.search(_on_cpu(user_states), k, None if exclude is None else exclude.cpu())
+        found = self._lists.search(on_cpu(user_states), k, None if exclude is None else exclude.cpu())
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -201,7 +200,7 @@ class NominateIndex(ModelIndex):
         if self._lists is None:
             return self.build(item_states, ids)
         sorted_ids(item_states, ids)
-        self._lists.add(_on_cpu(item_states), ids.cpu())
+        self._lists.add(on_cpu(item_states), ids.cpu())
         self._follow()
         return None
 
@@ -306,17 +305,3 @@ class NominateIndex(ModelIndex):
     def _score(self, users: State, items: State) -> Tensor:
         """The model's score, where the model is."""
         return self._model.score(*(map_state(lambda part: part.to(self._device), one) for one in (users, items))).cpu()
-
-
-def default_longest(items: int) -> int:
-    """Return how many items a list has at most, by the size of the catalogue.
-
-    Examples:
-        >>> [default_longest(items) for items in (900, 4_000, 43_000, 100_000, 1_000_000)]
-        [100, 100, 430, 1000, 5000]
-    """
-    return max(100, min(items // 50, 200), min(items // 100, 1_000), items // 200)
-
-
-def _on_cpu(states: State) -> State:
-    return map_state(lambda part: part.detach().cpu(), states)

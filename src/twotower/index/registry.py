@@ -25,6 +25,7 @@ INDEXES: Registry[type[Any]] = Registry(
         "ivf_pq": "twotower.index.ivf:IVFPQIndex",
         "milvus": "twotower.index.milvus:MilvusIndex",
         "nominate": "twotower.index.nominate_index:NominateIndex",
+        "postings": "twotower.index.postings_index:PostingsIndex",
         "qdrant": "twotower.index.qdrant_server:QdrantIndex",
         "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
     },

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from twotower.core.records import State, TopK
-from twotower.core.states import take
+from twotower.core.states import map_state, take
+from twotower.index.approximate_search import FEW, SHARE
 from twotower.index.scan import Scan, Score
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ class WholeCatalogue(Scan):
         super().__init__(score, state_kind)
         self._states, self._ids = states, ids
         self._said = False
+
+    @property
+    def states(self) -> State:
+        """Return the states of the items, by ascending id."""
+        return self._states
 
     def fill(self, found: TopK, user_states: State, exclude: Tensor | None, allow: Tensor | None) -> TopK:
         """Answer the users anew whose row in ``found`` is not full, and say so once.
@@ -52,3 +58,23 @@ class WholeCatalogue(Scan):
             )
         found.ids[short], found.scores[short] = again.ids, again.scores
         return found
+
+
+def default_longest(items: int) -> int:
+    """Return how many items a list has at most, by the size of the catalogue.
+
+    Examples:
+        >>> [default_longest(items) for items in (900, 4_000, 43_000, 100_000, 1_000_000)]
+        [100, 100, 430, 1000, 5000]
+    """
+    return max(100, min(items // 50, 200), min(items // 100, 1_000), items // 200)
+
+
+def few(allowed: Tensor) -> bool:
+    """Return whether so few items may come back (bool [items]) that lists would hold next to none: scan them."""
+    return int(allowed.sum()) <= max(FEW, SHARE * len(allowed))
+
+
+def on_cpu(states: State) -> State:
+    """Return states on the CPU, cut off from the graph."""
+    return map_state(lambda part: part.detach().cpu(), states)
