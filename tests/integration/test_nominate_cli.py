@@ -22,6 +22,7 @@ from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.short_lists import WholeCatalogue
 from twotower.serving.bundle import Bundle
+from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
 
 SMALL = ("--set", "model.dim=8", "--set", "training.epochs=1", "--set", "training.patience=0")
@@ -149,6 +150,16 @@ def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_p
         true = {a.id: a.score for a in load(bundle).recommend(user, k=900)}
         assert len(answers) == 20
         assert answers == pytest.approx({id: true[id] for id in answers}, abs=1e-4)
+
+
+def test_item_states_in_fewer_bytes_are_listed_and_read_back(data, tmp_path):
+    bundle = train(data, tmp_path / "bundle", "--model", "fit", *SMALL)
+    compact_bundle(bundle, "int8")
+    rebuild_index(bundle, "nominate", {"codes": 4, "longest": 200})
+    user = load(bundle).bundle.user_vocabulary.ids([5])[0]
+    found = {a.id: pytest.approx(a.score, abs=1e-4) for a in load(bundle).recommend(user, k=5)}
+    assert len(found) == 5
+    assert {a.id: a.score for a in load(bundle).rank(user, list(found))} == found
 
 
 @pytest.fixture(scope="module")

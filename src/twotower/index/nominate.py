@@ -291,9 +291,12 @@ class Nominate:
         vectors: Vectors | None = None,
         state_kind: type[Any] | None = None,
         user_kind: type[Any] | None = None,
+        read: Callable[[dict[str, Tensor]], State] | None = None,
         backend: str = "auto",
     ) -> Nominate:
         """Read what `save` wrote; score, vectors and the kinds of states are the model's and are given by the caller.
+
+        ``read`` makes item states of their tensors where ``state_kind`` does not say it all.
 
         Raises:
             InputError: if a file is missing, cut short or holds another model's states.
@@ -305,7 +308,8 @@ class Nominate:
             tensors = load_file(folder / FILE)
             self.nearest, self.longest, self.members = header["nearest"], header["longest"], header["members"]
             self.centres = tensors.pop("centres")
-            self._states = from_tensors(_part(tensors, "states."), state_kind)
+            parts = _part(tensors, "states.")
+            self._states = from_tensors(parts, state_kind) if read is None else read(parts)
             typical = _part(tensors, "typical.")
             self._typical = from_tensors(typical, user_kind) if self.members else self.centres
         except FileNotFoundError:

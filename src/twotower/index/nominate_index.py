@@ -243,7 +243,7 @@ class NominateIndex(ModelIndex):
                 raise ValueError(f"it is a {note['class']}")
             index, parts, built = cls(model, **note["settings"]), note["parts"], note["built"]
             if ANCHORS in parts:
-                index._anchors = from_tensors(load_file(folder / ANCHORS), model.item_store.kind)
+                index._anchors = model.item_store.read(load_file(folder / ANCHORS))
             if USERS in parts:
                 index._users = from_tensors(load_file(folder / USERS), model.user_kind)
         except FileNotFoundError as error:
@@ -259,6 +259,7 @@ class NominateIndex(ModelIndex):
                 vectors=index._profile(),
                 state_kind=model.item_store.kind,
                 user_kind=model.user_kind,
+                read=model.item_store.read,
             )
             index._lists.nearest = index._settings["nearest"]
             index._follow()

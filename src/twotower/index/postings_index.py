@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
-from twotower.core.states import from_tensors, join, map_state, rows, take, to_tensors
+from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
@@ -187,7 +187,7 @@ class PostingsIndex(ModelIndex):
             if note["class"] != cls.__name__:
                 raise ValueError(f"it is a {note['class']}")
             index, built = cls(model, **note["settings"]), note["built"]
-            states = from_tensors(load_file(folder / ITEMS), model.item_store.kind) if built else None
+            states = model.item_store.read(load_file(folder / ITEMS)) if built else None
         except FileNotFoundError as error:
             raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
