@@ -19,6 +19,8 @@ from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex
 from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
 from twotower.index.milvus import MilvusIndex
+from twotower.index.nominate_index import NominateIndex
+from twotower.index.postings_index import PostingsIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
 from twotower.models.item_store import ItemStore
@@ -41,6 +43,11 @@ def two_heads(users: Heads, items: Heads) -> Tensor:
     return torch.maximum(users.near @ items.near.T, users.far @ items.far.T)
 
 
+def by_ids(users: Tensor, items: Tensor) -> Tensor:
+    """A score of two whole numbers of which nobody would make a vector."""
+    return -((users[:, None, 0] * 7 - items[None, :, 0] * 3) % 23).float()
+
+
 def vectors(rows: int, seed: int) -> Tensor:
     """Small whole numbers: every product is exact, and there are ties."""
     return torch.randint(-2, 3, (rows, DIM), generator=torch.Generator().manual_seed(seed)).float()
@@ -48,6 +55,10 @@ def vectors(rows: int, seed: int) -> Tensor:
 
 def heads(rows: int, seed: int) -> Heads:
     return Heads(vectors(rows, seed), vectors(rows, seed + 100))
+
+
+def numbers(rows: int, seed: int) -> Tensor:
+    return torch.randint(0, 99, (rows, 1), generator=torch.Generator().manual_seed(seed))
 
 
 class Case(NamedTuple):
@@ -64,13 +75,73 @@ class Scorer(NamedTuple):
 
     score: Callable[[Any, Any], Tensor]
     item_store: ItemStore
+    user_kind: type[Any] | None = None
+    inner_product: bool = False
 
 
-DISTANCE, TWO_HEADS = Scorer(distance, ItemStore()), Scorer(two_heads, ItemStore(Heads))
+class Chosen(NamedTuple):
+    """A user as two codes."""
+
+    codes: Tensor
+    weights: Tensor
+
+
+class ListScorer(NamedTuple):
+    """As much of a model with lists as an index sees."""
+
+    table: Tensor
+    item_store: ItemStore = ItemStore()
+    user_kind: type[Any] | None = Chosen
+    inner_product: bool = False
+
+    @property
+    def num_lists(self) -> int:
+        return len(self.table)
+
+    def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
+        return self.table[codes] @ items.T + 20
+
+    def score(self, users: Chosen, items: Tensor) -> Tensor:
+        return (users.weights[:, :, None] * self.list_scores(users.codes, items)).sum(1)
+
+
+class UsersAreCodes(NamedTuple):
+    """States of users and of items, each by its own function."""
+
+    model: ListScorer
+
+    def __call__(self, rows: int, seed: int) -> Any:
+        if seed != 1:
+            return vectors(rows, seed)
+        codes = torch.arange(2 * rows).view(rows, 2) % self.model.num_lists
+        return Chosen(codes, torch.full((rows, 2), 0.5))
+
+
+DISTANCE, TWO_HEADS = Scorer(distance, ItemStore()), Scorer(two_heads, ItemStore(Heads), Heads)
+PRODUCT, BY_IDS = Scorer(lambda u, i: u @ i.T, ItemStore(), None, True), Scorer(by_ids, ItemStore())
 
 
 def brute_force(model: Scorer, states: Callable[[int, int], Any]) -> Case:
     return Case(lambda: BruteForceIndex(model), lambda f: BruteForceIndex.load(f, model=model), states, model.score)
+
+
+def nominate(model: Scorer, states: Callable[[int, int], Any]) -> Case:
+    def make() -> NominateIndex:
+        index = NominateIndex(model, codes=6, longest=9, nearest=2)
+        index.read_users(states(40, 7))
+        return index
+
+    return Case(make, lambda f: NominateIndex.load(f, model=model), states, model.score)
+
+
+def postings(**settings: Any) -> Case:
+    model = ListScorer(vectors(8, 40))
+    return Case(
+        lambda: PostingsIndex(model, **settings),
+        lambda f: PostingsIndex.load(f, model=model),
+        UsersAreCodes(model),
+        model.score,
+    )
 
 
 CASES = {
@@ -81,6 +152,12 @@ CASES = {
     "milvus": Case(MilvusIndex, MilvusIndex.load, vectors, lambda u, i: u @ i.T),
     "qdrant": Case(QdrantIndex, QdrantIndex.load, vectors, lambda u, i: u @ i.T),
     "qdrant_edge": Case(QdrantEdgeIndex, QdrantEdgeIndex.load, vectors, lambda u, i: u @ i.T),
+    "nominate": nominate(PRODUCT, vectors),
+    "nominate_distance": nominate(DISTANCE, vectors),
+    "nominate_heads": nominate(TWO_HEADS, heads),
+    "nominate_ids": nominate(BY_IDS, numbers),
+    "postings": postings(longest=9),
+    "postings_bytes": postings(longest=9, precision="uint8"),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }

@@ -16,6 +16,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import Items
 from twotower.data.dataset import Dataset
 from twotower.experiment.index_tuning import rebuild_index
+from twotower.experiment.index_users import show_users
 from twotower.index.base import FiltersColumns
 from twotower.index.registry import build_index
 from twotower.models.base import Model, attach_items
@@ -135,7 +136,7 @@ def test_a_bundle_may_grow_twice_and_elsewhere(bundle_folder: Path, new_items: P
     assert scores["newer1"] == pytest.approx(scores["new1"], abs=1e-6), "of the same features"
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "nominate"])
 def test_the_index_takes_them(
     kind: str, write: Write, titled_dataset: Dataset, new_items: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_the_index_takes_them(
     model = write(tmp_path / "without", titled_dataset)
     items = encode_known_items(model, titled_dataset)
     index = build_index(kind, {}, model)
+    show_users(index, model, titled_dataset, titled_dataset.log)
     index.build(items.states, items.ids)
     write(tmp_path / "with", titled_dataset, index=index)
     for name in ("without", "with"):

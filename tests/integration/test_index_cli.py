@@ -69,7 +69,7 @@ def test_a_run_with_an_index_trains_and_serves_through_it(trained):
     assert len(load(trained).recommend(load(trained).bundle.user_vocabulary.ids([5])[0], k=7)) == 7
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf_flat", "ivf_pq", "brute_force", "qdrant_edge"])
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf_flat", "ivf_pq", "nominate", "brute_force", "qdrant_edge"])
 def test_any_index_takes_the_place_of_another(bundle, kind):
     if kind == "qdrant_edge":
         pytest.importorskip("qdrant_edge")

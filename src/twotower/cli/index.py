@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
     from twotower.experiment.index_tuning import Tuning
 
-KINDS = "exact, hnsw, ivf_flat, ivf_pq, qdrant_edge, qdrant, milvus, brute_force, or one of your own."
+KINDS = (
+    "exact, hnsw, ivf_flat, ivf_pq, nominate, postings, qdrant_edge, qdrant, milvus, brute_force, or one of your own."
+)
 EXAMPLES = examples(
     "twotower index runs/sasrec --kind hnsw --set ef_search=64",
     "twotower index runs/sasrec --kind ivf_pq --tune recall=0.95",
+    "twotower index runs/cold --kind nominate --tune recall=0.99 -k 50",
     "twotower index runs/sasrec --kind qdrant_edge --set columns=genres,year",
 )
 

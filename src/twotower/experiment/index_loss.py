@@ -14,7 +14,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.split import Targets
 from twotower.index.base import AnyIndex
-from twotower.index.exact import ExactIndex
+from twotower.index.registry import exact_index
 from twotower.models.encode import inference, users_with_history
 from twotower.serving.bundle import Bundle
 
@@ -68,7 +68,7 @@ def index_loss(
     index = bundle.index
     if index is None or index.is_exact:
         return None
-    exact = ExactIndex()
+    exact = exact_index(bundle.model)
     exact.build(bundle.item_states, bundle.item_ids)
     truth, history = targets.truth.to(dataset.device).positives(), targets.history.to(dataset.device)
     users = truth.lengths.nonzero()[:, 0]

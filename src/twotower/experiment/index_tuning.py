@@ -15,13 +15,14 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.files import write_json
+from twotower.core.records import State
 from twotower.core.seeds import torch_generator
-from twotower.core.states import join, take
+from twotower.core.states import take
 from twotower.evaluation.latency import percentile
 from twotower.experiment.index_loss import shared
-from twotower.index.base import AnyIndex, TunableIndex
-from twotower.index.exact import ExactIndex
-from twotower.index.registry import build_index, check_settings, serves
+from twotower.experiment.index_users import drawn_users, show_users, user_states
+from twotower.index.base import AnyIndex, FillsShortAnswers, TunableIndex
+from twotower.index.registry import build_index, check_settings, exact_index, serves
 from twotower.models.base import prepare_serving
 from twotower.models.encode import inference
 from twotower.serving.bundle import Bundle, changing_bundle
@@ -33,7 +34,6 @@ USERS = 1_000
 """Users drawn for tuning: half choose the setting, the other half say what it gives."""
 TIMED = 200
 """Users whose searches are timed, one by one."""
-TILE = 256
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,15 @@ def rebuild_index(
     if not serves(kind, inner_product=bundle.model.inner_product):
         name = bundle.manifest["model"]["name"]
         raise InputError(
-            f"{folder}: index '{kind}' finds inner products, and model '{name}' has another score; use brute_force"
+            f"{folder}: index '{kind}' finds inner products, and model '{name}' has another score; use brute_force or "
+            "nominate"
         )
     index = build_index(kind, settings, bundle.model)
+    prepare_serving(bundle.model)
     started = time.perf_counter()
-    index.build(bundle.item_states, bundle.item_ids)
+    show_users(index, bundle.model, bundle.dataset, bundle.positives)
+    with inference(bundle.model):
+        index.build(bundle.item_states, bundle.item_ids)
     fill_columns(index, bundle.item_vocabulary.path, bundle.schema.num_items, bundle.item_ids)
     seconds = time.perf_counter() - started
     tuning = None
@@ -135,21 +139,23 @@ def rebuild_index(
 def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
     """Set the effort of an index to the least doubling that reaches ``target``, and report each step.
 
-    Questions are those that the service would put: stored users with what they have seen left out.
+    Questions are those that the service would put: stored users with what they have seen left out. Of an index that
+    `FillsShortAnswers` by a scan, what its lists hold counts alone.
 
     Raises:
         InputError: if the bundle keeps no user's history.
     """
     states, seen = questions(bundle)
-    exact = ExactIndex()
+    exact = exact_index(bundle.model)
     exact.build(bundle.item_states, bundle.item_ids)
     true = exact.search(states, k, seen).ids
     chooses = torch.arange(len(true)) % 2 == 0 if len(true) > 1 else torch.ones(1, dtype=torch.bool)
     reports = ~chooses if len(true) > 1 else chooses
     recalls: dict[int, Tensor] = {}
+    search = index.search_lists if isinstance(index, FillsShortAnswers) else index.search
     for value in doublings(index.least_effort, index.most_effort()):
         index.set_effort(value)
-        recalls[value] = shared(true, index.search(states, k, seen).ids)
+        recalls[value] = shared(true, search(states, k, seen).ids)
         if recalls[value][chooses].mean() >= target:
             break
     milliseconds = take_turns(index, exact, list(recalls), take(states, reports), seen[reports], k)
@@ -166,21 +172,17 @@ def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
     return Tuning(index.effort, target, k, len(true), chosen, chosen.choosing >= target, milliseconds[0], curve)
 
 
-def questions(bundle: Bundle, *, number: int = USERS, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the vectors of users drawn from those with a stored event, and what each has seen (-1 fills up).
+def questions(bundle: Bundle, *, number: int = USERS, seed: int = 0) -> tuple[State, Tensor]:
+    """Return the states of users drawn from those with a stored event, and what each has seen (-1 fills up).
 
     Raises:
         InputError: if the bundle keeps no user's history.
     """
-    active = bundle.dataset.log.lengths.nonzero()[:, 0]
-    if not len(active):
+    users = drawn_users(bundle.dataset.log, number, seed=seed, purpose="index tuning")
+    if not len(users):
         raise InputError(f"{bundle.folder}: keeps no history of any user, so there is nobody to tune on")
-    order = torch.randperm(len(active), generator=torch_generator(seed, "index tuning"))[:number]
-    users = active[order.to(active.device)]
     prepare_serving(bundle.model)
-    with inference(bundle.model):
-        states: Tensor = join([bundle.model.encode_users(bundle.users(some)) for some in users.split(TILE)])
-    return states, bundle.dataset.log.seen(users)
+    return user_states(bundle.model, bundle.dataset, bundle.positives, users), bundle.dataset.log.seen(users)
 
 
 def doublings(least: int, most: int) -> list[int]:
@@ -197,7 +199,7 @@ def doublings(least: int, most: int) -> list[int]:
 
 
 def take_turns(
-    index: TunableIndex, exact: ExactIndex, values: Sequence[int], states: Tensor, seen: Tensor, k: int
+    index: TunableIndex, exact: AnyIndex, values: Sequence[int], states: State, seen: Tensor, k: int
 ) -> dict[int, float]:
     """Return the median milliseconds of one user's search by value, and under 0 that of exact search.
 
@@ -205,13 +207,13 @@ def take_turns(
     """
     entries, order = [0, *values], torch_generator(0, "turns")
     times: dict[int, list[float]] = {value: [] for value in entries}
-    for row in range(min(len(states), TIMED)):
+    for row in range(min(len(seen), TIMED)):
         for place in torch.randperm(len(entries), generator=order).tolist():
             value = entries[place]
             asked: AnyIndex = index if value else exact
             if value:
                 index.set_effort(value)
             started = time.perf_counter()
-            asked.search(states[row : row + 1], k, seen[row : row + 1])
+            asked.search(take(states, slice(row, row + 1)), k, seen[row : row + 1])
             times[value].append(1_000 * (time.perf_counter() - started))
     return {value: percentile(part, 0.5) for value, part in times.items()}

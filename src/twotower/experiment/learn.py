@@ -24,7 +24,8 @@ from twotower.experiment.build import Parts, build_batching, build_objective, it
 from twotower.experiment.choose import fit_closed_form
 from twotower.experiment.run import IndexSection, Run
 from twotower.experiment.several import check_model, shared_metrics
-from twotower.index.registry import serves
+from twotower.index.base import ModelIndex
+from twotower.index.registry import build_index, index_class, serves
 from twotower.models.base import ClosedForm, Model, OffersChoices, StartsFromLog, attach_items, new_item_model
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
@@ -196,8 +197,10 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     if run.index != IndexSection() and not serves(run.index.kind, inner_product=model.inner_product):
         raise InputError(
             f"index.kind = '{run.index.kind}' finds inner products, and model '{run.model.name}' has another score: "
-            "leave [index] out, or set index.kind = 'brute_force'"
+            "leave [index] out, or set index.kind = 'brute_force' or 'nominate'"
         )
+    if run.index != IndexSection() and issubclass(index_class(run.index.kind), ModelIndex):
+        build_index(run.index.kind, run.index.settings, model)  # refused here, where it is, and not after training
     check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
     return model

@@ -12,6 +12,7 @@ from twotower.core.records import TopK
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.experiment.index_users import show_users
 from twotower.index.base import AnyIndex
 from twotower.models.base import Model
 from twotower.models.encode import encode_items, inference, training_length, users_with_history
@@ -42,6 +43,7 @@ def miner(
         items = dataset.known_items()
         with inference(model):
             built = index()
+            show_users(built, model, dataset, history)
             built.build(_finite("item", encode_items(model, dataset, items, 8 * tile)), items)
             return join([_tile(built, part, k) for part in users.split(tile)])
 

@@ -24,6 +24,7 @@ from twotower.data.split import Split
 from twotower.evaluation.result import Result
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_space
+from twotower.experiment.index_users import show_users
 from twotower.experiment.registrations import own_parts
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
@@ -32,7 +33,7 @@ from twotower.experiment.tasks import task_of
 from twotower.index.registry import build_index, check_settings, index_parameters, serves
 from twotower.metrics.registry import check_metrics
 from twotower.models.base import ClosedForm, Model, OffersChoices
-from twotower.models.encode import ItemStates, encode_known_items
+from twotower.models.encode import ItemStates, encode_known_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.serving.card import CARD
@@ -231,7 +232,9 @@ def contents_of(
     index = None
     if serves(run.index.kind, inner_product=model.inner_product):
         index = build_index(run.index.kind, run.index.settings, model)
-        index.build(items.states, items.ids)
+        show_users(index, model, dataset, dataset.log.positives())
+        with inference(model):
+            index.build(items.states, items.ids)
         table = None if dataset.folder is None else dataset.folder / "vocabulary" / "items.parquet"
         fill_columns(index, table, dataset.schema.num_items, items.ids)
     return Contents(

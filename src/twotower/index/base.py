@@ -78,8 +78,18 @@ class ScoringModel(Protocol):
         ...
 
     @property
+    def inner_product(self) -> bool:
+        """Return whether the score is the inner product of two vectors."""
+        ...
+
+    @property
     def item_store(self) -> Any:
         """Return its `twotower.models.item_store.ItemStore`."""
+        ...
+
+    @property
+    def user_kind(self) -> type[Any] | None:
+        """Return the NamedTuple of the user states; None for a plain tensor."""
         ...
 
 
@@ -152,6 +162,29 @@ class TunableIndex(Index, Protocol):
 
     def most_effort(self) -> int:
         """Return the effort beyond which a search finds nothing more, or a scan is quicker."""
+        ...
+
+
+@runtime_checkable
+class ReadsUsers(Protocol):
+    """Arrange items by what users want, so that it is shown some users before it is built."""
+
+    @property
+    def users_wanted(self) -> int:
+        """Return how many users it reads, at most."""
+        ...
+
+    def read_users(self, user_states: State) -> None:
+        """Take the states of users like those who will ask; they hold from the next `Index.build` on."""
+        ...
+
+
+@runtime_checkable
+class FillsShortAnswers(Protocol):
+    """Scan all items for the users whose lists hold too few answers."""
+
+    def search_lists(self, user_states: State, k: int, exclude: Tensor | None = None) -> TopK:
+        """Find what the lists alone hold, unfilled: what a tuning of their effort has to go by."""
         ...
 
 

@@ -122,6 +122,11 @@ class Nominate:
         return False
 
     @property
+    def item_states(self) -> State:
+        """Return the states of its items, by ascending id; None before `build`."""
+        return self._states
+
+    @property
     def lists(self) -> Postings:
         """Return the lists.
 
@@ -286,9 +291,12 @@ class Nominate:
         vectors: Vectors | None = None,
         state_kind: type[Any] | None = None,
         user_kind: type[Any] | None = None,
+        read: Callable[[dict[str, Tensor]], State] | None = None,
         backend: str = "auto",
     ) -> Nominate:
         """Read what `save` wrote; score, vectors and the kinds of states are the model's and are given by the caller.
+
+        ``read`` makes item states of their tensors where ``state_kind`` does not say it all.
 
         Raises:
             InputError: if a file is missing, cut short or holds another model's states.
@@ -300,7 +308,8 @@ class Nominate:
             tensors = load_file(folder / FILE)
             self.nearest, self.longest, self.members = header["nearest"], header["longest"], header["members"]
             self.centres = tensors.pop("centres")
-            self._states = from_tensors(_part(tensors, "states."), state_kind)
+            parts = _part(tensors, "states.")
+            self._states = from_tensors(parts, state_kind) if read is None else read(parts)
             typical = _part(tensors, "typical.")
             self._typical = from_tensors(typical, user_kind) if self.members else self.centres
         except FileNotFoundError:
@@ -335,12 +344,22 @@ def side_by_side(states: State) -> Tensor:
 
 def score_profile(score: Score, item_states: State, *, anchors: int = 64, seed: int = 0) -> Vectors:
     """Make vectors of users of any model: scores with some items drawn at random, less the user's mean, at length 1."""
+    return profile_of(score, drawn_anchors(item_states, anchors=anchors, seed=seed))
+
+
+def drawn_anchors(item_states: State, *, anchors: int = 64, seed: int = 0) -> State:
+    """Draw the states of some items at random: those that a profile of scores is made of."""
     order = torch.randperm(rows(item_states), generator=torch.Generator().manual_seed(seed))[:anchors]
-    chosen = take(detach(item_states), order)
+    return take(detach(item_states), order)
+
+
+def profile_of(score: Score, anchors: State) -> Vectors:
+    """Make vectors of users from their scores with these items, less the user's mean, at length 1."""
 
     def vectors(users: State) -> Tensor:
         with torch.inference_mode():
-            scores = score(users, chosen).float()
+            starts = range(0, max(1, rows(users)), USER_TILE)
+            scores = torch.cat([score(take(users, slice(at, at + USER_TILE)), anchors).float() for at in starts])
             return torch.nn.functional.normalize(scores - scores.mean(dim=1, keepdim=True), dim=1).clone()
 
     return vectors

@@ -11,6 +11,8 @@ import torch
 from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.registry import Registry
 from twotower.index.base import AnyIndex, ModelIndex, ScoringModel
+from twotower.index.brute_force import BruteForceIndex
+from twotower.index.exact import ExactIndex
 
 INDEXES: Registry[type[Any]] = Registry(
     "index",
@@ -22,6 +24,8 @@ INDEXES: Registry[type[Any]] = Registry(
         "ivf_flat": "twotower.index.ivf:IVFFlatIndex",
         "ivf_pq": "twotower.index.ivf:IVFPQIndex",
         "milvus": "twotower.index.milvus:MilvusIndex",
+        "nominate": "twotower.index.nominate_index:NominateIndex",
+        "postings": "twotower.index.postings_index:PostingsIndex",
         "qdrant": "twotower.index.qdrant_server:QdrantIndex",
         "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
     },
@@ -86,6 +90,11 @@ def build_index(kind: str, settings: dict[str, Any], model: ScoringModel) -> Any
 def serves(kind: str, *, inner_product: bool) -> bool:
     """Return whether an index of this kind can answer for a model: any for inner products, else a `ModelIndex`."""
     return inner_product or issubclass(index_class(kind), ModelIndex)
+
+
+def exact_index(model: ScoringModel) -> AnyIndex:
+    """Return a new, empty index that finds the true best items of a model."""
+    return ExactIndex() if model.inner_product else BruteForceIndex(model)
 
 
 def load_index(kind: str, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> AnyIndex:

@@ -35,6 +35,7 @@ class Model(nn.Module, ABC):
         own_forward: true where a subclass gives its own `forward`; set by itself. Training then encodes no other items
             in the call that encodes the batch's.
         item_store: how item states are written and read.
+        user_kind: NamedTuple of the user states; None for a plain tensor.
         row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
             batch. None: with the `forward` of this class yes, with one of its own no.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
@@ -48,6 +49,7 @@ class Model(nn.Module, ABC):
     recipe: ClassVar[str | None] = None
     own_forward: ClassVar[bool] = False
     item_store: ItemStore = ItemStore()
+    user_kind: type[Any] | None = None
     row_by_row: bool | None = None
     no_onnx: str = ""
 

@@ -82,6 +82,7 @@ class Mixture(OffersChoices):
         self.second = _part(second, schema, second_settings)
         self.has_vectors = self.inner_product = self.first.inner_product and self.second.inner_product
         self.item_store = ItemStore(None if self.inner_product else MixedItems)
+        self.user_kind = None if self.inner_product else MixedUsers
         lengths = [part.history_length for part in self.parts]
         self.history_length = None if None in lengths else max(length or 0 for length in lengths)
         self._learnt: Log | None = None

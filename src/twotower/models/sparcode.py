@@ -78,6 +78,7 @@ class SparCode(Model):
 
     has_vectors = False
     inner_product = False
+    user_kind = Coded
     no_onnx = "its codes are answered from posting lists, which ONNX Runtime does not search"
 
     def __init__(

@@ -85,7 +85,8 @@ def add_items(folder: Path | str, items: Path | str, *, to: Path | str | None = 
         prepare_serving(model)
         kind = bundle.manifest["index"]
         index = load_index(kind, bundle.folder / "index", model=model, device=bundle.device)
-        index.add(states, rows)
+        with inference(model):
+            index.add(states, rows)
     raw = raw_columns(items, bundle)
     with changing_bundle(folder, to=to) as (copy, manifest):
         if manifest["digest"] != bundle.manifest["digest"]:

@@ -69,6 +69,7 @@ VARIANTS = {
     "bank_drift": [*BANK, "sampling.sources.memory_bank.drift=4.0"],
     "bank_first_rows": [*BANK, "sampling.in_batch_number=8"],
     "index_mined": MINED,
+    "nominated": [*MINED, "index.kind=nominate"],
     "index_mined_later": [*MINED, "sampling.sources.index_mined.start=4"],
     "hardest": ["sampling.hard=hardest", "sampling.hard_number=3"],
     "radius": ["sampling.hard=radius"],

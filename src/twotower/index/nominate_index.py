@@ -1,0 +1,308 @@
+"""Lists nominate, the model ranks: the index of that name, for any model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twotower.core.errors import InputError
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.records import State, TopK
+from twotower.core.states import from_tensors, map_state, rows, to_tensors
+from twotower.index.base import ModelIndex, ScoringModel
+from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
+from twotower.index.scan import inner_product
+from twotower.index.short_lists import WholeCatalogue, default_longest, few, on_cpu
+
+log = logging.getLogger(__name__)
+
+NOTE, USERS, ANCHORS = "index.json", "users.safetensors", "anchors.safetensors"
+FEW_ITEMS = 10_000
+CODES = 1024, 2048
+"""Lists by default: up to `FEW_ITEMS` items, and beyond."""
+USERS_A_CODE = 10
+MEMBERS = 8
+"""Users whose mean score a list is made by, where the mean of user states is no user state."""
+
+
+class NominateIndex(ModelIndex):
+    """Search the nearest lists of users' likes, and score what they hold by the model.
+
+    K-means of user vectors gives the codes; each has a list of the items that the model scores highest for it. It has
+    to read some users before it is built: see `twotower.index.base.ReadsUsers`. A user whose lists hold fewer than k
+    items that may come back is answered by a scan of all items, and so is a filter that lets few items through.
+
+    Where user states are one vector each, lists are by the score of their centres, and nearness is that of the vectors.
+    Other states that are numbers throughout are laid side by side; for states that are not, such as ids of a history,
+    nearness is that of a user's scores with 64 items. Lists then are by the mean score of users near the centre.
+
+    Args:
+        model: whose scores are searched.
+        codes: how many lists; 0: 1,024 up to 10,000 items, 2,048 beyond, or a fourth of the users that it read when
+            that is less.
+        longest: items of a list, at most; 0: by the number of items, 100 of a small catalogue, 1 % of 100,000, 0.5 %
+            of a million.
+        nearest: lists that a request reads: its effort.
+        members: users whose mean score decides on a code's list; 0: the centre itself where it is a user state, else 8.
+        seed: of the k-means and of the 64 items.
+
+    Raises:
+        InputError: if ``nearest`` is below 1.
+    """
+
+    effort = "nearest"
+    least_effort = 1
+
+    def __init__(
+        self,
+        model: ScoringModel,
+        *,
+        codes: int = 0,
+        longest: int = 0,
+        nearest: int = 8,
+        members: int = 0,
+        seed: int = 0,
+    ) -> None:
+        settings = {"codes": codes, "longest": longest, "nearest": nearest, "members": members, "seed": seed}
+        for name, value in settings.items():
+            least = 1 if name == "nearest" else 0
+            if value < least:
+                raise InputError(f"index.{name} = {value}: at least {least} is wanted")
+        self._model, self._settings = model, settings
+        self._device = torch.device("cpu")
+        self._users: State | None = None
+        self._anchors: State | None = None
+        self._lists: Nominate | None = None
+        self._items: WholeCatalogue | None = None
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        return 0 if self._lists is None else len(self._lists)
+
+    @property
+    def is_exact(self) -> bool:
+        """Return False: an item that no list of a request has is not found."""
+        return False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings it was called with beside the model, and the effort as it was last set."""
+        return dict(self._settings)
+
+    @property
+    def users_wanted(self) -> int:
+        """Return how many users it reads, at most: ten a code."""
+        return USERS_A_CODE * (self._settings["codes"] or CODES[-1])
+
+    def read_users(self, user_states: State) -> None:
+        """Take the states of users like those who will ask; they hold from the next `build` on.
+
+        Raises:
+            InputError: if there is no user, or the states are not of the kind that the model names.
+        """
+        if not rows(user_states):
+            raise InputError("index 'nominate': no user to make lists of; give it users that have events")
+        kind = None if isinstance(user_states, Tensor) else type(user_states)
+        if kind is not self._model.user_kind:
+            name, own = (Tensor if one is None else one for one in (kind, self._model.user_kind))
+            raise InputError(
+                f"index 'nominate': user states are {name.__name__}, but user_kind of the model says {own.__name__}"
+            )
+        self._users = map_state(lambda part: part.detach().cpu().clone(), user_states)
+
+    def set_effort(self, value: int) -> None:
+        """Read another number of lists from the next call on; nothing is built again."""
+        self._settings = self._settings | {self.effort: value}
+        if self._lists is not None:
+            self._lists.nearest = value
+
+    def most_effort(self) -> int:
+        """Return how many lists there are."""
+        return 1 if self._lists is None else len(self._lists.centres)
+
+    def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Index ``item_states`` under ``ids``, in place of what was there.
+
+        Raises:
+            InputError: if their numbers differ, an id comes twice or is below 0, a score is not finite, or no users
+                were read.
+        """
+        sorted_ids(item_states, ids)
+        self._device = ids.device
+        states, ids = on_cpu(item_states), ids.cpu()
+        if self._users is not None:
+            self._lists = self._of_users(self._users, states)
+        if self._lists is None:
+            raise InputError("index 'nominate': it has read no users, so there is nobody to make lists of")
+        self._lists.build(states, ids)
+        self._follow()
+        found = self._lists.report()
+        log.info(
+            "%d lists of %.0f items on average (at most %d): %.1f %% of all pairs are left out",
+            found.codes,
+            found.mean_length,
+            found.longest,
+            100 * found.sparsity,
+        )
+
+    def search(
+        self,
+        user_states: State,
+        k: int,
+        exclude: Int[Tensor, "users excluded"] | None = None,
+        allow: Tensor | None = None,
+    ) -> TopK:
+        """Find the best ``k`` items a user, nearly; ``exclude`` and ``allow`` are those of `Index.search`.
+
+        Raises:
+            InputError: if ``k`` is below 1, ``exclude`` is not one row a user, ``allow`` neither mask nor ids, or the
+                user states are another model's.
+        """
+        users = rows(user_states)
+        check_question(users, k, exclude)
+        if self._lists is None or self._items is None or not len(self) or not users:
+            return TopK(*nothing(users, k, self._device))
+        states = on_cpu(user_states)
+        exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
+        allowed = None if allow is None else allowed_among(self._items.ids, allow)
+        if allowed is not None and few(allowed):
+            found = self._items.search(states, k, exclude, allow)
+        else:
+            found = self._lists.search(states, k, exclude, allowed=allowed)
+            found = self._items.fill(found, states, exclude, allow)
+        return TopK(found.scores.to(self._device), found.ids.to(self._device))
+
+    def search_lists(self, user_states: State, k: int, exclude: Int[Tensor, "users excluded"] | None = None) -> TopK:
+        """Find the best ``k`` items of each user's lists, fewer where they hold fewer.
+
+        Raises:
+            InputError: as `search`, or if it is not built.
+        """
+        if self._lists is None:
+            raise InputError("index 'nominate': there are no lists yet; build the index first")
+        found = self._lists.search(on_cpu(user_states), k, None if exclude is None else exclude.cpu())
+        return TopK(found.scores.to(self._device), found.ids.to(self._device))
+
+    def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Add items to the lists of the codes that score them; an id that is there is replaced.
+
+        Raises:
+            InputError: as `build` does; nothing has changed then.
+        """
+        if self._lists is None:
+            return self.build(item_states, ids)
+        sorted_ids(item_states, ids)
+        self._lists.add(on_cpu(item_states), ids.cpu())
+        self._follow()
+        return None
+
+    def remove(self, ids: Int[Tensor, " items"]) -> None:
+        """Remove items; their lists become shorter, since those that were cut are not known.
+
+        Raises:
+            InputError: if an id is not there; nothing has changed then.
+        """
+        ids = ids.cpu()
+        check_there(ids, torch.zeros(0, dtype=torch.int64) if self._items is None else self._items.ids)
+        if self._lists is not None:
+            self._lists.remove(ids)
+            self._follow()
+
+    def save(self, folder: Path) -> None:
+        """Write lists, centres, item states and settings into ``folder``; users that were read, until it is built."""
+        if self._lists is not None:
+            self._lists.save(folder)
+        kept = {ANCHORS: self._anchors, USERS: self._users if self._lists is None else None}
+        for name, states in kept.items():
+            if states is not None:
+                with replacing_file(folder / name) as partial:
+                    save_file(to_tensors(states), partial)
+        note = {"class": type(self).__name__, "settings": self.settings, "built": self._lists is not None}
+        write_json(folder / NOTE, note | {"parts": [name for name, states in kept.items() if states is not None]})
+
+    @classmethod
+    def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> NominateIndex:
+        """Map what `save` wrote into memory, for the same model.
+
+        Raises:
+            InputError: if a file is missing, cut short, of another kind of index, or of another model.
+        """
+        if not (folder / NOTE).is_file():
+            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
+        try:
+            note = read_json(folder / NOTE)
+            if note["class"] != cls.__name__:
+                raise ValueError(f"it is a {note['class']}")
+            index, parts, built = cls(model, **note["settings"]), note["parts"], note["built"]
+            if ANCHORS in parts:
+                index._anchors = model.item_store.read(load_file(folder / ANCHORS))
+            if USERS in parts:
+                index._users = from_tensors(load_file(folder / USERS), model.user_kind)
+        except FileNotFoundError as error:
+            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{folder}: not an index of this kind ({error})") from None
+        if built:
+            index._lists = Nominate.load(
+                folder,
+                score=inner_product if model.inner_product else index._score,
+                vectors=index._profile(),
+                state_kind=model.item_store.kind,
+                user_kind=model.user_kind,
+                read=model.item_store.read,
+            )
+            index._lists.nearest = index._settings["nearest"]
+            index._follow()
+        index.to(device)
+        return index
+
+    def to(self, device: torch.device | str) -> None:
+        """Return answers on ``device`` from now on, where the model is; the lists are searched on the CPU."""
+        self._device = torch.device(device)
+
+    def _of_users(self, users: State, item_states: State) -> Nominate:
+        wanted, items, number = self._settings, rows(item_states), rows(users)
+        vectors = isinstance(users, Tensor) and users.ndim == 2 and users.is_floating_point()
+        parts = [users] if isinstance(users, Tensor) else list(users)
+        self._anchors = None
+        if not all(part.is_floating_point() for part in parts):
+            self._anchors = drawn_anchors(item_states, seed=wanted["seed"])
+        codes = wanted["codes"] or max(1, min(CODES[items > FEW_ITEMS], number // 4))
+        if codes > number:
+            log.warning("index.codes = %d for %d users: %d lists are made", codes, number, number)
+            codes = number
+        return Nominate(
+            users,
+            score=inner_product if self._model.inner_product else self._score,
+            vectors=self._profile(),
+            state_kind=self._model.item_store.kind,
+            codes=codes,
+            longest=wanted["longest"] or default_longest(items),
+            nearest=wanted["nearest"],
+            members=wanted["members"] or (0 if vectors else MEMBERS),
+            seed=wanted["seed"],
+        )
+
+    def _profile(self) -> Vectors | None:
+        return None if self._anchors is None else profile_of(self._score, self._anchors)
+
+    def _follow(self) -> None:
+        """Let the scan stand for the items as they now are."""
+        if self._lists is not None:
+            ids = torch.tensor(self._lists.lists.ids)
+            score = inner_product if self._model.inner_product else self._score
+            self._items = WholeCatalogue(score, self._model.item_store.kind, self._lists.item_states, ids)
+
+    def _score(self, users: State, items: State) -> Tensor:
+        """The model's score, where the model is."""
+        return self._model.score(*(map_state(lambda part: part.to(self._device), one) for one in (users, items))).cpu()

@@ -1,0 +1,235 @@
+"""A model's own lists of codes: the index of the name ``postings``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.records import State, TopK
+from twotower.core.states import join, map_state, rows, take, to_tensors
+from twotower.index.base import ModelIndex, ScoringModel
+from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
+from twotower.index.postings_search import search_postings
+from twotower.index.short_lists import WholeCatalogue, default_longest, few, on_cpu
+from twotower.ops.topk import top_k
+
+NOTE, ITEMS, LISTS = "index.json", "items.safetensors", "postings"
+
+
+@runtime_checkable
+class HasLists(Protocol):
+    """Turn a user into few codes: its user states have ``codes`` (-1: none) and ``weights``, [users, n] each."""
+
+    @property
+    def num_lists(self) -> int:
+        """Return how many codes there are, each with a list."""
+        ...
+
+    def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of codes (int64 [codes]) with items: [codes, items]."""
+        ...
+
+
+class PostingsIndex(ModelIndex):
+    """Sum the lists of a user's codes, for models that have codes of their own (`sparcode`), and score what comes out.
+
+    Each code has a list of the items with its highest scores above 0. The k items with the largest weighted sums over
+    the lists come back in the order of the model's score, which differs from the sum where a list was cut. A user whose
+    lists hold fewer than k items that may come back is answered by a scan of all items, and so is a filter that lets
+    few items through.
+
+    Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists in
+    place of one threshold; the answers' own scores by the model; the scan.
+
+    Args:
+        model: whose lists are searched.
+        longest: items of a list, at most; 0: by the number of items, as for ``nominate``.
+        precision: of stored scores: "float32", "float16" or "uint8".
+
+    Raises:
+        InputError: if the model has no lists, or the precision is unknown.
+    """
+
+    def __init__(self, model: ScoringModel, *, longest: int = 0, precision: str = "float16") -> None:
+        if not isinstance(model, HasLists):
+            raise InputError(
+                f"index 'postings' searches a model's own lists of codes, and {type(model).__name__} has none; use "
+                "nominate"
+            )
+        if longest < 0:
+            raise InputError(f"index.longest = {longest}: at least 0 is wanted")
+        if precision not in PRECISIONS:
+            raise unknown_name("index.precision", precision, PRECISIONS)
+        self._num_lists, self._list_scores = model.num_lists, model.list_scores
+        self._model, self._longest, self._precision = model, longest, precision
+        self._device = torch.device("cpu")
+        self._lists: Postings | None = None
+        self._items: WholeCatalogue | None = None
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        return 0 if self._lists is None else len(self._lists.ids)
+
+    @property
+    def is_exact(self) -> bool:
+        """Return False: an item that no list of a request has is not found."""
+        return False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings it was called with beside the model, defaults included."""
+        return {"longest": self._longest, "precision": self._precision}
+
+    def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Index ``item_states`` under ``ids``, in place of what was there.
+
+        Raises:
+            InputError: if their numbers differ, an id comes twice or is below 0, or a score is not finite.
+        """
+        ids, order = sorted_ids(item_states, ids)
+        self._device = ids.device
+        states = take(on_cpu(item_states), order.cpu())
+        lists = build_postings(
+            lambda codes, items: self._of_codes(codes, take(states, items)),
+            self._num_lists,
+            ids.cpu(),
+            longest=self._longest or default_longest(len(ids)),
+            precision=self._precision,
+            above=0.0,
+        )
+        self._hold(lists, states)
+
+    def search(
+        self,
+        user_states: State,
+        k: int,
+        exclude: Int[Tensor, "users excluded"] | None = None,
+        allow: Tensor | None = None,
+    ) -> TopK:
+        """Find the best ``k`` items a user, nearly; ``exclude`` and ``allow`` are those of `Index.search`.
+
+        Raises:
+            InputError: if ``k`` is below 1, ``exclude`` is not one row a user, ``allow`` neither mask nor ids, or
+                a code is unknown.
+        """
+        users = rows(user_states)
+        check_question(users, k, exclude)
+        if self._lists is None or self._items is None or not len(self) or not users:
+            return TopK(*nothing(users, k, self._device))
+        states = on_cpu(user_states)
+        exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
+        allowed = None if allow is None else allowed_among(self._items.ids, allow)
+        if allowed is not None and few(allowed):
+            found = self._items.search(states, k, exclude, allow)
+        else:
+            found = search_postings(self._lists, states.codes, states.weights, k, exclude=exclude, allowed=allowed)
+            found = self._items.fill(self._scored(states, found), states, exclude, allow)
+        return TopK(found.scores.to(self._device), found.ids.to(self._device))
+
+    def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
+        """Add items to the lists of the codes that score them; an id that is there is replaced.
+
+        Raises:
+            InputError: as `build` does; nothing has changed then.
+        """
+        if self._lists is None or self._items is None or not len(self):
+            return self.build(item_states, ids)
+        ids, order = sorted_ids(item_states, ids)
+        ids, states, known = ids.cpu(), take(on_cpu(item_states), order.cpu()), self._items.ids
+        scores = torch.cat([self._of_codes(part, states) for part in torch.arange(self._num_lists).split(CODE_TILE)])
+        lists = self._lists.add(scores.masked_fill(scores <= 0, -torch.inf), ids)
+        stays = ~torch.isin(known, ids)
+        by_id = torch.cat([known[stays], ids]).argsort()
+        self._hold(lists, take(join([take(self._items.states, stays), states]), by_id))
+        return None
+
+    def remove(self, ids: Int[Tensor, " items"]) -> None:
+        """Remove items; their lists become shorter, since those that were cut are not known.
+
+        Raises:
+            InputError: if an id is not there; nothing has changed then.
+        """
+        ids = ids.cpu()
+        check_there(ids, torch.zeros(0, dtype=torch.int64) if self._items is None else self._items.ids)
+        if self._lists is not None and self._items is not None:
+            stays = ~torch.isin(self._items.ids, ids)
+            self._hold(self._lists.remove(ids), take(self._items.states, stays))
+
+    def save(self, folder: Path) -> None:
+        """Write lists, item states and settings into ``folder``."""
+        if self._lists is not None and self._items is not None:
+            self._lists.save(folder / LISTS)
+            with replacing_file(folder / ITEMS) as partial:
+                save_file(to_tensors(self._items.states), partial)
+        note = {"class": type(self).__name__, "settings": self.settings, "built": self._lists is not None}
+        write_json(folder / NOTE, note)
+
+    @classmethod
+    def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> PostingsIndex:
+        """Map what `save` wrote into memory, for the same model.
+
+        Raises:
+            InputError: if a file is missing, cut short, of another kind of index, or of another model.
+        """
+        if not (folder / NOTE).is_file():
+            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
+        try:
+            note = read_json(folder / NOTE)
+            if note["class"] != cls.__name__:
+                raise ValueError(f"it is a {note['class']}")
+            index, built = cls(model, **note["settings"]), note["built"]
+            states = model.item_store.read(load_file(folder / ITEMS)) if built else None
+        except FileNotFoundError as error:
+            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{folder}: not an index of this kind ({error})") from None
+        if built:
+            lists = Postings.load(folder / LISTS)
+            if lists.num_codes != index._num_lists or rows(states) != len(lists.ids):
+                raise InputError(
+                    f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {index._num_lists} "
+                    "codes: lists of another model? Build the index again"
+                )
+            index._hold(lists, states)
+        index.to(device)
+        return index
+
+    def to(self, device: torch.device | str) -> None:
+        """Return answers on ``device`` from now on, where the model is; the lists are searched on the CPU."""
+        self._device = torch.device(device)
+
+    def _hold(self, lists: Postings, states: State) -> None:
+        self._lists = lists
+        self._items = WholeCatalogue(self._score, self._model.item_store.kind, states, torch.tensor(lists.ids))
+
+    def _scored(self, users: State, found: TopK) -> TopK:
+        """The same items with the model's scores, in their order."""
+        assert self._items is not None
+        for user, ids in enumerate(found.ids):
+            there = ids[ids >= 0].sort().values
+            if len(there):
+                items = take(self._items.states, torch.searchsorted(self._items.ids, there))
+                with torch.inference_mode():
+                    best = top_k(self._score(take(users, slice(user, user + 1)), items).float(), len(there))
+                found.scores[user, : len(there)], found.ids[user, : len(there)] = best.scores[0], there[best.ids[0]]
+        return found
+
+    def _of_codes(self, codes: Tensor, items: State) -> Tensor:
+        with torch.inference_mode():
+            there = map_state(lambda part: part.to(self._device), items)
+            return self._list_scores(codes.to(self._device), there).cpu().clone()
+
+    def _score(self, users: State, items: State) -> Tensor:
+        """The model's score, where the model is."""
+        return self._model.score(*(map_state(lambda part: part.to(self._device), one) for one in (users, items))).cpu()

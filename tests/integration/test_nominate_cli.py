@@ -1,0 +1,225 @@
+"""Lists as an index of a run and of a bundle: built, tuned, judged, served, grown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from twotower.cli.main import main
+from twotower.core.errors import InputError
+from twotower.data import sources
+from twotower.data.prepare.prepare import prepare
+from twotower.data.prepare.spec import Spec
+from twotower.data.sources.synthetic import Synthetic
+from twotower.experiment.index_tuning import rebuild_index
+from twotower.index.nominate_index import NominateIndex
+from twotower.index.postings_index import PostingsIndex
+from twotower.index.short_lists import WholeCatalogue
+from twotower.serving.bundle import Bundle
+from twotower.serving.compact import compact_bundle
+from twotower.serving.retriever import load
+
+SMALL = ("--set", "model.dim=8", "--set", "training.epochs=1", "--set", "training.patience=0")
+
+
+def twotower(*words: str | Path) -> tuple[int, str, str]:
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        main([*map(str, words)])
+    return int(ended.value.code or 0), out.getvalue(), errors.getvalue()
+
+
+def refused(*words: str | Path) -> str:
+    status, out, errors = twotower(*words)
+    assert (status, out, len(errors.strip().splitlines())) == (2, "", 1), errors
+    return errors
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    settings = Synthetic(users=120, items=900, cold_items=3, events=8)
+    return prepare(Spec.from_toml(sources.get("synthetic", folder / "raw", settings=settings)), folder / "prepared")
+
+
+def train(data: Path, folder: Path, *words: str) -> Path:
+    status, _, errors = twotower("train", "--data", data, "--to", folder, *words)
+    assert status == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    words = ("--model", "two_tower", *SMALL, "--set", "index.kind=nominate", "--set", "index.codes=20")
+    return train(data, tmp_path_factory.mktemp("trained") / "bundle", *words)
+
+
+@pytest.fixture
+def bundle(trained, tmp_path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "bundle"))
+
+
+def test_a_run_names_it_and_its_bundle_answers_by_lists(trained, monkeypatch):
+    found = Bundle.load(trained)
+    assert isinstance(found.index, NominateIndex)
+    assert found.manifest["index"] == "nominate"
+    assert found.manifest["index_settings"] == {"codes": 20, "longest": 0, "nearest": 8, "members": 0, "seed": 0}
+    assert found.index.most_effort() == 20
+    monkeypatch.setattr(WholeCatalogue, "search", lambda *_: pytest.fail("by a scan"))
+    retriever = load(trained)
+    assert len(retriever.recommend(retriever.bundle.user_vocabulary.ids([5])[0], k=7)) == 7
+
+
+def test_with_all_lists_read_and_no_list_cut_it_answers_as_a_scan_does(bundle):
+    user = load(bundle).bundle.user_vocabulary.ids([4])[0]
+    rebuild_index(bundle, "exact")
+    exact = load(bundle).recommend(user, k=50)
+    rebuild_index(bundle, "nominate", {"codes": 5, "longest": 2_000, "nearest": 1})
+    assert [answer.id for answer in load(bundle).recommend(user, k=50)] == [answer.id for answer in exact]
+
+
+def test_tuning_finds_how_many_lists_to_read(bundle):
+    words = ("index", bundle, "--kind", "nominate", "--set", "codes=16", "--set", "longest=6", "-k", "10")
+    status, out, _ = twotower(*words, "--tune", "recall=0.7", "--json")
+    assert status == 0
+    tuning = json.loads(out)["tuning"]
+    assert tuning["setting"] == "nearest"
+    assert tuning["reached"]
+    assert len(tuning["curve"]) > 1
+    assert [point["recall"] for point in tuning["curve"]] == sorted(point["recall"] for point in tuning["curve"])
+    assert Bundle.load(bundle).index.settings["nearest"] == tuning["chosen"]["value"]
+    assert tuning["curve"][0]["recall"] <= 0.6  # although what one list leaves open is filled by a scan
+    loss = json.loads(twotower("evaluate", bundle, "-k", "10", "--json")[1])["index"]
+    assert loss["kind"] == "nominate"
+    assert 0.7 < loss["against_exact"]["recall@10"] <= 1
+
+
+def test_more_codes_than_users_make_as_many_lists_as_there_are_users(bundle, caplog):
+    rebuild_index(bundle, "nominate", {"codes": 500})
+    assert "index.codes = 500 for 120 users: 120 lists are made" in caplog.text
+    assert Bundle.load(bundle).index.most_effort() == 120
+
+
+def test_short_lists_are_filled_by_a_scan_and_that_is_said_once(bundle, caplog):
+    rebuild_index(bundle, "nominate", {"codes": 20, "longest": 3, "nearest": 1})
+    retriever = load(bundle)
+    user = retriever.bundle.user_vocabulary.ids([4])[0]
+    found = [retriever.recommend(user, k=30) for _ in range(2)]
+    assert caplog.text.count("are answered by a scan of all items (said once)") == 1
+    rebuild_index(bundle, "exact")
+    assert [a.id for a in found[0]] == [a.id for a in found[1]] == [a.id for a in load(bundle).recommend(user, k=30)]
+
+
+def test_what_it_cannot_do_is_said_in_one_line(bundle):
+    before = (bundle / "manifest.json").read_bytes()
+    assert "index.nearest = 0: at least 1 is wanted" in refused(
+        "index", bundle, "--kind", "nominate", "--set", "nearest=0"
+    )
+    assert "did you mean 'index.longest'?" in refused("index", bundle, "--kind", "nominate", "--set", "longets=9")
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("ease", ()),
+        ("two_tower", (*SMALL, "--set", "model.score=mlp")),
+        ("fit", (*SMALL,)),
+        ("sparcode", ("--set", "training.epochs=2", "--set", "model.codebook=8", "--set", "model.dim=8")),
+    ],
+)
+def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_path, model, settings):
+    words = ("--model", model, *settings, "--set", "index.kind=nominate", "--set", "index.codes=16")
+    bundle = train(data, tmp_path / "bundle", *words)
+    assert twotower("index", bundle, "--kind", "nominate", "--set", "longest=90", "--tune", "recall=0.7")[0] == 0
+    retriever = load(bundle)
+    assert isinstance(retriever.bundle.index, NominateIndex)
+    users = retriever.bundle.user_vocabulary.ids([3, 4, 5, 6])
+    found = {user: {a.id: a.score for a in retriever.recommend(user, k=20)} for user in users}
+    if model != "fit":  # judged among candidates
+        assert json.loads(twotower("evaluate", bundle, "-k", "20", "--json")[1])["index"]["kind"] == "nominate"
+    rebuild_index(bundle, "brute_force")
+    for user, answers in found.items():
+        true = {a.id: a.score for a in load(bundle).recommend(user, k=900)}
+        assert len(answers) == 20
+        assert answers == pytest.approx({id: true[id] for id in answers}, abs=1e-4)
+
+
+def test_item_states_in_fewer_bytes_are_listed_and_read_back(data, tmp_path):
+    bundle = train(data, tmp_path / "bundle", "--model", "fit", *SMALL)
+    compact_bundle(bundle, "int8")
+    rebuild_index(bundle, "nominate", {"codes": 4, "longest": 200})
+    user = load(bundle).bundle.user_vocabulary.ids([5])[0]
+    found = {a.id: pytest.approx(a.score, abs=1e-4) for a in load(bundle).recommend(user, k=5)}
+    assert len(found) == 5
+    assert {a.id: a.score for a in load(bundle).rank(user, list(found))} == found
+
+
+@pytest.fixture(scope="module")
+def coded(data, tmp_path_factory) -> Path:
+    words = ("training.epochs=3", "training.patience=0", "model.codebook=8", "model.dim=8", "index.kind=postings")
+    settings = [part for word in words for part in ("--set", word)]
+    return train(data, tmp_path_factory.mktemp("coded") / "bundle", "--model", "sparcode", *settings)
+
+
+def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16"}
+    users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
+    rebuild_index(bundle, "brute_force")
+    true = {
+        user: [(a.id, pytest.approx(a.score, abs=1e-4)) for a in load(bundle).recommend(user, k=9)] for user in users
+    }
+    status, _, errors = twotower("index", bundle, "--kind", "postings", "--set", "longest=2000")
+    assert status == 0, errors
+    retriever = load(bundle)
+    assert isinstance(retriever.bundle.index, PostingsIndex)
+    for user in users:
+        assert [(a.id, a.score) for a in retriever.recommend(user, k=9)] == true[user]
+    assert twotower("index", bundle, "--kind", "postings", "--set", "longest=40", "--set", "precision=uint8")[0] == 0
+    loss = json.loads(twotower("evaluate", bundle, "-k", "10", "--json")[1])["index"]
+    assert loss["kind"] == "postings"
+    assert loss["against_exact"]["recall@10"] > 0.3
+    assert "nothing to tune" in refused("index", bundle, "--kind", "postings", "--tune", "recall=0.9")
+    assert "unknown index.precision 'float8'" in refused(
+        "index", bundle, "--kind", "postings", "--set", "precision=float8"
+    )
+
+
+def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):
+    words = ("train", "--data", data, "--to", tmp_path / "bundle", "--set", "index.kind=postings")
+    assert "TwoTower has none; use nominate" in refused(*words, "--model", "two_tower")
+    assert "lists are of codes = 'gate'" in refused(*words, "--model", "sparcode", "--set", "model.codes=none")
+    assert not (tmp_path / "bundle.run" / "train.jsonl").exists()
+    assert "TwoTower has none" in refused("index", trained, "--kind", "postings")
+
+
+def test_lists_of_another_model_or_cut_short_are_refused(coded, trained, tmp_path):
+    model, folder = Bundle.load(coded).model, tmp_path / "index"
+    shutil.copytree(coded / "index", folder)
+    model.coder.codes += 1
+    with pytest.raises(InputError, match="lists of another model"):
+        PostingsIndex.load(folder, model=model)
+    (folder / "items.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not an index of this kind"):
+        PostingsIndex.load(folder, model=model)
+    with pytest.raises(InputError, match="it is a PostingsIndex"):
+        NominateIndex.load(folder, model=model)
+
+
+def test_new_items_join_the_lists_that_score_them(trained):
+    index = Bundle.load(trained).index
+    likes = index._lists.centres
+    before = index.search(likes, 3)
+    late = torch.arange(5000, 5000 + len(likes))
+    index.add(100 * likes, late)
+    assert (index.search(likes, 1).ids >= 5000).all()
+    index.remove(late)
+    assert index.search(likes, 3).ids.equal(before.ids)
