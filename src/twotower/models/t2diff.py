@@ -148,11 +148,10 @@ class T2Diff(Model):
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         events = self.embedded(history)
-        guesses = self.next_item(events, history != PADDING)
-        end = (lengths - 1).clamp(min=0)
-        guess = guesses[torch.arange(len(end), device=end.device), end]
+        guess = self.next_item.at_end(events, lengths)
         if isinstance(self.tower, MixedAttention):
-            states = self.tower(events, guess[:, None], end[:, None], times)[:, 0]
+            end = (lengths - 1).clamp(min=0)[:, None]
+            states = self.tower(events, guess[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
             states = self.tower.at_end(events, lengths, times) + self.mix(guess)
