@@ -1,10 +1,11 @@
 """Every sequence encoder and T2Diff's forms against SASRec: seconds an epoch, latency of asking, peak memory.
 
 A cell is one tower beside SASRec, in turns, on the same device and data; figures are medians, CPU seconds on a CPU and
-wall seconds on a GPU. Width 64, defaults else, full softmax with Adam; MovieLens-1M in windows of 200. Memory is that
-of asking and of one training step, by length of history. Finished cells are kept, one line each, beside the result:
-a run that ends by its limit goes on when it is called again with the same data, sizes and machine; delete the file to
-measure anew. The quick form takes a generated log, windows of 50, and neither memory nor ``t2diff_paper``.
+wall seconds on a GPU. Width 64, defaults else, full softmax with Adam; MovieLens-1M in windows of 200. On a GPU asking
+is also measured as one CUDA graph. Memory is that of asking and of one training step, by length of history. Finished
+cells are kept, one line each, beside the result: a run that ends by its limit goes on when it is called again with the
+same data, sizes and machine; delete the file to measure anew. The quick form takes a generated log, windows of 50, and
+neither memory nor ``t2diff_paper``.
 
     python benchmarks/sequential.py --device cuda --data PREPARED --limit 500 --out FILE.json
 """
@@ -26,6 +27,7 @@ import torch
 import common
 import sequential_cells as cells
 from sequential_cells import BASE, Deadline, OutOfTime, Sizes
+from twotower.data.dataset import Dataset
 
 LENGTHS = (50, 200, 500, 1_000)
 MEMORY_BATCH = {"cpu": 16, "cuda": 64}
@@ -61,8 +63,10 @@ def planned(options: argparse.Namespace, sizes: Sizes) -> Iterator[Cell]:
     device = torch.device(options.device)
     here = dataset.to(device)
 
-    def latency(tower: str, number: int, where: Any) -> Callable[[Deadline], dict[str, Any]]:
-        return lambda deadline: cells.latency(tower, where, sizes, deadline, number=number)
+    def latency(
+        tower: str, number: int, where: Dataset, *, graph: bool = False
+    ) -> Callable[[Deadline], dict[str, Any]]:
+        return lambda deadline: cells.latency(tower, where, sizes, deadline, number=number, graph=graph)
 
     def epoch(tower: str) -> Callable[[Deadline], dict[str, Any]]:
         return lambda deadline: cells.epoch(tower, here, sizes, deadline)
@@ -83,6 +87,10 @@ def planned(options: argparse.Namespace, sizes: Sizes) -> Iterator[Cell]:
     for length in LENGTHS:
         for tower in options.towers:
             yield f"memory_{length}", tower, (on_gpu if device.type == "cuda" else fresh)(tower, length)
+    if device.type == "cuda":  # at the end, since a capture that fails may harm what follows
+        for number in (sizes.asked, 1):
+            for tower in options.towers:
+                yield f"latency_{number}_captured", tower, latency(tower, number, here, graph=True)
 
 
 class Kept:
@@ -98,9 +106,9 @@ class Kept:
                     self.found[read["kind"], read["tower"]] = read["cell"]
 
     def keep(self, kind: str, tower: str, cell: dict[str, Any]) -> None:
-        """Keep one more."""
+        """Keep one more; one that failed is tried again by the next run, unless it had no memory."""
         self.found[kind, tower] = cell
-        if self.path is not None:
+        if self.path is not None and ("error" not in cell or kind.startswith("memory")):
             with self.path.open("a") as lines:
                 lines.write(json.dumps({"kind": kind, "tower": tower, "cell": cell, "settings": self.settings}) + "\n")
 
@@ -123,8 +131,9 @@ def table(kept: Kept, sizes: Sizes, missing: list[str]) -> dict[str, Any]:
     for kind in kinds:
         if kind.startswith("latency"):
             found[f"{kind}_milliseconds_a_user"] = by_tower(kept, kind, "milliseconds_a_user")
-    if "latency_1_on_cpu" in kinds:
-        found["relative_latency_batch_1_on_cpu"] = by_tower(kept, "latency_1_on_cpu", "relative")
+    for kind in kinds:
+        if kind.endswith(("_on_cpu", "_captured")):
+            found[f"relative_{kind}"] = by_tower(kept, kind, "relative")
     for part in ("asking_mib", "training_mib"):
         lengths = {kind.removeprefix("memory_"): by_tower(kept, kind, part) for kind in kinds if "memory" in kind}
         if lengths:
@@ -159,7 +168,9 @@ def measure(options: argparse.Namespace, sizes: Sizes) -> tuple[Kept, list[str]]
         except OutOfTime:
             missing.append(f"{kind} {tower}")
             continue
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if options.device != "cuda":  # where only a GPU's memory and captures may fail a cell
+                raise
             cell = {"error": str(error).splitlines()[0][:200]}
         kept.keep(kind, tower, cell)
         cells.tidy(torch.device(options.device))

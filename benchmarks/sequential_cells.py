@@ -199,8 +199,24 @@ def asked(dataset: Dataset, number: int, sizes: Sizes) -> Users:
     return users_with_history(dataset, log, ids.to(dataset.device), sizes.history_length)
 
 
-def latency(tower: str, dataset: Dataset, sizes: Sizes, deadline: Deadline, *, number: int) -> dict[str, Any]:
-    """Time the encoding of users by their histories, in turns with SASRec's."""
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """Return a replay of a call's kernels, captured in one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def latency(
+    tower: str, dataset: Dataset, sizes: Sizes, deadline: Deadline, *, number: int, graph: bool = False
+) -> dict[str, Any]:
+    """Time the encoding of users by their histories, in turns with SASRec's; with ``graph`` both are captured."""
     users = asked(dataset, number, sizes)
     models = {name: built(name, dataset, sizes).eval() for name in dict.fromkeys((BASE, tower))}
 
@@ -209,6 +225,8 @@ def latency(tower: str, dataset: Dataset, sizes: Sizes, deadline: Deadline, *, n
 
     with inference(models[tower]):
         work = {name: encoded(model) for name, model in models.items()}
+        if graph:
+            work = {name: captured(call) for name, call in work.items()}
         times = in_turns(work, sizes.calls, sizes.seconds, deadline, device=dataset.device)
     found = pair(times, tower)
     return found | {"milliseconds_a_user": 1e3 * found["seconds"] / number, "users": number}

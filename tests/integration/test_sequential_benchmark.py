@@ -102,6 +102,15 @@ def test_cells_of_other_sizes_are_not_taken(sequential, tmp_path):
     assert sequential.Kept(tmp_path / "cells.jsonl", other).found == {}
 
 
+def test_a_cell_that_failed_is_told_and_tried_again_unless_it_had_no_memory(sequential, tmp_path):
+    kept = sequential.Kept(tmp_path / "cells.jsonl", {})
+    for kind in ("latency_1_captured", "memory_50"):
+        kept.keep(kind, "gru4rec", {"error": "no"})
+    told = sequential.table(kept, sequential.Sizes(), [])["failed"]
+    assert told == {"latency_1_captured gru4rec": "no", "memory_50 gru4rec": "no"}
+    assert list(sequential.Kept(tmp_path / "cells.jsonl", {}).found) == [("memory_50", "gru4rec")]
+
+
 def test_no_training_goes_on_past_the_limit(sequential):
     dataset = sequential.cells.generated(24, 12, 50)
     with pytest.raises(sequential.OutOfTime):
