@@ -169,6 +169,23 @@ class TestAnswers:
             history, times = (part[row : row + 1, :length] for part in batch.users[2:])
             close(model.encode_users(Users(batch.users.ids[row : row + 1], {}, history, times))[0], together[row])
 
+    @pytest.mark.parametrize("attention", ["causal", "mixed"])
+    @pytest.mark.parametrize("more", [{"restored": "predicted"}, {"restored": "as_served", "restore_steps": 2}])
+    def test_asking_reads_no_more_than_it_must_and_gives_the_states_of_all_places(self, attention, more):
+        model = made((more["restored"], attention), **(more | {"history_length": 130, "depth": 2}))
+        lengths = torch.tensor([130, 129, 128, 127, 103, 52, 5, 1])
+        history = torch.randint(2, 11, (8, 130), generator=torch.Generator().manual_seed(0))
+        history[torch.arange(130) >= lengths[:, None]] = 0
+        times = torch.where(history > 0, START + 1_000 * torch.arange(130), 0)
+        events = model.embedded(history)
+        widths = []
+        hook = model.next_item.unet.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+        found = model.encode_users(Users(torch.arange(2, 10), {}, history, times))
+        hook.remove()
+        assert max(widths) < 130
+        guesses = model.next_item(events, history > 0)
+        close(found, model.positions(events, guesses, times)[torch.arange(8), lengths - 1])
+
     def test_an_empty_history_is_the_zero_vector(self, model):
         empty = torch.zeros(2, 1, dtype=torch.int64)
         assert not model.encode_users(Users(torch.tensor([2, 3]), {}, empty, empty)).any()

@@ -291,6 +291,29 @@ class TestUNet:
             seen_ahead |= not same
         assert seen_ahead is not unet.causal
 
+    def test_the_last_places_alone_are_those_of_the_whole(self, unet, given):
+        if not unet.causal:
+            pytest.skip("a place that looks ahead has no last places of its own")
+        x_t, history, step = normal(ROWS, 41, DIM), normal(ROWS, 41, DIM), given[2]
+        for length in (1, 2, 4, 7, 40, 41):
+            mask = torch.arange(length).expand(ROWS, length) < torch.tensor([[length], [length - 1], [3]])
+            whole = unet(x_t[:, :length], history[:, :length], mask, step)
+            for last in (1, 2, 3, 5, 30):
+                close(unet(x_t[:, :length], history[:, :length], mask, step, last), whole[:, -last:])
+
+    def test_its_reach_is_the_farthest_place_that_changes_an_answer(self, unet):
+        if not unet.causal:
+            pytest.skip("it looks ahead")
+        length = unet.reach + 2 * unet.grain
+        x_t, step = normal(1, length, DIM), torch.tensor([5])
+        mask = torch.ones(1, length, dtype=torch.bool)
+        history = normal(1, length, DIM).requires_grad_()
+        farthest = 0
+        for place in range(length - unet.grain, length):
+            (gradient,) = torch.autograd.grad(unet(x_t, history, mask, step)[0, place].sum(), history)
+            farthest = max(farthest, place - int(gradient[0].any(1).nonzero()[0, 0]))
+        assert unet.reach - unet.grain < farthest <= unet.reach
+
     def test_the_step_the_noise_and_the_history_all_matter(self, unet, given):
         x_t, history, step = given
         mask = torch.ones(ROWS, LENGTH, dtype=torch.bool)

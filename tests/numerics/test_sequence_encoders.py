@@ -313,3 +313,16 @@ def test_the_step_sizes_of_mamba4rec_start_between_their_bounds():
     assert sizes.min() > 0.00099
     assert sizes.max() < 0.101
     assert sizes.log().std() > 1
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_many_users_asked_about_place_by_place_get_the_states_of_the_scan(layers):
+    encoder = Mamba4Rec(dim=DIM, layers=layers, states=3).double().eval()
+    lengths = torch.arange(40) % LENGTH + 1
+    events = torch.randn(40, LENGTH, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    whole = SequenceEncoder.at_end(encoder, events, lengths)
+    torch.testing.assert_close(encoder.at_end(events, lengths), whole, rtol=1e-12, atol=1e-12)
+    later = events.masked_fill((torch.arange(LENGTH) >= lengths[:, None])[:, :, None], 7.0)
+    torch.testing.assert_close(encoder.at_end(later, lengths), whole, rtol=1e-12, atol=1e-12)
+    few = torch.cat([encoder.at_end(events[row : row + 1], lengths[row : row + 1]) for row in range(40)])
+    torch.testing.assert_close(few, whole, rtol=1e-12, atol=1e-12)

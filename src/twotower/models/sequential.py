@@ -15,6 +15,7 @@ from torch import Tensor
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.ops.windows import longest_of
 from twotower.scorers.registry import build_scorer
 from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import SequenceEncoder, check_settings
@@ -82,9 +83,7 @@ class Sequential(Model):
         """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
-        longest = history.shape[1]
-        if not torch.compiler.is_compiling():  # a graph has one width for all
-            longest = max(1, int(lengths.max())) if len(lengths) else 1
+        longest = longest_of(lengths, history.shape[1])
         times = None if users.history_times is None else users.history_times[:, :longest]
         states = self.scorer.prepare(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
         return states * (lengths > 0)[:, None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import NextItem
 from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import check_settings
@@ -144,15 +145,14 @@ class T2Diff(Model):
         """Return the state after the latest item: one vector a user."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
-        longest = max(1, int(lengths.max())) if len(lengths) else 1
+        longest = longest_of(lengths, history.shape[1])
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         events = self.embedded(history)
-        guesses = self.next_item(events, history != PADDING)
-        end = (lengths - 1).clamp(min=0)
-        guess = guesses[torch.arange(len(end), device=end.device), end]
+        guess = self.next_item.at_end(events, lengths)
         if isinstance(self.tower, MixedAttention):
-            states = self.tower(events, guess[:, None], end[:, None], times)[:, 0]
+            end = (lengths - 1).clamp(min=0)[:, None]
+            states = self.tower(events, guess[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
             states = self.tower.at_end(events, lengths, times) + self.mix(guess)

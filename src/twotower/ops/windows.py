@@ -37,3 +37,15 @@ def places(lengths: Int[Tensor, " rows"], width: int, total: int) -> Int[Tensor,
     row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=total)
     before = lengths.cumsum(0) - lengths
     return row * width + torch.arange(total, device=lengths.device) - before[row]
+
+
+def longest_of(lengths: Int[Tensor, " rows"], width: int) -> int:
+    """Return the length of the longest row, at least 1; in a compiled or captured graph ``width``, one for all calls.
+
+    Examples:
+        >>> longest_of(torch.tensor([2, 3]), 10), longest_of(torch.tensor([0]), 10)
+        (3, 1)
+    """
+    if torch.compiler.is_compiling() or (lengths.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return width
+    return max(1, int(lengths.max())) if len(lengths) else 1

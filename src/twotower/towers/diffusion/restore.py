@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.towers.diffusion.drift import drifts, next_vectors, unit_variance
@@ -117,6 +117,33 @@ class NextItem(nn.Module):
         fixed = self.noise[:, :, : x.shape[1]].expand(-1, len(x), -1, -1)
         return self._used(self._from_noise(x, mask, fixed), x)
 
+    @torch.no_grad()
+    def at_end(
+        self, vectors: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows dim"]:
+        """Return what `forward` gives at each row's last place, from the latest places that it depends on alone.
+
+        These stand at the right of a window, whose start in the history is a multiple of the U-Net's smallest step, so
+        that pairs of places are the same ones.
+        """
+        rows, grain = torch.arange(len(vectors), device=vectors.device), self.unet.grain
+        passes = 1 if self.form == "predicted" else self.passes
+        needed = passes * self.unet.reach + grain
+        if self.form != "predicted" and needed >= vectors.shape[1]:
+            every = torch.arange(vectors.shape[1], device=vectors.device)
+            return self(vectors, every < lengths[:, None])[rows, (lengths - 1).clamp(min=0)]
+        width = -(-min(needed, vectors.shape[1]) // grain) * grain
+        start = -(-lengths // grain) * grain - width
+        at = start[:, None] + torch.arange(width, device=vectors.device)
+        mask = (at >= 0) & (at < lengths[:, None])
+        x = self._given(vectors[rows[:, None], at.clamp(0, vectors.shape[1] - 1)])
+        if self.form == "predicted":
+            found = self._predict(x, mask, last=grain)
+        else:
+            found = self._from_noise(x, mask, self.noise[:, 0, at.clamp(0, self.noise.shape[2] - 1)])[:, -grain:]
+        last = (lengths - 1 - start) - width + grain
+        return self._used(found, x[:, -grain:])[rows, last]
+
     def _given(self, vectors: Tensor) -> Tensor:
         vectors = vectors.detach()
         return unit_variance(vectors) if self.normalise else vectors
@@ -124,9 +151,9 @@ class NextItem(nn.Module):
     def _used(self, found: Tensor, x: Tensor) -> Tensor:
         return next_vectors(found, x) if self.drift else found
 
-    def _predict(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, mask: Tensor, last: int | None = None) -> Tensor:
         step = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        found: Tensor = self.unet(torch.zeros_like(x), x, mask, step)
+        found: Tensor = self.unet(torch.zeros_like(x), x, mask, step, last)
         return found
 
     @torch.no_grad()

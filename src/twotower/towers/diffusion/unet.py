@@ -89,6 +89,7 @@ class UNet(nn.Module):
                 f"got {dim}, {channels}, {kernel} and {depth}"
             )
         self.channels, self.causal = channels, causal
+        self.grain, self.block_reach = 2**depth, 2 * (kernel - 1)
         half = (channels + 1) // 2
         self.register_buffer("rates", torch.exp(-math.log(10_000.0) * torch.arange(half) / half), persistent=False)
         self.step = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU())
@@ -100,14 +101,31 @@ class UNet(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.leave = nn.Linear(channels, dim)
 
+    @property
+    def reach(self) -> int:
+        """How many places before a place its answer depends on, in the causal form."""
+        # A level's places stand for 1, 2, 4 … of the first: blocks on both ways, a pair going down and one going up.
+        levels = sum(2**level * (2 * self.block_reach + 2) for level in range(len(self.down)))
+        return levels + self.grain * self.block_reach
+
     def forward(
         self,
         x_t: Float[Tensor, "rows length dim"],
         history: Float[Tensor, "rows length dim"],
         mask: Bool[Tensor, "rows length"],
         step: Int[Tensor, " rows"],
-    ) -> Float[Tensor, "rows length dim"]:
-        """Return the predicted x_0; meaningless where it is padded."""
+        last: int | None = None,
+    ) -> Float[Tensor, "rows places dim"]:
+        """Return the predicted x_0; meaningless where it is padded.
+
+        Args:
+            x_t: what the diffusion has at step t.
+            history: vectors of the events.
+            mask: True where there is one.
+            step: t of each row.
+            last: how many of the last places are wanted, in the causal form; the way up then leaves out what these do
+                not depend on. None: all.
+        """
         angles = step[:, None] * self.rates
         embedded = self.step(torch.cat([angles.sin(), angles.cos()], dim=1)[:, : self.channels])
         x = self.enter(torch.cat([x_t, history], dim=-1))
@@ -116,10 +134,18 @@ class UNet(nn.Module):
             x = block(x, mask, embedded)
             levels.append((x, mask))
             x, mask = self._halved(halve, x, mask)
-        x = self.middle(x, mask, embedded)
+        wanted = [0] if last is None else [max(0, x_t.shape[1] - last)]
+        """First place that is wanted, by level; each is read from a block that begins early enough for it."""
+        begins = []
+        for _ in levels:
+            begins.append(max(0, wanted[-1] - self.block_reach) // 2 * 2)
+            wanted.append(begins[-1] // 2)
+        x = self.middle(x, mask, embedded)[:, wanted.pop() :]
         for block, (skipped, mask) in zip(self.up, reversed(levels), strict=True):
+            begin = begins.pop()
+            skipped, mask = skipped[:, begin:], mask[:, begin:]
             repeated = x.repeat_interleave(2, dim=1)[:, : skipped.shape[1]]
-            x = block(torch.cat([repeated, skipped], dim=-1), mask, embedded)
+            x = block(torch.cat([repeated, skipped], dim=-1), mask, embedded)[:, wanted.pop() - begin :]
         found: Tensor = self.leave(self.norm(x))
         return found
 

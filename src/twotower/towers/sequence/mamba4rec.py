@@ -16,6 +16,8 @@ from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 FASTEST, SLOWEST = 0.1, 0.001
 """Between these the step sizes start."""
+CPU_USERS = 16
+"""Users that a CPU asks about together: their states stay in its cache."""
 
 
 class MambaState(NamedTuple):
@@ -72,14 +74,36 @@ class SelectiveStateSpace(nn.Module):
             space = space + decay * state.space
         return self._out(x, (space @ read[..., None])[..., 0], gate), MambaState(recent[..., 1:], space)
 
+    def at_end(
+        self, x: Float[Tensor, "users length dim"], lengths: Int[Tensor, " users"]
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last place, holding one state a user instead of one a place."""
+        users, end = torch.arange(len(x), device=x.device), (lengths - 1).clamp(min=0)
+        x, gate = self.project_in(x).chunk(2, dim=-1)
+        x = F.silu(self.convolution(F.pad(x.mT, (self.convolution.kernel_size[0] - 1, 0)))).mT
+        size, write, read = self._sizes(x)
+        # A step of size 0 leaves the state as it is.
+        size = size * (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]
+        rate, driven = -self.log_decay.exp(), size * x
+        space = torch.zeros(len(x), *rate.shape, dtype=size.dtype, device=x.device)
+        for place in range(x.shape[1]):
+            decay = torch.exp(size[:, place, :, None] * rate)
+            space = torch.addcmul(driven[:, place, :, None] * write[:, place, None], decay, space)
+        y = (space @ read[users, end][..., None])[..., 0]
+        return self._out(x[users, end], y, gate[users, end])
+
     def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The factor of the state, what is added to it, and how it is read; at least float32."""
+        size, write, read = self._sizes(x)
+        decay = torch.exp(size[..., None] * -self.log_decay.exp())
+        return decay, (size * x)[..., None] * write[..., None, :], read
+
+    def _sizes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Δ, B and C; at least float32."""
         parts = self.select(x).split([self.rank, self.states, self.states], dim=-1)
         size = self.step_size(parts[0])
         wide = torch.promote_types(size.dtype, torch.float32)
-        size, write, read = F.softplus(size.to(wide)), parts[1].to(wide), parts[2].to(wide)
-        decay = torch.exp(size[..., None] * -self.log_decay.exp())
-        return decay, (size * x)[..., None] * write[..., None, :], read
+        return F.softplus(size.to(wide)), parts[1].to(wide), parts[2].to(wide)
 
     def _out(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         return self.project_out((y + self.skip * x) * F.silu(gate))
@@ -102,6 +126,13 @@ class MambaBlock(nn.Module):
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
         """Return the output at all places at once."""
         return self._rest(x, self.space(x))
+
+    def at_end(
+        self, x: Float[Tensor, "users length dim"], lengths: Int[Tensor, " users"]
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last place."""
+        end = (lengths - 1).clamp(min=0)
+        return self._rest(x[torch.arange(len(x), device=x.device), end], self.space.at_end(x, lengths))
 
     def step(
         self, x: Float[Tensor, "users dim"], state: MambaState | None
@@ -174,6 +205,28 @@ class Mamba4Rec(SequenceEncoder):
         for block in self.blocks:
             x = block(x)
         return x
+
+    def at_end(
+        self,
+        events: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the state at each user's last place; on a CPU many users are run through place by place.
+
+        The scan over all places at once is for devices that do many things side by side, and for few users.
+        """
+        if torch.compiler.is_compiling() or events.device.type != "cpu" or len(events) < CPU_USERS:
+            return super().at_end(events, lengths, times)
+        found = []
+        for some, so_long in zip(events.split(CPU_USERS), lengths.split(CPU_USERS), strict=True):
+            x = self.norm(dropout(some, self.dropout, self.training))
+            for block in list(self.blocks)[:-1]:
+                x = block(x)
+            last = self.blocks[-1]
+            assert isinstance(last, MambaBlock)
+            found.append(last.at_end(x, so_long))
+        return torch.cat(found)
 
     def step(
         self, event: Float[Tensor, "users dim"], state: list[MambaState] | None = None
