@@ -33,6 +33,12 @@ def dies_once(task: dict[str, Any]) -> None:
     touch(task)
 
 
+def takes_long(task: dict[str, Any]) -> None:
+    touch(task)
+    if task["dies"]:
+        time.sleep(600)
+
+
 def dies_always(task: dict[str, Any]) -> None:
     os._exit(9)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -108,6 +110,20 @@ def test_processes_do_all_also_where_one_dies_in_the_middle(name: str, work: Mod
 def test_a_task_that_kills_every_process_ends_with_one_line(work: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=f"ended without a word {TRIES} times on the same part"):
         Processes(1).run(work.dies_always, files(tmp_path, 1), lambda: None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_processes_at_once(work: ModuleType, tmp_path: Path) -> None:
+    def stop() -> None:
+        while not (tmp_path / "2").exists():  # the one that takes ten minutes has begun
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Processes(2).run(work.takes_long, [*files(tmp_path, 3)[1:]], stop)
+    assert time.monotonic() - begun < 120
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from twotower.core.engines.base import TRIES, Task, Work, lost
 from twotower.core.errors import InputError
@@ -53,8 +54,9 @@ class Processes:
         """Run until all is done or a process is lost: what was done, and what was under way when one was."""
         done: set[int] = set()
         ahead = iter(left)
+        others = set(active_children())
         pool = ProcessPoolExecutor(
-            self.workers, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(self.workers,)
+            self.workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.workers,)
         )
         running: dict[Future[None], int] = {}
         try:
@@ -79,11 +81,18 @@ class Processes:
                     on_done()
         except BrokenProcessPool:
             return done, set(running.values())
+        except KeyboardInterrupt:
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _share_cores(workers: int) -> None:
+def _begin(workers: int) -> None:
+    """Leave Ctrl-C to the process that started this one, and share the cores."""
     import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers)))
