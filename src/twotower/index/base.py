@@ -167,7 +167,7 @@ class TunableIndex(Index, Protocol):
 
 @runtime_checkable
 class ReadsUsers(Protocol):
-    """Arrange items by what users want, so that it is shown some users before it is built."""
+    """Read some users before it is built, since it orders items by what users want."""
 
     @property
     def users_wanted(self) -> int:
@@ -181,7 +181,7 @@ class ReadsUsers(Protocol):
 
 @runtime_checkable
 class FillsShortAnswers(Protocol):
-    """Scan all items for the users whose lists hold too few answers."""
+    """Fill short answers: score all items for the users whose lists hold too few."""
 
     def search_lists(self, user_states: State, k: int, exclude: Tensor | None = None) -> TopK:
         """Find what the lists alone hold, unfilled: what a tuning of their effort has to go by."""

@@ -1,4 +1,4 @@
-"""What lists of few items leave open: a scan of all items for the users who got fewer answers than they asked for."""
+"""Short lists: a scan of all items for the users who got fewer answers than they asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WholeCatalogue(Scan):
-    """Scan items that another index holds, without a copy of them.
+    """Search all items that another index holds, without a copy of them.
 
     Args:
         score: every user with every item.
@@ -36,7 +36,7 @@ class WholeCatalogue(Scan):
         return self._states
 
     def fill(self, found: TopK, user_states: State, exclude: Tensor | None, allow: Tensor | None) -> TopK:
-        """Answer the users anew whose row in ``found`` is not full, and say so once.
+        """Answer once more the users whose row in ``found`` is not full, and say so once.
 
         ``found`` is changed; the other arguments are those of the search that gave it.
         """

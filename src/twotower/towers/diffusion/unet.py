@@ -103,7 +103,7 @@ class UNet(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many places before a place its answer depends on, in the causal form."""
+        """Return how many places before a place its answer depends on, in the causal form."""
         # A level's places stand for 1, 2, 4 … of the first: blocks on both ways, a pair going down and one going up.
         levels = sum(2**level * (2 * self.block_reach + 2) for level in range(len(self.down)))
         return levels + self.grain * self.block_reach
