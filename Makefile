@@ -1,11 +1,12 @@
 # make setup   everything that developing needs, in .venv
 # make demo    the main job from nothing: data, train, evaluate, check, index, recommend
 # make wheel   the package in dist/, tried in an empty environment;  make pythons, make lowest: other versions of what it needs
+# make long    the few tests that take half a minute each
 # make mutants plants faults one at a time and says which of them the tests see (a quarter of an hour)
 # make test    all checks;  make fast: format, lint and the core tests;  make docs: the documentation in site/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint tests shapes mutants docs clean wheel pythons lowest
+.PHONY: help setup demo test fast lint tests shapes long mutants docs clean wheel pythons lowest
 .DELETE_ON_ERROR:
 
 # Tests run in two processes and torch would start a thread a core in each.
@@ -44,14 +45,18 @@ lint: $(FOR_DEVELOPING)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Together these two run every test once; those of the fast core that hand over right types have every annotated type and
+# Together these two run every test once but those of `make long`; those of the fast core that hand over right types have every annotated type and
 # shape checked at run time. `make fast` runs them without that.
 tests: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2 -m "(slow or browser or bad_input) and not ranks"
+	$(BIN)/pytest -n 2 -m "(slow or browser or bad_input) and not (ranks or long)"
 	$(BIN)/pytest -m ranks
 
 shapes: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
+
+# Not part of `make test`: a worker killed ten times, a fit within its budget, a whole benchmark.
+long: $(FOR_DEVELOPING)
+	$(BIN)/pytest -m long
 
 # Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
 mutants: $(FOR_DEVELOPING)

@@ -470,6 +470,7 @@ def test_where_ease_is_refused_its_sparse_form_stands_in(log, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_real_ratings_are_fitted_within_their_budget(shared_data, tmp_path):
     data = shared_data("ml-100k")
     shutil.copy(data / "ratings.parquet", tmp_path / "ratings.parquet")

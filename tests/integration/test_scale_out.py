@@ -153,6 +153,7 @@ def kill_at(log: Path, stage: str, time_of: int, killed: list[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_killed_in_the_middle_loses_nothing_and_doubles_nothing(
     cluster: Cluster, retriever: Retriever, tmp_path: Path

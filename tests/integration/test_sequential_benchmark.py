@@ -42,14 +42,13 @@ def run(sequential, out: Path, *more: str) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_quick_form_needs_no_preparing_and_gives_both_ratios():
     command = [sys.executable, "-c", BARE, "--quick", "--json", "--towers", *TOWERS]
     record = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
     for ratio in ("relative_epoch_time", "relative_latency", "relative_latency_batch_1"):
         assert list(record[ratio]) == TOWERS
         assert all(0.05 < value < 200 for value in record[ratio].values())
-    # Four passes of the U-Net and the start of the noise against one pass.
-    assert record["relative_latency"]["t2diff_printed"] > record["relative_latency"]["t2diff"]
     assert record["not_done"] == []
     assert record["failed"] == {}
     raw = record["raw_seconds"]["epoch t2diff"]
