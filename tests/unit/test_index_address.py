@@ -175,3 +175,16 @@ def test_a_bundle_names_its_collection_and_no_address_and_a_collection_that_is_g
     connected(address_of("qdrant")).delete_collection(first.collection)
     with pytest.raises(InputError, match="does not have it; build it there: twotower index BUNDLE --kind qdrant"):
         QdrantIndex.load(tmp_path)
+
+
+def test_a_server_that_lost_the_collection_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("qdrant_client")
+    from twotower.index.qdrant_server import QdrantIndex, connected
+
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+    index = QdrantIndex()
+    index.build(ITEMS, IDS)
+    index.ping()
+    connected(address_of("qdrant")).delete_collection(index.collection)
+    with pytest.raises(InputError, match="does not have collection 'twotower-"):
+        index.ping()

@@ -166,6 +166,20 @@ class TunableIndex(Index, Protocol):
 
 
 @runtime_checkable
+class AnswersByAddress(Protocol):
+    """Search by an engine that runs elsewhere and may be silent."""
+
+    def ping(self) -> None:
+        """Return when the engine answers.
+
+        Raises:
+            UnavailableError: if it does not, at the last try either.
+            InputError: if it refuses, or its address is not given.
+        """
+        ...
+
+
+@runtime_checkable
 class ReadsUsers(Protocol):
     """Read some users before it is built, since it orders items by what users want."""
 

@@ -106,6 +106,16 @@ class MilvusIndex(StoreIndex):
             )
         self._say(lambda client: client.load_collection(self._name))
 
+    def ping(self) -> None:
+        """Return when the server answers and has the collection.
+
+        Raises:
+            UnavailableError: if the server does not answer.
+            InputError: if it does not have the collection.
+        """
+        if not self._say(lambda client: client.has_collection(self._name)):
+            raise InputError(f"{address_of('milvus').shown} does not have collection '{self._name}'")
+
     def _say(self, call: Callable[[Any], T]) -> T:
         address = address_of("milvus")
         from pymilvus.exceptions import MilvusException

@@ -128,6 +128,16 @@ class QdrantIndex(StoreIndex):
                 "there: twotower index BUNDLE --kind qdrant"
             )
 
+    def ping(self) -> None:
+        """Return when the server answers and has the collection.
+
+        Raises:
+            UnavailableError: if the server does not answer.
+            InputError: if it refuses the token, or does not have the collection.
+        """
+        if not self._say(lambda client: client.collection_exists(self._name)):
+            raise InputError(f"{address_of('qdrant').shown} does not have collection '{self._name}'")
+
     def _say(self, call: Callable[[Any], T]) -> T:
         address = address_of("qdrant")
         refused = _exceptions().UnexpectedResponse

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import twotower
+from twotower.core.errors import UnavailableError
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
+from twotower.serving.retriever import Retriever
 
 TOKEN = "a-token-for-tests-only"
 Build = Callable[..., Any]
@@ -243,3 +245,21 @@ def test_an_index_elsewhere_that_does_not_answer_is_503_and_no_fault_of_the_requ
     assert answer.status_code == 503
     assert "does not answer" in answer.json()["error"]
     assert answer.headers["Retry-After"] == "1"
+
+
+class Silent:
+    """An index whose server does not answer."""
+
+    def ping(self) -> None:
+        raise UnavailableError("qdrant at http://here does not answer (refused); start it, or mend its address")
+
+
+def test_a_service_whose_index_is_silent_is_alive_and_not_ready(
+    app: Any, ask: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(app, "/readyz").status_code == 200
+    monkeypatch.setattr(Retriever, "index", Silent())
+    answer = ask(app, "/readyz")
+    assert answer.status_code == 503
+    assert "does not answer (refused)" in answer.text
+    assert ask(app, "/healthz").status_code == 200

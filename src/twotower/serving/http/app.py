@@ -139,8 +139,9 @@ def _add_routes(app: FastAPI, service: Service, *, may_swap: bool) -> None:
 
     @app.get("/readyz", summary="Ready", responses={503: answers[503]})
     async def readyz() -> Response:
-        """The bundle is loaded, and requests are taken."""
-        return Json({"ready": True, **service.about()}) if service.ready else error("the service is stopping", 503)
+        """The bundle is loaded, the server of its index answers where it has one, and requests are taken."""
+        trouble = await service.trouble()
+        return error(trouble, 503) if trouble else Json({"ready": True, **service.about()})
 
     @app.get("/metrics", summary="Metrics", response_class=PlainTextResponse, responses={401: answers[401]})
     async def metrics() -> Response:

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.requests import Request
 
+from twotower.core.errors import InputError
+from twotower.index.base import AnswersByAddress
 from twotower.serving.http.answers import listed, row
 from twotower.serving.http.limits import Limits, RefusedError, read_json
 from twotower.serving.http.metrics import Metrics
@@ -31,6 +33,16 @@ class Service:
         self.slot, self.limits, self.metrics = slot, limits, metrics
         self.workers = Workers(threads, limits.concurrency, metrics)
         self.ready = True
+
+    async def trouble(self) -> str:
+        """Return why requests cannot be answered now, such as an index's server that is silent; empty: they can."""
+        index = self.slot.served.retriever.index
+        if self.ready and isinstance(index, AnswersByAddress):
+            try:
+                await asyncio.to_thread(index.ping)
+            except InputError as problem:
+                return str(problem)
+        return "" if self.ready else "the service is stopping"
 
     async def recommend(self, request: Request) -> dict[str, Any]:
         """Recommend items for a user or a history."""
