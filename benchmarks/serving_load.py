@@ -94,7 +94,7 @@ class Load:
                 due = self.begin + self.sent / self.rate
                 self.sent += 1
                 if self.waiting:
-                    self.waiting.pop().ask(due)
+                    self.waiting.pop(0).ask(due)  # in turn: a server closes a connection that rests for seconds
                 else:
                     self.due.append(due)
             await asyncio.sleep(0.001)
