@@ -17,10 +17,10 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
 from twotower.core.states import from_tensors, map_state, rows, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
-from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
 from twotower.index.scan import inner_product
-from twotower.index.short_lists import WholeCatalogue, default_longest, few, on_cpu
+from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -170,14 +170,7 @@ class NominateIndex(ModelIndex):
         check_question(users, k, exclude)
         if self._lists is None or self._items is None or not len(self) or not users:
             return TopK(*nothing(users, k, self._device))
-        states = on_cpu(user_states)
-        exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
-        allowed = None if allow is None else allowed_among(self._items.ids, allow)
-        if allowed is not None and few(allowed):
-            found = self._items.search(states, k, exclude, allow)
-        else:
-            found = self._lists.search(states, k, exclude, allowed=allowed)
-            found = self._items.fill(found, states, exclude, allow)
+        found = self._items.answer(self._of_lists, user_states, k, exclude, allow)
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def search_lists(self, user_states: State, k: int, exclude: Int[Tensor, "users excluded"] | None = None) -> TopK:
@@ -190,6 +183,10 @@ class NominateIndex(ModelIndex):
             raise InputError("index 'nominate': there are no lists yet; build the index first")
         found = self._lists.search(on_cpu(user_states), k, None if exclude is None else exclude.cpu())
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
+
+    def _of_lists(self, user_states: State, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
+        assert self._lists is not None, "searched once there are lists"
+        return self._lists.search(user_states, k, exclude, allowed=allowed)
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Add items to the lists of the codes that score them; an id that is there is replaced.

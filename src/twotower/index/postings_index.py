@@ -16,10 +16,10 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
-from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
 from twotower.index.postings_search import search_postings
-from twotower.index.short_lists import WholeCatalogue, default_longest, few, on_cpu
+from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
 
 NOTE, ITEMS, LISTS = "index.json", "items.safetensors", "postings"
@@ -125,14 +125,7 @@ class PostingsIndex(ModelIndex):
         check_question(users, k, exclude)
         if self._lists is None or self._items is None or not len(self) or not users:
             return TopK(*nothing(users, k, self._device))
-        states = on_cpu(user_states)
-        exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
-        allowed = None if allow is None else allowed_among(self._items.ids, allow)
-        if allowed is not None and few(allowed):
-            found = self._items.search(states, k, exclude, allow)
-        else:
-            found = search_postings(self._lists, states.codes, states.weights, k, exclude=exclude, allowed=allowed)
-            found = self._items.fill(self._scored(states, found), states, exclude, allow)
+        found = self._items.answer(self._of_lists, user_states, k, exclude, allow)
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -212,6 +205,13 @@ class PostingsIndex(ModelIndex):
     def _hold(self, lists: Postings, states: State) -> None:
         self._lists = lists
         self._items = WholeCatalogue(self._score, self._model.item_store.kind, states, torch.tensor(lists.ids))
+
+    def _of_lists(self, user_states: Any, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
+        assert self._lists is not None, "searched once there are lists"
+        found = search_postings(
+            self._lists, user_states.codes, user_states.weights, k, exclude=exclude, allowed=allowed
+        )
+        return self._scored(user_states, found)
 
     def _scored(self, users: State, found: TopK) -> TopK:
         """The same items with the model's scores, in their order."""

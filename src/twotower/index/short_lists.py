@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,13 @@ from torch import Tensor
 from twotower.core.records import State, TopK
 from twotower.core.states import map_state, take
 from twotower.index.approximate_search import FEW, SHARE
+from twotower.index.checks import allowed_among
 from twotower.index.scan import Scan, Score
 
 log = logging.getLogger(__name__)
+
+Lists = Callable[[State, int, Tensor | None, Tensor | None], TopK]
+"""States of users, items a user, ids to leave out and a mask of those that may come back -> the best in their lists."""
 
 
 class WholeCatalogue(Scan):
@@ -34,6 +39,23 @@ class WholeCatalogue(Scan):
     def states(self) -> State:
         """Return the states of the items, by ascending id."""
         return self._states
+
+    def answer(self, lists: Lists, user_states: State, k: int, exclude: Tensor | None, allow: Tensor | None) -> TopK:
+        """Answer by lists, and by a scan where they hold too few or few items may come back.
+
+        Args:
+            lists: what the lists alone hold.
+            user_states: of at least one user; the other arguments are those of `Index.search`.
+            k: items a user.
+            exclude: ids that each user does not get.
+            allow: items that alone may come back.
+        """
+        states = on_cpu(user_states)
+        exclude, allow = (None if one is None else one.cpu() for one in (exclude, allow))
+        allowed = None if allow is None else allowed_among(self.ids, allow)
+        if allowed is not None and few(allowed):
+            return self.search(states, k, exclude, allow)
+        return self.fill(lists(states, k, exclude, allowed), states, exclude, allow)
 
     def fill(self, found: TopK, user_states: State, exclude: Tensor | None, allow: Tensor | None) -> TopK:
         """Answer once more the users whose row in ``found`` is not full, and say so once.
