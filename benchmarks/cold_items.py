@@ -113,7 +113,7 @@ def measure(folder: Path, setting: str, seed: int, epochs: int, device: str) -> 
             new = events == 0
             new[:FIRST_KNOWN] = False
             with torch.no_grad():
-                model.item_table.weight[new] = model.item_table.weight[1]
+                model.item_table.weight[new] = model.item_table.weight[1].clone()
         found = [figure(Targets(kept, log.select(mask[log.items])), "test", "recall@10") / chance for mask in cold]
         warm = [figure(getattr(split, part), part, "ndcg@10") for part in ("validation", "test")]
         ways.append([nearest, power, *(round(one, 5) for one in (*warm, *found))])
