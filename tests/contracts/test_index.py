@@ -23,6 +23,7 @@ from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
+from twotower.index.tree_index import TreeIndex
 from twotower.models.item_store import ItemStore
 
 USERS, ITEMS, DIM = 5, 23, 4
@@ -117,6 +118,29 @@ class UsersAreCodes(NamedTuple):
         return Chosen(codes, torch.full((rows, 2), 0.5))
 
 
+class TreeScorer(NamedTuple):
+    """As much of a model with a tree as an index sees: eight last nodes, and items laid out by their ids."""
+
+    item_store: ItemStore = ItemStore()
+    user_kind: type[Any] | None = None
+    inner_product: bool = False
+    branches: int = 2
+    levels: int = 3
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        return distance(users, items)
+
+    def score_rows(self, users: Tensor, items: Tensor) -> Tensor:
+        return -(users[:, None] - items).square().sum(-1).sqrt()
+
+    def nodes_above(self, ids: Tensor, states: Tensor) -> Tensor:
+        return ids % 8
+
+    def node_states(self, level: int) -> Tensor:
+        return vectors(2**level, level)
+
+
+TREE = TreeScorer()
 DISTANCE, TWO_HEADS = Scorer(distance, ItemStore()), Scorer(two_heads, ItemStore(Heads), Heads)
 PRODUCT, BY_IDS = Scorer(lambda u, i: u @ i.T, ItemStore(), None, True), Scorer(by_ids, ItemStore())
 
@@ -158,6 +182,7 @@ CASES = {
     "nominate_ids": nominate(BY_IDS, numbers),
     "postings": postings(longest=9),
     "postings_bytes": postings(longest=9, precision="uint8"),
+    "tree": Case(lambda: TreeIndex(TREE, beam=2), lambda f: TreeIndex.load(f, model=TREE), vectors, TREE.score),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twotower.experiment.index_tuning import Tuning
 
 KINDS = (
-    "exact, hnsw, ivf_flat, ivf_pq, nominate, postings, qdrant_edge, qdrant, milvus, brute_force, or one of your own."
+    "exact, hnsw, ivf_flat, ivf_pq, nominate, postings, tree, qdrant_edge, qdrant, milvus, brute_force, or your own."
 )
 EXAMPLES = examples(
     "twotower index runs/sasrec --kind hnsw --set ef_search=64",

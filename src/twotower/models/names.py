@@ -17,6 +17,7 @@ KNOWN = {
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",
+    "tdm": "twotower.models.tdm:TDM",
     "popularity": "twotower.models.baselines.popularity:Popularity",
     "random": "twotower.models.baselines.random:Random",
     "item_cosine": "twotower.models.baselines.item_cosine:ItemCosine",

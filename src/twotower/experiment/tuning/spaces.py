@@ -59,6 +59,14 @@ SPACES: dict[str, dict[str, Axis]] = {
     },
     "t2diff": {**SEQUENCES, "model.diffusion_weight": Grid((0.1, 1.0))},
     "sparcode": {**TRAINED, "model.dropout": DROPOUT, "model.dim": WIDTH},
+    "tdm": {
+        **TRAINED,
+        "training.batch_size": Grid((512, 1024, 2048)),
+        "model.dropout": DROPOUT,
+        "model.dim": Grid((32, 64)),
+        "model.parts": Grid((1, 2, 4)),
+        "model.negatives": Grid((16, 32, 64)),
+    },
     "sparcode_twin": {
         **TRAINED,
         "model.temperature": TEMPERATURE,
