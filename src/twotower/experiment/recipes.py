@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from twotower.core.errors import unknown_name
-from twotower.experiment.run import Data, ModelSection, Run
+from twotower.experiment.run import Data, IndexSection, ModelSection, Run
 from twotower.models.registry import model_class
 from twotower.models.sequential import Sequential
 from twotower.training.config import Objective, Sampling, Training
@@ -83,11 +83,23 @@ def semantic() -> Run:
     )
 
 
+def tdm() -> Run:
+    """Return the run of TDM: a sampled softmax over the leaves, and its bundle answered down the tree."""
+    return Run(
+        model=ModelSection("tdm"),
+        objective=Objective("sampled_softmax"),
+        sampling=Sampling((NegativeSource("uniform", {"number": 64}),)),
+        training=Training(epochs=20, batch_size=512, learning_rate=5e-3, patience=3),
+        index=IndexSection("tree"),
+    )
+
+
 RECIPES: dict[str, Callable[[], Run]] = {
     "two_tower": two_tower,
     "sasrec": sasrec,
     "sasrec_ml_1m": sasrec_ml_1m,
     "semantic": semantic,
+    "tdm": tdm,
 }
 
 

@@ -55,7 +55,7 @@ class TDM(Model):
         node_weight: of the mean loss of the levels above the leaves.
         rounds: trees that are made of learnt vectors.
         round_epochs: epochs before each.
-        dropout: share of hidden numbers set to 0 in training.
+        dropout: share of the numbers of a history's items set to 0 in training.
         history_length: latest items of the history that are read.
 
     Raises:
@@ -108,7 +108,6 @@ class TDM(Model):
         self.scorer = NodeScorer(
             dim, form=scorer, parts=parts, length=history_length, hidden=hidden, dropout=dropout
         )
-        self._numbers = 1 if scorer == "dot" else dim * (2 * parts + 1) * 3
         self.register_buffer("leaf_nodes", torch.full((schema.num_items,), -1))
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.int64))
         self._categories: Tensor | None = None
@@ -137,7 +136,7 @@ class TDM(Model):
         """Score every user with every item, or node."""
         if self.training:
             return self.scorer(users, items[None])
-        pairs = max(1, NUMBERS // self._numbers)
+        pairs = max(1, NUMBERS // self.scorer.numbers)
         return in_tiles(lambda some, others: self.scorer(some, others[None]), users, items, pairs=pairs)
 
     def score_rows(self, users: ReadHistory, items: Float[Tensor, "rows *n dim"]) -> Float[Tensor, "rows *n"]:

@@ -27,20 +27,23 @@ class NodeScorer(nn.Module):
     """Score nodes for histories that are cut into parts by age, the latest first.
 
     "attention": each part becomes the mean of its items, weighted for every node by softmax(⟨item, node⟩ / √dim); an
-    MLP reads node, parts and their products. "mlp": the same with plain means, which know no node. "dot": an MLP makes
-    one vector of the plain means, and the score is its inner product with the node.
+    MLP reads the node, the parts and their inner products with the node. "mlp": the same with plain means, which know
+    no node. "dot": an MLP makes one vector of the plain means, and the score is its inner product with the node.
+
+    The first layer is linear in a part, so it is applied to the items of a history and not to the parts, of which every
+    pair of a user and a node would have its own.
 
     Source: Zhu et al., "Learning tree-based deep model for recommender systems", KDD 2018, section 3.2; "mlp" and "dot"
-    are table 4 of Su et al., SIGIR 2023. Differences: inner products weigh, not a network; ReLU, no batch norm;
-    products beside the parts; parts of as many items each.
+    are table 4 of Su et al., SIGIR 2023. Differences: inner products weigh, not a network, and are read beside the
+    parts; ReLU, no batch norm; parts of as many items each.
 
     Args:
         dim: width of items and nodes.
         form: "attention", "mlp" or "dot".
         parts: of the history.
         length: latest items of the history that are read.
-        hidden: widths of the hidden layers.
-        dropout: share of hidden numbers set to 0 in training.
+        hidden: widths of the hidden layers, at least one.
+        dropout: share of the numbers of a history's items set to 0 in training.
     """
 
     def __init__(
@@ -51,43 +54,55 @@ class NodeScorer(nn.Module):
             raise unknown_name("model.scorer", form, FORMS)
         if not 1 <= parts <= length:
             raise ValueError(f"parts must be between 1 and history_length = {length}, got {parts}")
-        self.form, self.parts, self.each = form, parts, -(-length // parts)
-        self.length = length
-        widths = [dim * parts, *hidden, dim] if form == "dot" else [dim * (2 * parts + 1), *hidden, 1]
-        self.network = mlp(widths, dropout=dropout)
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden must hold at least one width, each of at least 1, got {list(hidden)}")
+        self.form, self.parts, self.each, self.length = form, parts, -(-length // parts), length
+        self.dropout = nn.Dropout(dropout)
+        if form == "dot":
+            self.rest = mlp([dim * parts, *hidden, dim])
+            return
+        first = hidden[0]
+        bound = (dim * (parts + 1) + parts) ** -0.5
+        self.of_node, self.of_products = nn.Linear(dim, first), nn.Linear(parts, first, bias=False)
+        self.of_parts = nn.Parameter(torch.empty(parts, dim, first))
+        for weight in (self.of_node.weight, self.of_node.bias, self.of_products.weight, self.of_parts):
+            nn.init.uniform_(weight, -bound, bound)
+        self.rest = nn.Sequential(nn.ReLU(inplace=True), mlp([*hidden, 1]))
+
+    @property
+    def numbers(self) -> int:
+        """Return about how many numbers are held for a pair of a user and a node."""
+        return 1 if self.form == "dot" else 3 * self.parts * self.each + 2 * len(self.of_node.bias)
 
     def read(self, table: nn.Embedding, history: Int[Tensor, "rows length"]) -> ReadHistory:
         """Return the latest items of each history as the score wants them."""
         ids = latest_first(history, self.length)
         ids = torch.nn.functional.pad(ids, (0, self.parts * self.each - self.length), value=PADDING)
-        vectors, present = table(ids), ids != PADDING
+        vectors, present = self.dropout(table(ids)), ids != PADDING
         if self.form == "attention":
             return ReadHistory(vectors, present)
         weights = present.unflatten(1, (self.parts, self.each)).to(vectors.dtype)
         weights = weights / weights.sum(2, keepdim=True).clamp(min=1.0)
         means = (weights[:, :, None] @ vectors.unflatten(1, (self.parts, self.each)))[:, :, 0]
         if self.form == "dot":
-            means = self.network(means.flatten(1))[:, None]
+            means = self.rest(means.flatten(1))[:, None]
         return ReadHistory(means, means.new_ones(means.shape[:2], dtype=torch.bool))
 
     def forward(self, users: ReadHistory, nodes: Float[Tensor, "some n dim"]) -> Float[Tensor, "rows n"]:
         """Score row i's nodes for user i; one row of nodes stands for all users."""
         if self.form == "dot":
             return (nodes @ users.vectors.transpose(1, 2))[:, :, 0]
-        parts = self._attended(users, nodes) if self.form == "attention" else users.vectors[:, None]
-        shape = (len(users.vectors), nodes.shape[1])
-        parts, nodes = parts.expand(*shape, -1, -1), nodes.expand(*shape, -1)
-        read = torch.cat([nodes, parts.flatten(2), (parts * nodes[:, :, None]).flatten(2)], dim=2)
-        scores: Tensor = self.network(read)[:, :, 0]
+        dim, shape = nodes.shape[-1], (self.parts, users.vectors.shape[1] // self.parts)
+        products = (nodes @ users.vectors.transpose(1, 2)).unflatten(2, shape)
+        present = users.present.unflatten(1, shape)[:, None]
+        likeness = (products * dim**-0.5).masked_fill(~present, torch.finfo(products.dtype).min)
+        weights = likeness.softmax(3) * present
+        items = (users.vectors.unflatten(1, shape) @ self.of_parts).flatten(1, 2)
+        # One product of matrices for the parts and their inner products: a pair's numbers are written once.
+        read = torch.cat([weights.flatten(2), (weights * products).sum(3)], dim=2)
+        by_row = torch.cat([items, self.of_products.weight.T.expand(len(items), -1, -1)], dim=1)
+        scores: Tensor = self.rest(torch.baddbmm(self.of_node(nodes), read, by_row))[:, :, 0]
         return scores
-
-    def _attended(self, users: ReadHistory, nodes: Tensor) -> Tensor:
-        """The parts of each history as every node sees them: [rows, n, parts, dim]."""
-        dim = nodes.shape[-1]
-        likeness = (nodes @ users.vectors.transpose(1, 2) * dim**-0.5).unflatten(2, (self.parts, self.each))
-        present = users.present.unflatten(1, (self.parts, self.each))[:, None]
-        weights = likeness.masked_fill(~present, torch.finfo(likeness.dtype).min).softmax(3) * present
-        return (weights.transpose(1, 2) @ users.vectors.unflatten(1, (self.parts, self.each))).transpose(1, 2)
 
 
 def latest_first(history: Int[Tensor, "rows width"], length: int) -> Int[Tensor, "rows length"]:
