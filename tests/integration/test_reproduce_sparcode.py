@@ -39,6 +39,8 @@ def tiny(run: Run) -> Run:
         settings |= {"dim": 8, "layers": 1}
     if run.model.name == "sparcode":
         settings["codebook"] = 8
+    if run.model.name == "tdm":
+        settings |= {"dim": 8, "negatives": 8}
     sources = tuple(replace(source, settings={"number": 30}) for source in run.sampling.sources if source.settings)
     return replace(
         run,
@@ -98,6 +100,15 @@ def test_nominating_from_full_lists_is_the_twin_itself(prepared):
         assert found.metrics[f"0/{metric}"] == pytest.approx(found.metrics[metric])
     assert found.metrics["0/short"] == 0.0
     assert found.metrics["98/mean_list"] == 2.0
+
+
+def test_a_beam_of_all_nodes_is_the_tree_model_itself(prepared):
+    run = tiny(variants("ml-1m")["tdm_dot"][0])
+    found = measure(replace(run, training=replace(run.training, epochs=2, seed=1)), Dataset.load(prepared))
+    for metric in ("recall@50", "ndcg@50", "precision_min@50"):
+        torch.testing.assert_close(found.per_user[f"beam/{metric}"], found.per_user[metric])
+    assert found.metrics["beam/short"] == 0.0
+    assert not [name for name in found.metrics if name.startswith("98/")]
 
 
 def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written():

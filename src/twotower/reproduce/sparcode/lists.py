@@ -18,10 +18,12 @@ from twotower.data.split import Targets
 from twotower.index.nominate import Nominate
 from twotower.index.postings import Postings, build_postings
 from twotower.index.postings_search import search_postings
+from twotower.index.tree_index import TreeIndex
 from twotower.metrics.ranking import MISSED
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items, inference, training_length, users_with_history
 from twotower.models.sparcode import Coded, SparCode
+from twotower.models.tdm import TDM
 
 USERS = 4096
 """Users encoded at a time."""
@@ -124,6 +126,19 @@ def own_lists(model: SparCode, dataset: Dataset) -> Lists:
         return search, built
 
     return lists
+
+
+def down_the_tree(model: TDM, dataset: Dataset, *, beam: int) -> Search:
+    """Return the search of a model's tree by a beam of so many nodes."""
+    items, device = encode_known_items(model, dataset), dataset.device
+    index = TreeIndex(model, beam=beam)
+    index.build(items.states, items.ids)
+
+    def search(users: State, k: int, seen: Tensor) -> Tensor:
+        with inference(model):
+            return index.search(map_state(lambda part: part.to(device), users), k, seen.to(device)).ids.cpu()
+
+    return search
 
 
 def filled(found: Tensor, seen: Tensor, popular: Tensor) -> Tensor:

@@ -22,8 +22,18 @@ from twotower.metrics.ranking import ranking_metrics
 from twotower.models.base import ClosedForm, Model
 from twotower.models.sparcode import SparCode
 from twotower.models.sparcode_twin import SparCodeTwin
+from twotower.models.tdm import TDM
 from twotower.reproduce.sets import without_text
-from twotower.reproduce.sparcode.lists import USERS, asked_of, filled, nominating, own_lists, ranks_of
+from twotower.reproduce.sparcode.lists import (
+    USERS,
+    Search,
+    asked_of,
+    down_the_tree,
+    filled,
+    nominating,
+    own_lists,
+    ranks_of,
+)
 from twotower.reproduce.study import TUNING_SEED, Measured
 from twotower.training.callbacks import EpochRecord
 
@@ -32,6 +42,8 @@ CODES = 1024, 2048
 """Lists that nominate: up to `FEW_ITEMS` items, and beyond."""
 SPARSITIES = (98.0, 99.0), (99.0, 99.5)
 """Per cent of the catalogue that a list leaves out, likewise: shorter lists of few items cannot fill an answer."""
+BEAM = 100
+"""Nodes of a level that TDM's search keeps."""
 KEPT = ("recall", "ndcg", "precision", "precision_min")
 
 
@@ -124,9 +136,12 @@ def lengths_of_lists(items: int) -> dict[str, int]:
 def by_lists(
     model: Model, dataset: Dataset, split: Split, ks: Sequence[int], seed: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return metrics of each user and figures of the lists, named "98/recall@50" for lists of 98 % sparsity."""
+    """Return metrics of each user and figures of the lists, named "98/recall@50" for lists of 98 % sparsity.
+
+    Of a tree they are named "beam/recall@50".
+    """
     has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.started
-    if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin)):
+    if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin | TDM)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()
     popular[:FIRST_KNOWN] = -1
@@ -135,19 +150,26 @@ def by_lists(
     per_user: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     items = dataset.schema.num_items - FIRST_KNOWN
-    if isinstance(model, SparCode):
-        lists_of = own_lists(model, dataset)
-    else:
-        lists_of = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
     k = max(ks)
-    for name, longest in lengths_of_lists(items).items():
-        search, lists = lists_of(longest)
+
+    def answer(name: str, search: Search) -> None:
         parts = [slice(at, at + USERS) for at in range(0, asked.users, USERS)]
         found = torch.cat([search(take(asked.states, part), k, asked.seen[part]) for part in parts])
         answers = filled(found, asked.seen, best_known)
         metrics = ranking_metrics(ranks_of(answers, asked), asked.rows, asked.users, ks)
-        per_user |= {f"{name}/{metric}": values for metric, values in with_precision_min(metrics, ks).items()}
+        per_user.update({f"{name}/{metric}": values for metric, values in with_precision_min(metrics, ks).items()})
+        figures[f"{name}/short"] = float((found < 0).any(1).float().mean())
+
+    if isinstance(model, TDM):
+        answer("beam", down_the_tree(model, dataset, beam=BEAM))
+        return per_user, figures
+    if isinstance(model, SparCode):
+        lists_of = own_lists(model, dataset)
+    else:
+        lists_of = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
+    for name, longest in lengths_of_lists(items).items():
+        search, lists = lists_of(longest)
+        answer(name, search)
         figures[f"{name}/sparsity"] = lists.sparsity
         figures[f"{name}/mean_list"] = float(lists.lengths.mean())
-        figures[f"{name}/short"] = float((found < 0).any(1).float().mean())
     return per_user, figures

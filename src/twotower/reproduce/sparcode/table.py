@@ -10,13 +10,15 @@ trained by the full softmax and choose on validation data between the dot produc
 the gate have no temperature and no inner product, so a sampled softmax trains them, against 2,048 evenly drawn items
 that all rows share. Batches of 2,048, 6 epochs, AdamW at 6e-3 that falls to 0, the best epoch by validation recall.
 SparCode: gradients straight through the quantiser, softplus, one epoch without codes; "printed" has the stop-gradient,
-ReLU, and the commitment as a sum. One split for all seeds, so that tests can be paired by user. Rows with a ``/`` are
-the same trainings answered by lists.
+ReLU, and the commitment as a sum. TDM has SparCode's loss for its leaves, against 256 items, and in "mlp" and "dot" the
+scorers of table 4; the paper's YouTubeDNN is such a mean of the history before an MLP. One split for all seeds, so that
+tests can be paired by user. Rows with a ``/`` are the same trainings answered by lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
@@ -45,6 +47,8 @@ COLUMNS = (
     "short",
     "seconds_per_epoch",
 )
+TREES = {"tdm": "attention", "tdm_mlp": "mlp", "tdm_dot": "dot"}
+"""TDM by the scorer of its nodes; the last two are those of table 4."""
 ONCE = ("popularity", "item_cosine", "item_lists", "ease", "sparcode_printed", "all_to_all_pdnn")
 """Rows of one seed: what has no chance in it, and what is dear or there to show a collapse."""
 NEGATIVES = 2048
@@ -88,6 +92,12 @@ def coded(settings: dict[str, Any], negatives: int = NEGATIVES, batch: int = TRA
     )
 
 
+def tree(settings: dict[str, Any]) -> Run:
+    """Return the run of TDM: sampled softmax for the leaves, and its own loss for the nodes above."""
+    run = coded({"dim": 64, "negatives": 64, **settings}, 256)
+    return replace(run, model=ModelSection("tdm", run.model.settings))
+
+
 def counted(model: str) -> Run:
     """Return the run of a closed form."""
     return Run(data=DATA, model=ModelSection(model), training=Training(metric="recall@50"), evaluation=JUDGED)
@@ -102,6 +112,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     rows["gate_sasrec"] = [coded({"codes": "gate", "codebook": 1024})]
     rows["all_to_all"] = [coded({"codes": "none"})]
     rows["sparcode_printed"] = [coded(PRINTED)]
+    rows |= {name: [tree({"scorer": scorer})] for name, scorer in TREES.items()}
     rows |= {name: [counted(name)] for name in ("popularity", "item_cosine", "item_lists")}
     if data not in LARGE:
         rows["ease"] = [counted("ease")]
@@ -113,11 +124,12 @@ def views() -> dict[str, tuple[str, str]]:
     """Return rows that are trainings of others answered by lists: a name to the training and its metrics' prefix."""
     coders = [*(f"sparcode_{name}" for name in ENCODERS), "gate_sasrec"]
     listed = [*((name, "nominate") for name in ENCODERS), *((name, "lists") for name in coders)]
-    return {
+    by_lists = {
         f"{name}/{how} {sparsity} %": (name, f"{sparsity}/")
         for name, how in listed
         for sparsity in ("98", "99", "99.5")
     }
+    return by_lists | {f"{name}/beam": (name, "beam/") for name in TREES}
 
 
 TABLE = Table(
@@ -134,6 +146,7 @@ TABLE = Table(
     notes={
         "all_to_all": "SparCode without its quantiser, four tokens and a sum of dot products: the paper's oracle.",
         "all_to_all_pdnn": "the same with the scorer of equation 9, against 128 items in batches of 1,024.",
+        "tdm": "every item scored by its tree's scorer (attention); /beam: answered down the tree, 100 nodes a level.",
         "sparcode_printed": "stop-gradient, ReLU and summed commitment as printed; one seed.",
     },
 )
