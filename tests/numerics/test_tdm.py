@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.records import Batch, Items, Users
+from twotower.core.records import Items, Users
 from twotower.core.schema import Feature, Schema
 from twotower.core.states import take
 from twotower.data.dataset import Dataset
@@ -175,7 +175,7 @@ def slow_beam(model: TDM, history: list[int], k: int, beam: int, unwanted: set[i
         below = {int(leaf[id]) // b ** (model.levels - level) for id in free}
         nodes = [child for node in nodes for child in range(node * b, node * b + b) if child in below]
         states = model.node_states(level)
-        nodes = sorted(nodes, key=lambda node: -slow_score(model, history, states[node]))[:width]  # noqa: B023
+        nodes = sorted(nodes, key=lambda node: -slow_score(model, history, states[node]))[:width]
     ids = [id for id in free if int(leaf[id]) in nodes]
     return sorted(ids, key=lambda id: -slow_score(model, history, model.item_table.weight[id]))[:k]
 

@@ -89,7 +89,7 @@ def tdm() -> Run:
         model=ModelSection("tdm"),
         objective=Objective("sampled_softmax"),
         sampling=Sampling((NegativeSource("uniform", {"number": 64}),)),
-        training=Training(epochs=20, batch_size=512, learning_rate=5e-3, patience=3),
+        training=Training(epochs=12, batch_size=512, learning_rate=5e-3, evaluate_every=2, patience=2),
         index=IndexSection("tree"),
     )
 

@@ -75,8 +75,8 @@ class TDM(Model):
         *,
         dim: int = 32,
         scorer: str = "attention",
-        parts: int = 4,
-        hidden: Sequence[int] = (64,),
+        parts: int = 2,
+        hidden: Sequence[int] = (32,),
         branches: int = 2,
         first_tree: str = "cooccurrence",
         negatives: int = 16,
@@ -105,9 +105,7 @@ class TDM(Model):
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.starts = [0, *accumulate(branches**level for level in range(1, self.levels + 1))]
         self.node_table = nn.Parameter(torch.randn(self.starts[-1], dim) * dim**-0.5)
-        self.scorer = NodeScorer(
-            dim, form=scorer, parts=parts, length=history_length, hidden=hidden, dropout=dropout
-        )
+        self.scorer = NodeScorer(dim, form=scorer, parts=parts, length=history_length, hidden=hidden, dropout=dropout)
         self.register_buffer("leaf_nodes", torch.full((schema.num_items,), -1))
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.int64))
         self._categories: Tensor | None = None

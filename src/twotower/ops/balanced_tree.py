@@ -27,8 +27,8 @@ def levels_of(points: int, branches: int) -> int:
 def nodes_of(order: Int[Tensor, " points"], branches: int, levels: int) -> Int[Tensor, " points"]:
     """Return the node of the last level above each point, for points laid out in ``order``.
 
-    Node ⌊place · branches^levels / points⌋, so that a node of any level holds ⌊n / nodes⌋ or ⌈n / nodes⌉ points, next to
-    each other in the order. The node above a node is its number divided by ``branches``.
+    Node ⌊place · branches^levels / points⌋, so that a node of any level holds ⌊n / nodes⌋ or ⌈n / nodes⌉ points, all
+    next to each other in the order. The node above a node is its number divided by ``branches``.
 
     Args:
         order: the points, from the first place to the last: each number once.
