@@ -84,7 +84,10 @@ def semantic() -> Run:
 
 
 def tdm() -> Run:
-    """Return the run of TDM: a sampled softmax over the leaves, and its bundle answered down the tree."""
+    """Return the run of the tree-based deep model (TDM): a sampled softmax over the leaves.
+
+    Its bundle is answered down the tree.
+    """
     return Run(
         model=ModelSection("tdm"),
         objective=Objective("sampled_softmax"),

@@ -25,7 +25,7 @@ LEAST_BEAM = 8
 
 @runtime_checkable
 class HasTree(Protocol):
-    """Lay items out as leaves of a tree whose nodes are scored like items.
+    """Hold items as leaves of a tree whose nodes are scored like items.
 
     Level l has branches^l nodes, from 1 below the root; the node above a node is its number divided by ``branches``.
     """

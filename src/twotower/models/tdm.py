@@ -210,7 +210,7 @@ class TDM(Model):
         self._plant(order)
 
     def set_progress(self, epochs: float) -> None:
-        """Follow training: make a new tree of the learnt vectors when a round is over."""
+        """Follow training: make a new tree of the items' vectors when a round is over."""
         due = min(self.rounds, int(epochs / self.round_epochs))
         if due > self._checked:
             if due > int(self.rounds_done):
@@ -224,7 +224,7 @@ class TDM(Model):
 
     @torch.no_grad()
     def new_tree(self, number: int) -> None:
-        """Cluster the items' vectors into tree ``number``; its nodes begin at the mean of their items."""
+        """Make tree ``number`` by clustering the items' vectors; its nodes begin at the mean of their items."""
         vectors = self.item_table.weight[FIRST_KNOWN:]
         generator = torch.Generator(vectors.device).manual_seed(number)
         self._plant(order_by_likeness(vectors, generator))

@@ -43,5 +43,5 @@ def nodes_of(order: Int[Tensor, " points"], branches: int, levels: int) -> Int[T
 def order_by_likeness(
     points: Float[Tensor, "points dim"], generator: torch.Generator | None = None
 ) -> Int[Tensor, " points"]:
-    """Order points by balanced hierarchical 2-means, down to single points: those that are alike stand together."""
+    """Order points by balanced hierarchical 2-means, down to single points, so that like ones are neighbours."""
     return balanced_kmeans(points, len(points), generator=generator).argsort()

@@ -1,4 +1,7 @@
-"""Scores of tree nodes for a history: TDM's network, and the two forms that SparCode's paper compares."""
+"""Scores of tree nodes for a history: the network of TDM (tree-based deep model).
+
+Beside it the two forms that SparCode's paper compares.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ class NodeScorer(nn.Module):
         return ReadHistory(means, means.new_ones(means.shape[:2], dtype=torch.bool))
 
     def forward(self, users: ReadHistory, nodes: Float[Tensor, "some n dim"]) -> Float[Tensor, "rows n"]:
-        """Score row i's nodes for user i; one row of nodes stands for all users."""
+        """Score row i's nodes for user i; one row of nodes serves all users."""
         if self.form == "dot":
             return (nodes @ users.vectors.transpose(1, 2))[:, :, 0]
         dim, shape = nodes.shape[-1], (self.parts, users.vectors.shape[1] // self.parts)

@@ -93,7 +93,10 @@ def coded(settings: dict[str, Any], negatives: int = NEGATIVES, batch: int = TRA
 
 
 def tree(settings: dict[str, Any]) -> Run:
-    """Return the run of TDM: sampled softmax for the leaves, and its own loss for the nodes above."""
+    """Return the run of the tree-based deep model (TDM): sampled softmax for the leaves.
+
+    The nodes above have the model's own loss.
+    """
     run = coded({"dim": 64, "negatives": 64, **settings}, 256)
     return replace(run, model=ModelSection("tdm", run.model.settings))
 
