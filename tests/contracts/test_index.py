@@ -23,6 +23,7 @@ from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
+from twotower.index.sparse_codes import SparseCodesIndex
 from twotower.index.tree_index import TreeIndex
 from twotower.models.item_store import ItemStore
 
@@ -168,6 +169,10 @@ def postings(**settings: Any) -> Case:
     )
 
 
+def sparse_codes() -> SparseCodesIndex:
+    return SparseCodesIndex(codes=12, active=3, read=2, rerank=2)
+
+
 CASES = {
     "exact": Case(ExactIndex, ExactIndex.load, vectors, lambda u, i: u @ i.T),
     "hnsw": Case(HNSWIndex, HNSWIndex.load, vectors, lambda u, i: u @ i.T),
@@ -182,6 +187,7 @@ CASES = {
     "nominate_ids": nominate(BY_IDS, numbers),
     "postings": postings(longest=9),
     "postings_bytes": postings(longest=9, precision="uint8"),
+    "sparse_codes": Case(sparse_codes, SparseCodesIndex.load, vectors, lambda u, i: u @ i.T),
     "tree": Case(lambda: TreeIndex(TREE, beam=2), lambda f: TreeIndex.load(f, model=TREE), vectors, TREE.score),
     "brute_force": brute_force(DISTANCE, vectors),
     "brute_force_heads": brute_force(TWO_HEADS, heads),

@@ -28,6 +28,7 @@ INDEXES: Registry[type[Any]] = Registry(
         "postings": "twotower.index.postings_index:PostingsIndex",
         "qdrant": "twotower.index.qdrant_server:QdrantIndex",
         "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
+        "sparse_codes": "twotower.index.sparse_codes:SparseCodesIndex",
         "tree": "twotower.index.tree_index:TreeIndex",
     },
     group="twotower.indexes",
