@@ -77,6 +77,7 @@ class SparCode(Model):
         dropout: share of numbers set to 0 in training.
         history_length: latest items of the history that are read.
         user_features: whether the tokenizer reads the user's features, as events before those of the history.
+        feature_dropout: share of these features, each by itself, that are missing in training.
     """
 
     has_vectors = False
@@ -109,6 +110,7 @@ class SparCode(Model):
         dropout: float = 0.1,
         history_length: int = 20,
         user_features: bool = False,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(dim, tokens, item_tokens, history_length) < 1 or min(warm_up, commitment) < 0.0:
@@ -123,7 +125,7 @@ class SparCode(Model):
         self._activate = ACTIVATIONS[activation]
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
-        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim)
+        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         self.item_heads = Heads(dim, heads=item_tokens, dim=dim) if item_tokens > 1 else None
         self.tokenizer = Tokenizer(
             tokenizer,

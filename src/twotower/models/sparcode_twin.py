@@ -35,6 +35,7 @@ class SparCodeTwin(Model):
         dropout: share of numbers set to 0 in training.
         history_length: latest items of the history that are read.
         user_features: whether the encoder reads the user's features, as events before those of the history.
+        feature_dropout: share of these features, each by itself, that are missing in training.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class SparCodeTwin(Model):
         dropout: float = 0.1,
         history_length: int = 20,
         user_features: bool = False,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(dim, history_length) < 1 or not 0.0 < temperature < math.inf:
@@ -60,7 +62,7 @@ class SparCodeTwin(Model):
         self.scorer = build_scorer(score, dim)
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
-        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim)
+        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         length = history_length + self.first.count
         self.tokenizer = Tokenizer(
             tokenizer, dim=dim, tokens=1, length=length, heads=heads, layers=layers, dropout=dropout

@@ -45,6 +45,7 @@ class DeezerNet(Factored):
         smoothing: events of the whole log that are mixed into each cluster's counts.
         history_length: latest items of the history that are read; 0: features alone.
         preference_dropout: share of training rows without history.
+        feature_dropout: share of features, each by itself, that are missing in training.
         batch_norm: whether each layer is normalised over the batch.
         dropout: share of hidden numbers set to 0 in training.
         confidence: α of the factorisation: see `factorise`.
@@ -68,6 +69,7 @@ class DeezerNet(Factored):
         smoothing: float = 100.0,
         history_length: int = 50,
         preference_dropout: float = 0.5,
+        feature_dropout: float = 0.0,
         batch_norm: bool = False,
         dropout: float = 0.0,
         confidence: float = 20.0,
@@ -79,6 +81,7 @@ class DeezerNet(Factored):
             field_dim=field_dim,
             history_length=history_length,
             preference_dropout=preference_dropout,
+            feature_dropout=feature_dropout,
             confidence=confidence,
             regularisation=regularisation,
         )

@@ -43,6 +43,7 @@ class DropoutNet(Factored):
         transform: share of the other users that come by the mean over their history, not by their own factor.
         temperature: scores are divided by it in the objective's loss.
         history_length: latest items of the history that make the preference.
+        feature_dropout: share of features, each by itself, that are missing in training.
         batch_norm: whether each layer is normalised over the batch.
         dropout: share of hidden numbers set to 0 in training.
         confidence: α of the factorisation: see `factorise`.
@@ -64,6 +65,7 @@ class DropoutNet(Factored):
         transform: float = 0.5,
         temperature: float = 1.0,
         history_length: int = 50,
+        feature_dropout: float = 0.0,
         batch_norm: bool = False,
         dropout: float = 0.0,
         confidence: float = 20.0,
@@ -75,6 +77,7 @@ class DropoutNet(Factored):
             field_dim=field_dim,
             history_length=history_length,
             preference_dropout=user_dropout,
+            feature_dropout=feature_dropout,
             confidence=confidence,
             regularisation=regularisation,
         )
@@ -101,7 +104,7 @@ class DropoutNet(Factored):
         preference = self.item_factors[items.ids]
         if self.training:
             preference = preference * self.kept(len(preference), self.item_dropout)[:, None]
-        parts = [self.item_fields(items.features or {}).flatten(1)] if self.item_fields.features else []
+        parts = [self.fields(self.item_fields, items.features or {})] if self.item_fields.features else []
         vectors: Tensor = self.item_tower(torch.cat([*parts, preference], dim=1))
         return vectors
 

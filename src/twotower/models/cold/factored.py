@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from twotower.core.records import FIRST_KNOWN, Users
+from twotower.core.records import FIRST_KNOWN, Features, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.models.base import Model
 from twotower.models.cold.factors import factorise
-from twotower.towers.embedding import FeatureEmbedding, mean_of_rows
+from twotower.towers.embedding import FeatureEmbedding, dropped_fields, mean_of_rows
 
 
 class Factored(Model):
@@ -27,6 +27,7 @@ class Factored(Model):
         field_dim: width of one feature's embedding.
         history_length: latest items of the history that are read; 0: none, features alone.
         preference_dropout: share of training rows whose preference is set to zero.
+        feature_dropout: share of features, each by itself, that are missing in training.
         confidence: α of the factorisation.
         regularisation: λ of the factorisation.
     """
@@ -44,6 +45,7 @@ class Factored(Model):
         field_dim: int,
         history_length: int,
         preference_dropout: float,
+        feature_dropout: float,
         confidence: float,
         regularisation: float,
     ) -> None:
@@ -51,13 +53,16 @@ class Factored(Model):
         if min(factor_dim, field_dim) < 1 or history_length < 0:
             raise ValueError("widths must be at least 1 and history_length at least 0")
         if not 0.0 <= preference_dropout <= 1.0:
-            raise ValueError(f"preference_dropout must be in [0, 1], got {preference_dropout}")
+            raise ValueError(f"dropout of the preference must be in [0, 1], got {preference_dropout}")
+        if not 0.0 <= feature_dropout < 1.0:
+            raise ValueError(f"feature_dropout must be in [0, 1), got {feature_dropout}")
         if confidence <= 0.0 or regularisation <= 0.0:
             raise ValueError(f"confidence and regularisation must be positive, got {confidence} and {regularisation}")
         if not history_length and not schema.user_features:
             raise ValueError("users have no features, so history_length must be at least 1")
         self.schema, self.history_length = schema, history_length
         self.factor_dim, self.preference_dropout = factor_dim, preference_dropout
+        self.feature_dropout = feature_dropout
         self.confidence, self.regularisation = confidence, regularisation
         self.user_fields = FeatureEmbedding(schema.user_features, dim=field_dim)
         self.register_buffer("user_factors", _drawn(schema.num_users, factor_dim))
@@ -84,13 +89,17 @@ class Factored(Model):
 
     def user_input(self, users: Users) -> Float[Tensor, "rows width"]:
         """Return the user's features, embedded, and its preference."""
-        parts = [self.user_fields(users.features).flatten(1)] if self.user_fields.features else []
+        parts = [self.fields(self.user_fields, users.features)] if self.user_fields.features else []
         if self.history_length:
             preference = self.preference(users)
             if self.training:
                 preference = preference * self.kept(len(preference), self.preference_dropout)[:, None]
             parts.append(preference)
         return torch.cat(parts, dim=1)
+
+    def fields(self, embed: FeatureEmbedding, features: Features) -> Float[Tensor, "rows width"]:
+        """Return embedded features end to end, in training some of them missing."""
+        return dropped_fields(embed(features), self.feature_dropout if self.training else 0.0).flatten(1)
 
     def preference(self, users: Users) -> Float[Tensor, "rows factor_dim"]:
         """Return the mean of the history's item factors; zero without a history."""

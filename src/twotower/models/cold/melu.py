@@ -14,6 +14,7 @@ from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
+from twotower.towers.embedding import dropped_fields
 from twotower.towers.fields import ItemFields, UserFields
 from twotower.towers.mlp import mlp
 
@@ -52,6 +53,7 @@ class MeLU(Model):
         steps: local steps.
         anchors: items, evenly spread over the catalogue, that support items are told from.
         history_length: latest items of the history that are support; 0: features alone, without local steps.
+        feature_dropout: share of the user's features, each by itself, that are missing in training.
     """
 
     has_vectors = False
@@ -70,16 +72,19 @@ class MeLU(Model):
         steps: int = 1,
         anchors: int = 50,
         history_length: int = 10,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(dim, field_dim, anchors) < 1 or min(history_length, steps) < 0 or inner_rate < 0.0:
             raise ValueError("dim, field_dim and anchors must be at least 1, the others at least 0")
+        if not 0.0 <= feature_dropout < 1.0:
+            raise ValueError(f"feature_dropout must be in [0, 1), got {feature_dropout}")
         if not hidden:
             raise ValueError("hidden must name at least one decision layer")
         if not history_length and not schema.user_features:
             raise ValueError("users have no features, so history_length must be at least 1")
         self.schema, self.history_length = schema, history_length
-        self.inner_rate, self.steps, self.dim = inner_rate, steps, dim
+        self.inner_rate, self.steps, self.dim, self.feature_dropout = inner_rate, steps, dim, feature_dropout
         self.item_fields = ItemFields(schema, dim=field_dim)
         self.user_fields = UserFields(schema, dim=field_dim, user_id=False)
         self.user_map = mlp([self.user_fields.width, dim]) if self.user_fields.count else None
@@ -108,7 +113,8 @@ class MeLU(Model):
         rows = len(users.ids)
         vectors = self.decision.new_zeros(rows, self.dim)
         if self.user_map is not None:
-            vectors = self.user_map(self.user_fields(users).flatten(1))
+            fields = dropped_fields(self.user_fields(users), self.feature_dropout if self.training else 0.0)
+            vectors = self.user_map(fields.flatten(1))
         weights = self.decision.expand(rows, -1)
         if not self.history_length or not self.steps:
             return Adapted(vectors, weights)

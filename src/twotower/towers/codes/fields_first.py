@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from twotower.core.records import Features
 from twotower.core.schema import Feature
-from twotower.towers.embedding import FeatureEmbedding
+from twotower.towers.embedding import FeatureEmbedding, dropped_fields
 
 
 class FieldsFirst(nn.Module):
@@ -20,10 +20,14 @@ class FieldsFirst(nn.Module):
     Args:
         features: of users; none for a tokenizer of histories alone.
         dim: width of a vector.
+        dropout: share of features, each by itself, that are missing in training.
     """
 
-    def __init__(self, features: tuple[Feature, ...], *, dim: int) -> None:
+    def __init__(self, features: tuple[Feature, ...], *, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"feature_dropout must be in [0, 1), got {dropout}")
+        self.dropout = dropout
         self.fields = FeatureEmbedding(features, dim=dim)
 
     @property
@@ -37,4 +41,5 @@ class FieldsFirst(nn.Module):
         """Return the events of each row, padded at the end, and how many there are."""
         if not self.count:
             return history, lengths
-        return torch.cat([self.fields(features), history], dim=1), lengths + self.count
+        fields = dropped_fields(self.fields(features), self.dropout if self.training else 0.0)
+        return torch.cat([fields, history], dim=1), lengths + self.count
