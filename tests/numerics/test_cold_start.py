@@ -209,7 +209,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dropoutnet": {"factor_dim": 16},
     "deezernet": {"factor_dim": 16, "hidden": [32]},
     "melu": {"dim": 8, "field_dim": 8, "hidden": [16], "anchors": 6, "history_length": 3},
-    "cluster_popularity": {"clusters": 8, "smoothing": 10.0},
+    "cluster_popularity": {"clusters": 42, "smoothing": 5.0},
 }
 
 
