@@ -183,30 +183,59 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
     Raises:
         InputError: if an argument is out of range, or a part has no user.
     """
-    shares = _check_ratio("by-user", ratio)
     if not 0 < fold_in < 1:
-        raise InputError(f"by-user split: fold_in must lie between 0 and 1, got {fold_in}")
+        raise InputError(f"by-user split: fold_in must lie between 0 and 1, got {fold_in}; nothing known: cold-users")
+    return _by_user("by-user", log, ratio, fold_in, seed)
+
+
+def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int = 0) -> Split:
+    """Hold out whole users of whom nothing but their features is known; all of their positives are to be found.
+
+    Source: Briand et al., KDD 2021, section 4.1 (70,000 warm users, 20,000 and 10,000 cold ones), and so table 1 of
+    SparCode (SIGIR 2023). There the authors gave one partition; here one is drawn a seed.
+
+    Args:
+        log: the log.
+        ratio: users to train, validation and test, in any unit.
+        seed: of the draw.
+
+    Raises:
+        InputError: if the ratio is out of range, or a part has no user.
+    """
+    return _by_user("cold-users", log, ratio, 0.0, seed)
+
+
+def _by_user(name: str, log: Log, ratio: Sequence[int | float], fold_in: float, seed: int) -> Split:
+    """Whole users held out; the first ``fold_in`` share of their positives is known, all but one at most."""
+    shares = _check_ratio(name, ratio)
     positives = log.positives()
     count = positives.lengths
-    able = (count >= 2).nonzero()[:, 0]
-    drawn = able[torch.randperm(len(able), generator=torch_generator(seed, "split", "by-user")).to(able.device)]
+    needed = 2 if fold_in else 1
+    able = (count >= needed).nonzero()[:, 0]
+    drawn = able[torch.randperm(len(able), generator=torch_generator(seed, "split", name)).to(able.device)]
     first, second = round(len(able) * shares[0]), round(len(able) * (shares[0] + shares[1]))
     if not 0 < first < second < len(able):
-        raise InputError(f"by-user split: {len(able)} users with two or more positives are too few to cut in three")
+        least = "two or more positives" if fold_in else "a positive"
+        raise InputError(f"{name} split: {len(able)} users with {least} are too few to cut in three")
     part = torch.zeros_like(count)
     part[drawn[first:second]], part[drawn[second:]] = 1, 2
-    known = (count * fold_in).floor().long().clamp(min=1)
+    known = (count * fold_in).floor().long().clamp(min=1) if fold_in else torch.zeros_like(count)
     users = positives.users()
     folded = _places(log) <= torch.minimum(known, count - 1)[log.users()]
+    if not fold_in:
+        folded = torch.zeros_like(folded)  # what stands before the first positive, shown and not taken, is unknown too
     asked, held, group = ~folded[_positive(log)], part[users], part[log.users()]
+    if fold_in:
+        more = f"{int((count == 1).sum())} users with one positive are only trained on."
+    else:
+        more = "Of those who are asked about, features alone are known; popular items of the test's time are known too."
     return Split(
         log.select(group == 0),
         Targets(log.select((group == 1) & folded), positives.select((held == 1) & asked)),
         Targets(log.select((group == 2) & folded), positives.select((held == 2) & asked)),
         log.select(group < 2),
         "No event of a held-out user is trained on, so an id of a user tells nothing. Time leaks: training users' "
-        "events may be later than what is asked. "
-        f"{int((count == 1).sum())} users with one positive are only trained on.",
+        f"events may be later than what is asked. {more}",
     )
 
 
@@ -246,6 +275,7 @@ SPLITTERS: Registry[Callable[..., Split]] = Registry(
         "last-n": last_n,
         "global-time": global_time,
         "by-user": by_user,
+        "cold-users": cold_users,
         "random-ratio": random_ratio,
     },
     group="twotower.splitters",

@@ -26,7 +26,15 @@ from twotower.experiment.run import IndexSection, Run
 from twotower.experiment.several import check_model, shared_metrics
 from twotower.index.base import ModelIndex
 from twotower.index.registry import build_index, index_class, serves
-from twotower.models.base import ClosedForm, Model, OffersChoices, StartsFromLog, attach_items, new_item_model
+from twotower.models.base import (
+    ClosedForm,
+    Model,
+    OffersChoices,
+    StartsFromLog,
+    attach_items,
+    attach_users,
+    new_item_model,
+)
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.models.size import check_batch_size, check_training_size
@@ -203,6 +211,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
         build_index(run.index.kind, run.index.settings, model)  # refused here, where it is, and not after training
     check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
+    attach_users(model, dataset.user_features)
     return model
 
 

@@ -125,7 +125,21 @@ def sequential(model: str) -> Run:
     return replace(sasrec(), model=ModelSection(model, dict(settings)))
 
 
-SHARED: dict[str, Callable[[str], Run]] = {"pre_ranking": pre_ranking, "sequential": sequential}
+def own_loss(model: str) -> Run:
+    """Return the run of a model whose own loss trains it: the objective draws next to nothing, as it moves nothing."""
+    return Run(
+        model=ModelSection(model),
+        objective=Objective("sampled_softmax"),
+        sampling=Sampling((NegativeSource("uniform", {"number": 1}),)),
+        training=Training(epochs=20, batch_size=512, learning_rate=2e-3, patience=3),
+    )
+
+
+SHARED: dict[str, Callable[[str], Run]] = {
+    "pre_ranking": pre_ranking,
+    "sequential": sequential,
+    "own_loss": own_loss,
+}
 """What several models start from, by `Model.recipe`."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError
-from twotower.core.records import Batch, Encoded, Items, State, Users
+from twotower.core.records import Batch, Encoded, Features, Items, State, Users
 from twotower.core.schema import Schema
 from twotower.core.states import map_state
 from twotower.data.log import Log
@@ -21,7 +21,7 @@ class Model(nn.Module, ABC):
     A subclass sets ``schema`` and gives the two encoders; the rest has defaults.
 
     A model that follows training, reads the whole catalogue or computes ahead of requests has the methods of `Phased`,
-    `ReadsCatalogue` or `Prepares` too: training and serving look for them.
+    `ReadsCatalogue`, `ReadsUsers` or `Prepares` too: training and serving look for them.
 
     Attributes:
         batches: how training rows are cut: "events" (a row is one event with the history before it), "sequences" (a
@@ -147,6 +147,15 @@ class ReadsCatalogue(Protocol):
 
 
 @runtime_checkable
+class ReadsUsers(Protocol):
+    """Read the features of all users beside the log."""
+
+    def attach_users(self, features: Features) -> None:
+        """Keep what is needed of all users (row number = id); called before training."""
+        ...
+
+
+@runtime_checkable
 class Prepares(Protocol):
     """Compute ahead of requests what no request changes."""
 
@@ -183,6 +192,12 @@ def attach_items(model: Model, items: Items) -> None:
     """Hand all items to a model that `ReadsCatalogue`; nothing to do for any other."""
     if isinstance(model, ReadsCatalogue):
         model.attach_items(items)
+
+
+def attach_users(model: Model, features: Features) -> None:
+    """Hand the features of all users to a model that `ReadsUsers`; nothing to do for any other."""
+    if isinstance(model, ReadsUsers):
+        model.attach_users(features)
 
 
 def prepare_serving(model: Model) -> None:

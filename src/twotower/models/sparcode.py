@@ -17,6 +17,7 @@ from twotower.core.schema import Schema
 from twotower.core.states import rows
 from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
+from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.gate import Gate
 from twotower.towers.codes.quantiser import CodeUse, Quantiser
 from twotower.towers.codes.scorers import build_token_scorer
@@ -51,7 +52,8 @@ class SparCode(Model):
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023. Differences: straight-through gradient (the printed
     stop-gradient is ``gradient = "stop_gradient"``), softplus instead of ReLU by default, commitment as a mean, k-means
-    start and revival of dead codes; the gate is ours. Only ids of history items are read; items add their features.
+    start and revival of dead codes; the gate is ours. Only ids of history items are read; items add their features, and
+    users theirs with ``user_features``.
 
     Args:
         dim: width of tokens and items.
@@ -74,6 +76,8 @@ class SparCode(Model):
         layers: of the tokenizer.
         dropout: share of numbers set to 0 in training.
         history_length: latest items of the history that are read.
+        user_features: whether the tokenizer reads the user's features, as events before those of the history.
+        feature_dropout: share of these features, each by itself, that are missing in training.
     """
 
     has_vectors = False
@@ -105,6 +109,8 @@ class SparCode(Model):
         layers: int = 2,
         dropout: float = 0.1,
         history_length: int = 20,
+        user_features: bool = False,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(dim, tokens, item_tokens, history_length) < 1 or min(warm_up, commitment) < 0.0:
@@ -119,12 +125,13 @@ class SparCode(Model):
         self._activate = ACTIVATIONS[activation]
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
+        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         self.item_heads = Heads(dim, heads=item_tokens, dim=dim) if item_tokens > 1 else None
         self.tokenizer = Tokenizer(
             tokenizer,
             dim=dim,
             tokens=1 if codes == "gate" else tokens,
-            length=history_length,
+            length=history_length + self.first.count,
             heads=heads,
             layers=layers,
             dropout=dropout,
@@ -208,8 +215,8 @@ class SparCode(Model):
 
     def _code(self, users: Users) -> tuple[Coded, dict[str, Tensor]]:
         history = users.history[:, : self.history_length]
-        lengths = (history != PADDING).sum(1)
-        tokens = self.tokenizer(self.item_table(history), lengths)
+        events, lengths = self.first(users.features, self.item_table(history), (history != PADDING).sum(1))
+        tokens = self.tokenizer(events, lengths)
         coder = self.coder
         if self.training and self._epochs >= self.warm_up and coder is not None and not coder.started:
             self._start(tokens[lengths > 0])

@@ -11,6 +11,7 @@ from twotower.core.records import PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.registry import build_scorer
+from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.tokenizers import Tokenizer
 from twotower.towers.embedding import FeatureEmbedding, embedding_table
 
@@ -33,6 +34,8 @@ class SparCodeTwin(Model):
         layers: of the encoder.
         dropout: share of numbers set to 0 in training.
         history_length: latest items of the history that are read.
+        user_features: whether the encoder reads the user's features, as events before those of the history.
+        feature_dropout: share of these features, each by itself, that are missing in training.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class SparCodeTwin(Model):
         layers: int = 2,
         dropout: float = 0.1,
         history_length: int = 20,
+        user_features: bool = False,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(dim, history_length) < 1 or not 0.0 < temperature < math.inf:
@@ -57,15 +62,17 @@ class SparCodeTwin(Model):
         self.scorer = build_scorer(score, dim)
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
+        self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
+        length = history_length + self.first.count
         self.tokenizer = Tokenizer(
-            tokenizer, dim=dim, tokens=1, length=history_length, heads=heads, layers=layers, dropout=dropout
+            tokenizer, dim=dim, tokens=1, length=length, heads=heads, layers=layers, dropout=dropout
         )
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
-        """Return one vector a user; zero where the history is empty."""
+        """Return one vector a user; zero where the history is empty and no features are read."""
         history = users.history[:, : self.history_length]
-        lengths = (history != PADDING).sum(1)
-        return self.scorer.prepare(self.tokenizer(self.item_table(history), lengths)[:, 0])
+        events, lengths = self.first(users.features, self.item_table(history), (history != PADDING).sum(1))
+        return self.scorer.prepare(self.tokenizer(events, lengths)[:, 0])
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return one vector an item: its id's vector and the mean of its features'."""

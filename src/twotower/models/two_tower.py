@@ -16,7 +16,7 @@ from twotower.models.base import Model
 from twotower.models.first_items import cooccurrence_vectors
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, settle_new, settle_unknown
+from twotower.towers.embedding import FeatureEmbedding, dropped_fields, embedding_table, settle_new, settle_unknown
 from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
 
@@ -203,11 +203,7 @@ class TwoTower(Model):
     def _features(self, embed: FeatureEmbedding, values: dict[str, Tensor]) -> list[Tensor]:
         if not embed.features:
             return []
-        fields = embed(values)
-        if self.training and self.feature_dropout:
-            kept = torch.rand(fields.shape[:2], device=fields.device) >= self.feature_dropout
-            fields = fields * kept[:, :, None]
-        return [fields.flatten(1)]
+        return [dropped_fields(embed(values), self.feature_dropout if self.training else 0.0).flatten(1)]
 
 
 def _only_layer(network: nn.Module) -> nn.Linear:

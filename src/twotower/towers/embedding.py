@@ -68,6 +68,13 @@ class FeatureEmbedding(nn.Module):
         return torch.where(known, layer(torch.where(known, value, 0.0)), 0.0)
 
 
+def dropped_fields(fields: Float[Tensor, "rows fields dim"], share: float) -> Float[Tensor, "rows fields dim"]:
+    """Set a share of fields, each by itself, to missing, so that no feature becomes one that a model cannot miss."""
+    if not share:
+        return fields
+    return fields * (torch.rand(fields.shape[:2], device=fields.device) >= share)[:, :, None]
+
+
 @torch.no_grad()
 def settle_unknown(table: nn.Embedding, events: Int[Tensor, " rows"]) -> None:
     """Give the unknown id, which training does not show, the mean of the rows of ids with training events.

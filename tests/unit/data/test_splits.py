@@ -136,6 +136,23 @@ def test_by_user_holds_out_whole_users_and_folds_in_their_first_events():
     assert held == able - round(able * 0.6)
 
 
+def test_of_cold_users_nothing_is_known_and_every_positive_is_asked_for():
+    log = make_log(8, users=300)
+    split = split_log(log, "cold-users", ratio=[6, 2, 2], seed=3)
+    held = 0
+    for events, train, *targets in zip(rows(log), *parts(split), strict=True):
+        positives = [event for event in events if event[2] >= 0.5]
+        asked = [truth for truth in (targets[1], targets[3]) if truth]
+        assert not targets[0]
+        assert not targets[2], "not even a shown item that was not taken"
+        assert train == ([] if asked else events)
+        assert asked in ([], [positives])
+        held += len(asked)
+    able = int((log.positives().lengths > 0).sum())
+    assert held == able - round(able * 0.6)
+    assert rows(split.known) == [[] if test else all_ for all_, test in zip(rows(log), parts(split)[4], strict=True)]
+
+
 def test_random_ratio_gives_each_event_to_one_part():
     log = make_log(9, users=500)
     split = split_log(log, "random-ratio", ratio=[7, 2, 1], seed=1)
@@ -167,8 +184,9 @@ def test_each_split_says_what_leaks_and_repeats_with_its_seed(kind):
 
 def test_another_seed_draws_other_users():
     log = make_log(11, users=200)
-    one, two = (split_log(log, "by-user", seed=seed).test.users() for seed in (1, 2))
-    assert not torch.equal(one, two)
+    for kind in ("by-user", "cold-users"):
+        one, two = (split_log(log, kind, seed=seed).test.users() for seed in (1, 2))
+        assert not torch.equal(one, two)
 
 
 def test_nobody_with_enough_events_is_an_error():
@@ -192,6 +210,8 @@ def test_nobody_with_enough_events_is_an_error():
         ("global-time", {"test_from": 10**6}, "without positives"),
         ("by-user", {"ratio": [8, 2]}, "three positive numbers"),
         ("by-user", {"fold_in": 1.0}, "fold_in"),
+        ("by-user", {"fold_in": 0.0}, "nothing known: cold-users"),
+        ("cold-users", {"ratio": [8, 0, 1]}, "three positive numbers"),
         ("random-ratio", {"ratio": "8:1:1"}, "three positive numbers"),
     ],
 )

@@ -24,7 +24,7 @@ def name() -> Iterator[str]:
 
 def test_every_recipe_that_a_model_of_ours_names_is_there() -> None:
     named = {model_class(one).recipe for one in MODELS} - {None}
-    assert named == {"pre_ranking"}
+    assert named == {"own_loss", "pre_ranking"}
     assert named <= set(SHARED)
 
 

@@ -56,7 +56,7 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
         "deezer-cold-start",
         users={"registration": "vector"},
         items={"embedding": "vector"},
-        split={"kind": "by-user"},
+        split={"kind": "cold-users"},
     )
 
 

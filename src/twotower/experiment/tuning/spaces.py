@@ -73,6 +73,18 @@ SPACES: dict[str, dict[str, Axis]] = {
         "model.dropout": DROPOUT,
         "model.dim": WIDTH,
     },
+    "dropoutnet": {
+        **TRAINED,
+        "model.user_dropout": Grid((0.3, 0.5, 0.8)),
+        "model.dropout": DROPOUT,
+        "model.factor_dim": WIDTH,
+    },
+    "deezernet": {**TRAINED, "model.dropout": DROPOUT, "model.factor_dim": WIDTH},
+    "melu": {**TRAINED, "model.inner_rate": Range(1e-3, 1.0, log=True), "model.dim": Grid((16, 32, 64))},
+    "cluster_popularity": {
+        "model.clusters": Grid((5, 10, 20, 50, 100)),
+        "model.smoothing": Range(1e2, 1e5, log=True),
+    },
     "semantic": {**TRAINED, "model.dropout": DROPOUT},
     "dat": {**PRE_RANKER, "model.mimic_weight": Grid((0.1, 1.0))},
     "cold": PRE_RANKER,

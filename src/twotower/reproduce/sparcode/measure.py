@@ -52,6 +52,15 @@ def measure(run: Run, dataset: Dataset) -> Measured:
 
     Of each user's events the first of every item counts, so that what is asked for was not seen before.
     """
+    return _measured(run, dataset, lists=True)
+
+
+def measure_dense(run: Run, dataset: Dataset) -> Measured:
+    """Train one run and rank the whole catalogue for every test user, without lists; the rest is as in `measure`."""
+    return _measured(run, dataset, lists=False)
+
+
+def _measured(run: Run, dataset: Dataset, *, lists: bool) -> Measured:
     dataset = without_text(dataset)
     dataset = dataset.with_log(first_events(dataset.log.positives()))
     if run.model.name in CLOSED:
@@ -69,7 +78,7 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     ks = run.evaluation.ks
     judged = evaluate(model, dataset, split.test, Protocol(ks=ks))
     per_user = with_precision_min(judged.per_user, ks)
-    listed, figures = ({}, {}) if seed == TUNING_SEED else by_lists(model, dataset, split, ks, seed)
+    listed, figures = ({}, {}) if seed == TUNING_SEED or not lists else by_lists(model, dataset, split, ks, seed)
     whole = per_user | listed
     means = {name: values.mean().item() for name, values in whole.items() if _metric(name) in KEPT}
     kept = {name: values for name, values in whole.items() if _metric(name) in KEPT and name.endswith(f"@{max(ks)}")}
@@ -81,7 +90,7 @@ def _metric(name: str) -> str:
     return name.rsplit("/", 1)[-1].split("@")[0]
 
 
-CLOSED = ("popularity", "item_cosine", "item_lists", "ease", "sparse_ease")
+CLOSED = ("popularity", "cluster_popularity", "item_cosine", "item_lists", "ease", "sparse_ease")
 
 
 def first_events(log: Log) -> Log:

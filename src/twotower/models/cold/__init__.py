@@ -1,0 +1,1 @@
+"""Models for new users, of whom features are known and no event."""
