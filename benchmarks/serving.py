@@ -194,12 +194,21 @@ def main() -> None:
     made.add_argument(
         "--batch", type=int, nargs="*", default=[], help="also 'recommend --all' for so many users, such as 100000"
     )
+    made.add_argument("--batch-alone", action="store_true", help="measure --batch and nothing else")
     made.add_argument("--serving-threads", type=int, default=2, help="requests answered at the same time")
     options = common.parse(made)
     items = options.items or (20_000 if options.quick else 100_000)
     seconds = options.seconds or (4.0 if options.quick else 20.0)
     lasting = options.steady or (8.0 if options.quick else 600.0)
     before = os.getloadavg()[0]
+    if options.batch_alone:
+        with tempfile.TemporaryDirectory(prefix="twotower-") as name:
+            batches = [batch(Path(name), items, users) for users in options.batch]
+        settings = {"items": items, "dim": DIM, "events": EVENTS, "k": 10, "loop": serving_batch.LOOP, "seed": 0}
+        common.finish(
+            "serving_batch", options, settings=settings, figures={"load_average_before": before, "batch": batches}
+        )
+        return
     with tempfile.TemporaryDirectory(prefix="twotower-") as name:
         place = Path(name)
         write_planted(place / "exact", items)
