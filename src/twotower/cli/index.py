@@ -49,9 +49,7 @@ def command(
 
     if drop:
         if kind or settings or tune:
-            raise InputError(
-                "--drop stands alone: build the index, let what serves the bundle load it, then drop"
-            )
+            raise InputError("--drop stands alone: build the index, let what serves the bundle load it, then drop")
         return _drop(bundle, as_json=as_json)
     if not kind:
         raise InputError(f"--kind is wanted: {KINDS}")
