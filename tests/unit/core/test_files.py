@@ -2,11 +2,15 @@ import errno
 import hashlib
 import os
 import stat
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from twotower.core import files
 from twotower.core.errors import InputError
+from twotower.core.exchange import exchange
 from twotower.core.files import hash_folder, read_json, replacing_file, replacing_folder, sha256, write_json
 
 
@@ -126,10 +130,51 @@ def test_a_stop_between_the_two_renames_puts_the_old_folder_back(tmp_path, monke
         return rename(self, to)
 
     monkeypatch.setattr(Path, "replace", second_fails)
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)  # a system that cannot
     with pytest.raises(type(failure)), replacing_folder(target) as partial:
         (partial / "data").write_text("new")
     assert (target / "data").read_text() == "old"
     assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems rename twice")
+def test_a_folder_is_there_at_every_moment_of_a_swap(tmp_path):
+    target, over, missed = made_folder(tmp_path / "bundle", "old"), threading.Event(), []
+
+    def read() -> None:
+        while not over.is_set():
+            if not target.is_dir():
+                missed.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(200):
+        with replacing_folder(target) as partial:
+            (partial / "manifest.json").write_text("{}")
+            (partial / "data").write_text(str(number))
+    over.set()
+    reader.join()
+    assert (target / "data").read_text() == "199"
+    assert names(tmp_path) == ["bundle"]
+    assert not missed
+
+
+def test_where_folders_cannot_be_exchanged_they_are_renamed(tmp_path, monkeypatch):
+    target = made_folder(tmp_path / "bundle", "old")
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    with replacing_folder(target) as partial:
+        (partial / "data").write_text("new")
+    assert (target / "data").read_text() == "new"
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot")
+def test_an_exchange_is_of_two_that_are_there(tmp_path):
+    first, second = made_folder(tmp_path / "first", "1"), made_folder(tmp_path / "second", "2")
+    if exchange(first, second):
+        assert [(folder / "data").read_text() for folder in (first, second)] == ["2", "1"]
+    with pytest.raises(FileNotFoundError, match="none"):
+        exchange(first, tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
