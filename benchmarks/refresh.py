@@ -4,7 +4,8 @@ The first part of the log trains a bundle; the rest is taken in by `twotower.ref
 training on all of it with the same split, patience and settings. Both learn the same events, and stop by the same
 validation. "Equal" is the first epoch whose validation metric is at least the best that the refresh came to. Seconds
 are those of the processor, for training and validation until that epoch; those of the whole calls hold the joining of
-both logs, the verdict and the bundle, or the test, too.
+both logs, the verdict and the bundle, or the test, too. With ``--out FILE.json``, ``FILE.partial.json`` has the runs
+that are done: a benchmark that is stopped loses the one under way alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import duckdb
 
 import common
 import twotower
+from twotower.core.files import write_json
 from twotower.data.dataset import Dataset
 from twotower.data.generate import generate
 from twotower.data.planted_world import WorldSettings
@@ -100,6 +102,7 @@ def main() -> None:
     made = common.parser(__doc__)
     made.add_argument("--models", default="two_tower,sasrec", help="names, with commas")
     made.add_argument("--seeds", type=int, default=0, help="repeats; default 3, in the quick form 1")
+    made.add_argument("--first-seed", type=int, default=0, help="seed of the first repeat")
     options = common.parse(made)
     seeds, epochs = options.seeds or (1 if options.quick else 3), 6 if options.quick else 25
     figures: dict[str, Any] = {}
@@ -108,9 +111,15 @@ def main() -> None:
         cut = int(len(table) * (1 - SHARE_NEW))
         parts = [dataset(part, log) for part in (table[:cut], table[cut:], table)]
         for model in options.models.split(","):
-            runs = [once(model, seed, parts, Path(name) / f"{model}-{seed}", epochs) for seed in range(seeds)]
-            ratios = [run["scratch"]["cpu_seconds_to_equal"] / run["refresh"]["cpu_seconds"] for run in runs]
-            figures[model] = {"times_faster_to_equal": round(statistics.median(ratios), 2), "runs": runs}
+            runs: list[dict[str, Any]] = []
+            for seed in range(options.first_seed, options.first_seed + seeds):
+                runs.append({"seed": seed, **once(model, seed, parts, Path(name) / f"{model}-{seed}", epochs)})
+                ratios = [run["scratch"]["cpu_seconds_to_equal"] / run["refresh"]["cpu_seconds"] for run in runs]
+                figures[model] = {"times_faster_to_equal": round(statistics.median(ratios), 2), "runs": runs}
+                if options.out is not None:
+                    write_json(options.out.with_suffix(".partial.json"), figures)
+    if options.out is not None:
+        options.out.with_suffix(".partial.json").unlink(missing_ok=True)
     common.finish(
         "refresh",
         options,

@@ -4,6 +4,7 @@ Users ask ``/v1/recommend`` by id for 10 of the items (planted vectors of 64 num
 of cost alone). The load comes from `serving_load`, a process of its own on the same cores: its share of the CPU is
 stated, and so is the machine's load before the start, for other work on the cores takes from both. It is pinned to one
 core; the service is not. All users have asked before the clock starts, as in a service that has run for a while.
+``--wrk wrk`` puts the same questions by wrk, too, in turns with ours: see `serving_wrk`.
 
 ``--kinds`` names the indexes (exact and hnsw are always measured); one that this version lacks, or that cannot serve a
 two-tower, is listed under "skipped". ``--batch`` times `recommend --all` for so many users too: see `serving_batch`.
@@ -28,6 +29,7 @@ import torch
 
 import common
 import serving_batch
+import serving_wrk
 import twotower
 from twotower.core.errors import InputError
 from twotower.core.schema import Schema
@@ -147,6 +149,22 @@ def measured(bundle: Path, place: Path, seconds: float, threads: int) -> dict[st
         service.stop()
 
 
+def beside_wrk(program: str, bundle: Path, place: Path, seconds: float, threads: int) -> dict[str, Any]:
+    """Throughput as our generator and as wrk count it, in turns on one service."""
+    service, turns = Service(bundle, place / "log", threads), []
+    try:
+        service.warm()
+        for _ in range(3):
+            ours, before = service.load(seconds), service.cpu
+            found = serving_wrk.load(program, place, service.port, USERS + 2, seconds, CONNECTIONS)
+            found["cpu_us_a_request"] = 1e6 * (service.cpu - before) / max(1, found["requests"])
+            turns.append({"ours": ours, "wrk": found})
+    finally:
+        service.stop()
+    ratios = sorted(turn["wrk"]["per_second"] / turn["ours"]["per_second"] for turn in turns)
+    return {"generator": serving_wrk.version(program), "wrk_over_ours": ratios[1], "turns": turns}
+
+
 def steady(bundle: Path, place: Path, seconds: float, every: float, rate: float, threads: int) -> dict[str, Any]:
     """A steady load while the bundle is swapped every so many seconds."""
     service = Service(bundle, place / "log", threads)
@@ -194,12 +212,24 @@ def main() -> None:
     made.add_argument(
         "--batch", type=int, nargs="*", default=[], help="also 'recommend --all' for so many users, such as 100000"
     )
+    made.add_argument("--wrk", metavar="PROGRAM", help="compare our generator with this wrk, three times in turns")
+    made.add_argument("--batch-alone", action="store_true", help="measure --batch and nothing else")
     made.add_argument("--serving-threads", type=int, default=2, help="requests answered at the same time")
     options = common.parse(made)
     items = options.items or (20_000 if options.quick else 100_000)
     seconds = options.seconds or (4.0 if options.quick else 20.0)
     lasting = options.steady or (8.0 if options.quick else 600.0)
     before = os.getloadavg()[0]
+    if options.wrk and serving_wrk.version(options.wrk) is None:
+        raise SystemExit(f"--wrk {options.wrk}: no wrk there; Debian has it: apt-get install wrk")
+    if options.batch_alone:
+        with tempfile.TemporaryDirectory(prefix="twotower-") as name:
+            batches = [batch(Path(name), items, users) for users in options.batch]
+        settings = {"items": items, "dim": DIM, "events": EVENTS, "k": 10, "loop": serving_batch.LOOP, "seed": 0}
+        common.finish(
+            "serving_batch", options, settings=settings, figures={"load_average_before": before, "batch": batches}
+        )
+        return
     with tempfile.TemporaryDirectory(prefix="twotower-") as name:
         place = Path(name)
         write_planted(place / "exact", items)
@@ -230,6 +260,9 @@ def main() -> None:
             "skipped": skipped,
             "steady": swapped,
             "batch": [batch(place, items, users) for users in options.batch],
+            "wrk": beside_wrk(options.wrk, place / "hnsw", place, seconds, options.serving_threads)
+            if options.wrk
+            else None,
             "build_seconds": built.build_seconds,
             "index_settings": built.settings,
         }
@@ -241,6 +274,7 @@ def main() -> None:
         "seconds": seconds,
         "steady_seconds": lasting,
         "serving_threads": options.serving_threads,
+        "generator": "serving_load.py (asyncio, uvloop where it is installed; one process, pinned to one core)",
         "seed": 0,
     }
     common.finish("serving", options, settings=settings, figures=figures, packages=("fastapi", "uvicorn", "uvloop"))

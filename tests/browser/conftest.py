@@ -34,7 +34,8 @@ _CONTRAST = """(() => {
   const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   const found = {};
   const texts =
-    "h1,h2,h3,p,li,td,th,button,select,caption,figcaption,svg text,.meaning,.sign,.badge,.more,.also,.score";
+    "h1,h2,h3,p,li,td,th,button,select,caption,figcaption,svg text,mark,legend,label," +
+    ".meaning,.sign,.badge,.more,.also,.score";
   for (const node of document.querySelectorAll(texts)) {
     const style = getComputedStyle(node);
     const ink = node.closest("svg") ? style.fill : style.color;

@@ -48,6 +48,9 @@ class MilvusStub:
     def has_collection(self, name: str) -> bool:
         return name in self.held
 
+    def drop_collection(self, name: str) -> None:
+        del self.held[name]
+
     def flush(self, name: str) -> None:
         assert name in self.held
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.states import take
-from twotower.index.base import Index
+from twotower.index.base import Index, KeptElsewhere
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex
@@ -410,3 +410,21 @@ def test_tiles_have_no_effect(monkeypatch, ids, user_tile, item_tile):
             cut = index.search(users, 9, exclude, allow)
         assert cut.ids.equal(whole.ids)
         assert cut.scores.equal(whole.scores)
+
+
+@pytest.mark.parametrize("kind", ["milvus", "qdrant"])
+def test_a_collection_elsewhere_is_deleted_by_its_name_and_no_other_is(kind, request, monkeypatch):
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+    pytest.importorskip(NEEDS[kind])
+    if kind == "milvus":
+        request.getfixturevalue("milvus")
+    one, other = CASES[kind].make(), CASES[kind].make()
+    assert isinstance(one, KeptElsewhere)
+    for index in (one, other):
+        index.build(vectors(ITEMS, 0), torch.arange(ITEMS))
+    assert one.delete_collection(one.collection)
+    assert not one.delete_collection(one.collection), "it was there once"
+    with pytest.raises(InputError, match="does not have collection"):
+        one.ping()
+    other.ping()
+    assert int(other.search(vectors(1, 1), 1).ids) >= 0

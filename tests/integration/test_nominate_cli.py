@@ -152,10 +152,11 @@ def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_p
         assert answers == pytest.approx({id: true[id] for id in answers}, abs=1e-4)
 
 
-def test_item_states_in_fewer_bytes_are_listed_and_read_back(data, tmp_path):
+@pytest.mark.parametrize("kind", ["nominate", "brute_force"])
+def test_item_states_in_fewer_bytes_are_indexed_and_read_back(data, tmp_path, kind):
     bundle = train(data, tmp_path / "bundle", "--model", "fit", *SMALL)
     compact_bundle(bundle, "int8")
-    rebuild_index(bundle, "nominate", {"codes": 4, "longest": 200})
+    rebuild_index(bundle, kind, {"codes": 4, "longest": 200} if kind == "nominate" else {})
     user = load(bundle).bundle.user_vocabulary.ids([5])[0]
     found = {a.id: pytest.approx(a.score, abs=1e-4) for a in load(bundle).recommend(user, k=5)}
     assert len(found) == 5

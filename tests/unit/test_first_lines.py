@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "twotower"
 # Imperative, since most lines are. A verb that is missing here may be added; a noun may not.
 VERBS = """
     Account Add Answer Append Apply Attach Build Call Change Check Choose Close Combine Compare Compile Compute
-    Configure Convert Convolve Copy Correct Count Cut Dequantise Describe Diagnose Do Download Draw Drop Embed
+    Configure Convert Convolve Copy Correct Count Cut Delete Dequantise Describe Diagnose Do Download Draw Drop Embed
     Encode End Estimate Evaluate Exchange Extract Fetch Fill Find Fit Flatten Flush Follow Forget Gather Give Guess
     Hand Handle Hold Index Join Keep Learn Leave Let List Load Log Look Make Map Measure Merge Move Name Narrow Note
     Number Offer Open Order Parse Pass Pool Predict Prepare Print Project Put Quantise Raise Rank Read Recognise

@@ -23,30 +23,41 @@ EXAMPLES = examples(
     "twotower index runs/sasrec --kind ivf_pq --tune recall=0.95",
     "twotower index runs/cold --kind nominate --tune recall=0.99 -k 50",
     "twotower index runs/sasrec --kind qdrant_edge --set columns=genres,year",
+    "twotower index runs/sasrec --drop",
 )
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
-    kind: Annotated[str, typer.Option(help=KINDS)],
+    kind: Annotated[str, typer.Option(help=KINDS, show_default=False)] = "",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that kind; may be repeated.")
     ] = None,
     tune: Annotated[
         str, typer.Option(metavar="recall=SHARE", help="Find the least search setting that gives this recall.")
     ] = "",
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Delete the collections of a server that earlier indexes of it left.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", help="List length for which recall is measured.")] = 10,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Build a bundle's index from its stored item states, tune it on the bundle's users, and replace it in one step."""
+    from twotower.core.errors import InputError
     from twotower.core.terminal import json_text, literal
     from twotower.experiment.index_tuning import rebuild_index
 
+    if drop:
+        if kind or settings or tune:
+            raise InputError("--drop stands alone: build the index, let what serves the bundle load it, then drop")
+        return _drop(bundle, as_json=as_json)
+    if not kind:
+        raise InputError(f"--kind is wanted: {KINDS}")
     built = rebuild_index(bundle, kind, _settings(settings or []), recall=_target(tune), k=k, device=device)
     if as_json:
         typer.echo(json_text(built.to_json()))
-        return
+        return None
     from rich.console import Console
 
     console = Console()
@@ -54,6 +65,21 @@ def command(
     console.print(literal(f"{bundle}: {kind} ({shown}) over {built.items:,} items in {built.build_seconds:.1f} s"))
     if built.tuning is not None:
         console.print(_table(built.tuning))
+    return None
+
+
+def _drop(bundle: Path, *, as_json: bool) -> None:
+    from twotower.core.terminal import json_text, visible
+    from twotower.serving.drop import drop_left
+
+    done = drop_left(bundle)
+    if as_json:
+        typer.echo(json_text(done._asdict()))
+        return
+    for name in done.deleted:
+        typer.echo(visible(f"deleted: {name}"))
+    for name in done.gone:
+        typer.echo(visible(f"gone already: {name}"))
 
 
 def _settings(texts: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, cut
+from twotower.core.exchange import exchange
 from twotower.core.lock import writing_alone
 
 MOST_DEEP = 20
@@ -74,7 +75,14 @@ def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator
 
 
 def _swap(partial: Path, target: Path) -> None:
-    """Put ``partial`` in the place of ``target`` and remove what was there; a failure or a stop between leaves it."""
+    """Put ``partial`` in the place of ``target`` and remove what was there; a failure or a stop between leaves it.
+
+    Where the system cannot exchange folders, a process that is killed between two renames leaves what was there in a
+    folder ``.NAME.old.*`` beside its place.
+    """
+    if exchange(partial, target):
+        shutil.rmtree(partial, ignore_errors=True)
+        return
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
     try:
         target.replace(aside / "old")

@@ -26,6 +26,7 @@ from twotower.index.registry import build_index, check_settings, exact_index, se
 from twotower.models.base import prepare_serving
 from twotower.models.encode import inference
 from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.collections import LEFT, deleted_on_failure, left_behind
 from twotower.serving.filters.fill import fill_columns
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ def rebuild_index(
         )
     index = build_index(kind, settings, bundle.model)
     prepare_serving(bundle.model)
+    with deleted_on_failure(index):
+        return _built(folder, bundle, kind, index, recall, k)
+
+
+def _built(folder: Path | str, bundle: Bundle, kind: str, index: AnyIndex, recall: float | None, k: int) -> Rebuilt:
     started = time.perf_counter()
     show_users(index, bundle.model, bundle.dataset, bundle.positives)
     with inference(bundle.model):
@@ -128,6 +134,8 @@ def rebuild_index(
         tuning = tune(bundle, index, recall, k)
     built = Rebuilt(kind, index.settings, len(bundle.item_ids), seconds, tuning)
     with changing_bundle(folder) as (copy, manifest):
+        if left := left_behind(Path(folder), index):
+            manifest[LEFT] = left
         shutil.rmtree(copy / "index", ignore_errors=True)
         (copy / "index").mkdir()
         index.save(copy / "index")

@@ -31,6 +31,7 @@ from twotower.models.base import ClosedForm, Model, attach_items
 from twotower.models.encode import encode_known_items
 from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle, check_target, write_bundle
+from twotower.serving.collections import deleted_on_failure
 from twotower.serving.joined import Joined, join_data
 from twotower.training.callbacks import Callback
 
@@ -129,12 +130,11 @@ def refresh(
             model.fit_log(events)
             items = encode_known_items(model, joined.dataset)
         about = {"from": bundle.manifest["digest"], **{k: v for k, v in done.to_json().items() if k != "written"}}
-        write_bundle(
-            target,
-            contents_of(
-                run, model, joined.dataset, items, test, diagnosis, events=events, learnt=learnt, refresh=about
-            ),
+        contents = contents_of(
+            run, model, joined.dataset, items, test, diagnosis, events=events, learnt=learnt, refresh=about
         )
+        with deleted_on_failure(contents.index):
+            write_bundle(target, contents)
     return done
 
 

@@ -37,6 +37,7 @@ from twotower.models.encode import ItemStates, encode_known_items, inference
 from twotower.models.registry import all_settings
 from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.serving.card import CARD
+from twotower.serving.collections import deleted_on_failure
 from twotower.serving.filters.fill import fill_columns
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
@@ -185,7 +186,8 @@ def _train(
             log.log(logging.INFO if check.fine else logging.WARNING, "%s: %s", run.model.name, check.text)
         if to is not None and folder is not None:
             contents = contents_of(run, model, dataset, items, test, diagnosis, events=task.learnt)
-            write_bundle(to, contents)
+            with deleted_on_failure(contents.index):
+                write_bundle(to, contents)
             if not stopped:
                 note_finished(folder, run)
             for tracker in trackers:
@@ -233,10 +235,11 @@ def contents_of(
     if serves(run.index.kind, inner_product=model.inner_product):
         index = build_index(run.index.kind, run.index.settings, model)
         show_users(index, model, dataset, dataset.log.positives())
-        with inference(model):
-            index.build(items.states, items.ids)
         table = None if dataset.folder is None else dataset.folder / "vocabulary" / "items.parquet"
-        fill_columns(index, table, dataset.schema.num_items, items.ids)
+        with deleted_on_failure(index):
+            with inference(model):
+                index.build(items.states, items.ids)
+            fill_columns(index, table, dataset.schema.num_items, items.ids)
     return Contents(
         model=model,
         model_name=run.model.name,

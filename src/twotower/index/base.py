@@ -180,6 +180,21 @@ class AnswersByAddress(Protocol):
 
 
 @runtime_checkable
+class KeptElsewhere(Protocol):
+    """Keep its items in a collection of an engine with an address, which stays when a bundle's folder goes."""
+
+    @property
+    def collection(self) -> str:
+        """Return the name of its collection, which no other build has; empty before it is built."""
+        ...
+
+    @classmethod
+    def delete_collection(cls, name: str) -> bool:
+        """Delete a collection, and return whether it was there."""
+        ...
+
+
+@runtime_checkable
 class ReadsUsers(Protocol):
     """Read some users before it is built, since it orders items by what users want."""
 

@@ -18,7 +18,7 @@ class BruteForceIndex(Scan, ModelIndex):
     """
 
     def __init__(self, model: ScoringModel) -> None:
-        super().__init__(model.score, model.item_store.kind)
+        super().__init__(model.score, model.item_store.read)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> BruteForceIndex:

@@ -21,7 +21,7 @@ class ExactIndex(Scan):
     """
 
     def __init__(self) -> None:
-        super().__init__(inner_product, None)
+        super().__init__(inner_product)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ExactIndex:

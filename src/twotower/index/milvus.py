@@ -56,6 +56,19 @@ class MilvusIndex(StoreIndex):
         """Return the name of its collection; empty before it is built."""
         return self._name
 
+    @classmethod
+    def delete_collection(cls, name: str) -> bool:
+        """Delete a collection, and return whether it was there.
+
+        Raises:
+            UnavailableError: if the server does not answer.
+            InputError: if it refuses.
+        """
+        there: bool = cls._say(lambda client: client.has_collection(name))
+        if there:
+            cls._say(lambda client: client.drop_collection(name))
+        return there
+
     def _create(self, dim: int) -> None:
         self._name = f"{self._settings['collection']}_{uuid.uuid4().hex[:12]}"
         self._say(functools.partial(_make, name=self._name, dim=dim, settings=self._settings))
@@ -116,7 +129,8 @@ class MilvusIndex(StoreIndex):
         if not self._say(lambda client: client.has_collection(self._name)):
             raise InputError(f"{address_of('milvus').shown} does not have collection '{self._name}'")
 
-    def _say(self, call: Callable[[Any], T]) -> T:
+    @staticmethod
+    def _say(call: Callable[[Any], T]) -> T:
         address = address_of("milvus")
         from pymilvus.exceptions import MilvusException
 

@@ -32,7 +32,7 @@ class QdrantIndex(StoreIndex):
     The address stands in the environment: ``TWOTOWER_QDRANT_URL``, with ``TWOTOWER_QDRANT_TOKEN`` or
     ``TWOTOWER_QDRANT_TOKEN_FILE``. A build makes a new collection, so that a bundle that is still served keeps its own;
     a bundle names its collection, and no address. Items that are added or removed are so for all who use the
-    collection. Nothing here deletes a collection.
+    collection. A collection goes by `delete_collection` alone.
 
     Args:
         m: links an item has in each layer of the graph.
@@ -61,6 +61,17 @@ class QdrantIndex(StoreIndex):
     def collection(self) -> str:
         """Return the name of its collection; empty before it is built."""
         return self._name
+
+    @classmethod
+    def delete_collection(cls, name: str) -> bool:
+        """Delete a collection, and return whether it was there.
+
+        Raises:
+            UnavailableError: if the server does not answer.
+            InputError: if it refuses.
+        """
+        there: bool = cls._say(lambda client: client.collection_exists(name))
+        return there and bool(cls._say(lambda client: client.delete_collection(name)))
 
     def _create(self, dim: int) -> None:
         models = _models()
@@ -138,7 +149,8 @@ class QdrantIndex(StoreIndex):
         if not self._say(lambda client: client.collection_exists(self._name)):
             raise InputError(f"{address_of('qdrant').shown} does not have collection '{self._name}'")
 
-    def _say(self, call: Callable[[Any], T]) -> T:
+    @staticmethod
+    def _say(call: Callable[[Any], T]) -> T:
         address = address_of("qdrant")
         refused = _exceptions().UnexpectedResponse
         try:

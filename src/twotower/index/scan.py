@@ -22,6 +22,8 @@ from twotower.ops.topk import top_k_of_tiles
 
 Score: TypeAlias = Callable[[State, State], Tensor]
 """Every user with every item: (user states, item states) -> a new tensor [users, items]."""
+ReadStates: TypeAlias = Callable[[dict[str, Tensor]], State]
+"""Item states from the tensors of a file."""
 
 FILE = "items.safetensors"
 USER_TILE, ITEM_TILE = 1024, 16_384
@@ -42,12 +44,12 @@ class Scan:
 
     Args:
         score: every user with every item.
-        state_kind: the NamedTuple of the item states; None for a plain tensor.
+        read: item states from the tensors of a file, as `twotower.core.states.to_tensors` named them.
     """
 
-    def __init__(self, score: Score, state_kind: type[Any] | None) -> None:
+    def __init__(self, score: Score, read: ReadStates = from_tensors) -> None:
         self._score = score
-        self._state_kind = state_kind
+        self._read = read
         self._states: State | None = None
         self._ids = torch.zeros(0, dtype=torch.int64)
 
@@ -146,7 +148,7 @@ class Scan:
             tensors = load_file(folder / FILE)
             ids = tensors.pop("ids")
             states = {name.removeprefix("states."): part for name, part in tensors.items()}
-            self._states = from_tensors(states, self._state_kind) if states else None
+            self._states = self._read(states) if states else None
             self._ids = ids
         except FileNotFoundError:
             raise InputError(f"{folder / FILE}: no such file, so this folder holds no exact index") from None

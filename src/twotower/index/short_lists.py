@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -25,13 +24,12 @@ class WholeCatalogue(Scan):
 
     Args:
         score: every user with every item.
-        state_kind: the NamedTuple of the item states; None for a plain tensor.
         states: of the items, by ascending id.
         ids: ascending, int64 [items].
     """
 
-    def __init__(self, score: Score, state_kind: type[Any] | None, states: State, ids: Tensor) -> None:
-        super().__init__(score, state_kind)
+    def __init__(self, score: Score, states: State, ids: Tensor) -> None:
+        super().__init__(score)
         self._states, self._ids = states, ids
         self._said = False
 

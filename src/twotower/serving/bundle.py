@@ -33,6 +33,7 @@ from twotower.models.base import Model
 from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import build_model
 from twotower.serving.card import write_card
+from twotower.serving.collections import LEFT, left_behind
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
 from twotower.serving.registrations import check_registered
 from twotower.serving.vocabulary import Vocabulary, write_row_vocabulary
@@ -309,6 +310,8 @@ def write_bundle(folder: Path | str, contents: Contents) -> None:
             manifest["learnt"] = contents.learnt
         if contents.refresh is not None:
             manifest["refresh"] = contents.refresh
+        if left := left_behind(folder, index):
+            manifest[LEFT] = left
         write_card(partial, manifest)
         write_manifest(partial, manifest)
 

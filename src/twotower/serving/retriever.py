@@ -21,6 +21,7 @@ from twotower.serving.asking import Asker, answered_by, asker_of, excluded_rows,
 from twotower.serving.bundle import Bundle
 from twotower.serving.explaining import explained
 from twotower.serving.filters.allowed import Allowed
+from twotower.serving.filters.columns import ItemColumns
 from twotower.serving.finder import Finder, checked
 from twotower.serving.from_file import similar_to_file
 from twotower.serving.vocabulary import Record
@@ -283,6 +284,11 @@ class Retriever:
     def answered_by(self, user: object, history: Iterable[object] | None) -> str:
         """Return what a request is answered from: "user", "history" or "user+history"."""
         return answered_by(self.bundle, user, history)
+
+    @property
+    def item_columns(self) -> ItemColumns:
+        """Return the columns of the items that a filter reads."""
+        return self._finder.filters.columns
 
     def allowed(self, filter: str | None, only: Iterable[object] | None = None) -> Allowed | None:
         """Return what alone may come back; None: every item. Where nothing passes, a warning says so.

@@ -28,6 +28,7 @@ ROUTES = {
     "search": {"text": "alien"},
     "seen": {"user": "u2"},
     "recommend": {"history": ["i2"]},
+    "filter": {"filter": "year >= 1975"},
     "why": {"history": ["i2"], "item": "i3"},
     "map": {},
     "place": {"history": ["i2"]},
@@ -120,6 +121,55 @@ def test_about_tells_of_both_bundles(app: Any, ask: Ask, bundle_folder: Path) ->
     assert (second["model"], second["folder"], second["map"]) == ("item_lists", "beside", False)
     assert first["metrics"] == [{"name": "recall@10", "value": 0.25, "interval": None}]
     assert first["bundle"] == twotower.load(bundle_folder).bundle.manifest["digest"][:12]
+
+
+def test_about_names_the_columns_to_filter_by_with_the_values_of_those_that_have_few(
+    build: Build, ask: Ask, write: Write, titled_dataset: Dataset, tmp_path: Path
+) -> None:
+    import duckdb
+
+    path = tmp_path / "prepared" / "vocabulary" / "items.parquet"
+    duckdb.sql(f"COPY (FROM '{path}') TO '{tmp_path / 'items.csv'}'")
+    duckdb.sql(
+        "COPY (SELECT *, CASE row % 3 WHEN 0 THEN 'Drama' WHEN 1 THEN 'it''s' END AS genre, row > 4 AS colour, "
+        "['a', 'b'][: 1 + row % 2] AS tags, DATE '2020-01-01' AS seen, "
+        "CASE WHEN row = 2 THEN 'nan'::DOUBLE ELSE row END AS length, repeat('x', 70) AS long "
+        f"FROM read_csv('{tmp_path / 'items.csv'}')) TO '{path}'"
+    )
+    write(tmp_path / "other", titled_dataset)
+    app = build(tmp_path / "other", explorer=True)
+    columns = {one.pop("name"): one for one in ask(app, API + "about").json()["bundles"]["first"]["columns"]}
+    assert columns == {
+        "id": {"kind": "text", "list": False},
+        "year": {"kind": "number", "list": False, "range": [1972, 1979]},
+        "title": {
+            "kind": "text",
+            "list": False,
+            "values": sorted(["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]),
+        },
+        "genre": {"kind": "text", "list": False, "values": ["Drama", "it's"]},
+        "colour": {"kind": "flag", "list": False, "values": [True, False]},
+        "tags": {"kind": "text", "list": True, "values": ["a", "b"]},
+        "seen": {"kind": "time", "list": False},
+        "length": {"kind": "number", "list": False, "range": [3, 9]},
+        "long": {"kind": "text", "list": False, "values": None},
+    }
+
+
+def test_a_filter_counts_what_passes_and_holds_for_a_list_and_names_the_place_that_is_wrong(app: Any, ask: Ask) -> None:
+    passing = ask(app, API + "filter", {"filter": "year >= 1976"}).json()
+    assert (passing["passing"], passing["items"], passing["notices"]) == (4, 8, [])
+    for bundle in ("first", "second"):
+        answer = ask(app, API + "recommend", {"history": ["i2"], "bundle": bundle, "filter": "year >= 1976"})
+        assert ids(answer)
+        assert set(ids(answer)) <= {"i6", "i7", "i8", "i9"}
+    nothing = ask(app, API + "filter", {"filter": "year > 3000"}).json()
+    assert nothing["passing"] == 0
+    assert nothing["notices"] == ["no item passes the filter, so that none comes back"]
+    for body in ({"filter": "yeer = 3"}, {"history": ["i2"], "filter": "yeer = 3"}):
+        refused = ask(app, API + ("recommend" if "history" in body else "filter"), body)
+        assert refused.status_code == 400
+        assert refused.json()["error"].startswith("filter, character 1: items have no column 'yeer'")
 
 
 def test_search_finds_by_title_id_and_words_and_begins_with_the_items_of_the_most_events(

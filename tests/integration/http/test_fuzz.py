@@ -26,7 +26,10 @@ values = st.recursive(
     max_leaves=12,
 )
 keys = st.sampled_from(
-    ["user", "history", "features", "k", "exclude", "include_seen", "candidates", "item", "bundle", "then"]
+    [
+        *("user", "history", "features", "k", "exclude", "include_seen", "candidates", "item", "bundle", "then"),
+        *("filter", "only"),
+    ]
 )
 bodies = st.dictionaries(keys, values, max_size=4)
 
@@ -49,6 +52,7 @@ ROUTES = {
     ("POST", "/explorer/api/search"): {200, 400},
     ("POST", "/explorer/api/seen"): {400, 404},
     ("POST", "/explorer/api/recommend"): {400, 404},
+    ("POST", "/explorer/api/filter"): {400},
     ("POST", "/explorer/api/why"): {400, 404},
     ("POST", "/explorer/api/map"): {200, 400},
     ("POST", "/explorer/api/place"): {400, 404},

@@ -2,11 +2,14 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
+from twotower.core import files
 from twotower.core.errors import InputError
+from twotower.core.exchange import exchange
 from twotower.core.files import hash_folder, read_json, replacing_file, replacing_folder, sha256, write_json
 
 
@@ -126,10 +129,40 @@ def test_a_stop_between_the_two_renames_puts_the_old_folder_back(tmp_path, monke
         return rename(self, to)
 
     monkeypatch.setattr(Path, "replace", second_fails)
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)  # a system that cannot
     with pytest.raises(type(failure)), replacing_folder(target) as partial:
         (partial / "data").write_text("new")
     assert (target / "data").read_text() == "old"
     assert names(tmp_path) == ["bundle"]
+
+
+def test_a_folder_is_never_away_from_its_place_where_folders_can_be_exchanged(tmp_path, monkeypatch):
+    target = made_folder(tmp_path / "bundle", "old")
+    if not exchange(made_folder(tmp_path / "a", "a"), made_folder(tmp_path / "b", "b")):
+        pytest.skip("this system or file system has no such step")
+    monkeypatch.setattr(Path, "replace", lambda self, to: pytest.fail(f"{self} is away for a moment"))
+    with replacing_folder(target) as partial:
+        (partial / "data").write_text("new")
+    assert (target / "data").read_text() == "new"
+    assert sorted(names(tmp_path)) == ["a", "b", "bundle"]
+
+
+def test_where_folders_cannot_be_exchanged_they_are_renamed(tmp_path, monkeypatch):
+    target = made_folder(tmp_path / "bundle", "old")
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    with replacing_folder(target) as partial:
+        (partial / "data").write_text("new")
+    assert (target / "data").read_text() == "new"
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot")
+def test_an_exchange_is_of_two_that_are_there(tmp_path):
+    first, second = made_folder(tmp_path / "first", "1"), made_folder(tmp_path / "second", "2")
+    if exchange(first, second):
+        assert [(folder / "data").read_text() for folder in (first, second)] == ["2", "1"]
+    with pytest.raises(FileNotFoundError, match="none"):
+        exchange(first, tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

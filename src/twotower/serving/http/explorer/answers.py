@@ -78,10 +78,22 @@ class Answers:
         titles = (await self._drawn(served)).titles
 
         def call() -> dict[str, Any]:
-            found = served.asked.recommend(asked.user, history=asked.history, k=asked.k)
+            found = served.asked.recommend(asked.user, history=asked.history, k=asked.k, filter=asked.filter)
             items = [{**titles.shown(one.id, one.columns), "score": _finite(one.score)} for one in found]
             by = served.retriever.answered_by(asked.user, asked.history)
             return {"items": items, "answered_by": by, "bundle": served.digest}
+
+        return await self._timed(call)
+
+    async def filter(self, request: Request) -> dict[str, Any]:
+        """Return how many items of a bundle a filter lets through."""
+        asked = await self._read(requests.Filter, request)
+        served = self._shelf.take(asked.bundle)
+
+        def call() -> dict[str, Any]:
+            allowed = served.retriever.allowed(asked.filter)
+            total = len(served.retriever.bundle.item_ids)
+            return {"passing": total if allowed is None else allowed.number, "items": total}
 
         return await self._timed(call)
 
@@ -112,7 +124,8 @@ class Answers:
         """Return the map of a bundle."""
         asked = await self._read(requests.Map, request)
         served = self._shelf.take(asked.bundle)
-        titles, space, why_not = await self._drawn(served)
+        drawn = await self._drawn(served)
+        titles, space, why_not = drawn.titles, drawn.space, drawn.no_space
 
         def call() -> dict[str, Any]:
             if space is None:

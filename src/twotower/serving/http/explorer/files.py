@@ -29,7 +29,7 @@ _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg"
 
 _OWN = (
     *("page.html", "page.css", "icon.svg", "page.js", "ask.js", "parts.js", "find.js", "history.js"),
-    *("lists.js", "why.js", "map.js", "picture.js", "about.js"),
+    *("filter.js", "lists.js", "why.js", "map.js", "picture.js", "about.js"),
 )
 _VENDORED = "preact-htm.js"
 

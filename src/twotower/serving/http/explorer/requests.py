@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from twotower.serving.http.explorer.shelf import Which
-from twotower.serving.http.models import Id, Request
+from twotower.serving.http.models import FILTER, Id, Request
 
 
 class Search(Request):
@@ -34,6 +34,14 @@ class Recommend(Asked):
     """Describe a request for recommendations."""
 
     k: int = Field(10, description="How many items.")
+    filter: str | None = Field(None, description=FILTER)
+
+
+class Filter(Request):
+    """Count the items that a filter lets through."""
+
+    bundle: Which = Field("first", description="The bundle of the service, or the one beside it.")
+    filter: str = Field(description=FILTER)
 
 
 class Why(Asked):

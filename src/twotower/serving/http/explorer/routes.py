@@ -49,6 +49,7 @@ def add_explorer(app: FastAPI, service: Service, shelf: Shelf, responses: dict[i
         ("search", requests.Search, answers.search, "Items by the letters of their titles."),
         ("seen", requests.Seen, answers.seen, "What a known user has seen, the latest first."),
         ("recommend", requests.Recommend, answers.recommend, "Items for a user or a history, from either bundle."),
+        ("filter", requests.Filter, answers.filter, "How many items a filter lets through."),
         ("why", requests.Why, answers.why, "Why one item has its score: the share of each item of the history."),
         ("map", requests.Map, answers.map, "Item vectors on a plane."),
         ("place", requests.Place, answers.place, "Where a user and some items lie on the map."),

@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Literal, NamedTuple
 
 from twotower.core.errors import InputError
-from twotower.serving.bundle import Bundle
+from twotower.serving.http.explorer.choices import choices
 from twotower.serving.http.explorer.space import Space
 from twotower.serving.http.explorer.titles import Titles
 from twotower.serving.http.swap import Served, Slot, verdict_of
@@ -21,9 +21,10 @@ METRICS = ("ndcg@10", "recall@10", "coverage@10")
 
 
 class Drawn(NamedTuple):
-    """Hold what is computed of a bundle once: titles, and its map or why there is none."""
+    """Hold what is computed of a bundle once: titles, the columns to filter by, and its map or why there is none."""
 
     titles: Titles
+    columns: list[dict[str, Any]]
     space: Space | None
     no_space: str
 
@@ -63,7 +64,7 @@ class Shelf:
         """Return what is computed of a bundle once: at the start, or at the first question after a swap."""
         with self._lock:
             if served not in self._drawn:
-                self._drawn[served] = _draw(served.retriever.bundle)
+                self._drawn[served] = _draw(served.retriever)
             return self._drawn[served]
 
 
@@ -89,6 +90,7 @@ def about(served: Served, drawn: Drawn) -> dict[str, Any]:
         "items": len(bundle.item_ids),
         "index": str(manifest["index"] or "exact"),
         "map": drawn.space is not None,
+        "columns": drawn.columns,
         "verdict": verdict_of(served),
         "reasons": [str(reason["sentence"]) for reason in report.get("reasons", [])],
         "metrics": [
@@ -99,9 +101,10 @@ def about(served: Served, drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def _draw(bundle: Bundle) -> Drawn:
-    titles = Titles(bundle)
+def _draw(retriever: Retriever) -> Drawn:
+    bundle = retriever.bundle
+    titles, columns = Titles(bundle), choices(retriever.item_columns)
     try:
-        return Drawn(titles, Space(bundle), "")
+        return Drawn(titles, columns, Space(bundle), "")
     except InputError:
-        return Drawn(titles, None, "No map: this model has no item vectors.")
+        return Drawn(titles, columns, None, "No map: this model has no item vectors.")

@@ -2,6 +2,7 @@
 import { html, render, useEffect, useState } from "./preact-htm.js";
 import { About } from "./about.js";
 import { ask, setToken } from "./ask.js";
+import { Filter } from "./filter.js";
 import { Find } from "./find.js";
 import { History } from "./history.js";
 import { Lists } from "./lists.js";
@@ -16,9 +17,11 @@ function Explorer({ bundles, most }) {
   const [user, setUser] = useState();
   const [chosen, choose] = useState();
   const asker = history.length || user ? { ...(user && { user: user.id }), ...(history.length && { history: history.map((item) => item.id) }) } : undefined;
+  const [filter, setFilter] = useState("");
+  const asked = { ...asker, ...(filter && { filter }), k: K };
   const found = {
-    first: useAnswer("recommend", asker && { ...asker, bundle: "first", k: K }),
-    second: useAnswer("recommend", asker && bundles.second && { ...asker, bundle: "second", k: K }),
+    first: useAnswer("recommend", asker && { ...asked, bundle: "first" }),
+    second: useAnswer("recommend", asker && bundles.second && { ...asked, bundle: "second" }),
   };
   if (!bundles.second) delete found.second;
 
@@ -51,6 +54,7 @@ function Explorer({ bundles, most }) {
       <div class="side">
         <${Find} history=${history} add=${add} />
         <${History} ...${{ history, user, remove, clear, setUser }} />
+        <${Filter} columns=${bundles.first.columns} apply=${setFilter} />
       </div>
       <div class="stage">
         <${Lists} ...${{ bundles, found, history, chosen: still, choose, add }} />
