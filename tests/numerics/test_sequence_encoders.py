@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from twotower.towers.sequence.base import SequenceEncoder
+from twotower.towers.sequence.bert4rec import BERT4Rec
 from twotower.towers.sequence.caser import Caser
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.gru4rec import GRU4Rec
@@ -124,6 +125,44 @@ def test_sasrec(events):
             hidden = w.linear(f"{block}.feed_forward.0", w.norm(f"{block}.feed_forward_norm", row))
             x[place] = add(row, w.linear(f"{block}.feed_forward.2", [gelu(n) for n in hidden]))
     agree(encoder, events, [w.norm("norm", row) for row in x])
+
+
+def both_ways(queries: list[Vector], keys: list[Vector], values: list[Vector], heads: int) -> list[Vector]:
+    """Softmax attention of each place over all places."""
+    width = DIM // heads
+    out = []
+    for query in queries:
+        row: Vector = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            shares = [math.exp(dot(query[part], key[part]) / math.sqrt(width)) for key in keys]
+            for d in range(part.start, part.stop):
+                row.append(sum(share / sum(shares) * value[d] for share, value in zip(shares, values, strict=True)))
+        out.append(row)
+    return out
+
+
+def bert4rec(w: Weights, events: list[Vector]) -> list[Vector]:
+    x = [w.norm("norm", add(event, w["positions"][place])) for place, event in enumerate(events[::-1])][::-1]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = thirds([w.linear(f"{block}.project_in", row) for row in x])
+        mixed = both_ways(q, k, v, 2)
+        for place, row in enumerate(x):
+            row = w.norm(f"{block}.attention_norm", add(row, w.linear(f"{block}.project_out", mixed[place])))
+            hidden = [gelu(n) for n in w.linear(f"{block}.wide", row)]
+            x[place] = w.norm(f"{block}.feed_forward_norm", add(row, w.linear(f"{block}.narrow", hidden)))
+    return [w.norm("project_norm", [gelu(n) for n in w.linear("project", row)]) for row in x]
+
+
+def test_bert4rec(events):
+    encoder, w = ready(BERT4Rec(dim=DIM, length=LENGTH + 2, layers=2, heads=2, feed_forward=3, dropout=0.1))
+    agree(encoder, events, bert4rec(w, events.tolist()))
+    asked = bert4rec(w, [*events.tolist()[:3], w["blank"]])[-1]
+    found = encoder.at_end(events[None], torch.tensor([3]))[0]
+    torch.testing.assert_close(found, torch.tensor(asked, dtype=torch.float64), rtol=1e-9, atol=1e-10)
+    filled = bert4rec(w, [*events.tolist()[:2], w["blank"], *events.tolist()[3:]])[2]
+    found = encoder.fill_in(events[None], torch.arange(LENGTH)[None] == 2, torch.ones(1, LENGTH, dtype=torch.bool))
+    torch.testing.assert_close(found, torch.tensor([filled], dtype=torch.float64), rtol=1e-9, atol=1e-10)
 
 
 def test_gru4rec(events):

@@ -14,6 +14,7 @@ KNOWN = {
     "ligr": "twotower.towers.sequence.ligr:LiGR",
     "caser": "twotower.towers.sequence.caser:Caser",
     "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
+    "bert4rec": "twotower.towers.sequence.bert4rec:BERT4Rec",
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",
