@@ -40,7 +40,10 @@ VARIANTS = [
 ]
 USERS, LENGTH, DIM = 3, 9, 8
 STEPWISE = {"gru4rec", "lrurec", "mamba4rec"}
-LONGER: dict[str, tuple[int, float, dict[str, object]]] = {"bert4rec": (100, 3e-3, {"dim": 32, "dropout": 0.1})}
+LONGER: dict[str, tuple[int, float, dict[str, object]]] = {
+    "bert4rec": (100, 3e-3, {"dim": 32, "dropout": 0.1}),
+    "stosa": (20, 0.01, {"dim": 8}),
+}
 """Epochs (of three steps), learning rate and settings, where two epochs of what is learnt from are too few."""
 
 
@@ -182,7 +185,7 @@ class TestSequenceEncoder:
             assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec", "stosa"])
 def test_heads_must_divide_the_width(name):
     with pytest.raises(InputError, match="heads must divide dim"):
         build_model(name, Schema(4, 12), {"heads": 3})
@@ -382,6 +385,19 @@ class TestCloze:
         assert learn(shared, dataset, split)[1][0].loss > 0
         with pytest.raises(InputError, match="BERT4Rec draws its training rows itself"):
             learn(replace(run, sampling=Sampling((NegativeSource("in_batch"),))), dataset, split)
+
+
+def test_a_distance_of_gaussians_has_no_cosine(batch):
+    assert {"score", "temperature"}.isdisjoint(default_run("stosa").model.settings)
+    with pytest.raises(InputError, match="score must be dot, got 'cosine'"):
+        build_model("stosa", Schema(4, 12), {"score": "cosine"})
+    model = made("stosa")
+    with torch.no_grad():  # nothing is nearer to a Gaussian than itself, at a distance of 0
+        points = model.tower.as_user(torch.cat([torch.randn(3, 4), torch.rand(3, 4)], dim=1).double())
+        assert (model.score(points, model.encode_items(Items(torch.arange(2, 12)))) < 0).all()
+        same = torch.cat([points[:, :8] / 2, torch.ones(3, 1), points[:, 8:9]], dim=1)
+        close(model.score_rows(points, same), torch.zeros(3, dtype=torch.float64))
+        assert model(batch).users.shape == (6, 10)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from twotower.towers.sequence.hstu import HSTU
 from twotower.towers.sequence.ligr import LiGR
 from twotower.towers.sequence.lrurec import LRURec
 from twotower.towers.sequence.mamba4rec import Mamba4Rec
+from twotower.towers.sequence.stosa import STOSA
 
 LENGTH, DIM = 6, 4
 Vector = list[float]
@@ -163,6 +164,60 @@ def test_bert4rec(events):
     filled = bert4rec(w, [*events.tolist()[:2], w["blank"], *events.tolist()[3:]])[2]
     found = encoder.fill_in(events[None], torch.arange(LENGTH)[None] == 2, torch.ones(1, LENGTH, dtype=torch.bool))
     torch.testing.assert_close(found, torch.tensor([filled], dtype=torch.float64), rtol=1e-9, atol=1e-10)
+
+
+def elu(n: float) -> float:
+    return n if n > 0 else math.exp(n) - 1
+
+
+def wasserstein(means: tuple[Vector, Vector], variances: tuple[Vector, Vector]) -> float:
+    """W₂² of two Gaussians by the trace of Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½, for diagonal covariances."""
+    apart = sum((m - n) ** 2 for m, n in zip(*means, strict=True))
+    return apart + sum(a + b - 2 * math.sqrt(a * b) for a, b in zip(*variances, strict=True))
+
+
+def test_stosa(events):
+    encoder, w = ready(STOSA(dim=DIM * 2, length=LENGTH + 2, layers=2, heads=2, feed_forward=3, dropout=0.1))
+    events = torch.cat([events, events.flip(0) * 0.7 + 0.1], dim=1)
+    placed = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
+    means = [w.norm("mean_norm", row[:DIM]) for row in placed]
+    variances = [[elu(n) + 1 for n in w.norm("variance_norm", row[DIM:])] for row in placed]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = thirds([w.linear(f"{block}.project_mean", row) for row in means])
+        projected = [[elu(n) + 1 for n in w.linear(f"{block}.project_variance", row)] for row in variances]
+        q_spread, k_spread, v_spread = thirds(projected)
+        for i in reversed(range(LENGTH)):
+            mean: Vector = []
+            variance: Vector = []
+            for head in (slice(0, 2), slice(2, 4)):
+                distances = [
+                    wasserstein((q[i][head], k[j][head]), (q_spread[i][head], k_spread[j][head])) for j in range(i + 1)
+                ]
+                shares = [math.exp(-distance / math.sqrt(2)) for distance in distances]
+                weights = [share / sum(shares) for share in shares]
+                for d in range(head.start, head.stop):
+                    mean.append(sum(n * v[j][d] for j, n in enumerate(weights)))
+                    variance.append(sum(n**2 * v_spread[j][d] for j, n in enumerate(weights)))
+            mean = w.norm(f"{block}.mean_norm", add(means[i], w.linear(f"{block}.out_mean", mean)))
+            mixed = add(variances[i], w.linear(f"{block}.out_variance", variance))
+            variance = [elu(n) + 1 for n in w.norm(f"{block}.variance_norm", mixed)]
+            fed = w.linear(f"{block}.feed_mean.2", [elu(n) for n in w.linear(f"{block}.feed_mean.0", mean)])
+            means[i] = w.norm(f"{block}.fed_mean_norm", add(mean, fed))
+            wide = [elu(n) for n in w.linear(f"{block}.feed_variance.0", variance)]
+            fed = add(variance, w.linear(f"{block}.feed_variance.2", wide))
+            variances[i] = [elu(n) + 1 for n in w.norm(f"{block}.fed_variance_norm", fed)]
+    agree(encoder, events, [mean + variance for mean, variance in zip(means, variances, strict=True)])
+
+
+def test_the_score_of_stosa_is_minus_the_squared_wasserstein_distance():
+    encoder = STOSA(dim=2 * DIM, length=3).double()
+    users = torch.cat([torch.randn(3, DIM), torch.rand(3, DIM) + 0.1], dim=1).double()
+    items = torch.randn(5, 2 * DIM).double()
+    scores = encoder.as_user(users) @ encoder.as_item(items).T
+    for user, row in zip(users.tolist(), scores.tolist(), strict=True):
+        for item, score in zip((items * math.sqrt(2 * DIM)).tolist(), row, strict=True):
+            spread = [elu(n) + 1 for n in item[DIM:]]
+            assert score == pytest.approx(-wasserstein((user[:DIM], item[:DIM]), (user[DIM:], spread)), rel=1e-9)
 
 
 def test_gru4rec(events):

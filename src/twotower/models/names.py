@@ -15,6 +15,7 @@ KNOWN = {
     "caser": "twotower.towers.sequence.caser:Caser",
     "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
     "bert4rec": "twotower.towers.sequence.bert4rec:BERT4Rec",
+    "stosa": "twotower.towers.sequence.stosa:STOSA",
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",
