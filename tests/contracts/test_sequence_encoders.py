@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -37,12 +38,14 @@ VARIANTS = [
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
     ("bert4rec", {"asked": "last"}),
+    ("diffurec", {"draws": 2, "eta": 1.0, "noise_share": 0.3, "reconstruction_weight": 1.0}),
 ]
 USERS, LENGTH, DIM = 3, 9, 8
 STEPWISE = {"gru4rec", "lrurec", "mamba4rec"}
 LONGER: dict[str, tuple[int, float, dict[str, object]]] = {
     "bert4rec": (100, 3e-3, {"dim": 32, "dropout": 0.1}),
     "stosa": (20, 0.01, {"dim": 8}),
+    "diffurec": (20, 0.01, {"dim": 8}),
 }
 """Epochs (of three steps), learning rate and settings, where two epochs of what is learnt from are too few."""
 
@@ -185,7 +188,7 @@ class TestSequenceEncoder:
             assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec", "stosa"])
+@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec", "stosa", "diffurec"])
 def test_heads_must_divide_the_width(name):
     with pytest.raises(InputError, match="heads must divide dim"):
         build_model(name, Schema(4, 12), {"heads": 3})
@@ -387,6 +390,47 @@ class TestCloze:
             learn(replace(run, sampling=Sampling((NegativeSource("in_batch"),))), dataset, split)
 
 
+class TestDiffuRec:
+    """What is drawn, and what is not known."""
+
+    SETTINGS: ClassVar[dict[str, float]] = {"noise_share": 0.5, "restore_steps": 2}
+
+    def test_the_same_question_has_the_same_answer_unless_that_is_switched_off(self, batch):
+        model = made("diffurec", **self.SETTINGS)
+        assert model.encode_users(batch.users).equal(model.encode_users(batch.users))
+        model = made("diffurec", fixed=False, **self.SETTINGS)
+        first, second = model.encode_users(batch.users), model.encode_users(batch.users)
+        assert not torch.isclose(first, second).all(1).any()
+
+    def test_answers_of_many_draws_depend_less_on_the_seed(self, batch):
+        def spread(draws: int) -> float:
+            answers = []
+            for seed in range(8):
+                torch.manual_seed(1)
+                model = made("diffurec", draws=draws, noise_seed=seed, **self.SETTINGS)
+                answers.append(model.encode_users(batch.users))
+            return float(torch.stack(answers).detach().var(0).sum())
+
+        assert spread(16) < 0.2 * spread(1)
+
+    def test_training_reads_the_answer_by_the_share_of_its_noise(self, batch):
+        """Which is why the share must be small."""
+        other = batch._replace(items=Items(batch.items.ids.clone()))
+        other.items.ids[2, 2] = 4
+        changes = []
+        for share in (0.0, 0.001, 0.5):
+            model = made("diffurec", **self.SETTINGS | {"noise_share": share})
+            states = []
+            for one in (batch, other):
+                torch.manual_seed(2)
+                states.append(model(one).users)
+            difference = (states[0] - states[1]).detach().abs().amax(1)
+            assert not difference[:5].any()
+            changes.append(float(difference[5]))
+        assert changes[0] == 0.0
+        assert 0.0 < 50 * changes[1] < changes[2]
+
+
 def test_a_distance_of_gaussians_has_no_cosine(batch):
     assert {"score", "temperature"}.isdisjoint(default_run("stosa").model.settings)
     with pytest.raises(InputError, match="score must be dot, got 'cosine'"):
@@ -413,4 +457,23 @@ def test_a_distance_of_gaussians_has_no_cosine(batch):
 def test_settings_of_the_cloze_are_refused_in_one_line(wrong, message):
     with pytest.raises(InputError, match=message) as refused:
         build_model("bert4rec", Schema(4, 12), wrong)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"noise_steps": 0}, "noise_steps must be at least 1, got 0"),
+        ({"restore_steps": 33}, "restore_steps must be from 1 to noise_steps = 32"),
+        ({"last_beta": 1.0}, "0 < first_beta <= last_beta < 1"),
+        ({"schedule": "cosine"}, "schedule must be one of"),
+        ({"eta": 2.0}, "eta must be in"),
+        ({"draws": 0}, "draws must be at least 1, got draws = 0"),
+        ({"noise_share": -0.1}, "noise_share must be finite and at least 0"),
+        ({"reconstruction_weight": -1.0}, "reconstruction_weight must be finite and at least 0"),
+    ],
+)
+def test_settings_of_the_diffusion_are_refused_in_one_line(wrong, message):
+    with pytest.raises(InputError, match=message) as refused:
+        build_model("diffurec", Schema(4, 12), wrong)
     assert "\n" not in str(refused.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from twotower.towers.sequence.base import SequenceEncoder
 from twotower.towers.sequence.bert4rec import BERT4Rec
 from twotower.towers.sequence.caser import Caser
 from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.sequence.diffurec import DiffuRec
 from twotower.towers.sequence.gru4rec import GRU4Rec
 from twotower.towers.sequence.hstu import HSTU
 from twotower.towers.sequence.ligr import LiGR
@@ -115,17 +117,93 @@ def thirds(rows: list[Vector]) -> list[list[Vector]]:
     return [[row[k * DIM : (k + 1) * DIM] for row in rows] for k in range(3)]
 
 
-def test_sasrec(events):
-    encoder, w = ready(CausalTransformer(dim=DIM, layers=2, heads=2, length=LENGTH + 2, dropout=0.1, feed_forward=3))
-    x = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
-    for block in ("blocks.0", "blocks.1"):
+def sasrec(w: Weights, events: list[Vector], prefix: str = "") -> list[Vector]:
+    """Two blocks of two heads, feed-forward with one hidden layer."""
+    x = [add(event, w[f"{prefix}positions"][place]) for place, event in enumerate(events)]
+    for block in (f"{prefix}blocks.0", f"{prefix}blocks.1"):
         q, k, v = thirds([w.linear(f"{block}.project_in", w.norm(f"{block}.attention_norm", row)) for row in x])
         mixed = attention(q, k, v, 2, lambda i, j: 0.0)
         x = [add(row, w.linear(f"{block}.project_out", new)) for row, new in zip(x, mixed, strict=True)]
         for place, row in enumerate(x):
             hidden = w.linear(f"{block}.feed_forward.0", w.norm(f"{block}.feed_forward_norm", row))
             x[place] = add(row, w.linear(f"{block}.feed_forward.2", [gelu(n) for n in hidden]))
-    agree(encoder, events, [w.norm("norm", row) for row in x])
+    return [w.norm(f"{prefix}norm", row) for row in x]
+
+
+def test_sasrec(events):
+    encoder, w = ready(CausalTransformer(dim=DIM, layers=2, heads=2, length=LENGTH + 2, dropout=0.1, feed_forward=3))
+    agree(encoder, events, sasrec(w, events.tolist()))
+
+
+class Diffused:
+    """DiffuRec by its formulas, with linear noise from 0.1 to 0.7 in four steps, and λ = 0.3 throughout."""
+
+    def __init__(self, w: Weights) -> None:
+        self.w = w
+        kept = 1.0
+        self.kept = [kept]
+        for beta in (0.1, 0.3, 0.5, 0.7):
+            kept *= 1 - beta
+            self.kept.append(kept)
+
+    def read(self, events: list[Vector], x_t: list[Vector], step: int) -> list[Vector]:
+        angles = [step, step / 100.0]
+        sines = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+        vector = self.w.linear("step_vector.layers.2", [silu(n) for n in self.w.linear("step_vector.layers.0", sines)])
+        laid = [
+            [e + 0.3 * (x + d) for e, x, d in zip(event, noised, vector, strict=True)]
+            for event, noised in zip(events, x_t, strict=True)
+        ]
+        return sasrec(self.w, laid, "approximator.")
+
+    def asked(self, events: list[Vector], noises: list[list[Vector]], path: list[int]) -> list[Vector]:
+        """Without fresh noise, averaged over noises."""
+        answers = []
+        for x in noises:
+            for now, then in itertools.pairwise(path):
+                x_0 = self.read(events, x, now)
+                a, b = self.kept[now], self.kept[then]
+                x = [
+                    [math.sqrt(b) * p + math.sqrt(1 - b) * (n - math.sqrt(a) * p) / math.sqrt(1 - a) for n, p in pair]
+                    for pair in (list(zip(*rows, strict=True)) for rows in zip(x, x_0, strict=True))
+                ]
+            answers.append(x)
+        return [[sum(parts) / len(noises) for parts in zip(*rows, strict=True)] for rows in zip(*answers, strict=True)]
+
+
+DIFFUSION = {"noise_steps": 4, "first_beta": 0.1, "last_beta": 0.7, "noise_share": 0.3, "feed_forward": 3}
+
+
+@pytest.mark.parametrize(("passes", "path"), [(1, [4, 0]), (2, [4, 2, 0]), (4, [4, 3, 2, 1, 0])])
+def test_diffurec_when_asked(events, passes, path):
+    encoder, w = ready(DiffuRec(dim=DIM, length=LENGTH + 2, draws=2, restore_steps=passes, dropout=0.1, **DIFFUSION))
+    noises = encoder.noise[0, :, :LENGTH].tolist()
+    found = encoder(events[None], torch.ones(1, LENGTH, dtype=torch.bool))[0]
+    expected = torch.tensor(Diffused(w).asked(events.tolist(), noises, path), dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)  # rates of sines are kept in float32
+
+
+def test_diffurec_in_training(events, monkeypatch):
+    encoder, w = ready(DiffuRec(dim=DIM, length=LENGTH + 2, reconstruction_weight=0.5, **DIFFUSION))
+    following, noise = torch.randn(2, LENGTH, DIM, dtype=torch.float64)
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([3]))
+    drawn = [noise[None], torch.zeros(1, LENGTH, DIM, dtype=torch.float64)]
+    monkeypatch.setattr(torch, "randn_like", lambda _: drawn.pop(0))
+    mask = torch.arange(LENGTH)[None] < LENGTH - 1
+    states, losses = encoder.learn(events[None], following[None], mask)
+    model, x_0 = Diffused(w), []
+    for place, row in enumerate(following.tolist()):
+        size = math.sqrt(dot(row, row) / DIM)
+        x_0.append([n / size if place < LENGTH - 1 else 0.0 for n in row])
+    kept = model.kept[3]
+    x_t = [
+        [math.sqrt(kept) * n + math.sqrt(1 - kept) * e for n, e in zip(*rows, strict=True)]
+        for rows in zip(x_0, noise.tolist(), strict=True)
+    ]
+    expected = model.read(events.tolist(), x_t, 3)
+    torch.testing.assert_close(states[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+    errors = [(a - b) ** 2 for p, q in zip(expected[:-1], x_0[:-1], strict=True) for a, b in zip(p, q, strict=True)]
+    assert float(losses["reconstruction"]) == pytest.approx(0.5 * sum(errors) / len(errors), rel=1e-6)
 
 
 def both_ways(queries: list[Vector], keys: list[Vector], values: list[Vector], heads: int) -> list[Vector]:

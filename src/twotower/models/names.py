@@ -16,6 +16,7 @@ KNOWN = {
     "mamba4rec": "twotower.towers.sequence.mamba4rec:Mamba4Rec",
     "bert4rec": "twotower.towers.sequence.bert4rec:BERT4Rec",
     "stosa": "twotower.towers.sequence.stosa:STOSA",
+    "diffurec": "twotower.towers.sequence.diffurec:DiffuRec",
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",
