@@ -38,6 +38,7 @@ VARIANTS = [
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
     ("bert4rec", {"asked": "last"}),
+    ("contrast_vae", {"view": "data"}),
     ("diffurec", {"draws": 2, "eta": 1.0, "noise_share": 0.3, "reconstruction_weight": 1.0}),
 ]
 USERS, LENGTH, DIM = 3, 9, 8
@@ -46,6 +47,7 @@ LONGER: dict[str, tuple[int, float, dict[str, object]]] = {
     "bert4rec": (100, 3e-3, {"dim": 32, "dropout": 0.1}),
     "stosa": (20, 0.01, {"dim": 8}),
     "diffurec": (20, 0.01, {"dim": 8}),
+    "contrast_vae": (40, 0.01, {"dim": 8}),
 }
 """Epochs (of three steps), learning rate and settings, where two epochs of what is learnt from are too few."""
 
@@ -188,7 +190,7 @@ class TestSequenceEncoder:
             assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec", "stosa", "diffurec"])
+@pytest.mark.parametrize("name", ["sasrec", "hstu", "ligr", "bert4rec", "stosa", "diffurec", "contrast_vae"])
 def test_heads_must_divide_the_width(name):
     with pytest.raises(InputError, match="heads must divide dim"):
         build_model(name, Schema(4, 12), {"heads": 3})
@@ -426,9 +428,66 @@ class TestDiffuRec:
                 states.append(model(one).users)
             difference = (states[0] - states[1]).detach().abs().amax(1)
             assert not difference[:5].any()
-            changes.append(float(difference[5]))
+            changes.append(difference[5].item())
         assert changes[0] == 0.0
         assert 0.0 < 50 * changes[1] < changes[2]
+
+
+class TestContrastVAE:
+    """Losses of a batch as a whole."""
+
+    @pytest.mark.parametrize("view", ["variational", "model", "data"])
+    def test_its_contrast_compares_all_users_of_the_batch(self, batch, view, monkeypatch):
+        monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", 1)
+        model = made("contrast_vae", view=view)
+        assert not model.row_by_row
+
+        def contrast_of(one: Batch) -> float:
+            torch.manual_seed(4)
+            return model(one).losses["contrast"].item()
+
+        other = batch._replace(users=batch.users._replace(history=batch.users.history.clone()))
+        other.users.history[1, 0] = 9
+        users, ids = batch.users, batch.items.ids
+        alone = Batch(Users(users.ids[:1], {}, users.history[:1], users.history_times[:1]), Items(ids[:1]))
+        assert contrast_of(batch) != contrast_of(other)
+        assert contrast_of(alone) == 0.0
+
+    def test_the_divergence_grows_with_the_steps_of_training_alone_and_goes_on_where_it_was(self, batch):
+        model = made("contrast_vae", anneal_steps=2)
+
+        def divergence() -> float:
+            torch.manual_seed(4)
+            return model(batch).losses["divergence"].item()
+
+        assert divergence() == divergence() == 0.0  # asked outside training
+        model.train()
+        assert divergence() == 0.0
+        half, whole, later = (model.eval() and divergence(), model.train() and divergence(), divergence())
+        assert half > 0.0
+        model.eval()
+        assert divergence() == pytest.approx(2 * half)
+        assert whole > 0.0
+        assert later > 0.0
+        again = made("contrast_vae", anneal_steps=2)
+        again.load_state_dict(model.state_dict())
+        assert int(again.tower.steps) == 3
+
+    def test_padding_has_no_part_in_its_own_losses(self, batch):
+        model = made("contrast_vae", kl_weight=1.0, anneal_steps=1)
+        model.tower.steps.fill_(1)
+        wide = Batch(
+            batch.users._replace(history=nn.functional.pad(batch.users.history, (0, 1))[:, :3], history_times=None),
+            batch.items,
+        )
+        torch.manual_seed(4)
+        before = model(wide).losses
+        events, mask = model._embedded(wide.users.history), wide.items.ids > 0
+        noisy = torch.where(mask[:, :, None], events, torch.randn_like(events))
+        torch.manual_seed(4)
+        _, after = model.tower.learn(noisy, torch.zeros_like(events), mask)
+        for name, loss in before.items():
+            close(after[name], loss)
 
 
 def test_a_distance_of_gaussians_has_no_cosine(batch):
@@ -476,4 +535,21 @@ def test_settings_of_the_cloze_are_refused_in_one_line(wrong, message):
 def test_settings_of_the_diffusion_are_refused_in_one_line(wrong, message):
     with pytest.raises(InputError, match=message) as refused:
         build_model("diffurec", Schema(4, 12), wrong)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"view": "mirror"}, "view must be one of variational, model, data, got 'mirror'"),
+        ({"left_out": 1.0}, "left_out must be in"),
+        ({"kl_weight": -1.0}, "kl_weight must be finite and at least 0"),
+        ({"contrast_weight": -1.0}, "contrast_weight must be finite and at least 0"),
+        ({"contrast_temperature": 0.0}, "contrast_temperature must be positive and finite"),
+        ({"anneal_steps": 0}, "anneal_steps must be at least 1, got anneal_steps = 0"),
+    ],
+)
+def test_settings_of_the_autoencoder_are_refused_in_one_line(wrong, message):
+    with pytest.raises(InputError, match=message) as refused:
+        build_model("contrast_vae", Schema(4, 12), wrong)
     assert "\n" not in str(refused.value)

@@ -14,6 +14,7 @@ from twotower.towers.sequence.base import SequenceEncoder
 from twotower.towers.sequence.bert4rec import BERT4Rec
 from twotower.towers.sequence.caser import Caser
 from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.sequence.contrast_vae import ContrastVAE, contrast, divergence
 from twotower.towers.sequence.diffurec import DiffuRec
 from twotower.towers.sequence.gru4rec import GRU4Rec
 from twotower.towers.sequence.hstu import HSTU
@@ -135,6 +136,64 @@ def test_sasrec(events):
     agree(encoder, events, sasrec(w, events.tolist()))
 
 
+VAE = {"decoder_layers": 2, "feed_forward": 3, "kl_weight": 0.4, "anneal_steps": 10, "contrast_weight": 0.7}
+
+
+@pytest.mark.parametrize("view", ["variational", "model"])
+def test_contrast_vae(events, monkeypatch, view):
+    encoder, w = ready(ContrastVAE(dim=DIM, length=LENGTH + 2, view=view, dropout=0.1, **VAE))
+    users = [events.tolist(), events.flip(1).tolist()]
+    noise = torch.randn(2, 2, LENGTH, DIM, dtype=torch.float64)
+    drawn = list(noise)
+    monkeypatch.setattr(torch, "randn_like", lambda _: drawn.pop(0))
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.1, 0.9]))  # the first view, then the second
+    encoder.steps.fill_(5)
+    mask = torch.arange(LENGTH) < torch.tensor([[LENGTH], [3]])
+    states, losses = encoder.learn(torch.tensor(users, dtype=torch.float64), torch.zeros(2, LENGTH, DIM), mask)
+    nats, ends = [], []
+    for user, length in enumerate((LENGTH, 3)):
+        hidden = sasrec(w, users[user], "encoder.")
+        means = [w.linear("mean", row) for row in hidden]
+        agree(encoder, torch.tensor(users[user], dtype=torch.float64), sasrec(w, means, "decoder."))
+        spreads = [[math.exp(n / 2) for n in w.linear("log_variance", row)] for row in hidden]
+        views = [spreads, spreads]
+        if view == "variational":
+            factors = [[math.log1p(math.exp(n)) for n in w.linear("factor", row)] for row in hidden]
+            views[1] = [times_each(*pair) for pair in zip(spreads, factors, strict=True)]
+        latent = [
+            [add(m, times_each(s, e)) for m, s, e in zip(means, spread, noise[part, user].tolist(), strict=True)]
+            for part, spread in enumerate(views)
+        ]
+        expected = torch.tensor(sasrec(w, latent[user], "decoder."), dtype=torch.float64)
+        torch.testing.assert_close(states[user], expected, rtol=1e-9, atol=1e-10)
+        ends.append([part[length - 1] for part in latent])
+        for part in views:
+            for place in range(length):
+                terms = zip(means[place], part[place], strict=True)
+                nats.append(sum((m * m + s * s - 1) / 2 - math.log(s) for m, s in terms))
+    assert losses["divergence"].item() == pytest.approx(0.4 * 5 / 10 * sum(nats) / len(nats))
+
+    def cosine(a: Vector, b: Vector) -> float:
+        return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+    table = [[math.exp(cosine(one[0], other[1]) / 0.5) for other in ends] for one in ends]
+    rows = [-math.log(table[i][i] / sum(table[i])) for i in range(2)]
+    columns = [-math.log(table[i][i] / (table[0][i] + table[1][i])) for i in range(2)]
+    assert losses["contrast"].item() == pytest.approx(0.7 * sum(rows + columns) / 4)
+
+
+def test_the_divergence_is_that_of_two_normal_distributions():
+    mean, deviation = torch.randn(3, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64) + 0.1
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, deviation), normal(torch.zeros(5), torch.ones(5)))
+    torch.testing.assert_close(divergence(mean, deviation), expected.sum(1))
+
+
+def test_the_contrast_of_one_row_is_nothing():
+    one, other = torch.randn(2, 1, 5)
+    assert contrast(one, other, temperature=0.5).item() == 0.0
+
+
 class Diffused:
     """DiffuRec by its formulas, with linear noise from 0.1 to 0.7 in four steps, and λ = 0.3 throughout."""
 
@@ -203,7 +262,7 @@ def test_diffurec_in_training(events, monkeypatch):
     expected = model.read(events.tolist(), x_t, 3)
     torch.testing.assert_close(states[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
     errors = [(a - b) ** 2 for p, q in zip(expected[:-1], x_0[:-1], strict=True) for a, b in zip(p, q, strict=True)]
-    assert float(losses["reconstruction"]) == pytest.approx(0.5 * sum(errors) / len(errors), rel=1e-6)
+    assert losses["reconstruction"].item() == pytest.approx(0.5 * sum(errors) / len(errors), rel=1e-6)
 
 
 def both_ways(queries: list[Vector], keys: list[Vector], values: list[Vector], heads: int) -> list[Vector]:

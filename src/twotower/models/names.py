@@ -17,6 +17,7 @@ KNOWN = {
     "bert4rec": "twotower.towers.sequence.bert4rec:BERT4Rec",
     "stosa": "twotower.towers.sequence.stosa:STOSA",
     "diffurec": "twotower.towers.sequence.diffurec:DiffuRec",
+    "contrast_vae": "twotower.towers.sequence.contrast_vae:ContrastVAE",
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",
