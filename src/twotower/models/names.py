@@ -18,6 +18,7 @@ KNOWN = {
     "stosa": "twotower.towers.sequence.stosa:STOSA",
     "diffurec": "twotower.towers.sequence.diffurec:DiffuRec",
     "contrast_vae": "twotower.towers.sequence.contrast_vae:ContrastVAE",
+    "dat_plus": "twotower.models.dat_plus:DATPlus",
     "sparcode": "twotower.models.sparcode:SparCode",
     "sparcode_twin": "twotower.models.sparcode_twin:SparCodeTwin",
     "t2diff": "twotower.models.t2diff:T2Diff",

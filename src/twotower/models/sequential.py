@@ -88,12 +88,16 @@ class Sequential(Model):
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows wide"]:
         """Return the state after the latest item: one vector a user."""
+        history, lengths, times = self._asked(users)
+        states = self._as_users(self.tower.at_end(self._embedded(history), lengths, times))
+        return states * (lengths > 0)[:, None]
+
+    def _asked(self, users: Users) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Histories no wider than the longest, their lengths and times."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = longest_of(lengths, history.shape[1])
-        times = None if users.history_times is None else users.history_times[:, :longest]
-        states = self._as_users(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
-        return states * (lengths > 0)[:, None]
+        return history[:, :longest], lengths, None if users.history_times is None else users.history_times[:, :longest]
 
     def _as_users(self, states: Tensor) -> Tensor:
         prepared: Tensor = self.scorer.prepare(self.tower.as_user(states))
@@ -128,12 +132,12 @@ class Sequential(Model):
         items = None if batch.items.features is None else self._items(found.item_ids)
         return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
 
-    def _learn(self, history: Tensor, targets: Tensor, times: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """One state a position as training scores it, and the encoder's own losses."""
+    def _learn(self, users: Users, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One state a position as training scores it, and own losses, which are means over positions."""
         if not isinstance(self.tower, LearnsMore):
-            return self.positions(history, times), {}
-        events, following = self._embedded(history), self._embedded(targets)
-        states, losses = self.tower.learn(events, following, targets != PADDING, times)
+            return self.positions(users.history, users.history_times), {}
+        events, following = self._embedded(users.history), self._embedded(targets)
+        states, losses = self.tower.learn(events, following, targets != PADDING, users.history_times)
         return self._as_users(states), losses
 
     def _in_groups(self, batch: Batch) -> Learnt:
@@ -143,8 +147,13 @@ class Sequential(Model):
         times = batch.users.history_times
         order, states, losses = [], [], []
         for rows, length in _groups(lengths):
-            part = None if times is None else times[rows, :length]
-            found, own = self._learn(batch.users.history[rows, :length], batch.items.ids[rows, :length], part)
+            part = Users(
+                batch.users.ids[rows],
+                {},
+                batch.users.history[rows, :length],
+                None if times is None else times[rows, :length],
+            )
+            found, own = self._learn(part, batch.items.ids[rows, :length])
             order.append(rows)
             states.append(found[real[rows, :length]])
             share = len(states[-1]) / int(lengths.sum())
@@ -160,7 +169,7 @@ class Sequential(Model):
         targets, pairs = batch.items.ids, batch.pairs
         if pairs is None:
             pairs = (targets.flatten() != PADDING).nonzero()[:, 0]
-        states, losses = self._learn(batch.users.history, targets, batch.users.history_times)
+        states, losses = self._learn(batch.users, targets)
         at = states.flatten(0, 1).index_select(0, pairs)
         return Learnt(at, targets.flatten()[pairs], pairs // targets.shape[1], losses)
 
