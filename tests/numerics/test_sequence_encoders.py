@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 
 import pytest
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from twotower.towers.sequence.base import SequenceEncoder
+from twotower.towers.sequence.bert4rec import BERT4Rec
 from twotower.towers.sequence.caser import Caser
 from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.sequence.contrast_vae import ContrastVAE, contrast, divergence
+from twotower.towers.sequence.diffurec import DiffuRec
 from twotower.towers.sequence.gru4rec import GRU4Rec
 from twotower.towers.sequence.hstu import HSTU
 from twotower.towers.sequence.ligr import LiGR
 from twotower.towers.sequence.lrurec import LRURec
 from twotower.towers.sequence.mamba4rec import Mamba4Rec
+from twotower.towers.sequence.stosa import STOSA
 
 LENGTH, DIM = 6, 4
 Vector = list[float]
@@ -113,17 +118,243 @@ def thirds(rows: list[Vector]) -> list[list[Vector]]:
     return [[row[k * DIM : (k + 1) * DIM] for row in rows] for k in range(3)]
 
 
-def test_sasrec(events):
-    encoder, w = ready(CausalTransformer(dim=DIM, layers=2, heads=2, length=LENGTH + 2, dropout=0.1, feed_forward=3))
-    x = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
-    for block in ("blocks.0", "blocks.1"):
+def sasrec(w: Weights, events: list[Vector], prefix: str = "") -> list[Vector]:
+    """Two blocks of two heads, feed-forward with one hidden layer."""
+    x = [add(event, w[f"{prefix}positions"][place]) for place, event in enumerate(events)]
+    for block in (f"{prefix}blocks.0", f"{prefix}blocks.1"):
         q, k, v = thirds([w.linear(f"{block}.project_in", w.norm(f"{block}.attention_norm", row)) for row in x])
         mixed = attention(q, k, v, 2, lambda i, j: 0.0)
         x = [add(row, w.linear(f"{block}.project_out", new)) for row, new in zip(x, mixed, strict=True)]
         for place, row in enumerate(x):
             hidden = w.linear(f"{block}.feed_forward.0", w.norm(f"{block}.feed_forward_norm", row))
             x[place] = add(row, w.linear(f"{block}.feed_forward.2", [gelu(n) for n in hidden]))
-    agree(encoder, events, [w.norm("norm", row) for row in x])
+    return [w.norm(f"{prefix}norm", row) for row in x]
+
+
+def test_sasrec(events):
+    encoder, w = ready(CausalTransformer(dim=DIM, layers=2, heads=2, length=LENGTH + 2, dropout=0.1, feed_forward=3))
+    agree(encoder, events, sasrec(w, events.tolist()))
+
+
+VAE = {"decoder_layers": 2, "feed_forward": 3, "kl_weight": 0.4, "anneal_steps": 10, "contrast_weight": 0.7}
+
+
+@pytest.mark.parametrize("view", ["variational", "model"])
+def test_contrast_vae(events, monkeypatch, view):
+    encoder, w = ready(ContrastVAE(dim=DIM, length=LENGTH + 2, view=view, dropout=0.1, **VAE))
+    users = [events.tolist(), events.flip(1).tolist()]
+    noise = torch.randn(2, 2, LENGTH, DIM, dtype=torch.float64)
+    drawn = list(noise)
+    monkeypatch.setattr(torch, "randn_like", lambda _: drawn.pop(0))
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.1, 0.9]))  # the first view, then the second
+    encoder.steps.fill_(5)
+    mask = torch.arange(LENGTH) < torch.tensor([[LENGTH], [3]])
+    states, losses = encoder.learn(torch.tensor(users, dtype=torch.float64), torch.zeros(2, LENGTH, DIM), mask)
+    nats, ends = [], []
+    for user, length in enumerate((LENGTH, 3)):
+        hidden = sasrec(w, users[user], "encoder.")
+        means = [w.linear("mean", row) for row in hidden]
+        agree(encoder, torch.tensor(users[user], dtype=torch.float64), sasrec(w, means, "decoder."))
+        spreads = [[math.exp(n / 2) for n in w.linear("log_variance", row)] for row in hidden]
+        views = [spreads, spreads]
+        if view == "variational":
+            factors = [[math.log1p(math.exp(n)) for n in w.linear("factor", row)] for row in hidden]
+            views[1] = [times_each(*pair) for pair in zip(spreads, factors, strict=True)]
+        latent = [
+            [add(m, times_each(s, e)) for m, s, e in zip(means, spread, noise[part, user].tolist(), strict=True)]
+            for part, spread in enumerate(views)
+        ]
+        expected = torch.tensor(sasrec(w, latent[user], "decoder."), dtype=torch.float64)
+        torch.testing.assert_close(states[user], expected, rtol=1e-9, atol=1e-10)
+        ends.append([part[length - 1] for part in latent])
+        for part in views:
+            for place in range(length):
+                terms = zip(means[place], part[place], strict=True)
+                nats.append(sum((m * m + s * s - 1) / 2 - math.log(s) for m, s in terms))
+    assert losses["divergence"].item() == pytest.approx(0.4 * 5 / 10 * sum(nats) / len(nats))
+
+    def cosine(a: Vector, b: Vector) -> float:
+        return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+    table = [[math.exp(cosine(one[0], other[1]) / 0.5) for other in ends] for one in ends]
+    rows = [-math.log(table[i][i] / sum(table[i])) for i in range(2)]
+    columns = [-math.log(table[i][i] / (table[0][i] + table[1][i])) for i in range(2)]
+    assert losses["contrast"].item() == pytest.approx(0.7 * sum(rows + columns) / 4)
+
+
+def test_the_divergence_is_that_of_two_normal_distributions():
+    mean, deviation = torch.randn(3, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64) + 0.1
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, deviation), normal(torch.zeros(5), torch.ones(5)))
+    torch.testing.assert_close(divergence(mean, deviation), expected.sum(1))
+
+
+def test_the_contrast_of_one_row_is_nothing():
+    one, other = torch.randn(2, 1, 5)
+    assert contrast(one, other, temperature=0.5).item() == 0.0
+
+
+class Diffused:
+    """DiffuRec by its formulas, with linear noise from 0.1 to 0.7 in four steps, and λ = 0.3 throughout."""
+
+    def __init__(self, w: Weights) -> None:
+        self.w = w
+        kept = 1.0
+        self.kept = [kept]
+        for beta in (0.1, 0.3, 0.5, 0.7):
+            kept *= 1 - beta
+            self.kept.append(kept)
+
+    def read(self, events: list[Vector], x_t: list[Vector], step: int) -> list[Vector]:
+        angles = [step, step / 100.0]
+        sines = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+        vector = self.w.linear("step_vector.layers.2", [silu(n) for n in self.w.linear("step_vector.layers.0", sines)])
+        laid = [
+            [e + 0.3 * (x + d) for e, x, d in zip(event, noised, vector, strict=True)]
+            for event, noised in zip(events, x_t, strict=True)
+        ]
+        return sasrec(self.w, laid, "approximator.")
+
+    def asked(self, events: list[Vector], noises: list[list[Vector]], path: list[int]) -> list[Vector]:
+        """Without fresh noise, averaged over noises."""
+        answers = []
+        for x in noises:
+            for now, then in itertools.pairwise(path):
+                x_0 = self.read(events, x, now)
+                a, b = self.kept[now], self.kept[then]
+                x = [
+                    [math.sqrt(b) * p + math.sqrt(1 - b) * (n - math.sqrt(a) * p) / math.sqrt(1 - a) for n, p in pair]
+                    for pair in (list(zip(*rows, strict=True)) for rows in zip(x, x_0, strict=True))
+                ]
+            answers.append(x)
+        return [[sum(parts) / len(noises) for parts in zip(*rows, strict=True)] for rows in zip(*answers, strict=True)]
+
+
+DIFFUSION = {"noise_steps": 4, "first_beta": 0.1, "last_beta": 0.7, "noise_share": 0.3, "feed_forward": 3}
+
+
+@pytest.mark.parametrize(("passes", "path"), [(1, [4, 0]), (2, [4, 2, 0]), (4, [4, 3, 2, 1, 0])])
+def test_diffurec_when_asked(events, passes, path):
+    encoder, w = ready(DiffuRec(dim=DIM, length=LENGTH + 2, draws=2, restore_steps=passes, dropout=0.1, **DIFFUSION))
+    noises = encoder.noise[0, :, :LENGTH].tolist()
+    found = encoder(events[None], torch.ones(1, LENGTH, dtype=torch.bool))[0]
+    expected = torch.tensor(Diffused(w).asked(events.tolist(), noises, path), dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)  # rates of sines are kept in float32
+
+
+def test_diffurec_in_training(events, monkeypatch):
+    encoder, w = ready(DiffuRec(dim=DIM, length=LENGTH + 2, reconstruction_weight=0.5, **DIFFUSION))
+    following, noise = torch.randn(2, LENGTH, DIM, dtype=torch.float64)
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([3]))
+    drawn = [noise[None], torch.zeros(1, LENGTH, DIM, dtype=torch.float64)]
+    monkeypatch.setattr(torch, "randn_like", lambda _: drawn.pop(0))
+    mask = torch.arange(LENGTH)[None] < LENGTH - 1
+    states, losses = encoder.learn(events[None], following[None], mask)
+    model, x_0 = Diffused(w), []
+    for place, row in enumerate(following.tolist()):
+        size = math.sqrt(dot(row, row) / DIM)
+        x_0.append([n / size if place < LENGTH - 1 else 0.0 for n in row])
+    kept = model.kept[3]
+    x_t = [
+        [math.sqrt(kept) * n + math.sqrt(1 - kept) * e for n, e in zip(*rows, strict=True)]
+        for rows in zip(x_0, noise.tolist(), strict=True)
+    ]
+    expected = model.read(events.tolist(), x_t, 3)
+    torch.testing.assert_close(states[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+    errors = [(a - b) ** 2 for p, q in zip(expected[:-1], x_0[:-1], strict=True) for a, b in zip(p, q, strict=True)]
+    assert losses["reconstruction"].item() == pytest.approx(0.5 * sum(errors) / len(errors), rel=1e-6)
+
+
+def both_ways(queries: list[Vector], keys: list[Vector], values: list[Vector], heads: int) -> list[Vector]:
+    """Softmax attention of each place over all places."""
+    width = DIM // heads
+    out = []
+    for query in queries:
+        row: Vector = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            shares = [math.exp(dot(query[part], key[part]) / math.sqrt(width)) for key in keys]
+            for d in range(part.start, part.stop):
+                row.append(sum(share / sum(shares) * value[d] for share, value in zip(shares, values, strict=True)))
+        out.append(row)
+    return out
+
+
+def bert4rec(w: Weights, events: list[Vector]) -> list[Vector]:
+    x = [w.norm("norm", add(event, w["positions"][place])) for place, event in enumerate(events[::-1])][::-1]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = thirds([w.linear(f"{block}.project_in", row) for row in x])
+        mixed = both_ways(q, k, v, 2)
+        for place, row in enumerate(x):
+            row = w.norm(f"{block}.attention_norm", add(row, w.linear(f"{block}.project_out", mixed[place])))
+            hidden = [gelu(n) for n in w.linear(f"{block}.wide", row)]
+            x[place] = w.norm(f"{block}.feed_forward_norm", add(row, w.linear(f"{block}.narrow", hidden)))
+    return [w.norm("project_norm", [gelu(n) for n in w.linear("project", row)]) for row in x]
+
+
+def test_bert4rec(events):
+    encoder, w = ready(BERT4Rec(dim=DIM, length=LENGTH + 2, layers=2, heads=2, feed_forward=3, dropout=0.1))
+    agree(encoder, events, bert4rec(w, events.tolist()))
+    asked = bert4rec(w, [*events.tolist()[:3], w["blank"]])[-1]
+    found = encoder.at_end(events[None], torch.tensor([3]))[0]
+    torch.testing.assert_close(found, torch.tensor(asked, dtype=torch.float64), rtol=1e-9, atol=1e-10)
+    filled = bert4rec(w, [*events.tolist()[:2], w["blank"], *events.tolist()[3:]])[2]
+    found = encoder.fill_in(events[None], torch.arange(LENGTH)[None] == 2, torch.ones(1, LENGTH, dtype=torch.bool))
+    torch.testing.assert_close(found, torch.tensor([filled], dtype=torch.float64), rtol=1e-9, atol=1e-10)
+
+
+def elu(n: float) -> float:
+    return n if n > 0 else math.exp(n) - 1
+
+
+def wasserstein(means: tuple[Vector, Vector], variances: tuple[Vector, Vector]) -> float:
+    """W₂² of two Gaussians by the trace of Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½, for diagonal covariances."""
+    apart = sum((m - n) ** 2 for m, n in zip(*means, strict=True))
+    return apart + sum(a + b - 2 * math.sqrt(a * b) for a, b in zip(*variances, strict=True))
+
+
+def test_stosa(events):
+    encoder, w = ready(STOSA(dim=DIM * 2, length=LENGTH + 2, layers=2, heads=2, feed_forward=3, dropout=0.1))
+    events = torch.cat([events, events.flip(0) * 0.7 + 0.1], dim=1)
+    placed = [add(event, w["positions"][place]) for place, event in enumerate(events.tolist())]
+    means = [w.norm("mean_norm", row[:DIM]) for row in placed]
+    variances = [[elu(n) + 1 for n in w.norm("variance_norm", row[DIM:])] for row in placed]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = thirds([w.linear(f"{block}.project_mean", row) for row in means])
+        projected = [[elu(n) + 1 for n in w.linear(f"{block}.project_variance", row)] for row in variances]
+        q_spread, k_spread, v_spread = thirds(projected)
+        for i in reversed(range(LENGTH)):
+            mean: Vector = []
+            variance: Vector = []
+            for head in (slice(0, 2), slice(2, 4)):
+                distances = [
+                    wasserstein((q[i][head], k[j][head]), (q_spread[i][head], k_spread[j][head])) for j in range(i + 1)
+                ]
+                shares = [math.exp(-distance / math.sqrt(2)) for distance in distances]
+                weights = [share / sum(shares) for share in shares]
+                for d in range(head.start, head.stop):
+                    mean.append(sum(n * v[j][d] for j, n in enumerate(weights)))
+                    variance.append(sum(n**2 * v_spread[j][d] for j, n in enumerate(weights)))
+            mean = w.norm(f"{block}.mean_norm", add(means[i], w.linear(f"{block}.out_mean", mean)))
+            mixed = add(variances[i], w.linear(f"{block}.out_variance", variance))
+            variance = [elu(n) + 1 for n in w.norm(f"{block}.variance_norm", mixed)]
+            fed = w.linear(f"{block}.feed_mean.2", [elu(n) for n in w.linear(f"{block}.feed_mean.0", mean)])
+            means[i] = w.norm(f"{block}.fed_mean_norm", add(mean, fed))
+            wide = [elu(n) for n in w.linear(f"{block}.feed_variance.0", variance)]
+            fed = add(variance, w.linear(f"{block}.feed_variance.2", wide))
+            variances[i] = [elu(n) + 1 for n in w.norm(f"{block}.fed_variance_norm", fed)]
+    agree(encoder, events, [mean + variance for mean, variance in zip(means, variances, strict=True)])
+
+
+def test_the_score_of_stosa_is_minus_the_squared_wasserstein_distance():
+    encoder = STOSA(dim=2 * DIM, length=3).double()
+    users = torch.cat([torch.randn(3, DIM), torch.rand(3, DIM) + 0.1], dim=1).double()
+    items = torch.randn(5, 2 * DIM).double()
+    scores = encoder.as_user(users) @ encoder.as_item(items).T
+    for user, row in zip(users.tolist(), scores.tolist(), strict=True):
+        for item, score in zip((items * math.sqrt(2 * DIM)).tolist(), row, strict=True):
+            spread = [elu(n) + 1 for n in item[DIM:]]
+            assert score == pytest.approx(-wasserstein((user[:DIM], item[:DIM]), (user[DIM:], spread)), rel=1e-9)
 
 
 def test_gru4rec(events):

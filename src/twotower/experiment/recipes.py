@@ -120,9 +120,15 @@ def pre_ranking(model: str) -> Run:
 
 
 def sequential(model: str) -> Run:
-    """Return SASRec's training, and for a sequence encoder its window and score; they were chosen for SASRec."""
-    settings = ENCODER if issubclass(model_class(model), Sequential) else {}
-    return replace(sasrec(), model=ModelSection(model, dict(settings)))
+    """Return SASRec's training, and for a sequence encoder its window and score; they were chosen for SASRec.
+
+    An encoder that has no cosine keeps its own score and temperature.
+    """
+    cls = model_class(model)
+    settings = dict(ENCODER) if issubclass(cls, Sequential) else {}
+    if issubclass(cls, Sequential) and settings["score"] not in cls.scores:
+        settings = {key: value for key, value in settings.items() if key not in ("score", "temperature")}
+    return replace(sasrec(), model=ModelSection(model, settings))
 
 
 def own_loss(model: str) -> Run:

@@ -38,6 +38,8 @@ class Model(nn.Module, ABC):
         user_kind: NamedTuple of the user states; None for a plain tensor.
         row_by_row: whether a training step gives each row what the row would get alone, so that ranks may share out a
             batch. None: with the `forward` of this class yes, with one of its own no.
+        draws_rows: whether a training step encodes rows of the model's own drawing, and not the batch's pairs in their
+            order: then no sampler can name candidates of a batch or of a row.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
@@ -51,6 +53,7 @@ class Model(nn.Module, ABC):
     item_store: ItemStore = ItemStore()
     user_kind: type[Any] | None = None
     row_by_row: bool | None = None
+    draws_rows: bool = False
     no_onnx: str = ""
 
     def __init_subclass__(cls, **more: Any) -> None:

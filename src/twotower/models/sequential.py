@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
@@ -18,8 +18,9 @@ from twotower.models.base import Model
 from twotower.ops.windows import longest_of
 from twotower.scorers.registry import build_scorer
 from twotower.towers.embedding import embedding_table
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
+from twotower.towers.sequence.cloze import ClozeEncoder
 
 SHARED = ("history_length", "score", "temperature")
 """Settings that every sequential model has."""
@@ -28,24 +29,28 @@ CPU_GROUP = 16
 
 
 class Sequential(Model):
-    """Score by the dot product or the cosine of a causal encoder's state with item embeddings.
+    """Score by the dot product or the cosine of an encoder's state with item embeddings.
 
-    Training reads a whole window at once: the state at each position is asked for the item that follows it. An empty
-    history gives the zero vector, so that every item scores 0. Under the cosine, states and items have length 1; the
-    encoder reads the embeddings as they are.
+    Training reads a whole window at once: the state at each position is asked for the item that follows it; of an
+    encoder that sees both sides (`ClozeEncoder`), for items that were hidden from it. An empty history gives the zero
+    vector, so that every item scores 0. Under the cosine, states and items have length 1; the encoder reads the
+    embeddings as they are.
 
     Args:
         schema: of the data.
         encoder: from `twotower.towers.sequence`; `sequential_model` makes a named model of it.
         dim: width of vectors and of states.
         history_length: positions of a window.
-        score: "dot" or "cosine".
+        score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
         settings: the encoder's own.
+
+    Attributes:
+        scores: names of the scores that suit the encoder, its default first.
     """
 
     batches = "sequences"
-    row_by_row = True
+    scores: ClassVar[tuple[str, ...]] = SequenceEncoder.scores
 
     def __init__(
         self,
@@ -59,13 +64,13 @@ class Sequential(Model):
         **settings: Any,
     ) -> None:
         super().__init__()
-        if score not in ("dot", "cosine"):
-            raise ValueError(f"score must be dot or cosine, got '{score}'")
+        if score not in encoder.scores:
+            raise ValueError(f"score must be {' or '.join(encoder.scores)}, got '{score}'")
         if not 0.0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.scorer = build_scorer(score, dim)
         self.temperature = temperature
-        if not encoder.causal:
+        if not encoder.causal and not issubclass(encoder, ClozeEncoder):
             raise ValueError(f"{encoder.__name__} is not causal: trained at all positions it would read the answers")
         check_settings(dim=dim, history_length=history_length)
         if "length" in inspect.signature(encoder).parameters:
@@ -74,66 +79,129 @@ class Sequential(Model):
         self.history_length = history_length
         self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         self.tower = encoder(dim=dim, **settings)
+        self.draws_rows = not encoder.causal
+        self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
 
-    def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
+    def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
         """Return the state after each item of the history; meaningless where it is padded."""
-        return self.scorer.prepare(self.tower(self._embedded(history), history != PADDING, times))
+        return self._as_users(self.tower(self._embedded(history), history != PADDING, times))
 
-    def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
+    def encode_users(self, users: Users) -> Float[Tensor, "rows wide"]:
         """Return the state after the latest item: one vector a user."""
+        history, lengths, times = self._asked(users)
+        states = self._as_users(self.tower.at_end(self._embedded(history), lengths, times))
+        return states * (lengths > 0)[:, None]
+
+    def _asked(self, users: Users) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Histories no wider than the longest, their lengths and times."""
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(dim=1)
         longest = longest_of(lengths, history.shape[1])
-        times = None if users.history_times is None else users.history_times[:, :longest]
-        states = self.scorer.prepare(self.tower.at_end(self._embedded(history[:, :longest]), lengths, times))
-        return states * (lengths > 0)[:, None]
+        return history[:, :longest], lengths, None if users.history_times is None else users.history_times[:, :longest]
+
+    def _as_users(self, states: Tensor) -> Tensor:
+        prepared: Tensor = self.scorer.prepare(self.tower.as_user(states))
+        return prepared
 
     def _embedded(self, history: Tensor) -> Tensor:
         return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
 
-    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+    def encode_items(self, items: Items) -> Float[Tensor, "rows wide"]:
         """Return the item's embedding, of length 1 under the cosine."""
-        return self.scorer.prepare(self.item_table(items.ids))
+        return self._items(items.ids)
+
+    def _items(self, ids: Tensor) -> Tensor:
+        prepared: Tensor = self.scorer.prepare(self.tower.as_item(self.item_table(ids)))
+        return prepared
 
     def logit_scale(self) -> float:
         """Return 1 / temperature."""
         return 1.0 / self.temperature
 
     def forward(self, batch: Batch) -> Encoded:
-        """Encode one row a position that has a next item, in the batch's order: its state, and that item."""
-        on_cpu = batch.items.ids.device.type == "cpu"
-        states, item_ids, user_rows = self._in_groups(batch) if on_cpu else self._at_once(batch)
-        items = None if batch.items.features is None else self.scorer.prepare(self.item_table(item_ids))
-        return Encoded(states, items, item_ids, {}, user_rows)
+        """Encode one row a position that has a next item, in the batch's order: its state, and that item.
 
-    def _in_groups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        Of an encoder that sees both sides, one row a hidden item: the state that tells it.
+        """
+        if isinstance(self.tower, ClozeEncoder):
+            found = self._filled_in(batch, self.tower)
+        elif batch.items.ids.device.type == "cpu" and not getattr(self.tower, "whole_batch", False):
+            found = self._in_groups(batch)
+        else:
+            found = self._at_once(batch)
+        items = None if batch.items.features is None else self._items(found.item_ids)
+        return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
+
+    def _learn(self, users: Users, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One state a position as training scores it, and own losses, which are means over positions."""
+        if not isinstance(self.tower, LearnsMore):
+            return self.positions(users.history, users.history_times), {}
+        events, following = self._embedded(users.history), self._embedded(targets)
+        states, losses = self.tower.learn(events, following, targets != PADDING, users.history_times)
+        return self._as_users(states), losses
+
+    def _in_groups(self, batch: Batch) -> Learnt:
         """Rows of like length together, so that little work goes into padding."""
         real = batch.items.ids != PADDING
         lengths = real.sum(dim=1)
-        groups = lengths.argsort(stable=True).split(CPU_GROUP)
-        longest = [int(lengths[rows].max()) for rows in groups]
         times = batch.users.history_times
-        states = torch.cat(
-            [
-                self.positions(batch.users.history[rows, :length], None if times is None else times[rows, :length])[
-                    real[rows, :length]
-                ]
-                for rows, length in zip(groups, longest, strict=True)
-            ]
-        )
+        order, states, losses = [], [], []
+        for rows, length in _groups(lengths):
+            part = Users(
+                batch.users.ids[rows],
+                {},
+                batch.users.history[rows, :length],
+                None if times is None else times[rows, :length],
+            )
+            found, own = self._learn(part, batch.items.ids[rows, :length])
+            order.append(rows)
+            states.append(found[real[rows, :length]])
+            share = len(states[-1]) / int(lengths.sum())
+            losses.append({name: share * loss for name, loss in own.items()})
         # Back to the batch's order, which is that of samplers: their in-batch items are the step's states, row by row.
-        order = torch.cat(groups)
-        place = (real.flatten().cumsum(0) - 1).view(real.shape)[order][real[order]]
-        rows = torch.arange(len(real), device=real.device).repeat_interleave(lengths)
-        return states.index_select(0, place.argsort()), batch.items.ids[real], rows
+        place = (real.flatten().cumsum(0) - 1).view(real.shape)[torch.cat(order)][real[torch.cat(order)]]
+        user_rows = torch.arange(len(real), device=real.device).repeat_interleave(lengths)
+        together = {name: torch.stack([part[name] for part in losses]).sum() for name in losses[0]}
+        return Learnt(torch.cat(states).index_select(0, place.argsort()), batch.items.ids[real], user_rows, together)
 
-    def _at_once(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _at_once(self, batch: Batch) -> Learnt:
         """All positions, and then those that count: few launches, and nothing that waits for the device."""
         targets, pairs = batch.items.ids, batch.pairs
         if pairs is None:
             pairs = (targets.flatten() != PADDING).nonzero()[:, 0]
-        states = self.positions(batch.users.history, batch.users.history_times).flatten(0, 1).index_select(0, pairs)
-        return states, targets.flatten()[pairs], pairs // targets.shape[1]
+        states, losses = self._learn(batch.users, targets)
+        at = states.flatten(0, 1).index_select(0, pairs)
+        return Learnt(at, targets.flatten()[pairs], pairs // targets.shape[1], losses)
+
+    def _filled_in(self, batch: Batch, tower: ClozeEncoder) -> Learnt:
+        """Hidden items of the whole windows: those of the histories, and the last one that follows."""
+        window = torch.cat([batch.users.history[:, :1], batch.items.ids], dim=1)
+        real = window != PADDING
+        hidden = tower.draw(real)
+        everyone = torch.arange(len(window), device=window.device)
+        on_cpu = window.device.type == "cpu"
+        states, ids, user_rows = [], [], []
+        for rows, length in _groups(real.sum(dim=1)) if on_cpu else [(everyone, window.shape[1])]:
+            part, away = window[rows, :length], hidden[rows, :length]
+            states.append(tower.fill_in(self._embedded(part), away, real[rows, :length]))
+            ids.append(part[away])
+            user_rows.append(rows[away.nonzero()[:, 0]])
+        return Learnt(self._as_users(torch.cat(states)), torch.cat(ids), torch.cat(user_rows), {})
+
+
+class Learnt(NamedTuple):
+    """Hold what training scores: states, the items that they are asked for, the batch's rows, and own losses."""
+
+    states: Float[Tensor, "pairs wide"]
+    item_ids: Int[Tensor, " pairs"]
+    user_rows: Int[Tensor, " pairs"]
+    losses: dict[str, Tensor]
+
+
+def _groups(lengths: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows of like length, and the longest of each group."""
+    groups = lengths.argsort(stable=True).split(CPU_GROUP)
+    return [(rows, int(lengths[rows].max())) for rows in groups]
 
 
 class SASRec(Sequential):
@@ -205,6 +273,7 @@ def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
     )
     names = {
         "__init__": build,
+        "scores": encoder.scores,
         "__doc__": encoder.__doc__,
         "__module__": encoder.__module__,
         "no_onnx": encoder.no_onnx,

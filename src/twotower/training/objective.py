@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.core import states
+from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, Batch, Encoded, Negatives, State
 from twotower.data.dataset import Dataset
 from twotower.losses.base import Loss
@@ -139,6 +140,11 @@ class AgainstSamples:
         """Return the mean over rows."""
         whole = self.world.whole(batch)
         negatives = _own_rows(self.sampler.sample(whole.batch), whole.own)
+        if model.draws_rows and (negatives.in_batch or negatives.ids.ndim == 2 or negatives.per_row is not None):
+            raise InputError(
+                f"{type(model).__name__} draws its training rows itself, so its negatives cannot be those of a batch "
+                "or of a row: take sources that all rows share, such as uniform, or objective.loss = 'full_softmax'"
+            )
         encoded, fresh = self._encode(model, batch, negatives)
         together = self._together(encoded, negatives, whole.batch.items.ids)
         scale = model.logit_scale()

@@ -45,10 +45,13 @@ class SequenceEncoder(nn.Module):
 
     Attributes:
         causal: whether a state depends on its own and earlier events alone, so that all places can be trained at once.
+            One that sees later events too is trained to fill in blanks: see `twotower.towers.sequence.cloze`.
+        scores: names of the scores that suit its states, its default first.
         no_onnx: why it has no ONNX form; "" where it has one.
     """
 
     causal: ClassVar[bool] = True
+    scores: ClassVar[tuple[str, ...]] = ("dot", "cosine")
     no_onnx: ClassVar[str] = ""
 
     def forward(
@@ -76,6 +79,42 @@ class SequenceEncoder(nn.Module):
         places = torch.arange(events.shape[1], device=events.device)
         states = self(events, places < lengths[:, None], times)
         return states[torch.arange(events.shape[0], device=events.device), (lengths - 1).clamp(min=0)]
+
+    def as_user(self, states: Float[Tensor, "*users dim"]) -> Float[Tensor, "*users wide"]:
+        """Return the vectors whose inner products with those of items are the scores: the states as they are."""
+        return states
+
+    def as_item(self, vectors: Float[Tensor, "*items dim"]) -> Float[Tensor, "*items wide"]:
+        """Return the vectors of items that users are scored with: those of the item table as they are."""
+        return vectors
+
+
+@runtime_checkable
+class LearnsMore(Protocol):
+    """Learn by more than the loss that the run names, or read in training what serving has not.
+
+    Attributes:
+        whole_batch: whether its own losses compare users with each other, so that a batch must not be taken in parts.
+    """
+
+    whole_batch: ClassVar[bool]
+
+    def learn(
+        self,
+        events: Float[Tensor, "users length dim"],
+        following: Float[Tensor, "users length dim"],
+        mask: Bool[Tensor, "users length"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> tuple[Float[Tensor, "users length dim"], dict[str, Float[Tensor, ""]]]:
+        """Return one state a place, as training scores it, and the encoder's own losses by name: means over places.
+
+        Args:
+            events: vectors of the items.
+            following: of the item after each: the answer.
+            mask: True where there is an event, and an answer.
+            times: as for `SequenceEncoder.forward`.
+        """
+        ...
 
 
 @runtime_checkable
