@@ -120,7 +120,7 @@ def board(fitted: Fitted) -> Table:
 
     table = Table(
         title=literal(f"{fitted.dataset.name}: {fitted.choice.name} is taken"),
-        caption="95 % intervals over users; p: paired test against the best on validation;\nthe test chooses nothing",
+        caption="95 % intervals over users; p: paired test against the best\non validation; the test chooses nothing",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -60,6 +60,7 @@ def test_the_table_has_a_line_a_model_in_80_columns_and_names_the_parts_of_the_m
     assert [text[1 : 1 + NAME_WIDTH].rstrip() for text in body] == [short_name(rung) for rung in every]
     assert all("1:01:40 h" in text for text in body[:-1])
     assert all(text.count("]") == 2 for text in body[:-1]), "no figure is cut"
+    assert lines[-1].rstrip() == "on validation; the test chooses nothing"
     assert "mixture of two_tower init=auto learning_rate=0.003 and sasrec dropout=0.3" in " ".join(lines[head:])
 
 

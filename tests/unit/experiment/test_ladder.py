@@ -254,6 +254,7 @@ def test_two_tower_begins_with_co_occurrence_without_features_and_drops_ids_with
     assert found[3:] == [("drawn", 0.01, 0.3), ("auto", 0.003, 0.3), ("drawn", 0.01, 0.3)]
     ladder = Ladder(bare, tmp_path, Budget(60.0))
     assert spelled_out(ladder._run("two_tower", VARIANTS["two_tower"][0])) == spelled_out(ladder._run("two_tower"))
+    assert ladder._run("item_cosine").model.settings["shrink"] == 10.0
     assert ladder._run("sasrec") == rung_run("sasrec", Path(), settings=["training.device=auto"], mask_seen=True)
 
 

@@ -34,6 +34,7 @@ WITH_FEATURES: dict[str, tuple[str, ...]] = {"two_tower": ("model.id_dropout=0.3
 """And where they have some, so that new items are found by them: chosen on held-out items of three such logs."""
 
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "item_cosine": (("model.shrink=100.0",), ("model.shrink=0.0",)),
     "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
     "two_tower": (
         ("model.init=auto", "training.learning_rate=0.003"),

@@ -56,7 +56,7 @@ def last_fit_seconds(rung: Rung, *, growth: float = 1.0) -> float | None:
     """
     if rung.parts:
         taken = [last_fit_seconds(part, growth=growth) for part in rung.parts]
-        return None if None in taken else sum(one or 0.0 for one in taken)
+        return None if None in taken else sum((one or 0.0 for one in taken), 0.0)
     if is_closed(rung.model):
         return LAST_FIT_SECONDS + growth * rung.seconds / rung.tries
     if not rung.records:
@@ -66,7 +66,7 @@ def last_fit_seconds(rung: Rung, *, growth: float = 1.0) -> float | None:
 
 def reserved_seconds(rungs: Sequence[Rung], *, growth: float = 1.0) -> float:
     """Return the time to keep for the last fit, whichever is taken: that of the two dearest, since two may be mixed."""
-    return sum(last_fits(rungs, growth=growth)[:2])
+    return sum(last_fits(rungs, growth=growth)[:2], 0.0)
 
 
 def last_fits(rungs: Sequence[Rung], *, growth: float = 1.0) -> list[float]:
