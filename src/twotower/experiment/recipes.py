@@ -91,12 +91,18 @@ def item_cosine() -> Run:
     return Run(model=ModelSection("item_cosine", {"shrink": 10.0}))
 
 
+def item_lists() -> Run:
+    """Return the item-to-item lists, shrunk by ten events, as `item_cosine` is."""
+    return Run(model=ModelSection("item_lists", {"shrink": 10.0}))
+
+
 RECIPES: dict[str, Callable[[], Run]] = {
     "two_tower": two_tower,
     "sasrec": sasrec,
     "sasrec_ml_1m": sasrec_ml_1m,
     "semantic": semantic,
     "item_cosine": item_cosine,
+    "item_lists": item_lists,
 }
 
 

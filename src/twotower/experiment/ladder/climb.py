@@ -35,7 +35,12 @@ WITH_FEATURES: dict[str, tuple[str, ...]] = {"two_tower": ("model.id_dropout=0.3
 
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_cosine": (("model.shrink=100.0",), ("model.shrink=0.0",)),
-    "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
+    "item_lists": (
+        ("model.shrink=100.0",),
+        ("model.window=30",),
+        ("model.decay=0.5",),
+        ("model.decay=0.95", "model.history_length=50"),
+    ),
     "two_tower": (
         ("model.init=auto", "training.learning_rate=0.003"),
         ("model.init=drawn", "training.learning_rate=0.01"),

@@ -173,7 +173,7 @@ def _written(
     without = "the training events alone"
     if stopped:
         return f"{without} (stopped)", as_it_is(winner, to)
-    if winner.parts or not is_closed(winner.model):
+    if not all(is_closed(rung.model) for rung in winner.parts or (winner,)):  # closed forms whatever the budget
         took = last_fit_seconds(winner, growth=ladder.growth)
         if took is None or took > ladder.budget.left:
             tell(f"no time is left to fit {winner.name} on all events: the bundle has learnt {without}")

@@ -22,9 +22,9 @@ class ItemLists(ClosedForm):
 
         list_i(j) = n_ij / (sqrt(n_i n_j) + shrink),  n_ij = Σ 1 / d over pairs at most ``window`` events apart
 
-    d is the distance of a pair, n_i how many events item i has. Each list keeps its ``longest`` best (equal: the lower id). Users without a
-    history score every item 0. Ours, as a yardstick: item-to-item counts as in Linden et al., "Amazon.com
-    recommendations", IEEE Internet Computing 2003, within a window and in the order of time.
+    d is the distance of a pair, n_i how many events item i has. Each list keeps its ``longest`` best (equal: the lower
+    id). Users without a history score every item 0. Ours, as a yardstick: item-to-item counts as in Linden et al.,
+    "Amazon.com recommendations", IEEE Internet Computing 2003, within a window and in the order of time.
 
     Args:
         window: events on either side that count as near.
