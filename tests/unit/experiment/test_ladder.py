@@ -16,6 +16,7 @@ from twotower.data.log import Log
 from twotower.evaluation.result import Result
 from twotower.experiment.choose import climbed
 from twotower.experiment.ladder import budget, costs
+from twotower.experiment.ladder import fit as fit_module
 from twotower.experiment.ladder.blend import pairs_of
 from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit
 from twotower.experiment.ladder.climb import LADDER, VARIANTS, Ladder
@@ -240,6 +241,26 @@ def test_time_is_kept_for_the_last_fit_of_the_two_dearest_models(tiny_dataset, t
     ladder._rungs[sasrec, 0] = trained_rung(tmp_path, "sasrec", 30.0, best=10, epochs=10)
     ladder._rungs[0, 0] = closed_rung(tmp_path, 1.0, 1)
     assert ladder._kept() == pytest.approx(6.0 + 21.0 + 31.0), "the two dearest, one of which may be mixed with another"
+
+
+def test_a_mixture_of_closed_forms_is_fitted_on_all_events_whatever_time_is_left(tiny_dataset, tmp_path, monkeypatch):
+    ladder = Ladder(tiny_dataset, tmp_path, Budget(1e-9))
+    monkeypatch.setattr(fit_module, "fit_on_all", lambda *given, **named: None)
+    monkeypatch.setattr(fit_module, "as_it_is", lambda rung, to: None)
+    ease, other = closed_rung(tmp_path, 12.0, 4), closed_rung(tmp_path, 1.0, 1)
+    tower = trained_rung(tmp_path, "two_tower", 20.0, best=6, epochs=10)
+    learnt = [
+        fit_module._written(
+            Rung("both", "mixture", tmp_path, 1.0, result(noisy(0.3, 1)), parts=parts),
+            ladder,
+            tmp_path / "bundle",
+            False,
+            lambda name: (),
+            lambda text: None,
+        )[0]
+        for parts in ((ease, other), (ease, tower))
+    ]
+    assert learnt == ["all events", "the training events alone (no time was left for more)"]
 
 
 def test_two_tower_begins_with_co_occurrence_without_features_and_drops_ids_with_them(tiny_dataset, tmp_path):
