@@ -1,4 +1,4 @@
-"""Measure how well `two_tower` finds items without any training event, by their features, on two real logs.
+"""Measure how well `two_tower` finds items without any training event, by their features, on three real logs.
 
 A fifth of the items is held out with all its events: one half chooses settings, the other is reported ("cold"
 validation and test). The rest of the log is split by leave-one-out, which chooses the epoch and gives the "warm"
@@ -13,6 +13,7 @@ the unknown item, as before.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 import common
 import tune_defaults
 import twotower
+from ladder import interval
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split, Targets
@@ -35,8 +37,14 @@ from twotower.experiment.learn import learn, settle
 from twotower.experiment.recipes import default_run
 from twotower.experiment.train import spelled_out
 from twotower.towers import embedding
+from twotower.towers.embedding import NEAREST, POWER
 
 SEED = 5
+AIM = 5.0
+"""Recall@10 of new items, in times of chance."""
+WARM, COLD = 0, 2
+"""Places of validation among the figures of a way."""
+Way = tuple[str, int, float]
 WAYS = [(0, 0.0), *((nearest, power) for nearest in (3, 5, 10, 20, 50) for power in (0.0, 0.25, 0.5, 1.0))]
 LOGS = {
     "ml-100k": (
@@ -121,14 +129,51 @@ def measure(folder: Path, setting: str, seed: int, epochs: int, device: str) -> 
     return line | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def judge(lines: list[dict[str, Any]]) -> None:
-    """Print every way of every line."""
-    print(
-        "log, setting, seed: nearest, power; warm NDCG@10 validation, test; cold recall@10 over chance validation, test"
-    )
+def means(lines: list[dict[str, Any]]) -> dict[Way, dict[str, list[tuple[float, float]]]]:
+    """By way and log: mean over seeds and half of the 95 % interval, of warm and cold figures as `measure` has them."""
+    found: dict[Way, dict[str, list[list[float]]]] = {}
     for line in lines:
-        for way in line["ways"]:
-            print(line["set"], line["setting"], line["seed"], *way, sep="\t")
+        for nearest, power, *figures in line["ways"]:
+            way = (line["setting"], int(nearest), float(power))
+            found.setdefault(way, {}).setdefault(line["set"], []).append(figures)
+    return {
+        way: {log: [spread(list(one)) for one in zip(*seeds, strict=True)] for log, seeds in by_log.items()}
+        for way, by_log in found.items()
+    }
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of the 95 % interval where there are seeds enough for one, else 0."""
+    mean, bounds = interval(values)
+    return mean, mean - bounds[0] if bounds else 0.0
+
+
+def chosen(table: dict[Way, dict[str, list[tuple[float, float]]]]) -> Way | None:
+    """The way with the highest geometric mean of warm validation among those that are surely good enough for new items.
+
+    That is: on every log the lower end of the interval of cold validation is at least `AIM`. The test has no say.
+    """
+    enough = [
+        way
+        for way, by_log in table.items()
+        if all(figures[COLD][0] - figures[COLD][1] >= AIM for figures in by_log.values())
+    ]
+    return max(enough, key=lambda way: math.prod(one[WARM][0] for one in table[way].values()), default=None)
+
+
+def judge(lines: list[dict[str, Any]]) -> None:
+    """Print the way that validation chooses beside those it is compared with, means over seeds and 95 % intervals."""
+    table = means(lines)
+    best = chosen(table)
+    settings = sorted({way[0] for way in table})
+    rows = dict.fromkeys([*((one, 0, 0.0) for one in settings), *((one, NEAREST, POWER) for one in settings)])
+    print("warm NDCG@10 validation, test; cold recall@10 over chance validation, test")
+    for way in [*rows, *([best] if best and best not in rows else [])]:
+        setting, nearest, power = way
+        print(f"\n{setting}, {nearest} nearest, power {power:g}" + (" (chosen by validation)" if way == best else ""))
+        for log, figures in sorted(table[way].items()):
+            warm = "   ".join(f"{mean:.4f} ± {half:.4f}" for mean, half in figures[:2])
+            print(f"  {log:12}{warm}   " + "   ".join(f"{mean:6.1f} ± {half:4.1f}" for mean, half in figures[2:]))
 
 
 def main() -> None:

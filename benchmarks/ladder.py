@@ -158,6 +158,31 @@ def best_mixture(line: Line) -> str:
     return max(mixed, key=lambda name: line["models"][name]["validation"], default="")
 
 
+def more_closed(lines: list[Line], more: list[Line]) -> dict[str, dict[str, float]]:
+    """Test figures of further closed forms by log: defaults, and the setting that is best on validation where it wins.
+
+    Args:
+        lines: of this script, whose models have their default settings.
+        more: of tune_defaults.py.
+    """
+    found: dict[str, dict[str, float]] = {}
+    defaults = {(line["set"], name): one["validation"] for line in lines for name, one in line["models"].items()}
+    best: dict[tuple[str, str], Line] = {}
+    for line in more:
+        if "test" not in line:
+            continue
+        if line["setting"] == "default":
+            found.setdefault(line["set"], {})[line["model"]] = line["test"]
+            continue
+        key = (line["set"], line["model"])
+        bar = max(defaults.get(key, 0.0), best[key]["validation"] if key in best else 0.0)
+        if (line.get("validation") or 0.0) > bar:
+            best[key] = line
+    for (name, model), line in best.items():
+        found.setdefault(name, {})[f"{model}, {line['setting']}"] = line["test"]
+    return found
+
+
 def summary(lines: list[Line], closed: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The ratios as geometric means over logs, by seed, and on which logs what fell short.
 
@@ -223,14 +248,14 @@ def main() -> None:
     parser.add_argument("--names", default="", help="names of logs, with commas; default: all")
     parser.add_argument("--closed", default=",".join(CLOSED), help="closed forms, with commas")
     parser.add_argument("--judge", type=Path, help="print the ratios of finished lines")
-    parser.add_argument("--also", type=Path, help="with --judge: further closed forms, lines of tune_defaults.py")
+    parser.add_argument(
+        "--also", type=Path, action="append", default=[], help="with --judge: closed forms, lines of tune_defaults.py"
+    )
     given = parser.parse_args()
     if given.judge:
-        also: dict[str, dict[str, float]] = {}
-        for line in tune_defaults.read(given.also) if given.also else []:
-            if "test" in line and line["setting"] == "default":
-                also.setdefault(line["set"], {})[line["model"]] = line["test"]
-        print(json.dumps(summary(tune_defaults.read(given.judge), also), indent=1))
+        lines = tune_defaults.read(given.judge)
+        more = [line for path in given.also for line in tune_defaults.read(path)]
+        print(json.dumps(summary(lines, more_closed(lines, more)), indent=1))
         return
     done = {(line["set"], line["seed"]) for line in tune_defaults.read(given.out)}
     names = given.names.split(",") if given.names else sorted(one.name for one in given.sets.iterdir() if one.is_dir())

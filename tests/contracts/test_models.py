@@ -143,9 +143,9 @@ def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
             assert scores[user - 2, item].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize(("window", "longest"), [(10, 20), (2, 20), (3, 2)])
-def test_item_lists_match_loops(tiny_dataset, window, longest):
-    settings = {"window": window, "longest": longest, "decay": 0.7, "history_length": 4}
+@pytest.mark.parametrize(("window", "longest", "shrink"), [(10, 20, 0.0), (2, 20, 0.0), (3, 2, 0.0), (10, 3, 2.5)])
+def test_item_lists_match_loops(tiny_dataset, window, longest, shrink):
+    settings = {"window": window, "longest": longest, "decay": 0.7, "history_length": 4, "shrink": shrink}
     model = build_model("item_lists", tiny_dataset.schema, settings)
     model.fit_log(tiny_dataset.log)
     ends = tiny_dataset.log.offsets.tolist()
@@ -159,7 +159,7 @@ def test_item_lists_match_loops(tiny_dataset, window, longest):
     lists = {}
     for one in range(2, 10):
         found = [
-            (-near[one, other] / math.sqrt(events.count(one) * events.count(other)), other)
+            (-near[one, other] / (math.sqrt(events.count(one) * events.count(other)) + shrink), other)
             for other in range(2, 10)
             if near[one, other]
         ]
@@ -245,6 +245,7 @@ def test_sparse_ease_says_how_much_memory_is_missing_before_it_starts(tiny_datas
         ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
         ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
         ("item_lists", {"decay": 0.0}, "decay in"),
+        ("item_lists", {"shrink": -1.0}, "shrink finite and at least 0"),
         ("random", {"dim": 1}, "dim must be at least 2"),
         ("popularity", {"dim": 1}, "unknown setting"),
     ],

@@ -104,6 +104,7 @@ def log(tmp_path) -> Path:
 def closed(monkeypatch) -> None:
     """A ladder of closed forms alone, which takes no time."""
     monkeypatch.setattr(climb, "LADDER", ("popularity", "item_cosine", "ease"))
+    monkeypatch.setattr(climb, "VARIANTS", {})
 
 
 def test_every_model_of_the_ladder_is_judged_and_one_is_taken(fit_folder):
@@ -159,7 +160,7 @@ def test_the_page_shows_all_that_the_issue_asks_for_and_runs_nothing(fit_folder)
 def test_a_fit_again_from_the_saved_spec_chooses_the_same(fit_folder, closed, tmp_path):
     spec = fit_folder / "bundle.run" / "data.toml"
     one, other = (
-        json.loads(run_cli("fit", "--spec", spec, "--to", tmp_path / name, "--budget", "9s", "--json").stdout)
+        json.loads(run_cli("fit", "--spec", spec, "--to", tmp_path / name, "--budget", "1m", "--json").stdout)
         for name in ("one", "other")
     )
     assert one["model"] == other["model"]
@@ -169,7 +170,7 @@ def test_a_fit_again_from_the_saved_spec_chooses_the_same(fit_folder, closed, tm
 def test_the_test_split_chooses_nothing(log, closed, tmp_path, monkeypatch):
     from twotower.experiment.ladder import rungs
 
-    before = twotower.fit(log, to=tmp_path / "before", budget="9s")
+    before = twotower.fit(log, to=tmp_path / "before", budget="1m")
 
     def spoilt(name, to, run, dataset, split, true=rungs.stored):
         rung = true(name, to, run, dataset, split)
@@ -178,7 +179,7 @@ def test_the_test_split_chooses_nothing(log, closed, tmp_path, monkeypatch):
         return rung
 
     monkeypatch.setattr(climb, "stored", spoilt)
-    after = twotower.fit(log, to=tmp_path / "before", budget="9s", resume=True)
+    after = twotower.fit(log, to=tmp_path / "before", budget="1m", resume=True)
     assert after.rungs[0].test.metrics["ndcg@10"] == 1.0
     assert after.choice == before.choice
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from twotower.experiment.ladder.fitted import Fitted
+    from twotower.experiment.ladder.rungs import Rung
 
 EXAMPLES = examples(
     "twotower fit log.csv --to runs/mine",
@@ -93,8 +94,23 @@ def command(
         raise typer.Exit(130)
 
 
+NAME_WIDTH = 17
+"""Of the first column, so that the table is within 80 columns; the page and --json have names in full."""
+
+
+def short_name(rung: Rung) -> str:
+    """Return a name for the table: a variant by what it changes, below its model, and a mixture without its parts."""
+    if rung.parts:
+        return rung.model
+    changes = rung.name.removeprefix(rung.model).split()
+    if not changes:
+        return rung.model
+    name = " " + changes[0] + (" …" if len(changes) > 1 else "")
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+
+
 def board(fitted: Fitted) -> Table:
-    """Build the table of every model with its figures, in the order of the ladder."""
+    """Build the table of every model with its figures, in the order of the ladder, 80 columns wide at most."""
     from rich import box
     from rich.table import Table
 
@@ -104,17 +120,18 @@ def board(fitted: Fitted) -> Table:
 
     table = Table(
         title=literal(f"{fitted.dataset.name}: {fitted.choice.name} is taken"),
-        caption="95 % intervals over users; p: paired test against the best on validation; the test chooses nothing",
+        caption="95 % intervals over users; p: paired test against the best\non validation; the test chooses nothing",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 0, 0, 1),
     )
     for name in ("model", f"validation {METRIC}", "p", f"test {METRIC}", "time"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for rung in fitted.rungs:
         if rung.validation is None or rung.test is None:
-            table.add_row(literal(rung.name), "left out", "", "", "")
+            table.add_row(literal(short_name(rung)), "left out", "", "", "")
             continue
         figures = [
             f"{result.metrics[METRIC]:.4f} [{low:.2f}, {high:.2f}]"
@@ -122,7 +139,9 @@ def board(fitted: Fitted) -> Table:
             for low, high in [result.intervals()[METRIC]]
         ]
         p = shown_p(fitted.choice.p_values.get(rung.name))
-        table.add_row(literal(rung.name), literal(figures[0]), p, literal(figures[1]), clock(rung.seconds))
+        table.add_row(literal(short_name(rung)), literal(figures[0]), p, literal(figures[1]), clock(rung.seconds))
+    if mixed := [rung.name for rung in fitted.rungs if rung.parts]:
+        table.caption = literal(f"{mixed[0]}\n{table.caption}")
     return table
 
 

@@ -15,6 +15,7 @@ from twotower.data.frame_reader import Frame, types_of
 from twotower.data.frame_times import UNITS, unit_of_numbers
 from twotower.data.frames import check_sides
 from twotower.data.guess_file import guess_source
+from twotower.data.guess_order import find_order
 from twotower.data.prepare.database import as_pattern, database, literal, one, quoted, reading
 from twotower.data.prepare.spec import Source, Spec, plain_table
 from twotower.data.prepare.values import number_of
@@ -149,11 +150,13 @@ def _log(
     time = "" if hints.time == "none" else _column(frame, path, "time", hints.time)
     if hints.unit is not None and hints.unit not in UNITS:
         raise InputError(f"--unit '{hints.unit}': {closest(hints.unit, UNITS)}")
+    asked = time or hints.time or hints.unit
+    order = "" if asked else find_order(connection, types, user, [user, item], notices)
     if time:
         section["time"] = time
         section["unit"] = hints.unit or _unit(connection, path, form, time, types[time], notices)
-    elif hints.unit == "order":
-        section["unit"] = "order"
+    elif order or hints.unit == "order":
+        section |= {"time": order, "unit": "order"} if order else {"unit": "order"}
     else:
         section["duplicates"] = "first"  # events without a clock are a set
         notices.tell("no time column: a user's events are a set, and what is held out of them is drawn at random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,8 +18,23 @@ MOST_TRIES = 12
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class LimitsTries(Protocol):
+    """End the search before it would be late; a callback of a run that bears this is asked."""
+
+    def tried(self) -> bool:
+        """Handle a finished try; return whether another as long as this one would end too late."""
+        ...
+
+
 def fit_closed_form(
-    model: OffersChoices, split: Split, learnt: Log, validate: Callable[[Model], float], *, metric: str
+    model: OffersChoices,
+    split: Split,
+    learnt: Log,
+    validate: Callable[[Model], float],
+    *,
+    metric: str,
+    limit: LimitsTries | None = None,
 ) -> None:
     """Fit ``model`` with the value of its open setting that is best on validation.
 
@@ -31,6 +47,7 @@ def fit_closed_form(
         learnt: what the model is to learn in the end.
         validate: the metric of a fitted model; more is better.
         metric: its name, for the log.
+        limit: ends the search early, with the best value so far.
     """
     name, value = model.choice, model.first_choice(split.train)
     if not split.validation.truth.num_events:
@@ -50,7 +67,7 @@ def fit_closed_form(
             best, top = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}, result
         return result
 
-    value = climbed(model, value, score, metric=metric)
+    value = climbed(model, value, score, metric=metric, limit=limit)
     model.settle(value)
     if best:
         model.load_state_dict(best)
@@ -58,7 +75,14 @@ def fit_closed_form(
         model.fit_log(learnt)
 
 
-def climbed(model: OffersChoices, first: float, score: Callable[[float], float], *, metric: str) -> float:
+def climbed(
+    model: OffersChoices,
+    first: float,
+    score: Callable[[float], float],
+    *,
+    metric: str,
+    limit: LimitsTries | None = None,
+) -> float:
     """Return the best value of a model's open setting: steps up from ``first``, or else down, while they help.
 
     Args:
@@ -66,21 +90,25 @@ def climbed(model: OffersChoices, first: float, score: Callable[[float], float],
         first: the value that is tried first.
         score: the metric with a value; more is better.
         metric: its name, for the log.
+        limit: ends the search early, after the first value at the earliest.
     """
     found = {first: score(first)}
     value = first
+    over = limit is not None and limit.tried()
     for way in (1, -1):
         step = way
-        while len(found) < MOST_TRIES:
+        while len(found) < MOST_TRIES and not over:
             tried = float(f"{first * model.ladder**step:.3g}")
             found[tried] = score(tried)
+            over = limit is not None and limit.tried()
             if found[tried] <= found[value]:
                 break
             value, step = tried, step + way
         if value != first:
             break
     tries = ", ".join(f"{tried:g}: {found[tried]:.4f}" for tried in sorted(found))
-    log.info("%s: %s = %g by validation %s (%s)", _name(model), model.choice, value, metric, tries)
+    ended = "; no time for more" if over else ""
+    log.info("%s: %s = %g by validation %s (%s)%s", _name(model), model.choice, value, metric, tries, ended)
     return value
 
 

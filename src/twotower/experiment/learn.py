@@ -21,7 +21,7 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import Parts, build_batching, build_objective, item_events
-from twotower.experiment.choose import fit_closed_form
+from twotower.experiment.choose import LimitsTries, fit_closed_form
 from twotower.experiment.run import IndexSection, Run
 from twotower.experiment.several import check_model, shared_metrics
 from twotower.index.base import ModelIndex
@@ -68,7 +68,7 @@ def learn(
         split: its ``train``, or with ``training.refit`` in the end its ``known``.
         folder: for logs and checkpoints; None keeps none.
         resume: go on from the checkpoints in ``folder``.
-        callbacks: told of every epoch.
+        callbacks: told of every epoch; of a closed form's tries one that `LimitsTries`.
         parts: loss and sampler handed over as objects.
         world: the processes that train as one.
         start: the same model with the weights to begin from, which stays as it is; None: they are drawn. A last fit
@@ -98,7 +98,12 @@ def learn(
     if isinstance(model, OffersChoices):
         metric = run.training.metric
         fit_closed_form(
-            model, split, learnt_log(run, split), lambda one: metric_of(validate(one), metric), metric=metric
+            model,
+            split,
+            learnt_log(run, split),
+            lambda one: metric_of(validate(one), metric),
+            metric=metric,
+            limit=next((one for one in callbacks if isinstance(one, LimitsTries)), None),
         )
         return model, []
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from twotower.core.errors import unknown_name
+from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
@@ -20,7 +21,11 @@ from twotower.towers.embedding import FeatureEmbedding, dropped_fields, embeddin
 from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
 
-INITS = ("drawn", "cooccurrence")
+INITS = ("drawn", "cooccurrence", "auto")
+MOST_ITEMS = 200_000
+"""Rows up to which "auto" takes first embeddings from the log: about ten seconds on a core."""
+
+log_of_model = logging.getLogger(__name__)
 
 
 class TwoTower(Model):
@@ -57,7 +62,8 @@ class TwoTower(Model):
         init: first item embeddings: "drawn", or "cooccurrence": the leading eigenvectors of how items occur together in
             the training log, with towers that begin as the identity on them, so that scores before the first step are
             about those of item-to-item cosines. It wants linear towers (``hidden`` empty) as wide as the fields, item
-            ids and a history.
+            ids and a history. "auto": so where towers and memory allow it and items are at most `MOST_ITEMS`, else
+            drawn, which is logged.
     """
 
     def __init__(
@@ -99,7 +105,7 @@ class TwoTower(Model):
                 "dim = field_dim, item_id = true and a history"
             )
         self.schema = schema
-        self.init = init
+        self.init = "drawn" if init == "auto" and not (plain and item_id and history_length) else init
         self.history_length = history_length
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
@@ -159,10 +165,16 @@ class TwoTower(Model):
     @torch.no_grad()
     def start_from(self, log: Log) -> None:
         """Take the first item embeddings from the training log, where ``init`` says so."""
-        if self.init == "drawn":
-            return
         rows, dim = self.item_table.weight.shape
-        vectors = cooccurrence_vectors(log, rows, dim).to(self.item_table.weight)
+        if self.init == "drawn" or (self.init == "auto" and rows > MOST_ITEMS):
+            return
+        try:
+            vectors = cooccurrence_vectors(log, rows, dim).to(self.item_table.weight)
+        except InputError as error:
+            if self.init != "auto":
+                raise
+            log_of_model.info("first item embeddings are drawn: %s", error)
+            return
         known = vectors.abs().sum(1) > 0
         if not known.any():
             return

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from twotower.core.errors import InputError
+from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints, guess_spec
 from twotower.data.prepare.prepare import prepare
@@ -106,6 +107,62 @@ def test_without_a_clock_the_log_is_a_set(write):
     assert not guess_spec(
         write("log.csv", text(rows, header="user,item")), hints=Hints(unit="order")
     ).interactions.is_unordered
+
+
+def numbered(column: str, place=lambda user, number: number) -> str:
+    """A log without a clock, its rows sorted by item, with a column of places."""
+    rows = [(user, 100 + (user * 3 + number) % 11, place(user, number)) for user in range(9) for number in range(6)]
+    return text(sorted(rows, key=lambda row: row[1]), header=f"user_id,item_id,{column}")
+
+
+@pytest.mark.parametrize(("column", "first"), [("order", 0), ("Seq", 1), ("order_in_session", 1)])
+def test_a_column_that_counts_each_users_events_is_their_order(write, tmp_path, column, first):
+    notices = Notices()
+    path = write("log.csv", numbered(column, lambda user, number: first + number))
+    log = guess_spec(path, notices=notices).interactions
+    assert (log.time, log.unit, log.is_unordered) == (column, "order", False)
+    assert f"'{column}' counts each user's events from {first} on: taken as their order" in notices.said[0]
+    prepare(guess_spec(path), tmp_path / "data")
+    log = Dataset.load(tmp_path / "data").log
+    ids = dict(duckdb.sql(f"SELECT row, id FROM '{tmp_path}/data/vocabulary/items.parquet'").fetchall())
+    items = [int(ids[row]) for row in log.items[log.offsets[2] : log.offsets[3]].tolist()]
+    assert items == [100, 101, 102, 103, 104, 105], "of user 0, in the order of the column and not of the file"
+
+
+@pytest.mark.parametrize(
+    ("column", "place"),
+    [
+        ("position", lambda user, number: number),  # or the slot in a list that was shown
+        ("order", lambda user, number: 10 * user + number),  # or the number of a purchase
+        ("order", lambda user, number: number // 2),  # or a basket
+    ],
+    ids=["slot", "purchase", "basket"],
+)
+def test_a_column_that_may_be_the_order_is_named_and_not_taken(write, column, place):
+    notices = Notices()
+    path = write("log.csv", numbered(column, place))
+    spec = guess_spec(path, notices=notices)
+    assert spec.interactions.is_unordered
+    assert any(f"if it is, say --time {column} --unit order" in said for said in notices.said)
+    said = guess_spec(path, hints=Hints(time=column, unit="order")).interactions
+    assert (said.time, said.unit) == (column, "order")
+
+
+@pytest.mark.parametrize("hints", [Hints(time="none"), Hints(unit="order")], ids=str)
+def test_who_says_what_the_clock_is_hears_of_no_other_order(write, hints):
+    notices = Notices()
+    spec = guess_spec(write("log.csv", numbered("order")), hints=hints, notices=notices)
+    assert not spec.interactions.time
+    assert not any("'order'" in said and "counts" in said for said in notices.said)
+
+
+def test_other_numbers_are_no_order(write):
+    notices = Notices()
+    guess_spec(write("log.csv", numbered("price")), notices=notices)
+    assert not any("order of a user's events" in said for said in notices.said)
+    one_each = "user_id,item_id,order\n" + "".join(f"{user},{user % 3},1\n" for user in range(30))
+    guess_spec(write("one.csv", one_each), notices=notices)
+    assert not any("order of a user's events" in said for said in notices.said)
 
 
 def test_a_file_without_a_header_asks_for_names(write):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
+from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.evaluation.result import Result
+from twotower.experiment.choose import climbed
+from twotower.experiment.ladder import budget, costs
+from twotower.experiment.ladder import fit as fit_module
 from twotower.experiment.ladder.blend import pairs_of
 from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit
 from twotower.experiment.ladder.climb import LADDER, VARIANTS, Ladder
+from twotower.experiment.ladder.costs import best_epoch
 from twotower.experiment.ladder.cut import choose_split
-from twotower.experiment.ladder.last_fit import best_epoch
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run
 from twotower.experiment.ladder.sources import repeats
@@ -96,12 +101,29 @@ def model(tiny_dataset) -> Model:
     return build_model("popularity", tiny_dataset.schema)
 
 
-def test_a_time_limit_ends_before_an_epoch_that_would_be_late(model):
+class Clock:
+    """Seconds that pass when a test says so, and not while the machine is busy with something else."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clocked(monkeypatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(budget, "time", found)
+    return found
+
+
+def test_a_time_limit_ends_before_an_epoch_that_would_be_late(model, clocked):
     limit = TimeLimit(0.25)
     limit.started(9, 1, 0)
-    time.sleep(0.1)
+    clocked.now += 0.1
     limit.epoch_done(EpochRecord(1, 1, 1.0, 0.1, 0.1), model)
-    time.sleep(0.1)
+    clocked.now += 0.1
     with pytest.raises(StopTraining):
         limit.epoch_done(EpochRecord(2, 2, 1.0, 0.1, 0.2), model)
     assert limit.reached
@@ -138,12 +160,123 @@ def test_variants_can_be_built_and_no_two_are_the_same(model, tmp_path, tiny_dat
     assert len({spelled_out(run).to_toml() for run in runs}) == len(runs)
 
 
-def test_a_closed_form_that_would_take_hours_is_left_out(tiny_dataset, tmp_path):
+def test_a_closed_form_that_would_take_hours_is_left_out(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "solving_speed", lambda: 2e10)
     schema = dataclasses.replace(tiny_dataset.schema, num_items=19_000)
     ladder = Ladder(tiny_dataset, tmp_path, Budget(60.0))
     ladder.dataset = dataclasses.replace(tiny_dataset, schema=schema)
-    assert "for 18,998 items it would take about" in ladder._left_out("ease", 60.0)
+    assert "for 18,998 items one fit would take about 5:50 min" in ladder._left_out("ease", 60.0)
     assert ladder._left_out("popularity", 60.0) == ""
+
+
+def test_a_closed_form_of_which_one_fit_is_in_the_budget_is_tried(tiny_dataset, tmp_path, monkeypatch):
+    """5,000 users and 9,447 items in 90 seconds: EASE was left out for the time of five fits, and it would have won."""
+    monkeypatch.setattr(costs, "solving_speed", lambda: 3e10)
+    ladder = Ladder(tiny_dataset, tmp_path, Budget(90.0))
+    schema = dataclasses.replace(tiny_dataset.schema, num_items=9_449)
+    ladder.dataset = dataclasses.replace(tiny_dataset, schema=schema)
+    assert ladder._left_out("ease", 30.0) == ""
+
+
+@pytest.mark.slow
+def test_the_time_of_a_fit_of_ease_is_told_within_a_factor_of_three():
+    items = 3_000
+    seen = torch.rand(4_000, items, generator=torch.Generator().manual_seed(0)) < 0.01
+    offsets = torch.cat([torch.zeros(3, dtype=torch.int64), seen.sum(1).cumsum(0)])
+    model = build_model("ease", Schema(4_002, items + 2), {"lambda_": 100.0})
+    start = time.perf_counter()
+    model.fit_log(Log(offsets, 2 + seen.nonzero()[:, 1]))
+    took = time.perf_counter() - start
+    costs.solving_speed.cache_clear()
+    assert took / 3 < costs.seconds_of_fit("ease", items) < took * 3
+
+
+def test_the_search_for_a_penalty_ends_before_a_try_that_would_be_late(tiny_dataset, caplog, clocked):
+    model = build_model("ease", tiny_dataset.schema)
+    limit = TimeLimit(0.25)
+
+    def score(value: float) -> float:
+        clocked.now += 0.1
+        return value
+
+    with caplog.at_level("INFO"):
+        assert climbed(model, 10.0, score, metric=METRIC, limit=limit) == 31.6
+    assert (limit.tries, limit.reached) == (2, True)
+    assert "no time for more" in caplog.text
+    assert climbed(model, 10.0, score, metric=METRIC, limit=TimeLimit(0.0)) == 10.0, "one value is tried in any case"
+
+
+def closed_rung(folder: Path, seconds: float, tries: int) -> Rung:
+    return Rung("ease", "ease", folder, seconds, result(noisy(0.3, 1)), tries=tries)
+
+
+def trained_rung(folder: Path, name: str, seconds: float, *, best: int, epochs: int) -> Rung:
+    records = [
+        {"epoch": epoch, "seconds": seconds * epoch / epochs, METRIC: -abs(epoch - best)}
+        for epoch in range(1, 1 + epochs)
+    ]
+    return Rung(name, name, folder, 2 * seconds, result(noisy(0.3, 1)), records=records)
+
+
+def test_a_last_fit_takes_the_training_up_to_the_best_epoch_and_one_try_of_a_closed_form(tmp_path):
+    ease = closed_rung(tmp_path, 12.0, 4)
+    tower = trained_rung(tmp_path, "two_tower", 20.0, best=6, epochs=10)
+    beside = costs.LAST_FIT_SECONDS
+    assert costs.last_fit_seconds(ease, growth=2.0) == pytest.approx(6.0 + beside)
+    assert costs.last_fit_seconds(tower) == pytest.approx(12.0 + beside)
+    both = Rung("mixture", "mixture", tmp_path, 1.0, result(noisy(0.3, 1)), parts=(tower, ease))
+    assert costs.last_fit_seconds(both) == pytest.approx(15.0 + 2 * beside)
+    stopped = Rung("sasrec", "sasrec", tmp_path, 9.0, result(noisy(0.3, 1)), short=True)
+    assert costs.last_fit_seconds(stopped) is None, "it has trained no whole epoch"
+    assert costs.last_fit_seconds(dataclasses.replace(both, parts=(tower, stopped))) is None
+
+
+def test_time_is_kept_for_the_last_fit_of_the_two_dearest_models(tiny_dataset, tmp_path, clocked):
+    ladder = Ladder(tiny_dataset, tmp_path, Budget(120.0))
+    ladder.growth = 1.0
+    tower, sasrec = LADDER.index("two_tower"), LADDER.index("sasrec")
+    assert ladder._share(tower) == pytest.approx((120.0 - 6.0) / 4), "two models, and both once more"
+    ladder._rungs[tower, 0] = trained_rung(tmp_path, "two_tower", 20.0, best=10, epochs=10)
+    assert ladder._share(sasrec) == pytest.approx((120.0 - 6.0 - 21.0) / 2)
+    ladder._rungs[sasrec, 0] = trained_rung(tmp_path, "sasrec", 30.0, best=10, epochs=10)
+    ladder._rungs[0, 0] = closed_rung(tmp_path, 1.0, 1)
+    assert ladder._kept() == pytest.approx(6.0 + 21.0 + 31.0), "the two dearest, one of which may be mixed with another"
+
+
+def test_a_mixture_of_closed_forms_is_fitted_on_all_events_whatever_time_is_left(tiny_dataset, tmp_path, monkeypatch):
+    ladder = Ladder(tiny_dataset, tmp_path, Budget(1e-9))
+    monkeypatch.setattr(fit_module, "fit_on_all", lambda *given, **named: None)
+    monkeypatch.setattr(fit_module, "as_it_is", lambda rung, to: None)
+    ease, other = closed_rung(tmp_path, 12.0, 4), closed_rung(tmp_path, 1.0, 1)
+    tower = trained_rung(tmp_path, "two_tower", 20.0, best=6, epochs=10)
+    learnt = [
+        fit_module._written(
+            Rung("both", "mixture", tmp_path, 1.0, result(noisy(0.3, 1)), parts=parts),
+            ladder,
+            tmp_path / "bundle",
+            False,
+            lambda name: (),
+            lambda text: None,
+        )[0]
+        for parts in ((ease, other), (ease, tower))
+    ]
+    assert learnt == ["all events", "the training events alone (no time was left for more)"]
+
+
+def test_two_tower_begins_with_co_occurrence_without_features_and_drops_ids_with_them(tiny_dataset, tmp_path):
+    bare = dataclasses.replace(tiny_dataset, schema=dataclasses.replace(tiny_dataset.schema, item_features=()))
+    found = []
+    for dataset in (bare, tiny_dataset):
+        for settings in ((), *VARIANTS["two_tower"][:2]):
+            run = Ladder(dataset, tmp_path, Budget(60.0))._run("two_tower", settings)
+            given = run.model.settings
+            found.append((given.get("init", "drawn"), run.training.learning_rate, given.get("id_dropout", 0.0)))
+    assert found[:3] == [("auto", 0.003, 0.0), ("auto", 0.003, 0.0), ("drawn", 0.01, 0.0)]
+    assert found[3:] == [("drawn", 0.01, 0.3), ("auto", 0.003, 0.3), ("drawn", 0.01, 0.3)]
+    ladder = Ladder(bare, tmp_path, Budget(60.0))
+    assert spelled_out(ladder._run("two_tower", VARIANTS["two_tower"][0])) == spelled_out(ladder._run("two_tower"))
+    assert ladder._run("item_cosine").model.settings["shrink"] == 10.0
+    assert ladder._run("sasrec") == rung_run("sasrec", Path(), settings=["training.device=auto"], mask_seen=True)
 
 
 def test_repeats_are_counted_by_user(tiny_dataset, tmp_path):

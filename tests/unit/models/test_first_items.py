@@ -79,6 +79,25 @@ def test_without_the_setting_and_on_an_empty_log_weights_stay_as_they_were_drawn
         assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
 
 
+def test_auto_takes_what_the_log_says_where_towers_size_and_memory_allow_it(tiny_dataset, monkeypatch, caplog):
+    def begins(changes: dict[str, object]) -> bool:
+        model = build_model("two_tower", tiny_dataset.schema, PLAIN | {"init": "auto"} | changes)
+        before = model.item_table.weight.clone()
+        model.start_from(tiny_dataset.log)
+        return not model.item_table.weight.equal(before)
+
+    assert begins({})
+    assert not begins({"hidden": [8]})
+    assert not begins({"field_dim": 4})
+    monkeypatch.setattr(memory, "available_memory", lambda: 10.0)
+    with caplog.at_level("INFO"):
+        assert not begins({})
+    assert "first item embeddings are drawn: init = 'cooccurrence': 10 items" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr("twotower.models.two_tower.MOST_ITEMS", 9)
+    assert not begins({})
+
+
 def test_both_pooled_histories_and_features_find_their_columns(tiny_dataset):
     model = build_model("two_tower", tiny_dataset.schema, PLAIN | {"pooling": "both", "history_table": True})
     model.start_from(tiny_dataset.log)

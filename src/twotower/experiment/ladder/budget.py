@@ -30,6 +30,7 @@ class TimeLimit(Silent):
     """End a training before an epoch that would not be done in time, or in the middle of one when time is up.
 
     The weights of the best validated epoch are kept. Where the first epoch is not done in time, those it has reached.
+    The search of a closed form for its setting ends before a try that would be late, after the first one.
 
     Args:
         seconds: from now until the training, validations included, should be over.
@@ -39,6 +40,15 @@ class TimeLimit(Silent):
         self.end = time.perf_counter() + seconds
         self.last = time.perf_counter()
         self.reached = False
+        self.tries = 0
+
+    def tried(self) -> bool:
+        """Count a try of a closed form; return whether another as long as this one would end too late."""
+        now = time.perf_counter()
+        took, self.last = now - self.last, now
+        self.tries += 1
+        self.reached = now + took > self.end
+        return self.reached
 
     def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Handle the start of the first epoch."""

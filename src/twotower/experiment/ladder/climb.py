@@ -13,6 +13,7 @@ from twotower.data.split import Split
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.ladder.blend import MIXTURE, Mixed, mix, mixed_rung, pairs_of
 from twotower.experiment.ladder.budget import Budget
+from twotower.experiment.ladder.costs import SEARCHED, last_fits, reserved_seconds, seconds_of_fit
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
 from twotower.experiment.run import Run
 from twotower.experiment.train import spelled_out
@@ -26,10 +27,23 @@ joins by its name; closed forms come before those that are trained. A mixture of
 STANDS_IN = {"sparse_ease": "ease"}
 """Models that are tried only where another could not be: its form for catalogues that are too large for it."""
 
+WITHOUT_FEATURES: dict[str, tuple[str, ...]] = {"two_tower": ("model.init=auto", "training.learning_rate=0.003")}
+"""Changes of a model's default run where items have no features, chosen on the validation of twelve such logs."""
+
+WITH_FEATURES: dict[str, tuple[str, ...]] = {"two_tower": ("model.id_dropout=0.3",)}
+"""And where they have some, so that new items are found by them: chosen on held-out items of three such logs."""
+
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "item_lists": (("model.window=30",), ("model.decay=0.5",), ("model.decay=0.95", "model.history_length=50")),
+    "item_cosine": (("model.shrink=100.0",), ("model.shrink=0.0",)),
+    "item_lists": (
+        ("model.shrink=100.0",),
+        ("model.window=30",),
+        ("model.decay=0.5",),
+        ("model.decay=0.95", "model.history_length=50"),
+    ),
     "two_tower": (
-        ("model.init=cooccurrence", "training.learning_rate=0.001"),
+        ("model.init=auto", "training.learning_rate=0.003"),
+        ("model.init=drawn", "training.learning_rate=0.01"),
         ("model.temperature=0.08",),
         ("model.temperature=0.18",),
     ),
@@ -42,14 +56,11 @@ with one open number chooses that by itself."""
 LEAST_SECONDS = 3.0
 """With less than this a model is not trained at all."""
 
-_SECONDS: dict[str, Callable[[int], float]] = {
-    "item_cosine": lambda items: items**2 / 3e7,
-    "item_lists": lambda items: items**2 / 3e7,
-    "ease": lambda items: 5 * items**3 / 2e10,
-    "sparse_ease": lambda items: 5 * items / 700,
-}
-"""What a closed form takes on a slow core, by the number of items; EASE and sparse EASE solve about five times for the
-penalty."""
+LEAST_CLOSED_SECONDS = 10.0
+"""A closed form that takes no longer is fitted whatever the budget."""
+
+MIXING = 0.05
+"""Share of the budget that is kept for mixing."""
 
 Watch = Callable[[str], Sequence[Callback]]
 """Callbacks for a model's training, by its name."""
@@ -83,6 +94,8 @@ class Ladder:
         self.dataset, self.folder, self.budget, self.mask_seen = dataset, folder, budget, mask_seen
         self.device, self.watch, self.tell, self.done = device, watch, tell, done
         self.split: Split = split_of(self._run(LADDER[0]), dataset)
+        self.growth = dataset.log.num_events / max(1, self.split.train.num_events)
+        """Events that the last fit learns from, over those of the training split."""
         self._rungs: dict[tuple[int, int], Rung] = {}
 
     @property
@@ -94,7 +107,8 @@ class Ladder:
         """Train the ladder, then variants of its models for as long as there is time, then mix the best.
 
         Closed forms come first and are fitted whatever the budget, save where the size of the catalogue says that one
-        takes far more. The others share what is left evenly, with one share more for the last fit of the winner.
+        fit takes more than half of what is left; a third of it is for the search for a penalty. The others share the
+        rest evenly, and as much again is kept for the last fit of the winner, which may be a mixture of two.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C; the checkpoint of a training is kept, and goes on with the next call.
@@ -102,8 +116,7 @@ class Ladder:
         for place, model in enumerate(LADDER):
             if self._has(STANDS_IN.get(model, "")):
                 continue
-            trained = [other for other in LADDER[place:] if not is_closed(other)]
-            share = self.budget.left / (len(trained) + 1) if trained else self.budget.left
+            share = self._share(place)
             self._step(place, 0, model, (), share, self._left_out(model, share))
         best_first = sorted(
             (key for key, rung in self._rungs.items() if rung.validation is not None),
@@ -114,6 +127,23 @@ class Ladder:
             for number, settings in enumerate(VARIANTS.get(model, ()), start=1):
                 self._try_variant(place, number, model, settings)
         self._mix()
+
+    def _share(self, place: int) -> float:
+        """Seconds for the model at this place of the ladder."""
+        left = self.budget.left
+        if is_closed(LADDER[place]):
+            return left / 3
+        waiting = sum(not is_closed(other) and self._can_learn(other) for other in LADDER[place:])
+        share = (left - self._kept()) / (2 * max(1, waiting))  # as much again for the last fit
+        return max(share, min(LEAST_SECONDS, left / (waiting + 1)))
+
+    def _kept(self) -> float:
+        """Seconds for mixing and for the last fit of what is done so far."""
+        return MIXING * self.budget.seconds + reserved_seconds(self.rungs, growth=self.growth)
+
+    def _can_learn(self, model: str) -> bool:
+        """Whether the log tells what the model learns from."""
+        return model_class(model).batches != "sequences" or self.dataset.is_ordered
 
     def _has(self, model: str) -> bool:
         """Whether the model was learnt, and not left out."""
@@ -127,7 +157,8 @@ class Ladder:
         left_out, took = "the budget leaves no time to mix; raise --budget", LEAST_SECONDS
         pairs = pairs_of(self.rungs)
         for parts in pairs:
-            if self.budget.left < took and not known:
+            kept = 0.0 if best is None else reserved_seconds(self.rungs, growth=self.growth)
+            if self.budget.left - kept < took and not known:
                 break
             self.tell(f"{MIXTURE} of {parts[0].name} and {parts[1].name}: {clock(self.budget.left)} left")
             try:
@@ -149,8 +180,9 @@ class Ladder:
 
     def _try_variant(self, place: int, number: int, model: str, settings: tuple[str, ...]) -> None:
         default = self._rungs[place, 0]
-        last_fit = sum(sorted(rung.seconds for rung in self._rungs.values())[-2:])  # of two, where they are mixed
-        share = self.budget.left - last_fit
+        dearest = max(last_fits(self.rungs, growth=self.growth), default=0.0)
+        left = self.budget.left - MIXING * self.budget.seconds
+        share = min(self.budget.left - self._kept(), (left - dearest) / 2)  # its own last fit may be as long as it
         known = (self._bundle(model, number) / "manifest.json").is_file()
         if known or (not default.short and share >= max(LEAST_SECONDS, default.seconds)):
             self._step(place, number, model, settings, share, "")
@@ -181,19 +213,22 @@ class Ladder:
         return self.folder / (f"{model}-{number}" if number else model)
 
     def _run(self, model: str, settings: Sequence[str] = ()) -> Run:
-        settings = [*settings, f"training.device={self.device}"]
+        known = WITH_FEATURES if self.dataset.schema.item_features else WITHOUT_FEATURES
+        settings = [*known.get(model, ()), *settings, f"training.device={self.device}"]
         return rung_run(model, self.dataset.folder or Path(), settings=settings, mask_seen=self.mask_seen)
 
     def _left_out(self, model: str, share: float) -> str:
         """Why a model is not tried; empty: it is."""
-        if model_class(model).batches == "sequences" and not self.dataset.is_ordered:
+        if not self._can_learn(model):
             return "it learns from order, and the log has none; name a time column"
         if not is_closed(model):
             return "" if share >= LEAST_SECONDS else "the budget leaves no time to train it; raise --budget"
         items = self.dataset.schema.num_items - FIRST_KNOWN
-        needed = _SECONDS[model](items) if model in _SECONDS else 0.0
-        if needed > max(30.0, self.budget.left / 2):
-            return f"for {items:,} items it would take about {clock(needed)}; raise --budget beyond {clock(2 * needed)}"
+        needed = seconds_of_fit(model, items)
+        if needed > max(LEAST_CLOSED_SECONDS, self.budget.left / 2):
+            what = "one fit" if model in SEARCHED else "it"
+            most = clock(2 * needed)
+            return f"for {items:,} items {what} would take about {clock(needed)}; raise --budget beyond {most}"
         return ""
 
 

@@ -16,8 +16,9 @@ from twotower.data.guess import Hints
 from twotower.data.prepare.spec import Spec
 from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.climb import Ladder, Watch
+from twotower.experiment.ladder.costs import last_fit_seconds
 from twotower.experiment.ladder.fitted import Fitted, line
-from twotower.experiment.ladder.last_fit import as_it_is, fit_on_all, last_fit_seconds
+from twotower.experiment.ladder.last_fit import as_it_is, fit_on_all
 from twotower.experiment.ladder.page import write_page
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, forget, is_closed
@@ -145,7 +146,7 @@ def fit(
     choice = pick(judged, METRIC)
     tell(choice.reason)
     winner = next(rung for rung in rungs if rung.name == choice.name)
-    last_fit, diagnosis = _written(winner, dataset, to, ladder.budget, stopped, watch, tell)
+    last_fit, diagnosis = _written(winner, ladder, to, stopped, watch, tell)
     fitted = Fitted(
         choice,
         rungs,
@@ -166,20 +167,20 @@ def fit(
 
 
 def _written(
-    winner: Rung, dataset: Dataset, to: Path, budget: Budget, stopped: bool, watch: Watch, tell: Notice
+    winner: Rung, ladder: Ladder, to: Path, stopped: bool, watch: Watch, tell: Notice
 ) -> tuple[str, dict[str, Any] | None]:
     """Write the winner's bundle; what its model has learnt from, and its diagnosis."""
     without = "the training events alone"
     if stopped:
         return f"{without} (stopped)", as_it_is(winner, to)
-    if winner.parts or not is_closed(winner.model):
-        took = last_fit_seconds(winner)
-        if took is None or took > budget.left:
+    if not all(is_closed(rung.model) for rung in winner.parts or (winner,)):  # closed forms whatever the budget
+        took = last_fit_seconds(winner, growth=ladder.growth)
+        if took is None or took > ladder.budget.left:
             tell(f"no time is left to fit {winner.name} on all events: the bundle has learnt {without}")
             return f"{without} (no time was left for more)", as_it_is(winner, to)
         tell(f"{winner.name}: once more on all events, about {clock(took)}")
     try:
-        return "all events", fit_on_all(winner, dataset, to, callbacks=watch(winner.name))
+        return "all events", fit_on_all(winner, ladder.dataset, to, callbacks=watch(winner.name))
     except KeyboardInterrupt:
         tell(f"stopped: the bundle has learnt {without}")
         return f"{without} (stopped)", as_it_is(winner, to)

@@ -14,7 +14,8 @@ from twotower.data.split import Split, Targets
 from twotower.experiment.build import Parts
 from twotower.experiment.ladder.blend import mixture_of
 from twotower.experiment.ladder.budget import StopAfter
-from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed
+from twotower.experiment.ladder.costs import best_epoch
+from twotower.experiment.ladder.rungs import Rung, is_closed
 from twotower.experiment.learn import learn
 from twotower.experiment.run import Run
 from twotower.experiment.train import check_items, contents_of, pick_device
@@ -62,23 +63,6 @@ def _learnt(rung: Rung, dataset: Dataset, callbacks: Sequence[Callback]) -> Mode
     training = replace(run.training, evaluate_every=0, patience=0, refit=False, geometry="off")
     stop = [] if is_closed(rung.model) else [StopAfter(best_epoch(rung)), *callbacks]
     return learn(replace(run, training=training), dataset, split, callbacks=stop, parts=Parts())[0]
-
-
-def last_fit_seconds(rung: Rung) -> float | None:
-    """Return about how long the last fit of a rung's model trains; None where it has not trained a whole epoch."""
-    if rung.parts:
-        taken = [last_fit_seconds(part) for part in rung.parts]
-        return None if None in taken else sum(one or 0.0 for one in taken)
-    if is_closed(rung.model):
-        return 0.0
-    return float(rung.records[-1]["seconds"]) * best_epoch(rung) / len(rung.records) if rung.records else None
-
-
-def best_epoch(rung: Rung) -> int:
-    """Return the epoch with the best validation metric, else the last one; at least 1."""
-    judged = [record for record in rung.records if METRIC in record]
-    best = max(judged, key=lambda record: record[METRIC]) if judged else {"epoch": len(rung.records)}
-    return max(1, int(best["epoch"]))
 
 
 def as_it_is(rung: Rung, to: Path) -> dict[str, Any] | None:

@@ -44,11 +44,13 @@ class Rung:
     records: list[dict[str, Any]] = field(default_factory=list)
     """One for each epoch; empty for closed forms."""
     short: bool = False
-    """Whether its training ended because time was up."""
+    """Whether its training, or the search for its setting, ended because time was up."""
     left_out: str = ""
     """Why it was not trained; empty: it was."""
     parts: tuple[Rung, ...] = ()
     """The two that a mixture is made of."""
+    tries: int = 1
+    """Values that a closed form was fitted with, to choose its setting."""
 
 
 def is_closed(name: str) -> bool:
@@ -76,7 +78,7 @@ def trained_rung(
         to: folder of the bundle.
         run: what to train.
         dataset: prepared.
-        seconds: until a training is ended; a closed form is fitted to its end.
+        seconds: until a training is ended; a closed form is fitted once at least, and tries settings until then.
         callbacks: told of a training.
     """
     limit = TimeLimit(seconds)
@@ -87,12 +89,13 @@ def trained_rung(
         to=to,
         dataset=dataset,
         resume=(beside / "train.safetensors").is_file(),
-        callbacks=[] if is_closed(run.model.name) else [limit, *callbacks],
+        callbacks=[limit] if is_closed(run.model.name) else [limit, *callbacks],
     )
     assert isinstance(trained.split, Split)
     validation = judged(trained.model, run, trained.dataset, trained.split, "validation")
     took = time.perf_counter() - start
-    write_json(beside / "fit.json", {"seconds": round(took, 3), "short": limit.reached})
+    tries = max(1, limit.tries)
+    write_json(beside / "fit.json", {"seconds": round(took, 3), "short": limit.reached, "tries": tries})
     return Rung(
         name,
         run.model.name,
@@ -102,6 +105,7 @@ def trained_rung(
         trained.test,
         [one.to_json() for one in trained.records],
         limit.reached,
+        tries=tries,
     )
 
 
@@ -122,7 +126,8 @@ def stored(name: str, to: Path, run: Run, dataset: Dataset, split: Split) -> Run
     records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()] if lines.is_file() else []
     figures = [judged(model, run, dataset, split, part) for part in ("validation", "test")]
     took, short = float(note.get("seconds", 0.0)), bool(note.get("short", False))
-    return Rung(name, run.model.name, to, took, figures[0], figures[1], records, short)
+    tries = max(1, int(note.get("tries", 1)))
+    return Rung(name, run.model.name, to, took, figures[0], figures[1], records, short, tries=tries)
 
 
 def forget(folder: Path) -> None:

@@ -95,7 +95,11 @@ SPACES: dict[str, dict[str, Axis]] = {
     "mixture": {"model.weight": Range(0.05, 20.0, log=True)},
     "sparse_ease": {"model.lambda_": Range(1.0, 1e4, log=True), "model.neighbours": Grid((50, 100, 200))},
     "item_cosine": {"model.neighbours": Grid((20, 50, 100, 200, 500)), "model.shrink": Grid((0.0, 1.0, 10.0, 100.0))},
-    "item_lists": {"model.window": Grid((3, 10, 30)), "model.decay": Grid((0.5, 0.7, 0.8, 0.9))},
+    "item_lists": {
+        "model.window": Grid((3, 10, 30)),
+        "model.decay": Grid((0.5, 0.7, 0.8, 0.9)),
+        "model.shrink": Grid((0.0, 1.0, 10.0, 100.0)),
+    },
     "popularity": {},
     "random": {},
 }

@@ -20,17 +20,18 @@ BLOCK = 1 << 24
 class ItemLists(ClosedForm):
     """Score item j by Σ decay^age · list_i(j) over the latest events i of the history, the latest of age 0.
 
-        list_i(j) = n_ij / sqrt(n_i n_j),  n_ij = Σ 1 / d over pairs at most ``window`` events apart, d their distance
+        list_i(j) = n_ij / (sqrt(n_i n_j) + shrink),  n_ij = Σ 1 / d over pairs at most ``window`` events apart
 
-    n_i is how many events item i has. Each list keeps its ``longest`` best (equal: the lower id). Users without a
-    history score every item 0. Ours, as a yardstick: item-to-item counts as in Linden et al., "Amazon.com
-    recommendations", IEEE Internet Computing 2003, within a window and in the order of time.
+    d is the distance of a pair, n_i how many events item i has. Each list keeps its ``longest`` best (equal: the lower
+    id). Users without a history score every item 0. Ours, as a yardstick: item-to-item counts as in Linden et al.,
+    "Amazon.com recommendations", IEEE Internet Computing 2003, within a window and in the order of time.
 
     Args:
         window: events on either side that count as near.
         decay: weight of an event against the one after it.
         longest: items of a list, at most.
         history_length: latest events of the history that are read.
+        shrink: added to the denominator, in events: makes values that rest on few events smaller.
     """
 
     has_vectors = False
@@ -40,15 +41,23 @@ class ItemLists(ClosedForm):
     values: Tensor
 
     def __init__(
-        self, schema: Schema, *, window: int = 10, decay: float = 0.8, longest: int = 200, history_length: int = 20
+        self,
+        schema: Schema,
+        *,
+        window: int = 10,
+        decay: float = 0.8,
+        longest: int = 200,
+        history_length: int = 20,
+        shrink: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(window, longest, history_length) < 1 or not 0.0 < decay <= 1.0:
+        if min(window, longest, history_length) < 1 or not (0.0 < decay <= 1.0 and 0.0 <= shrink < float("inf")):
             raise ValueError(
-                "window, longest and history_length must be at least 1 and decay in (0, 1], got "
-                f"{window}, {longest}, {history_length} and {decay}"
+                "window, longest and history_length must be at least 1, decay in (0, 1], and shrink finite and at "
+                f"least 0, got {window}, {longest}, {history_length}, {decay} and {shrink}"
             )
         self.schema, self.window, self.decay, self.history_length = schema, window, decay, history_length
+        self.shrink = shrink
         width = min(longest, schema.num_items)
         self.register_buffer("listed", torch.zeros(schema.num_items, width, dtype=torch.int64))
         self.register_buffer("values", torch.zeros(schema.num_items, width))
@@ -71,7 +80,7 @@ class ItemLists(ClosedForm):
         step = max(1, BLOCK // size)
         for start in range(0, size, step):
             part = slice(start, min(start + step, size))
-            scores = near[part].toarray() / np.outer(roots[part], roots)
+            scores = near[part].toarray() / (np.outer(roots[part], roots) + self.shrink)
             scores[np.arange(len(scores)), np.arange(part.start, part.stop)] = 0.0
             table = torch.from_numpy(scores)
             found = top_k(table.masked_fill_(table == 0.0, -torch.inf), self.listed.shape[1])
