@@ -25,6 +25,9 @@ REQUIREMENTS := pyproject.toml constraints.txt
 FOR_RUNNING := $(VENV)/.for-running
 FOR_DEVELOPING := $(VENV)/.for-developing
 
+# The files of tests marked so, to read these alone: reading all of them takes a process ten to twenty seconds.
+FILES_OF_RANKS = $$(grep -rl --include='*.py' 'mark\.ranks' tests)
+
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -42,7 +45,7 @@ fast: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu and not ranks"
-	$(BIN)/pytest -m "ranks and not slow"
+	$(BIN)/pytest -m "ranks and not slow" $(FILES_OF_RANKS)
 
 lint: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
@@ -55,16 +58,16 @@ lint: $(FOR_DEVELOPING)
 tests: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 --dist worksteal tests -m "(slow or browser or bad_input) and not (ranks or long)"
 
-# Only the files that hold such tests are read: reading all of them takes a process ten to twenty seconds.
 ranks: $(FOR_DEVELOPING)
-	$(BIN)/pytest -m ranks $$(grep -rlE 'mark\.ranks\b' tests)
+	$(BIN)/pytest -m "ranks and not long" $(FILES_OF_RANKS)
 
 shapes: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
 
-# Not part of `make test`: a worker killed ten times, a fit within its budget, a whole benchmark.
+# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark.
 long: $(FOR_DEVELOPING)
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m "long and not ranks"
+	$(BIN)/pytest -m "long and ranks" $(FILES_OF_RANKS)
 
 # Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
 mutants: $(FOR_DEVELOPING)
