@@ -6,11 +6,13 @@
 # make test    all checks;  make fast: format, lint and the core tests;  make docs: the documentation in site/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint tests shapes long mutants docs clean wheel pythons lowest
+.PHONY: help setup demo test fast lint tests ranks shapes long mutants docs clean wheel pythons lowest
 .DELETE_ON_ERROR:
 
 # Tests run in two processes and torch would start a thread a core in each.
 export OMP_NUM_THREADS ?= 1
+# Every pytest, worker and command of a test reads the compiled files of the first, also where the environment would keep none.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +25,9 @@ REQUIREMENTS := pyproject.toml constraints.txt
 FOR_RUNNING := $(VENV)/.for-running
 FOR_DEVELOPING := $(VENV)/.for-developing
 
+# The files of tests marked so, to read these alone: reading all of them takes a process ten to twenty seconds.
+FILES_OF_RANKS = $$(grep -rl --include='*.py' 'mark\.ranks' tests)
+
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -31,13 +36,16 @@ setup: $(FOR_DEVELOPING)
 demo: $(FOR_RUNNING)
 	env -u OMP_NUM_THREADS $(BIN)/twotower demo
 
-test: lint docs tests shapes
+# The first three fill two cores together, each of the others alone. Output stays in one piece a target where this make can do that.
+test: $(FOR_DEVELOPING)
+	$(MAKE) -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) ranks lint docs
+	$(MAKE) tests shapes
 
 fast: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest -n 2 -m "not slow and not browser and not gpu and not ranks"
-	$(BIN)/pytest -m "ranks and not slow"
+	$(BIN)/pytest -m "ranks and not slow" $(FILES_OF_RANKS)
 
 lint: $(FOR_DEVELOPING)
 	$(BIN)/ruff check
@@ -45,18 +53,21 @@ lint: $(FOR_DEVELOPING)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Together these two run every test once but those of `make long`; those of the fast core that hand over right types have every annotated type and
+# Together these three run every test once but those of `make long`; those of the fast core that hand over right types have every annotated type and
 # shape checked at run time. `make fast` runs them without that.
 tests: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2 -m "(slow or browser or bad_input) and not (ranks or long)"
-	$(BIN)/pytest -m ranks
+	$(BIN)/pytest -n 2 --dist worksteal tests -m "(slow or browser or bad_input) and not (ranks or long)"
+
+ranks: $(FOR_DEVELOPING)
+	$(BIN)/pytest -m "ranks and not long" $(FILES_OF_RANKS)
 
 shapes: $(FOR_DEVELOPING)
-	$(BIN)/pytest -n 2 -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
+	$(BIN)/pytest -n 2 --dist worksteal -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
 
-# Not part of `make test`: a worker killed ten times, a fit within its budget, a whole benchmark.
+# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark.
 long: $(FOR_DEVELOPING)
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m "long and not ranks"
+	$(BIN)/pytest -m "long and ranks" $(FILES_OF_RANKS)
 
 # Not part of `make test`: benchmarks/mutants.toml is the list, and 95 % of it must be killed.
 mutants: $(FOR_DEVELOPING)

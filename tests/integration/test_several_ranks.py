@@ -173,14 +173,14 @@ def test_two_and_three_ranks_follow_the_curve_of_one(name, dataset, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.long), 3])
 @pytest.mark.parametrize("name", MORE)
-def test_the_rest_of_what_claims_it_follows_the_curve_of_one_too(name, dataset, tmp_path):
+def test_the_rest_of_what_claims_it_follows_the_curve_of_one_too(name, size, dataset, tmp_path):
     work = learnt(MORE[name], dataset)
     expected = work(World())
-    for size in (2, 3):
-        for found in on_ranks(size, tmp_path, work):
-            assert not isinstance(found, Exception), found
-            assert_same(found, expected, rel=1e-3 if name == "bfloat16" else 2e-6)
+    for found in on_ranks(size, tmp_path, work):
+        assert not isinstance(found, Exception), found
+        assert_same(found, expected, rel=1e-3 if name == "bfloat16" else 2e-6)
 
 
 def test_ranks_without_a_row_of_the_last_batch_change_nothing(dataset, tmp_path):

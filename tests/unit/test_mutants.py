@@ -18,6 +18,7 @@ TESTS = {
 @pytest.fixture
 def mutants(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # loading them takes longer than the tests of a function
     import mutants
 
     yield mutants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,26 +42,35 @@ print(json.dumps({
 """
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what several tests only read."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def bundle(write: Callable[..., Model], titled_dataset: Dataset, tmp_path: Path) -> Path:
-    """A two-tower whose users have a table of values too."""
+def bundle(write: Callable[..., Model], titled_dataset: Dataset, kept: Path) -> Path:
+    """A two-tower whose users have a table of values too, written once and only read."""
     import duckdb
 
     path = titled_dataset.folder / "vocabulary" / "user.city.parquet"  # type: ignore[operator]
     duckdb.connect().execute(f"COPY (SELECT row, 'city' || row AS value FROM range(2, 4) AS t(row)) TO '{path}'")
-    write(tmp_path / "bundle", titled_dataset)
-    return tmp_path / "bundle"
+    if not (kept / "bundle").is_dir():
+        write(kept / "bundle", titled_dataset)
+    return kept / "bundle"
 
 
-def exported(bundle: Path, **settings: Any) -> Path:
+@pytest.fixture
+def out(bundle: Path, kept: Path, tmp_path: Path) -> Path:
+    """A copy of its export, which is made once: an export takes seconds."""
     from twotower.serving.onnx.export import export_onnx
 
-    export_onnx(bundle, bundle.parent / "out", **settings)
-    return bundle.parent / "out"
+    if not (kept / "out").is_dir():
+        export_onnx(bundle, kept / "out")
+    return Path(shutil.copytree(kept / "out", tmp_path / "out"))
 
 
-def test_a_process_that_cannot_import_torch_answers_as_the_retriever(bundle: Path) -> None:
-    out = exported(bundle)
+def test_a_process_that_cannot_import_torch_answers_as_the_retriever(bundle: Path, out: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(out)],
         capture_output=True,
@@ -81,7 +91,7 @@ def test_a_process_that_cannot_import_torch_answers_as_the_retriever(bundle: Pat
     assert answer["users"][1] == pytest.approx(second, abs=1e-4)
 
 
-def test_columns_are_read_as_the_training_data_was(bundle: Path) -> None:
+def test_columns_are_read_as_the_training_data_was(bundle: Path, out: Path) -> None:
     from twotower.data.prepare.encode import prepare_table
     from twotower.serving.onnx.loader import Towers
 
@@ -106,17 +116,19 @@ def test_columns_are_read_as_the_training_data_was(bundle: Path) -> None:
     ]
     schema = twotower.load(bundle).bundle.schema
     _, wanted = prepare_table(rows, schema, bundle / "vocabulary", "item")
-    towers = Towers(exported(bundle))
+    towers = Towers(out)
     columns = {name: [row.get(name) for row in rows] for name in ("brand", "genres", "price", "title", "picture")}
     found = towers._features("item", columns, len(rows))
     for place, feature in enumerate(schema.item_features):
         np.testing.assert_array_equal(found[f"feature_{place}"], wanted[feature.name].numpy(), err_msg=feature.name)
 
 
-def test_weights_of_8_bits_say_what_they_lose(bundle: Path) -> None:
+def test_weights_of_8_bits_say_what_they_lose(bundle: Path, tmp_path: Path) -> None:
+    from twotower.serving.onnx.export import export_onnx
     from twotower.serving.onnx.loader import Towers
 
-    out = exported(bundle, int8=True)
+    out = tmp_path / "out"
+    export_onnx(bundle, out, int8=True)
     loss = json.loads((out / "manifest.json").read_text())["int8"]
     assert 0.0 < loss["relative_error"]["user"] < 0.2
     assert 0.5 < loss["top_kept"] <= 1.0
@@ -125,12 +137,11 @@ def test_weights_of_8_bits_say_what_they_lose(bundle: Path) -> None:
     assert 0.0 < apart < 0.2
 
 
-def test_what_cannot_be_loaded_says_so(bundle: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_says_so(bundle: Path, out: Path) -> None:
     from twotower.serving.onnx.loader import Towers
 
     with pytest.raises(InputError, match="nothing that 'twotower export"):
         Towers(bundle)
-    out = exported(bundle)
     with pytest.raises(InputError, match="--int8"):
         Towers(out, int8=True)
     towers = Towers(out)

@@ -26,6 +26,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "fit": {"meta_queries": 4},
     "sparcode": {"codebook": 4},
     "t2diff": {"dim": 8},
+    # Each step of a recurrence and each layer is written out in a graph; histories here have nine places at most.
+    **{name: {"dim": 8, "history_length": 10} for name in ("caser", "gru4rec")},
+    **{name: {"dim": 8, "history_length": 10, "layers": 1} for name in ("hstu", "ligr", "mamba4rec", "sasrec")},
 }
 
 
