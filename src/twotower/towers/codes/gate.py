@@ -60,8 +60,11 @@ class Gate(nn.Module):
         return self.vectors[codes], self.offsets[codes]
 
     @torch.no_grad()
-    def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0) -> None:
-        """Start at the k-means centres of these states: each row then chooses the centres nearest to it."""
+    def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0, temperature: float = 1.0) -> None:
+        """Start at the k-means centres of these states: each row then chooses the centres nearest to it.
+
+        A centre at distance r weighs e^(-r² / (2 ``temperature``)).
+        """
         rows, generator = states.detach().cpu().float(), torch.Generator().manual_seed(seed)
         many = min(self.codes, len(rows))
         centres = kmeans(rows, many, restarts=1, iterations=20, generator=generator).centres
@@ -70,6 +73,6 @@ class Gate(nn.Module):
             noise = torch.randn(more.shape, generator=generator) * rows.std() * 0.1
             centres = torch.cat([centres, more + noise])
         self.vectors.copy_(centres)
-        self.logits.weight.copy_(centres)
-        self.logits.bias.copy_(-centres.square().sum(1) / 2.0)
+        self.logits.weight.copy_(centres / temperature)
+        self.logits.bias.copy_(-centres.square().sum(1) / (2.0 * temperature))
         self.started.fill_(True)
