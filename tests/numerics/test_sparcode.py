@@ -149,7 +149,7 @@ def test_scores_that_live_are_left_alone(caplog):
     model = model_of(codes="none").train()
     steps(model, DEAD_AFTER + 5)
     assert not caplog.records
-    assert float(model.bias) == 0.0
+    assert model.bias.item() == 0.0
 
 
 def test_only_the_straight_gradient_of_the_match_reaches_the_tokenizer():

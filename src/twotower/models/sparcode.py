@@ -32,6 +32,8 @@ DEAD = 0.05
 """Scores that are all below this tell no item from another: a softplus of less than -3, or a ReLU of nothing."""
 DEAD_AFTER = 20
 """Steps with such scores alone after which training says so and raises b."""
+LOOK_EVERY = 5
+"""Steps between two looks at the scores, each of which waits for the device."""
 REVIVALS = 5
 """Times that b is raised in a training, at most."""
 PAIRS = 1 << 21
@@ -153,7 +155,7 @@ class SparCode(Model):
         self.scorer = build_token_scorer(scorer, dim, item_tokens, hidden)
         self._per_pair = tokens * item_tokens * dim if scorer == "inner_pdnn" else 1
         self.bias = nn.Parameter(torch.tensor(float(bias)))
-        self._epochs, self._dead, self._revived = 0.0, 0, 0
+        self._epochs, self._step, self._dead, self._revived = 0.0, 0, 0, 0
 
     def encode_users(self, users: Users) -> Coded:
         """Return the codes of each user."""
@@ -220,17 +222,17 @@ class SparCode(Model):
     @property
     def selectable(self) -> bool:
         """Return False until codes have started."""
-        return self.coder is None or bool(self.coder.started)
+        return self.coder is None or self.coder.begun
 
     def _code(self, users: Users) -> tuple[Coded, dict[str, Tensor]]:
         history = users.history[:, : self.history_length]
         lengths = (history != PADDING).sum(1)
         tokens = self._on_sphere(self.tokenizer(self.item_table(history), lengths))
         coder = self.coder
-        if self.training and self._epochs >= self.warm_up and coder is not None and not coder.started:
+        if self.training and self._epochs >= self.warm_up and coder is not None and not coder.begun:
             self._start(tokens[lengths > 0])
         if isinstance(coder, Gate):
-            if not coder.started:
+            if not coder.begun:
                 return self._as_they_are(tokens), {}
             found = coder(tokens[:, 0])
             vectors = self._on_sphere(found.vectors) / self.temperature
@@ -240,7 +242,7 @@ class SparCode(Model):
         # As S reads them, so that the commitment has the same scale at every temperature.
         quantised = coder(tokens / self.temperature)
         state = self._as_they_are(quantised.vectors * self.temperature)
-        if coder.started and coder.books == 1:
+        if coder.begun and coder.books == 1:
             first = torch.arange(coder.tokens, device=tokens.device) * coder.codes
             state = state._replace(codes=quantised.codes[:, :, 0] + first)
         weights = {"commitment": self.commitment, "codebook": 1.0}
@@ -274,7 +276,7 @@ class SparCode(Model):
     def _joined(self, users: Coded, items: Tensor) -> Tensor:
         """Users with the items of their row: [users, n]; one row of items stands for all users."""
         scores = self._plain(users, items)
-        if not (isinstance(self.coder, Gate) and not self.coder.started):
+        if not (isinstance(self.coder, Gate) and not self.coder.begun):
             scores = self._activate(scores)
         return (users.weights[:, None] @ scores)[:, 0]
 
@@ -288,7 +290,10 @@ class SparCode(Model):
         scores = self._joined(users, items)
         if not self.training or self._revived > REVIVALS or not scores.numel():
             return scores
-        self._dead = self._dead + 1 if bool(scores.detach().max() < DEAD) else 0
+        self._step += 1
+        if self._step % LOOK_EVERY:
+            return scores
+        self._dead = self._dead + LOOK_EVERY if bool(scores.detach().max() < DEAD) else 0
         if self._dead < DEAD_AFTER:
             return scores
         self._dead, self._revived = 0, self._revived + 1

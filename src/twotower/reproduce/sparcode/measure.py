@@ -125,7 +125,7 @@ def by_lists(
     model: Model, dataset: Dataset, split: Split, ks: Sequence[int], seed: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return metrics of each user and figures of the lists, named "98/recall@50" for lists of 98 % sparsity."""
-    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.started
+    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.begun
     if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()
