@@ -114,6 +114,7 @@ def test_lists_of_all_items_answer_as_the_model_does(codes, cosine):
 
 def steps(model: SparCode, number: int) -> torch.Tensor:
     for _ in range(number):
+        model.set_progress(1.0)
         scores = model.score(model.encode_users(users_of()), model.encode_items(Items(IDS)))
     return scores
 

@@ -52,7 +52,7 @@ class Coded(NamedTuple):
 class SparCode(Model):
     """Score by Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can be listed beforehand.
 
-    Trained by a sampled softmax. For ``warm_up`` epochs the tokens pass unquantised; then codes start at k-means
+    Trained by the full softmax, which takes no tokens of a network for each pair ("inner_pdnn"), or a sampled one. For ``warm_up`` epochs the tokens pass unquantised; then codes start at k-means
     centres of a batch. Only what comes after is kept as the best checkpoint. Codes of tokens that have not learnt yet
     stay bad, the gate's for good: warm up until validation has nearly stopped rising. The gate warms up without the
     activation, as a two-tower.
@@ -155,7 +155,7 @@ class SparCode(Model):
         self.scorer = build_token_scorer(scorer, dim, item_tokens, hidden)
         self._per_pair = tokens * item_tokens * dim if scorer == "inner_pdnn" else 1
         self.bias = nn.Parameter(torch.tensor(float(bias)))
-        self._epochs, self._step, self._dead, self._revived = 0.0, 0, 0, 0
+        self._epochs, self._step, self._looked, self._dead, self._revived = 0.0, 0, 0, 0, 0
 
     def encode_users(self, users: Users) -> Coded:
         """Return the codes of each user."""
@@ -211,13 +211,18 @@ class SparCode(Model):
             return self.coder.tokens * self.coder.codes
         raise InputError("sparcode: lists are of codes = 'gate', or of codes = 'quantised' with books = 1")
 
+    @property
+    def scores_all(self) -> bool:
+        """Return whether the full softmax can train it: with sums of dot products, not with a network for each pair."""
+        return self._per_pair == 1
+
     def code_use(self) -> CodeUse | None:
         """Return how codes were used in training since the last call; None without a codebook."""
         return self.coder.use() if isinstance(self.coder, Quantiser) else None
 
     def set_progress(self, epochs: float) -> None:
-        """Follow training, so that codes start after the warm-up."""
-        self._epochs = epochs
+        """Follow training, so that codes start after the warm-up and scores are looked at once in some steps."""
+        self._epochs, self._step = epochs, self._step + 1
 
     @property
     def selectable(self) -> bool:
@@ -290,9 +295,9 @@ class SparCode(Model):
         scores = self._joined(users, items)
         if not self.training or self._revived > REVIVALS or not scores.numel():
             return scores
-        self._step += 1
-        if self._step % LOOK_EVERY:
+        if self._step % LOOK_EVERY or self._step == self._looked:  # scores may come in parts, and again for gradients
             return scores
+        self._looked = self._step
         self._dead = self._dead + LOOK_EVERY if bool(scores.detach().max() < DEAD) else 0
         if self._dead < DEAD_AFTER:
             return scores
