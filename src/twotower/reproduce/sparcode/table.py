@@ -51,7 +51,7 @@ COLUMNS = (
 ONCE = ("popularity", "item_cosine", "item_lists", "ease", "sparcode_printed", "all_to_all_pdnn")
 """Rows of one seed: what has no chance in it, and what is dear or there to show a collapse."""
 NEGATIVES, OF_MANY = 2048, 8192
-SPHERE, GATE_SPHERE = ({"cosine": True, "temperature": at} for at in (0.12, 0.06))
+SPHERE, GATE_SPHERE = ({"cosine": True, "temperature": at} for at in (0.24, 0.06))
 """SparCode's cosines: four tokens add up to what one of the twins has over 0.06."""
 WARM_UP = 5.0
 SLOW = 3e-3
