@@ -106,7 +106,10 @@ def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written()
         rows = variants(data)
         for name in ("dssm", "gru4rec", "sasrec"):
             found = [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]]
-            assert found == [*SCORES, SCORES[0], SCORES[0]]
+            assert found == [*SCORES, *SCORES, SCORES[0]]
+            form = rows["all_to_all"][0]
+            for run in rows[name][2:4]:
+                assert (run.objective, run.sampling, run.training) == (form.objective, form.sampling, form.training)
             assert len({run.to_toml() for run in rows[name]}) == len(rows[name])
         for runs in rows.values():
             for run in runs:
