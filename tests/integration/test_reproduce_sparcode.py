@@ -16,6 +16,7 @@ from twotower.experiment.run import Run
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.sparcode.lists import filled
 from twotower.reproduce.sparcode.measure import first_events, measure, with_precision_min
+from twotower.reproduce.sparcode.short import TABLE as SHORT
 from twotower.reproduce.sparcode.table import SCORES, TABLE, variants
 from twotower.reproduce.study import run_table
 from twotower.reproduce.summary import summarise
@@ -38,7 +39,7 @@ def tiny(run: Run) -> Run:
     if run.model.name.startswith("sparcode"):
         settings |= {"dim": 8, "layers": 1}
     if run.model.name == "sparcode":
-        settings["codebook"] = 8
+        settings |= {"codebook": 8, "warm_up": 1.0}
     if run.model.name == "tdm":
         settings |= {"dim": 8, "negatives": 8}
     sources = tuple(replace(source, settings={"number": 30}) for source in run.sampling.sources if source.settings)
@@ -115,12 +116,40 @@ def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written()
     for data in TABLE.data:
         rows = variants(data)
         for name in ("dssm", "gru4rec", "sasrec"):
-            assert [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]] == list(SCORES)
+            found = [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]]
+            assert found == [*SCORES, *SCORES, SCORES[0]]
+            form = rows["all_to_all"][0]
+            for run in rows[name][2:4]:
+                assert (run.objective, run.sampling, run.training) == (form.objective, form.sampling, form.training)
+            assert len({run.to_toml() for run in rows[name]}) == len(rows[name])
         for runs in rows.values():
             for run in runs:
                 assert Run.from_dict(tomllib.loads(run.to_toml())) == run
                 assert run.data.split_options == rows["sasrec"][0].data.split_options
         assert {of for of, _ in TABLE.views.values()} <= set(rows)
+
+
+def test_codes_start_after_half_of_the_epochs_and_every_form_has_the_same_choices():
+    for data in TABLE.data:
+        rows = variants(data)
+        forms = [name for name in rows if name.startswith("sparcode_") and name != "sparcode_printed"]
+        for name in [*forms, "gate_sasrec", "all_to_all"]:
+            given = [(run.model.settings.get("cosine", False), run.training.learning_rate) for run in rows[name]]
+            assert given == [(False, 6e-3), (True, 6e-3), (True, 3e-3)]
+            for run in rows[name]:
+                assert (
+                    run.model.settings.get("codes") == "none"
+                    or run.model.settings["warm_up"] * 2 == run.training.epochs
+                )
+
+
+def test_the_short_table_has_the_twins_of_the_present_one():
+    for data in TABLE.data:
+        rows, short = variants(data), SHORT.variants(data)
+        for name in ("dssm", "gru4rec", "sasrec"):
+            assert short[name] == rows[name][:2]
+        assert {run.training.epochs for name in short if name.startswith("sparcode") for run in short[name]} == {6}
+        assert {of for of, _ in SHORT.views.values()} <= set(short)
 
 
 def test_of_repeated_items_the_first_event_stays():

@@ -12,6 +12,18 @@ from twotower.towers.codes.quantiser import Quantiser
 ROWS, TOKENS, DIM, CODES = 40, 3, 8, 5
 
 
+def test_loaded_codes_have_started_and_codes_of_before_have_not():
+    before, after = Quantiser(DIM, tokens=TOKENS, codes=4), Quantiser(DIM, tokens=TOKENS, codes=4)
+    fresh = {name: value.clone() for name, value in before.state_dict().items()}
+    assert not after.begun
+    before.start(torch.randn(ROWS, TOKENS, DIM))
+    assert before.begun
+    after.load_state_dict(before.state_dict())
+    assert after.begun
+    after.load_state_dict(fresh)
+    assert not after.begun
+
+
 def started(**settings) -> Quantiser:
     quantiser = Quantiser(DIM, **({"tokens": TOKENS, "codes": CODES, "revive": 0.0} | settings))
     quantiser.start(torch.randn(ROWS, TOKENS, DIM))

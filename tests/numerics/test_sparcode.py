@@ -14,7 +14,7 @@ from twotower.core.schema import Schema
 from twotower.index.postings import build_postings
 from twotower.index.postings_search import search_postings
 from twotower.models.registry import build_model
-from twotower.models.sparcode import DEAD_AFTER, SparCode
+from twotower.models.sparcode import DEAD_AFTER, REVIVALS, SparCode
 
 SCHEMA = Schema(60, 40)
 IDS = torch.arange(2, 40)
@@ -67,9 +67,42 @@ def test_a_score_is_the_sum_over_tokens_of_activated_scores(codes, scorer, activ
                 assert scores[user, item].item() == pytest.approx(total, rel=1e-4, abs=1e-5)
 
 
+def test_on_the_sphere_a_score_is_a_cosine_over_the_temperature():
+    model = model_of(codes="none", cosine=True, temperature=0.2, bias=0.5)
+    users = users_of(4)
+    with torch.no_grad():
+        tokens = model.tokenizer(model.item_table(users.history), (users.history != 0).sum(1)).double()
+        vectors = model.item_table(IDS).double()
+        cosines = torch.nn.functional.cosine_similarity(tokens[:, :, None], vectors[None, None], dim=-1)
+        wanted = torch.nn.functional.softplus(cosines / 0.2 + 0.5).sum(1)
+        scores = model.score(model.encode_users(users), model.encode_items(Items(IDS)))
+    torch.testing.assert_close(scores.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_commitment_is_of_tokens_as_they_are_scored():
+    found = []
+    for temperature in (1.0, 0.25):
+        torch.manual_seed(3)
+        model = model_of(cosine=True, temperature=temperature, dropout=0.0).train()
+        users = users_of()
+        found.append(model(Batch(users, Items(IDS[:38].repeat(2)[:50], {}))).losses["commitment"].item())
+    assert found[1] == pytest.approx(16.0 * found[0], rel=0.3)
+
+
+def test_a_gate_warms_up_as_a_two_tower_and_its_lists_are_activated():
+    model = model_of(codes="gate", warm_up=1.0, cosine=True, temperature=0.1).train()
+    assert not model.selectable
+    users, items = model.encode_users(users_of()), model.encode_items(Items(IDS))
+    torch.testing.assert_close(model.score(users, items), users.vectors[:, 0] @ items[:, 0].T)
+    assert model.score(users, items).min().item() < 0.0
+    model.set_progress(1.0)
+    assert model.score(model.encode_users(users_of()), items).min().item() > 0.0
+
+
+@pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("codes", ["quantised", "gate"])
-def test_lists_of_all_items_answer_as_the_model_does(codes):
-    model = model_of(codes=codes)
+def test_lists_of_all_items_answer_as_the_model_does(codes, cosine):
+    model = model_of(codes=codes, cosine=cosine, temperature=0.5)
     with torch.no_grad():
         users, items = model.encode_users(users_of()), model.encode_items(Items(IDS))
         postings = build_postings(lambda c, i: model.list_scores(c, items[i]), model.num_lists, IDS, longest=len(IDS))
@@ -79,17 +112,45 @@ def test_lists_of_all_items_answer_as_the_model_does(codes):
     assert (found.ids == IDS[best.indices]).float().mean() > 0.95
 
 
-def test_all_scores_at_zero_in_training_are_said_once(caplog):
-    model = model_of(activation="relu", codes="none", bias=-99.0).train()
+def steps(model: SparCode, number: int) -> torch.Tensor:
+    for _ in range(number):
+        model.set_progress(1.0)
+        scores = model.score(model.encode_users(users_of()), model.encode_items(Items(IDS)))
+    return scores
+
+
+@pytest.mark.parametrize("settings", [{"activation": "relu"}, {}, {"codes": "gate"}, {"codes": "quantised"}])
+def test_scores_that_all_died_are_said_and_come_back(settings, caplog):
+    model = model_of(**{"codes": "none", "bias": -99.0, "dropout": 0.0} | settings).train()
     with caplog.at_level(logging.WARNING):
-        for _ in range(DEAD_AFTER + 5):
-            model.score(model.encode_users(users_of()), model.encode_items(Items(IDS)))
-    assert [record.message.count("all scores have been 0") for record in caplog.records] == [1]
-    caplog.clear()
-    alive = model_of(activation="softplus", codes="none").train()
-    for _ in range(DEAD_AFTER + 5):
-        alive.score(alive.encode_users(users_of()), alive.encode_items(Items(IDS)))
+        assert float(steps(model, DEAD_AFTER).detach().max()) < 1e-6
+        assert [record.message.count("b is raised by") for record in caplog.records] == [1]
+        scores = steps(model, 1)
+        assert 0.3 < float(scores.detach().max()) < 6.0
+        model.zero_grad()
+        scores.std().backward()
+        assert float(model.item_table.weight.grad.abs().max()) > 1e-5
+        steps(model, DEAD_AFTER + 5)
+    assert len(caplog.records) == 1
+
+
+def test_scores_that_die_again_and_again_are_given_up_in_one_line(caplog):
+    model = model_of(activation="relu", codes="none").train()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(REVIVALS + 3):
+            with torch.no_grad():
+                model.bias.fill_(-99.0)
+            steps(model, DEAD_AFTER)
+    assert ["lower training.learning_rate" in record.message for record in caplog.records] == [False] * REVIVALS + [
+        True
+    ]
+
+
+def test_scores_that_live_are_left_alone(caplog):
+    model = model_of(codes="none").train()
+    steps(model, DEAD_AFTER + 5)
     assert not caplog.records
+    assert model.bias.item() == 0.0
 
 
 def test_only_the_straight_gradient_of_the_match_reaches_the_tokenizer():
@@ -102,7 +163,14 @@ def test_only_the_straight_gradient_of_the_match_reaches_the_tokenizer():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"codes": "gate"}, {"tokenizer": "gru"}, {"tokenizer": "dnn", "heads": "senet"}]
+    "settings",
+    [
+        {},
+        {"codes": "gate"},
+        {"cosine": True, "temperature": 0.2},
+        {"tokenizer": "gru"},
+        {"tokenizer": "dnn", "heads": "senet"},
+    ],
 )
 def test_it_learns_what_follows_from_the_latest_item(settings):
     """The next item is the latest one plus 1: the answer of popularity would be right once in 38."""

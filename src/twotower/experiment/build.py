@@ -21,6 +21,7 @@ from twotower.models.base import Model, new_item_model
 from twotower.sampling.base import Sampler
 from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinBatchRadius, WithinMargin, WithinRadius
 from twotower.sampling.known import Positives
+from twotower.training.all_scores import AgainstAllScores
 from twotower.training.batching import Batching, ClusteredUsers, RandomBatches
 from twotower.training.config import Sampling
 from twotower.training.distributed import World
@@ -69,12 +70,14 @@ def build_objective(
     if sampling.hard != "none" and (loss == "full_softmax" or labelled):
         raise InputError(f"sampling.hard = '{sampling.hard}' narrows sampled negatives, but objective.loss draws none")
     if loss == "full_softmax":
-        if not model.inner_product:
+        if not model.scores_all:
             raise InputError(
                 f"full_softmax needs a model whose score is an inner product, and '{run.model.name}' is none: set "
                 "objective.loss = 'sampled_softmax'; or, for a pre-ranker, data.split = 'pre-ranking' and "
                 "objective.loss = 'bce'"
             )
+        if not model.inner_product:
+            return AgainstAllScores(dataset)
         serves_new = new_item_model(model) is not None
         return AgainstAll(
             dataset, regulariser, item_events(dataset, train.positives()) > 0 if serves_new else None, world=world

@@ -91,6 +91,11 @@ class Model(nn.Module, ABC):
             return (users * items).sum(-1)
         return (items @ users[:, :, None])[..., 0]
 
+    @property
+    def scores_all(self) -> bool:
+        """Return whether a training step can have the scores of its rows with all items: the full softmax asks."""
+        return self.inner_product
+
     def logit_scale(self) -> Tensor | float:
         """Return 1 / temperature: logit = score * scale − log q."""
         return 1.0

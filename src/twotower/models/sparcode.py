@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
-from twotower.core.states import rows
 from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
 from twotower.towers.codes.fields_first import FieldsFirst
@@ -29,8 +29,14 @@ log = logging.getLogger(__name__)
 
 FORMS = ("quantised", "gate", "none")
 ACTIVATIONS = {"softplus": F.softplus, "relu": torch.relu}
+DEAD = 0.05
+"""Scores that are all below this tell no item from another: a softplus of less than -3, or a ReLU of nothing."""
 DEAD_AFTER = 20
-"""Steps with no score other than 0 after which training says so."""
+"""Steps with such scores alone after which training says so and raises b."""
+LOOK_EVERY = 5
+"""Steps between two looks at the scores, each of which waits for the device."""
+REVIVALS = 5
+"""Times that b is raised in a training, at most."""
 PAIRS = 1 << 21
 """Numbers of products of tokens and items that are held at a time in serving: 8 MiB in float32."""
 
@@ -47,8 +53,12 @@ class Coded(NamedTuple):
 class SparCode(Model):
     """Score by Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can be listed beforehand.
 
-    Trained by a sampled softmax. For ``warm_up`` epochs the tokens pass unquantised; then codes start at k-means
-    centres of a batch. Only what comes after is kept as the best checkpoint.
+    Trained by the full softmax, or with "inner_pdnn" by a sampled one. For ``warm_up`` epochs the tokens pass
+    unquantised; then codes start at k-means centres of a batch. Only what comes after is kept as the best checkpoint.
+    Codes of tokens that have not learnt yet stay bad, the gate's for good: warm up until validation has nearly stopped
+    rising. The gate warms up without the activation, as a two-tower.
+
+    Where all scores have been 0 for a while, no gradient is left; training says so and raises b.
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023. Differences: straight-through gradient (the printed
     stop-gradient is ``gradient = "stop_gradient"``), softplus instead of ReLU by default, commitment as a mean, k-means
@@ -67,12 +77,15 @@ class SparCode(Model):
         chosen: codes of a user under the gate.
         scorer: "dot", "max_sim" or "inner_pdnn" (equation 9).
         hidden: widths of the hidden layers of "inner_pdnn".
+        cosine: put tokens, codes of the gate and items on the unit sphere, as twins with a cosine do: S of "dot" is a
+            sum of cosines then.
+        temperature: S is divided by it, in serving too, since the activation comes after.
         activation: "softplus" or "relu".
         bias: b at the start.
         commitment: weight of the commitment loss.
         gradient: "straight_through" or "stop_gradient".
         update: "ema" or "gradient".
-        warm_up: epochs without codes.
+        warm_up: epochs without codes; a third to a half of the training.
         layers: of the tokenizer.
         dropout: share of numbers set to 0 in training.
         history_length: latest items of the history that are read.
@@ -100,6 +113,8 @@ class SparCode(Model):
         chosen: int = 8,
         scorer: str = "dot",
         hidden: Sequence[int] = (128, 64),
+        cosine: bool = False,
+        temperature: float = 1.0,
         activation: str = "softplus",
         bias: float = 0.0,
         commitment: float = 0.25,
@@ -115,6 +130,8 @@ class SparCode(Model):
         super().__init__()
         if min(dim, tokens, item_tokens, history_length) < 1 or min(warm_up, commitment) < 0.0:
             raise ValueError("dim, tokens, item_tokens and history_length must be at least 1, the others at least 0")
+        if not 0.0 < temperature < math.inf:
+            raise ValueError("temperature must be positive and finite")
         for what, name, known in (("codes", codes, FORMS), ("activation", activation, tuple(ACTIVATIONS))):
             if name not in known:
                 raise unknown_name(f"model.{what}", name, known)
@@ -122,6 +139,7 @@ class SparCode(Model):
             raise InputError(f"model.codebook = {codebook} codes for {schema.num_users} users; lower it")
         self.schema, self.history_length = schema, history_length
         self.form, self.commitment, self.warm_up = codes, commitment, warm_up
+        self.cosine, self.temperature = cosine, temperature
         self._activate = ACTIVATIONS[activation]
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
@@ -144,7 +162,7 @@ class SparCode(Model):
         self.scorer = build_token_scorer(scorer, dim, item_tokens, hidden)
         self._per_pair = tokens * item_tokens * dim if scorer == "inner_pdnn" else 1
         self.bias = nn.Parameter(torch.tensor(float(bias)))
-        self._epochs, self._dead = 0.0, 0
+        self._epochs, self._step, self._looked, self._dead, self._revived = 0.0, 0, 0, 0, 0
 
     def encode_users(self, users: Users) -> Coded:
         """Return the codes of each user."""
@@ -155,7 +173,7 @@ class SparCode(Model):
         vectors = self.item_table(items.ids)
         if self.item_fields.features and items.features is not None:
             vectors = vectors + self.item_fields(items.features).mean(1)
-        return vectors[:, None] if self.item_heads is None else self.item_heads(vectors)
+        return self._on_sphere(vectors[:, None] if self.item_heads is None else self.item_heads(vectors))
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode users and items, and compute the losses of the codes."""
@@ -166,7 +184,7 @@ class SparCode(Model):
     def score(self, users: Coded, items: Float[Tensor, "items item_tokens dim"]) -> Float[Tensor, "users items"]:
         """Score every user with every item."""
         if self.training or self._per_pair == 1:
-            return self._watched(self._joined(users, items[None]))
+            return self._watched(users, items[None])
         return in_tiles(
             lambda some, others: self._joined(some, others[None]), users, items, pairs=max(1, PAIRS // self._per_pair)
         )
@@ -200,36 +218,43 @@ class SparCode(Model):
             return self.coder.tokens * self.coder.codes
         raise InputError("sparcode: lists are of codes = 'gate', or of codes = 'quantised' with books = 1")
 
+    @property
+    def scores_all(self) -> bool:
+        """Return whether the full softmax can train it: with sums of dot products, not with a network for each pair."""
+        return self._per_pair == 1
+
     def code_use(self) -> CodeUse | None:
         """Return how codes were used in training since the last call; None without a codebook."""
         return self.coder.use() if isinstance(self.coder, Quantiser) else None
 
     def set_progress(self, epochs: float) -> None:
-        """Follow training, so that codes start after the warm-up."""
-        self._epochs = epochs
+        """Follow training, so that codes start after the warm-up and scores are looked at once in some steps."""
+        self._epochs, self._step = epochs, self._step + 1
 
     @property
     def selectable(self) -> bool:
         """Return False until codes have started."""
-        return self.coder is None or bool(self.coder.started)
+        return self.coder is None or self.coder.begun
 
     def _code(self, users: Users) -> tuple[Coded, dict[str, Tensor]]:
         history = users.history[:, : self.history_length]
         events, lengths = self.first(users.features, self.item_table(history), (history != PADDING).sum(1))
-        tokens = self.tokenizer(events, lengths)
+        tokens = self._on_sphere(self.tokenizer(events, lengths))
         coder = self.coder
-        if self.training and self._epochs >= self.warm_up and coder is not None and not coder.started:
+        if self.training and self._epochs >= self.warm_up and coder is not None and not coder.begun:
             self._start(tokens[lengths > 0])
         if isinstance(coder, Gate):
-            if not coder.started:
+            if not coder.begun:
                 return self._as_they_are(tokens), {}
             found = coder(tokens[:, 0])
-            return Coded(found.vectors, found.weights, found.offsets + self.bias, found.codes), {}
+            vectors = self._on_sphere(found.vectors) / self.temperature
+            return Coded(vectors, found.weights, found.offsets + self.bias, found.codes), {}
         if coder is None:
             return self._as_they_are(tokens), {}
-        quantised = coder(tokens)
-        state = self._as_they_are(quantised.vectors)
-        if coder.started and coder.books == 1:
+        # As S reads them, so that the commitment has the same scale at every temperature.
+        quantised = coder(tokens / self.temperature)
+        state = self._as_they_are(quantised.vectors * self.temperature)
+        if coder.begun and coder.books == 1:
             first = torch.arange(coder.tokens, device=tokens.device) * coder.codes
             state = state._replace(codes=quantised.codes[:, :, 0] + first)
         weights = {"commitment": self.commitment, "codebook": 1.0}
@@ -239,37 +264,57 @@ class SparCode(Model):
         if not len(tokens):
             return
         if isinstance(self.coder, Gate):
-            self.coder.start(tokens[:, 0])
+            self.coder.start(tokens[:, 0], temperature=self.temperature)
         elif isinstance(self.coder, Quantiser):
-            self.coder.start(tokens)
+            self.coder.start(tokens / self.temperature)
+
+    def _on_sphere(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
     def _as_they_are(self, tokens: Tensor) -> Coded:
         shape = tokens.shape[:2]
         none = torch.full(shape, -1, dtype=torch.int64, device=tokens.device)
-        return Coded(tokens, tokens.new_ones(shape), self.bias.expand(shape), none)
+        return Coded(tokens / self.temperature, tokens.new_ones(shape), self.bias.expand(shape), none)
 
     def _lists(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         if len(codes) and int(codes.max()) >= self.num_lists:
             raise InputError(f"sparcode: list {int(codes.max())} of {self.num_lists}")
         if isinstance(self.coder, Gate):
             vectors, offsets = self.coder.code_rows(codes)
-            return vectors, offsets + self.bias
+            return self._on_sphere(vectors) / self.temperature, offsets + self.bias
         assert isinstance(self.coder, Quantiser)
         return self.coder.centres.flatten(0, 1)[codes], self.bias.expand(len(codes))
 
     def _joined(self, users: Coded, items: Tensor) -> Tensor:
         """Users with the items of their row: [users, n]; one row of items stands for all users."""
-        scores = self._activate(self.scorer(users.vectors, items) + users.offsets[:, :, None])
+        scores = self._plain(users, items)
+        if not (isinstance(self.coder, Gate) and not self.coder.begun):
+            scores = self._activate(scores)
         return (users.weights[:, None] @ scores)[:, 0]
 
-    def _watched(self, scores: Tensor) -> Tensor:
-        """The scores; says so once when training has seen nothing but 0 for a while."""
-        if self.training and self._dead < DEAD_AFTER and rows(scores):
-            self._dead = 0 if bool(scores.detach().any()) else self._dead + 1
-            if self._dead == DEAD_AFTER:
-                log.warning(
-                    "sparcode: all scores have been 0 for %d steps, so nothing is learnt any more; set "
-                    "model.activation = 'softplus', or raise model.bias",
-                    DEAD_AFTER,
-                )
+    def _plain(self, users: Coded, items: Tensor) -> Tensor:
+        """S + b of each token: [users, tokens, n]."""
+        scores: Tensor = self.scorer(users.vectors, items) + users.offsets[:, :, None]
+        return scores
+
+    def _watched(self, users: Coded, items: Tensor) -> Tensor:
+        """The scores; where training has seen nothing but 0 for a while, b is raised until the best of them is 1."""
+        scores = self._joined(users, items)
+        if not self.training or self._revived > REVIVALS or not scores.numel():
+            return scores
+        if self._step % LOOK_EVERY or self._step == self._looked:  # scores may come in parts, and again for gradients
+            return scores
+        self._looked = self._step
+        self._dead = self._dead + LOOK_EVERY if bool(scores.detach().max() < DEAD) else 0
+        if self._dead < DEAD_AFTER:
+            return scores
+        self._dead, self._revived = 0, self._revived + 1
+        said = f"sparcode: all scores have been 0 for {DEAD_AFTER} steps, so nothing is learnt"
+        if self._revived > REVIVALS:
+            log.warning("%s, and b has been raised %d times: lower training.learning_rate", said, REVIVALS)
+            return scores
+        with torch.no_grad():
+            more = 1.0 - self._plain(users, items).max()
+            self.bias += more
+        log.warning("%s: b is raised by %.3g, so that the best are 1", said, float(more))
         return scores

@@ -41,8 +41,8 @@ def kept_files(kept: Path, table: str) -> tuple[Path, Path]:
 def keep_cells(table: Table, folder: Path, kept: Path) -> int:
     """Add a results folder's cells to the table's files in ``kept`` and return how many these hold now.
 
-    A cell whose run is held already takes its place. Of the values of users the shown metrics are kept, of trainings
-    that only tuned none.
+    A cell whose run is held already takes its place. Of the values of users the shown metrics are kept (those of
+    views too), of trainings that only tuned none.
     """
     records, users = _read(kept, table.name)
     held = {_place(record): record for record in records}
@@ -51,7 +51,8 @@ def keep_cells(table: Table, folder: Path, kept: Path) -> int:
         tensors = path.with_suffix(".safetensors")
         if tensors.is_file() and record["seed"] != TUNING_SEED:
             record["users"] = f"{record['data']}/{record['variant']}/{path.stem}"
-            shown = {name: part for name, part in load_file(tensors).items() if name in {*table.columns, "users"}}
+            wanted = _shown(table)
+            shown = {name: part for name, part in load_file(tensors).items() if name in wanted}
             users |= {f"{record['users']}/{name}": part.numpy() for name, part in shown.items()}
         held[_place(record)] = record
     lines = [json.dumps(record, sort_keys=True) + "\n" for record in held.values()]
@@ -60,7 +61,7 @@ def keep_cells(table: Table, folder: Path, kept: Path) -> int:
     with replacing_file(cells) as partial:
         partial.write_bytes(gzip.compress("".join(sorted(lines)).encode(), mtime=0))
     if named:
-        arrays: dict[str, Any] = {key: users[key] for key in sorted(users) if key.rpartition("/")[0] in named}
+        arrays: dict[str, Any] = {key: users[key] for key in sorted(users) if _cell_of(key) in named}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         with replacing_file(values) as partial:
@@ -116,6 +117,17 @@ def _write(cell: Cell, record: Mapping[str, Any], users: Mapping[str, np.ndarray
             save_file(found, partial)
     kept = {key: value for key, value in record.items() if key != "users"}
     write_json(path, {**kept, "table": cell.table, "variant": cell.variant})
+
+
+def _shown(table: Table) -> set[str]:
+    """Metrics that pages test over users: the shown ones, those of views too."""
+    prefixes = {"", *(prefix for _, prefix in table.views.values())}
+    return {"users", *(f"{prefix}{name}" for prefix in prefixes for name in table.columns)}
+
+
+def _cell_of(key: str) -> str:
+    """The cell of a key of the file of users: "data/variant/seed-1-0a1b"."""
+    return "/".join(key.split("/")[:3])
 
 
 def _place(record: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
 from twotower.reproduce.sparcode import cold as sparcode_cold
+from twotower.reproduce.sparcode import short as sparcode_short
 from twotower.reproduce.sparcode import table as sparcode
 from twotower.reproduce.study import Table
 
@@ -16,6 +17,7 @@ LISTED: tuple[Table, ...] = (
     *negatives.TABLES,
     *sparcode.TABLES,
     *sparcode_cold.TABLES,
+    *sparcode_short.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 

@@ -41,7 +41,9 @@ class Objective(Protocol):
         ...
 
 
-class _Stateless:
+class Stateless:
+    """Have nothing to resume."""
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: it draws nothing."""
         return {}
@@ -50,7 +52,7 @@ class _Stateless:
         """Nothing to take."""
 
 
-class AgainstAll(_Stateless):
+class AgainstAll(Stateless):
     """Compute the full softmax: every item is a negative of every row. All candidates are encoded once a step.
 
     An item without training events would be a negative in every step and a positive in none, so that training would
@@ -383,7 +385,7 @@ def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
     return batch.users.ids if encoded.user_rows is None else batch.users.ids[encoded.user_rows]
 
 
-class AgainstLabels(_Stateless):
+class AgainstLabels(Stateless):
     """Compute binary cross-entropy of the rows' own labels."""
 
     def __init__(self, regulariser: Regulariser | None = None, *, world: World | None = None) -> None:

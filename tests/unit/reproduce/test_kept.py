@@ -110,6 +110,25 @@ def test_shown_values_of_users_are_kept_of_the_tables_own_seeds(table, tmp_path)
     assert not any("seed-0" in key for key in keys)
 
 
+def test_values_of_users_of_rows_that_are_views_are_kept_too(table, tmp_path):
+    def measure(run: Run, dataset: object) -> Measured:
+        found = Asked()(run, dataset)
+        short = {"98/recall@10": found.per_user["recall@10"] / 2, "98/hidden": torch.ones(20)}
+        return found._replace(per_user=found.per_user | short, metrics=found.metrics | {"98/recall@10": 0.5})
+
+    viewed = replace(table, measure=measure, views={"one/short": ("one", "98/")})
+    chosen = run_table(viewed, DATA, tmp_path / "first")
+    before = summarise(viewed, DATA, chosen, 3, tmp_path / "first")["tiny"]
+    keep_cells(viewed, tmp_path / "first", tmp_path / "kept")
+    with np.load(kept_files(tmp_path / "kept", "made")[1]) as arrays:
+        assert {key.split("/", 3)[3] for key in arrays.files} == {"users", "recall@10", "98/recall@10"}
+    put_back(viewed, tmp_path / "kept", tmp_path / "second")
+    after = summarise(viewed, DATA, chosen, 3, tmp_path / "second")["tiny"]
+    tested = [[f.p_users for f in part if f.variant == "one/short"] for part in (before, after)]
+    assert tested[0] == tested[1]
+    assert tested[0][0] is not None
+
+
 def test_new_cells_join_those_that_are_kept(table, tmp_path):
     run_table(table, DATA, tmp_path / "first", seeds=1)
     assert keep_cells(table, tmp_path / "first", tmp_path / "kept") == 7

@@ -149,7 +149,7 @@ def by_lists(
 
     Of a tree they are named "beam/recall@50".
     """
-    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.started
+    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.begun
     if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin | TDM)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()

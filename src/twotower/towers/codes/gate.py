@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.kmeans import kmeans
+from twotower.towers.codes.starting import Starting
 
 
 class Gated(NamedTuple):
@@ -22,7 +23,7 @@ class Gated(NamedTuple):
     offsets: Tensor
 
 
-class Gate(nn.Module):
+class Gate(Starting):
     """Choose the c codes with the largest logits W h + g of N and weight them by their softmax.
 
     A code has a vector and an offset.
@@ -38,8 +39,6 @@ class Gate(nn.Module):
         ValueError: if a number is below 1 or more codes are chosen than there are.
     """
 
-    started: Tensor
-
     def __init__(self, dim: int, *, codes: int = 256, chosen: int = 8) -> None:
         super().__init__()
         if dim < 1 or not 1 <= chosen <= codes:
@@ -48,7 +47,6 @@ class Gate(nn.Module):
         self.logits = nn.Linear(dim, codes)
         self.vectors = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
         self.offsets = nn.Parameter(torch.zeros(codes))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, states: Float[Tensor, "rows dim"]) -> Gated:
         """Return the chosen codes of each row."""
@@ -60,8 +58,11 @@ class Gate(nn.Module):
         return self.vectors[codes], self.offsets[codes]
 
     @torch.no_grad()
-    def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0) -> None:
-        """Start at the k-means centres of these states: each row then chooses the centres nearest to it."""
+    def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0, temperature: float = 1.0) -> None:
+        """Start at the k-means centres of these states: each row then chooses the centres nearest to it.
+
+        A centre at distance r weighs e^(-r² / (2 ``temperature``)).
+        """
         rows, generator = states.detach().cpu().float(), torch.Generator().manual_seed(seed)
         many = min(self.codes, len(rows))
         centres = kmeans(rows, many, restarts=1, iterations=20, generator=generator).centres
@@ -70,6 +71,6 @@ class Gate(nn.Module):
             noise = torch.randn(more.shape, generator=generator) * rows.std() * 0.1
             centres = torch.cat([centres, more + noise])
         self.vectors.copy_(centres)
-        self.logits.weight.copy_(centres)
-        self.logits.bias.copy_(-centres.square().sum(1) / 2.0)
-        self.started.fill_(True)
+        self.logits.weight.copy_(centres / temperature)
+        self.logits.bias.copy_(-centres.square().sum(1) / (2.0 * temperature))
+        self.begin()

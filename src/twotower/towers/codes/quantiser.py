@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.kmeans import kmeans
+from twotower.towers.codes.starting import Starting
 
 GRADIENTS = ("straight_through", "stop_gradient")
 UPDATES = ("ema", "gradient")
@@ -39,7 +40,7 @@ class CodeUse(NamedTuple):
     busiest: float
 
 
-class Quantiser(nn.Module):
+class Quantiser(Starting):
     """Replace each of the M parts of a token by the nearest of N codes (Euclidean).
 
     Until `start` the tokens pass as they are. EMA update of code n with decay g, from the tokens t that took it:
@@ -66,7 +67,6 @@ class Quantiser(nn.Module):
         ValueError: if a setting is out of range or ``books`` does not divide ``dim``.
     """
 
-    started: Tensor
     counts: Tensor
     sums: Tensor
     hits: Tensor
@@ -102,12 +102,11 @@ class Quantiser(nn.Module):
         self.register_buffer("counts", torch.zeros(groups, codes))
         self.register_buffer("sums", torch.zeros_like(first))
         self.register_buffer("hits", torch.zeros(groups, codes))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, tokens: Float[Tensor, "rows tokens dim"]) -> Quantised:
         """Return the nearest codes; in training they move towards the tokens that they replace."""
         rows, count = tokens.shape[:2]
-        if not self.started:
+        if not self.begun:
             return Quantised(tokens, tokens.new_full((rows, count, self.books), -1, dtype=torch.int64), {})
         parts = self._parts(tokens)
         found = self._nearest(parts.detach())
@@ -142,7 +141,7 @@ class Quantiser(nn.Module):
             self.centres.data[group] = centres.to(self.centres)
             self.counts[group] = taken.clamp(min=1.0).to(self.counts) / len(rows)
         self.sums.copy_(self.centres.data * self.counts[:, :, None])
-        self.started.fill_(True)
+        self.begin()
 
     def use(self, *, reset: bool = True) -> CodeUse:
         """Return how the codes were used in training since the last call: means over codebooks."""
@@ -194,12 +193,10 @@ class Quantiser(nn.Module):
             self._revive(parts)
 
     def _revive(self, parts: Tensor) -> None:
+        """Dead codes move to tokens of the batch; which ones are dead is never asked on the host, which would wait."""
         dead = self.counts < self.revive / self.codes
-        if not dead.any():
-            return
-        group, code = dead.nonzero(as_tuple=True)
-        row = torch.randint(parts.shape[1], (len(group),), device=parts.device)
-        fresh = parts[group, row].to(self.sums.dtype)
-        self.centres.data[group, code] = fresh.to(self.centres.dtype)
-        self.counts[group, code] = 1.0 / self.codes
-        self.sums[group, code] = fresh / self.codes
+        row = torch.randint(parts.shape[1], dead.shape, device=parts.device)
+        fresh = parts.gather(1, row[:, :, None].expand(-1, -1, parts.shape[2])).to(self.sums.dtype)
+        self.centres.data.copy_(torch.where(dead[:, :, None], fresh.to(self.centres.dtype), self.centres.data))
+        self.sums.copy_(torch.where(dead[:, :, None], fresh / self.codes, self.sums))
+        self.counts.masked_fill_(dead, 1.0 / self.codes)
