@@ -58,7 +58,7 @@ class SparseCodesIndex(Scan):
     least_effort = 2
 
     def __init__(self, *, codes: int = 0, active: int = 16, read: int = 32, rerank: int = 4, seed: int = 0) -> None:
-        super().__init__(inner_product, None)
+        super().__init__(inner_product)
         settings = {"codes": codes, "active": active, "read": read, "rerank": rerank, "seed": seed}
         for name, value in settings.items():
             least = 0 if name in ("codes", "seed") else 1
@@ -201,7 +201,7 @@ class SparseCodesIndex(Scan):
         number = len(self._directions.bias)
         codes, values = encode(vectors, self._directions, min(self._settings["active"], number))
         self._lists = lists_of(codes.numpy(), values.numpy(), ids.numpy(), number)
-        self._items = WholeCatalogue(inner_product, None, on_cpu(self._states), ids)
+        self._items = WholeCatalogue(inner_product, on_cpu(self._states), ids)
 
     def _of_lists(self, user_states: State, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
         assert self._lists is not None, "searched once there are lists"

@@ -1,4 +1,4 @@
-"""DAT+: a two-tower over sequences whose towers have augmented vectors, trained to say what the other tower gives."""
+"""Dual Augmented Two-tower (DAT) for sequences, DAT+: each tower's augmented vector learns the other tower's output."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def encode(
 def decode(
     codes: Int[Tensor, "rows active"], values: Float[Tensor, "rows active"], directions: Directions
 ) -> Float[Tensor, "rows dim"]:
-    """Return the vectors that these codes stand for."""
+    """Return the vectors that these codes decode to."""
     return (values[:, :, None] * directions.decoder[codes]).sum(1) + directions.mean
 
 

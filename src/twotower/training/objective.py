@@ -42,14 +42,14 @@ class Objective(Protocol):
 
 
 class Stateless:
-    """Have nothing to resume."""
+    """Hold nothing that a resumed run needs."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: it draws nothing."""
+        """Return nothing: it draws nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take."""
+        """Take nothing."""
 
 
 class AgainstAll(Stateless):

@@ -28,7 +28,7 @@ class Starting(nn.Module):
         return self._known
 
     def begin(self) -> None:
-        """Remember that codes have started."""
+        """Record that codes have started."""
         self.started.fill_(True)
         self._known = True
 

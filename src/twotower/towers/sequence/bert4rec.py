@@ -41,7 +41,7 @@ class BothWaysBlock(nn.Module):
 
 
 class BERT4Rec(ClozeEncoder):
-    """Encode a history by self-attention that sees what came before and after, and tell hidden items.
+    """Encode a history by self-attention that sees what came before and after, and predict hidden items.
 
     Causality does not hold: it is trained to fill in blanks (see `ClozeEncoder`), of which there are fewer than places,
     so that it wants more epochs than a causal encoder.

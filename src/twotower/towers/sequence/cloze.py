@@ -15,7 +15,7 @@ ASKED = ("blank", "last")
 
 
 class ClozeEncoder(SequenceEncoder):
-    """Read a history in both directions; some events are hidden in training, and their items are to be told.
+    """Read a history in both directions; some events are hidden in training, and their items are predicted.
 
     Not causal: a state depends on later events as on earlier ones. What it must not know is what is hidden: in place of
     a hidden event stands one learnt vector, the blank.
@@ -63,7 +63,7 @@ class ClozeEncoder(SequenceEncoder):
         hidden: Bool[Tensor, "users length"],
         mask: Bool[Tensor, "users length"],
     ) -> Float[Tensor, "hidden dim"]:
-        """Return the states that tell the hidden items, in the order of places: nothing in them comes from these.
+        """Return the states that predict the hidden items, in the order of places: nothing in them comes from these.
 
         Args:
             events: vectors of the items, the hidden ones among them.
@@ -80,7 +80,7 @@ class ClozeEncoder(SequenceEncoder):
         lengths: Int[Tensor, " users"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users dim"]:
-        """Return the state that tells the next item; meaningless where there is no event."""
+        """Return the state that predicts the next item; meaningless where there is no event."""
         if self.asked == "last":
             return super().at_end(events, lengths, times)
         places = torch.arange(events.shape[1] + 1, device=events.device)

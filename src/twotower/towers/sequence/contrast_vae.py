@@ -160,7 +160,7 @@ class ContrastVAE(SequenceEncoder):
 
 
 def divergence(mean: Float[Tensor, "*rows dim"], deviation: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows"]:
-    """Return KL(N(mean, deviation²) ‖ N(0, 1)) summed over numbers, in nats."""
+    """Return the Kullback-Leibler divergence of N(mean, deviation²) from N(0, 1), summed over numbers, in nats."""
     return 0.5 * (mean.square() + deviation.square() - 1.0 - 2.0 * deviation.log()).sum(-1)
 
 

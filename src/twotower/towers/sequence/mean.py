@@ -10,7 +10,7 @@ from twotower.towers.sequence.base import SequenceEncoder
 
 
 class MeanSoFar(SequenceEncoder):
-    """Encode each place as the mean of its own event and all before it; nothing is learnt, and order plays no part."""
+    """Encode each place as the mean of its own event and all before it; without parameters and without order."""
 
     def __init__(self, *, dim: int) -> None:
         super().__init__()

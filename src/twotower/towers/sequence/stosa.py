@@ -1,4 +1,4 @@
-"""STOSA: events are Gaussians, attention and scores are Wasserstein distances between them."""
+"""Stochastic self-attention (STOSA): events are Gaussians, attention and scores are Wasserstein distances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 
 def positive(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return ELU(x) + 1, which is above 0: a variance."""
+    """Return the exponential linear unit of x plus 1, which is above 0: a variance."""
     return F.elu(x) + 1.0
 
 
