@@ -177,3 +177,34 @@ def test_resuming_where_nothing_was_saved_starts_from_nothing_and_says_so(
     run = replace(run, data=replace(run.data, path=str(alike(tmp_path, "a", "a"))))
     assert len(train(run, to=tmp_path / "bundle", resume=True).records) == 1
     assert "no checkpoint to resume from, so training starts from nothing" in caplog.text
+
+
+def test_models_of_other_items_are_not_compared(tmp_path: Path) -> None:
+    a, b = alike(tmp_path, "a", "a"), alike(tmp_path, "b", "b")
+    first = trained(a, tmp_path / "first", "ease")
+    same = trained(a, tmp_path / "same")
+    other = trained(b, tmp_path / "other", "ease")
+    assert call("compare", first, same)[0] == 0
+    status, out, err = call("compare", first, other)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "number items otherwise: 'a0' is 'b0' there" in err
+
+
+def test_models_that_were_to_find_other_items_are_not_compared(tmp_path: Path) -> None:
+    a = alike(tmp_path, "a", "a")
+    last = trained(a, tmp_path / "last")
+    drawn = trained(a, tmp_path / "drawn", "popularity", "data.split=random-ratio")
+    status, out, err = call("compare", last, drawn)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "were to find different items" in err
+
+
+def test_an_id_with_a_comma_stands_in_quotes_on_the_command_line(tmp_path: Path) -> None:
+    rows: Rows = [(f"u{u}", f"a,{(u + step) % 12}", step) for u in range(12) for step in range(6)]
+    bundle = trained(prepared(tmp_path, "commas", rows), tmp_path / "bundle")
+    told = json.loads(command("recommend", bundle, "--history", '"a,1", "a,2"', "--exclude", '"a,3"', "--json"))
+    assert told["query"]["history"] == ["a,1", "a,2"]
+    assert told["notices"] == []
+    found = {item["id"] for item in told["items"]}
+    assert len(found) == 9
+    assert not {"a,1", "a,2", "a,3"} & found

@@ -74,3 +74,23 @@ def test_new_items_are_read_as_the_training_table_was(
     assert status in (0, 3), err
     assert json.loads(out)["serving"]["rows"] == 2
     assert not [note for note in json.loads(out)["notes"] if "no column" in note]
+
+
+def test_a_column_of_unknown_values_is_told_in_every_verb_that_reads_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = bundle(tmp_path, capsys, lines(","), 'format = "csv"', "utf-8")
+    new, some = tmp_path / "new.csv", tmp_path / "some.csv"
+    new.write_text("item,title,genre\nn1,Été,G1\nn2,Fin,G2\n")
+    some.write_text("item,title,genre\nn1,Été,G1\nn2,Fin,g2\n")
+    expected = f"{new}: training had none of the values of column 'genre': all are unknown"
+    assert notices(capsys, folder, new) == [expected]
+    assert notices(capsys, folder, some) == []
+    caplog.clear()
+    assert call(capsys, "add-items", folder, new, "--to", tmp_path / "grown")[0] == 0
+    assert expected in caplog.messages
+
+
+def notices(capsys: pytest.CaptureFixture[str], folder: Path, table: Path) -> list[str]:
+    told: list[str] = json.loads(call(capsys, "similar", folder, "--items", table, "-k", 1, "--json")[1])["notices"]
+    return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,21 @@ from twotower.serving.why import Why
 
 
 def split_ids(text: str) -> list[str]:
-    """Return the ids of ``A,B,C``, without blanks around them.
+    """Return the ids of ``A,B,C``, without blanks around them; one with a comma stands in double quotes, as in CSV.
 
     Examples:
         >>> split_ids(" 12, b ,")
         ['12', 'b']
+        >>> split_ids('"a,1", b')
+        ['a,1', 'b']
     """
-    return [id for part in text.split(",") if (id := part.strip())]
+    parts = re.findall(r'\s*("(?:[^"]|"")*"(?=\s*(?:,|$))|[^,]*)\s*(?:,|$)', text)
+    return [id for part in parts if (id := _unquoted(part.strip()))]
+
+
+def _unquoted(id: str) -> str:
+    quoted = len(id) > 1 and id[0] == id[-1] == '"'
+    return id[1:-1].replace('""', '"') if quoted else id
 
 
 def row(answer: Answer) -> dict[str, Any]:

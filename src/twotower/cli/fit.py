@@ -54,7 +54,7 @@ def command(
 
     from rich.console import Console
 
-    from twotower.cli.answers import print_json
+    from twotower.cli.answers import print_json, split_ids
     from twotower.cli.notices import is_quiet
     from twotower.experiment.ladder.fit import fit
     from twotower.experiment.ladder.rungs import METRIC
@@ -76,7 +76,7 @@ def command(
             unit=unit,
             value=value,
             positive_from=positive_from,
-            columns=[name.strip() for name in columns.split(",")] if columns else [],
+            columns=split_ids(columns or ""),
             watch=lambda name: [Progress(name, METRIC, quiet=is_quiet())],
             notice=notice,
             progress=notice if sys.stderr.isatty() else lambda text: None,

@@ -31,7 +31,7 @@ def command(
     bundle: Annotated[str, typer.Argument(help="Folder that 'twotower train' wrote; with --all also its address.")],
     user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
     history: Annotated[
-        str | None, typer.Option(help="Item ids, oldest first: A,B,C; with --user: what came since.")
+        str | None, typer.Option(help='Item ids, oldest first: A,B,C; with --user: what came since. "A,1" is one id.')
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,

@@ -103,7 +103,7 @@ def _sampled(
         if source.format == "parquet":
             sql = f"read_parquet({as_pattern(path)})"
         elif source.format == "jsonl":
-            sql = f"read_json({literal(head)}, format='newline_delimited', ignore_errors=true, sample_size=-1)"
+            sql = f"read_json({as_pattern(head)}, format='newline_delimited', ignore_errors=true, sample_size=-1)"
         else:
             sql = _csv(head, source, "sample_size=-1")
             connection.execute(
@@ -120,7 +120,7 @@ def _csv(head: Path, source: Source, how: str) -> str:
     delimiter = source.separator or ("\t" if source.format == "tsv" else ",")
     names = f", names=[{', '.join(map(literal, source.columns))}]" if source.columns else ""
     return (
-        f"read_csv({literal(head)}, delim={literal(delimiter)}, quote={literal(source.quote)}, "
+        f"read_csv({as_pattern(head)}, delim={literal(delimiter)}, quote={literal(source.quote)}, "
         f"escape={literal(source.quote)}, header={str(not source.columns).lower()}{names}, "
         f"ignore_errors=true, null_padding=false, strict_mode=false, {how})"
     )

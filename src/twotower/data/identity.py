@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.data.dataset import Dataset
+from twotower.data.prepare.database import as_pattern, only_file
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -29,6 +30,34 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def check_same_numbers(mine: Path, other: Path, what: str) -> None:
+    """Refuse two folders of vocabularies that give one number to two users or items; one may know more than the other.
+
+    Args:
+        mine: folder ``vocabulary`` of a bundle.
+        other: that of another.
+        what: the two in words, for the error.
+
+    Raises:
+        InputError: names the first row that differs.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for name in ("users.parquet", "items.parquet"):
+            paths = [folder / name for folder in (mine, other)]
+            if not all(path.is_file() for path in paths):
+                continue
+            here, there = (f"read_parquet({as_pattern(path)})" for path in paths)
+            found = connection.execute(
+                f"SELECT here.id, there.id FROM {here} AS here JOIN {there} AS there USING (row) "
+                "WHERE here.id IS DISTINCT FROM there.id ORDER BY row LIMIT 1"
+            ).fetchone()
+            if found is not None:
+                side = name.removesuffix(".parquet")
+                raise InputError(f"{what} number {side} otherwise: {shown(found[0])} is {shown(found[1])} there")
+
+
 def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
     """Refuse two folders of vocabularies whose rows represent other ids or values.
 
@@ -46,7 +75,7 @@ def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
         for name in sorted({path.name for folder in (mine, other) for path in folder.glob("*.parquet")}):
             if not ((mine / name).is_file() and (other / name).is_file()):
                 raise InputError(f"{what} differ: only one of them has vocabulary/{name}; give the data of the model")
-            here, there = (connection.read_parquet(str(folder / name)) for folder in (mine, other))
+            here, there = (connection.read_parquet(only_file(folder / name)) for folder in (mine, other))
             key = "id" if "id" in here.columns else "value"
             if not {"row", key} <= set(here.columns) & set(there.columns):
                 continue

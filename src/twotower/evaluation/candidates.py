@@ -17,7 +17,7 @@ from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
-from twotower.evaluation.result import Result
+from twotower.evaluation.result import Result, question
 from twotower.index.brute_force import BruteForceIndex
 from twotower.metrics.ranking import MISSED, ranking_metrics
 from twotower.models.base import Model
@@ -296,4 +296,5 @@ def _result(users: Tensor, truth: Log, lists: Tensor, ks: Sequence[int], split: 
         truths=len(rows),
         seen_truths=0,
         unreachable_truths=int((~found).sum()),
+        asked=question(users.cpu(), rows.bincount(minlength=len(users)).cpu(), items.cpu()),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,6 +13,8 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.core.html import html_table
 from twotower.evaluation.result import Result
 from twotower.metrics.intervals import holm, paired_permutation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def compare(
     training varies with its seed.
 
     Raises:
-        InputError: if there are no results, they are of different users, or a name is unknown.
+        InputError: if there are no results, they are of different users or truths, or a name is unknown.
     """
     if not results:
         raise InputError("there are no results to compare")
@@ -96,6 +99,11 @@ def compare(
     for name, result in results.items():
         if not torch.equal(result.users, base.users):
             raise InputError(f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made")
+        if result.asked and base.asked and result.asked != base.asked:
+            raise InputError(f"'{name}' and '{reference}' were to find different items, so no pairs can be made")
+        if result.num_items != base.num_items:
+            counts = name, result.num_items, reference, base.num_items
+            log.warning("'%s' ranks %d items, '%s' %d: among fewer it is easier to be right", *counts)
         for metric in metrics:
             if metric not in result.per_user:
                 raise unknown_name(f"metric of '{name}'", metric, result.per_user)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
@@ -35,6 +36,8 @@ class Result:
     unreachable_truths: int
     """Of these, no candidates (unknown items, or outside the protocol's): misses."""
     slices: dict[str, Slice] = field(default_factory=dict)
+    asked: str = ""
+    """Hash of users and truths, by which two results are known to answer the same question; empty: not known."""
 
     def __repr__(self) -> str:
         shown = [name for name in ("ndcg@10", "recall@10") if name in self.per_user] or list(self.per_user)[:2]
@@ -82,3 +85,17 @@ class Result:
             "unreachable_truths": self.unreachable_truths,
             "slices": {name: asdict(part) for name, part in self.slices.items()},
         }
+
+
+def question(users: Tensor, counts: Tensor, items: Tensor) -> str:
+    """Return one hash of who was asked for and which items were to be found.
+
+    Args:
+        users: rows, ascending.
+        counts: distinct relevant items of each.
+        items: these, user by user, ascending within one.
+    """
+    digest = hashlib.sha256()
+    for part in (users, counts, items):
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()

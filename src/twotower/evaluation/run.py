@@ -15,7 +15,7 @@ from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.ranks import ranks_by_counting, ranks_in_lists
-from twotower.evaluation.result import Result
+from twotower.evaluation.result import Result, question
 from twotower.evaluation.slices import slices
 from twotower.metrics.beyond_accuracy import beyond_accuracy
 from twotower.metrics.ranking import MISSED
@@ -128,6 +128,7 @@ def evaluate(
         seen_truths=int(seen),
         unreachable_truths=int((column_of[truth.items] < 0).sum()),
         slices={} if train is None else slices(ranks, rows, items_of_truth, users, train, protocol.ks),
+        asked=question(users, truth.lengths[queries].cpu(), items_of_truth),
     )
 
 

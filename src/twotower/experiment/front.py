@@ -10,6 +10,7 @@ from typing import Any
 from twotower.core.errors import InputError, unknown_name
 from twotower.core.registry import Registry
 from twotower.data.dataset import Dataset
+from twotower.data.identity import check_same_numbers
 from twotower.data.splitters import SPLITTERS
 from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
@@ -233,8 +234,11 @@ def compare(
         device: where the models of bundles run.
 
     Raises:
-        InputError: if they were judged on different users, or a name is unknown.
+        InputError: if they were judged on different users or items, or a name is unknown.
     """
+    folders = [Path(value) for value in results.values() if isinstance(value, Path | str)]
+    for folder in folders[1:]:
+        check_same_numbers(folders[0] / "vocabulary", folder / "vocabulary", f"{folders[0]} and {folder}")
     found = {name: _result(value, device) for name, value in results.items()}
     if found and reference is None:
         for name, result in found.items():

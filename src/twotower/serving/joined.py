@@ -224,6 +224,8 @@ def _values(
     if not paths[0].is_file():
         raise InputError(f"feature '{feature.name}': the bundle has no table of its values; train again on all data")
     found = join_vocabularies(connection, *paths, key="value", size=feature.size, newer_size=other.size)
+    if not found.known and other.size > FIRST_KNOWN:
+        log.warning("%s: the bundle has none of the values of %s feature '%s': all are new", what, side, feature.name)
     if lost := int((column[:, feature.width :] > 0).any(dim=1).sum()) if column.ndim > 1 else 0:
         log.warning("%s: feature '%s' keeps the first %d values of %d rows", what, feature.name, feature.width, lost)
     return replace(feature, size=found.size), renumbered(column, found.rows, feature.width)

@@ -119,8 +119,8 @@ class Vocabulary:
         import duckdb
 
         connection = duckdb.connect()
-        source = str(self.path).replace("'", "''")
-        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM read_parquet('{source}')")
+        source = as_pattern(self.path)
+        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM read_parquet({source})")
         return connection
 
     def _ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:

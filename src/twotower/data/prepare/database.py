@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from twotower.core.errors import InputError, shown
 def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
     """Open a connection whose tables are in ``work``, so that memory stays below the limit however long they are.
 
+    A path with a question mark is none to DuckDB, so such tables are in the system's temporary folder.
+
     Raises:
         InputError: if the limit is not a size, or is too small for the job.
         OSError: if the disk is full.
@@ -26,9 +29,13 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
     if size is None or float(size[1]) <= 0:
         raise InputError(f"memory limit {shown(memory_limit)} is not a size; write it as 500MB or 2GB")
     try:
-        with duckdb.connect(
-            str(work / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}
-        ) as connection:
+        with (
+            _without_question_mark(work) as tables,
+            duckdb.connect(
+                str(tables / "work.duckdb"),
+                config={"memory_limit": memory_limit, "temp_directory": str(tables / "spill")},
+            ) as connection,
+        ):
             connection.execute("SET enable_progress_bar = false")
             connection.execute("SET preserve_insertion_order = true")
             connection.execute("SET TimeZone = 'UTC'")
@@ -43,6 +50,17 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
         if "interrupted" in str(error).lower():  # DuckDB's word for Ctrl-C
             raise KeyboardInterrupt from None
         raise
+
+
+@contextlib.contextmanager
+def _without_question_mark(work: Path) -> Iterator[Path]:
+    if "?" not in str(work.resolve()):
+        yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="twotower-") as name:
+        if "?" in str(Path(name).resolve()):
+            raise InputError(f"the temporary folder {name} has a '?' in its path; set TMPDIR to one without")
+        yield Path(name)
 
 
 @contextlib.contextmanager
@@ -67,7 +85,12 @@ def literal(value: object) -> str:
 
 def as_pattern(path: object) -> str:
     """Return a SQL string of a path that readers take for this one file, whatever pattern signs its name holds."""
-    return literal("".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path)))
+    return literal(only_file(path))
+
+
+def only_file(path: object) -> str:
+    """Return a path that readers take for this one file, whatever pattern signs its name holds."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path))
 
 
 def quoted(column: str) -> str:

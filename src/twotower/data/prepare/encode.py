@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
-from twotower.data.prepare.database import column_sql, database, literal, one
+from twotower.data.prepare.database import as_pattern, column_sql, database, one
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
@@ -102,7 +102,7 @@ def encode(
         f"WITH kept AS (SELECT spot, cell[1:{feature.width}] AS cell FROM ({cut})), "
         "words AS (SELECT spot, unnest(cell) AS word, generate_subscripts(cell, 1) - 1 AS place FROM kept) "
         f"SELECT spot, place, coalesce(known.row, {UNKNOWN}) AS row FROM words "
-        f"LEFT JOIN read_parquet({literal(vocabulary)}) known ON known.value = words.word"
+        f"LEFT JOIN read_parquet({as_pattern(vocabulary)}) known ON known.value = words.word"
     ).fetchnumpy()
     if array.ndim == 1:
         array[found["spot"]] = found["row"]
@@ -117,7 +117,8 @@ def prepare_table(
     """Encode a new table of users or items as the training data was.
 
     Columns are looked for by the names of the raw table that the vocabularies came from, then by the feature's name. A
-    feature without a column is missing in every row, with a warning in the log of this module.
+    feature without a column is missing in every row, and one whose values are all unknown tells the model nothing: both
+    with a warning in the log of this module.
 
     Args:
         table: a CSV, TSV, JSON lines or Parquet file, or rows by column name.
@@ -133,6 +134,7 @@ def prepare_table(
     """
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         work, readers = Path(name), read_columns(connection, vocabulary, side)
+        what = str(table) if isinstance(table, Path | str) else f"the {side}"
         if not isinstance(table, Path | str):
             rows, table = table, work / "rows.jsonl"
             table.write_text(
@@ -153,7 +155,11 @@ def prepare_table(
                 encode(connection, "given", cells, feature, path, start, min(start + ROWS, len(ids)))
                 for start in range(0, len(ids), ROWS)
             ]
-            features[feature.name] = torch.from_numpy(np.concatenate(blocks))
+            column = np.concatenate(blocks)
+            if feature.is_discrete and (column == UNKNOWN).any() and not (column > UNKNOWN).any():
+                of = shown(spec.column or spec.name)
+                logger.warning("%s: training had none of the values of column %s: all are unknown", what, of)
+            features[feature.name] = torch.from_numpy(column)
     return ids, features
 
 

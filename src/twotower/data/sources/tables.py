@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
+from twotower.data.prepare.database import as_pattern
 from twotower.data.prepare.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
 
 
@@ -77,14 +78,14 @@ def delimited(
             raise InputError(f"{path}: no column '{missing[0]}' in its first line; {closest(missing[0], columns)}")
     types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
     return (
-        f"read_csv({literal(path)}, auto_detect=false, header={str(header).lower()}, delim={literal(separator)}, "
+        f"read_csv({as_pattern(path)}, auto_detect=false, header={str(header).lower()}, delim={literal(separator)}, "
         f"quote={literal(quote)}, escape={literal(quote)}, encoding={literal(encoding)}, columns={{{types}}})"
     )
 
 
 def parquet(path: Path) -> str:
     """Return SQL for a Parquet file, rows in file order."""
-    return f"read_parquet({literal(path)})"
+    return f"read_parquet({as_pattern(path)})"
 
 
 def write(connection: Any, query: str, target: Path) -> None:
