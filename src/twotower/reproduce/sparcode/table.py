@@ -4,16 +4,17 @@ Source: Su et al., "Beyond two-tower matching", SIGIR 2023, table 2 and figure 6
 20, vectors of 64, Precision, NDCG and Recall at 50, each model with a mean-pooled ("dnn"), a GRU and a self-attention
 encoder.
 
-Ours, since the paper is silent or cannot be followed: the first 80 % of a held-out user's events are known (the last 20
-are read, all are left out of answers), the rest is to be found; of repeated items the first event counts. Batches of
-2,048, AdamW, a rate that falls to 0, the best epoch by validation recall. SparCode and the gate: a sampled softmax, which costs less than the full one: against 2,048 evenly drawn items that all rows share, or 16,384 of the
-43,000, without the user's other positives. 10 epochs, the first 5 without codes: codes that start at tokens which have
-not learnt yet stay bad (with 1 epoch of 6 they kept a third of the twin's recall on 43,000 items). Every row chooses on
-validation data: SparCode's forms between the dot product and a cosine over a temperature at a rate of 6e-3, and the
-cosine at 3e-3; twins between dot product and cosine, by the full softmax in 6 epochs or by SparCode's loss in 10, and
-the cosine by the full softmax in 10 epochs at 3e-3. SparCode: gradients straight through the quantiser, softplus;
-"printed" has the stop-gradient, ReLU, and the commitment as a sum. One split for all seeds, so that tests can be paired
-by user. Rows with a ``/`` are the same trainings answered by lists.
+Ours, since the paper is silent or cannot be followed: the first 80 % of a held-out user's events are known (the last
+20 are read, all are left out of answers), the rest is to be found; of repeated items the first event counts. Batches
+of 2,048, AdamW, a rate that falls to 0, the best epoch by validation recall. SparCode and the gate: a sampled softmax
+against 2,048 evenly drawn items that all rows share, or 16,384 of the 43,000, without the user's other positives. 10
+epochs, the first 5 without codes: codes that start at tokens which have not learnt yet stay bad (with 1 epoch of 6
+they kept a third of the twin's recall on 43,000 items). Every row chooses on validation data: SparCode's forms between
+the dot product and a cosine over a temperature at a rate of 6e-3, and the cosine at 3e-3; twins between dot product
+and cosine, by the full softmax in 6 epochs or by SparCode's loss in 10, and the cosine by the full softmax in 10
+epochs at 3e-3. SparCode: gradients straight through the quantiser, softplus; "printed" has the stop-gradient, ReLU,
+and the commitment as a sum. One split for all seeds, so that tests can be paired by user. Rows with a ``/`` are the
+same trainings answered by lists.
 """
 
 from __future__ import annotations
