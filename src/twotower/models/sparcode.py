@@ -55,8 +55,8 @@ class SparCode(Model):
 
     Trained by the full softmax, or with "inner_pdnn" by a sampled one. For ``warm_up`` epochs the tokens pass
     unquantised; then codes start at k-means centres of a batch. Only what comes after is kept as the best checkpoint.
-    Codes of tokens that have not learnt yet stay bad, the gate's for good: warm up until validation has nearly stopped
-    rising. The gate warms up without the activation, as a two-tower.
+    Codes of tokens that have not learnt yet recover slowly, the gate's hardly: warm up until validation has nearly
+    stopped rising. The gate warms up without the activation, as a two-tower.
 
     Where all scores have been 0 for a while, no gradient is left; training says so and raises b.
 
