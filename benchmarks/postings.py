@@ -12,6 +12,8 @@ Times are CPU time of the thread, p50 and p99 over the requests of all repeats; 
 work on the machine lengthens CPU time too, since it empties the caches: so ``p99_over_p50`` takes each request's median
 over the repeats, and the p99 over requests of that. "Emptied": 64 MiB are read before each request.
 
+Sparse codes of the item vectors are the cheap rival: with candidates ranked by the vectors, and alone.
+
 Nominating finds codes and ranks candidates inside the time, and leaves out what was seen. FAISS is called directly and
 asked for as many more as were seen; they are dropped outside the time. Sums over lists alone know their codes.
 """
@@ -31,6 +33,7 @@ from postings_data import Sessions, drawn_sessions, read_sessions, stretched, tr
 from twotower.index.nominate import Nominate
 from twotower.index.postings import Postings
 from twotower.index.postings_search import search_postings
+from twotower.index.sparse_codes import SparseCodesIndex
 
 K, KEPT = 50, 0.99
 SPARSITIES = {"99": 0.01, "99.5": 0.005}
@@ -149,6 +152,35 @@ def nominate_answer(index: Nominate, users: torch.Tensor, seen: torch.Tensor) ->
     return lambda request: index.search(rows[request], K, exclude[request])
 
 
+def sparse_answer(index: SparseCodesIndex, users: torch.Tensor, seen: torch.Tensor, read: int) -> Answer:
+    """Directions found, lists read, 200 candidates ranked by their vectors."""
+    rows, exclude = users.split(1), seen.split(1)
+
+    def one(request: int) -> Any:
+        index.set_effort(read)
+        return index.search(rows[request], K, exclude[request])
+
+    return one
+
+
+def sums_answer(index: SparseCodesIndex, users: torch.Tensor, seen: torch.Tensor, read: int) -> Answer:
+    """The inner product with the sparse codes alone: no vector is kept."""
+    lists, rows, exclude = index.lists, users.split(1), seen.split(1)
+    assert lists is not None
+
+    def one(request: int) -> Any:
+        best = index.weights(rows[request]).topk(read, dim=1)
+        codes = best.indices.masked_fill(best.values <= 0, -1)
+        return search_postings(lists, codes, best.values, K, exclude=exclude[request])
+
+    return one
+
+
+def of_ranked(found: Any) -> np.ndarray:
+    """The ids of one request."""
+    return np.asarray(found.ids[0])
+
+
 def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> Nominate:
     """Quality and time at equal recall, on the lists that were learned; returns an index to stretch."""
     items, users, ids = sessions.items, sessions.users, sessions.ids
@@ -192,6 +224,23 @@ def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> N
         figures[f"{kind}_build_cpu_seconds"] = rival.build_seconds
         for effort in rival.efforts:
             take(f"{kind} {effort}", kind, rival.answer(queries, effort, more), of_faiss)
+    figures["sparse_codes_bytes_an_item"] = {}
+    for active in (16, 32):
+        with common.Clock() as clock:
+            sparse = SparseCodesIndex(active=active)
+            sparse.build(items, ids)
+        assert sparse.lists is not None
+        figures[f"sparse_codes_{active}_build_cpu_seconds"] = round(clock.cpu, 2)
+        figures["sparse_codes_bytes_an_item"][str(active)] = round(sparse.lists.num_bytes / len(items), 1)
+        for read in (32, 128):
+            name = f"sparse codes {active}, read {read}"
+            take(
+                f"{name}, alone",
+                "sparse_codes_alone",
+                sums_answer(sparse, users, sessions.seen, read),
+                of_ranked,
+            )
+            take(name, "sparse_codes", sparse_answer(sparse, users, sessions.seen, read), of_ranked)
     times = timed(answers, requests, repeats)
     medians = {name: float(np.median(each)) for name, each in times.items()}
     kept = {name: recall / worth["flat"][0] for name, (recall, _) in worth.items()}

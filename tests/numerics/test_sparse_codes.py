@@ -40,8 +40,11 @@ def test_an_item_has_the_codes_with_the_largest_positive_values():
         best = sorted(range(CODES), key=lambda code: -max(raw[code], 0.0))[:ACTIVE]
         assert codes[row].tolist() == best
         assert values[row].tolist() == pytest.approx([max(raw[code], 0.0) for code in best], rel=1e-4, abs=1e-5)
-        restored = sum((values[row, n].double() * found.decoder[codes[row, n]] for n in range(ACTIVE)), found.mean)
-        torch.testing.assert_close(decode(codes[row : row + 1], values[row : row + 1], found)[0].double(), restored)
+        restored = found.mean.double()
+        for n in range(ACTIVE):
+            restored = restored + values[row, n].double() * found.decoder[codes[row, n]].double()
+        restored_at_once = decode(codes[row : row + 1], values[row : row + 1], found)[0].double()
+        torch.testing.assert_close(restored_at_once, restored, rtol=1e-5, atol=1e-5)
 
 
 def test_learning_restores_most_of_what_few_codes_can_hold():

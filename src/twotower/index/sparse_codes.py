@@ -152,6 +152,16 @@ class SparseCodesIndex(Scan):
             raise InputError("index 'sparse_codes': there are no lists yet; build the index first")
         return self._of_lists(on_cpu(user_states), k, None if exclude is None else exclude.cpu(), None)
 
+    def weights(self, user_states: Tensor) -> Tensor:
+        """Return the inner product of each user with each direction: [users, codes].
+
+        Raises:
+            InputError: if it is not built.
+        """
+        if self._directions is None:
+            raise InputError("index 'sparse_codes': there are no directions yet; build the index first")
+        return user_states.float() @ self._directions.decoder.T
+
     def save(self, folder: Path) -> None:
         """Write vectors, directions and settings into ``folder``; lists are made of them when it is loaded."""
         super().save(folder)
@@ -206,8 +216,7 @@ class SparseCodesIndex(Scan):
     def _of_lists(self, user_states: State, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
         assert self._lists is not None, "searched once there are lists"
         assert self._items is not None
-        assert self._directions is not None
-        weights = user_states.float() @ self._directions.decoder.T
+        weights = self.weights(user_states)
         read = weights.topk(min(self._settings["read"], weights.shape[1]), dim=1)
         wide = min(k * self._settings["rerank"], max(k, len(self._lists.ids)))
         codes = read.indices.masked_fill(read.values <= 0, -1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 
 BATCH, RATE = 512, 3e-3
-EPOCHS, LEAST, MOST = 20, 30, 1000
+EPOCHS, LEAST, MOST = 20, 200, 1000
 """Epochs over the vectors, as far as they make no fewer and no more steps than the other two."""
 
 
@@ -35,7 +35,7 @@ def encode(
 def decode(
     codes: Int[Tensor, "rows active"], values: Float[Tensor, "rows active"], directions: Directions
 ) -> Float[Tensor, "rows dim"]:
-    """Return the vectors that these codes decode to."""
+    """Restore vectors from their codes."""
     return (values[:, :, None] * directions.decoder[codes]).sum(1) + directions.mean
 
 
