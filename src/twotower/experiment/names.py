@@ -8,6 +8,6 @@ RECIPES = {
     "sasrec_ml_1m": "the same for MovieLens-1M, 200 epochs",
     "semantic": "items and users by texts alone",
     "item_cosine": "item-to-item cosine, shrunk by ten users",
-    "item_lists": "item-to-item lists in the order of time, shrunk by ten events",
+    "item_lists": "item-to-item lists in the order of time, shrunk by a hundred events",
 }
 """By name."""

@@ -36,7 +36,7 @@ WITH_FEATURES: dict[str, tuple[str, ...]] = {"two_tower": ("model.id_dropout=0.3
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_cosine": (("model.shrink=100.0",), ("model.shrink=0.0",)),
     "item_lists": (
-        ("model.shrink=100.0",),
+        ("model.shrink=10.0",),
         ("model.window=30",),
         ("model.decay=0.5",),
         ("model.decay=0.95", "model.history_length=50"),
