@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -137,3 +138,16 @@ def test_numbers_too_large_are_one_line(tmp_path, diagnose, value) -> None:
     status, _, error = diagnose(tmp_path / "v.npy")
     assert (status, error.count("\n")) == (2, 1)
     assert "3" in error
+
+
+def test_what_pandas_notes_in_a_parquet_file_is_read_and_its_index_is_no_coordinate(tmp_path, diagnose) -> None:
+    columns = ", ".join(f"random() - 0.5 AS d{place}" for place in range(16))
+    noted = json.dumps({"index_columns": ["key"], "columns": [], "pandas_version": "2.2.0"}).replace("'", "''")
+    duckdb.sql(
+        f"COPY (SELECT {columns}, range * 0.5 AS key FROM range(60)) TO '{tmp_path / 'framed.parquet'}' "
+        f"(FORMAT parquet, KV_METADATA {{pandas: '{noted}'}})"
+    )
+    status, out, err = diagnose(tmp_path / "framed.parquet")
+    assert (status, err) == (0, "")
+    assert out.startswith("HEALTHY  60 vectors of 16 dimensions")
+    assert "id: key" in out

@@ -74,9 +74,9 @@ def only_file(path: Path) -> str:
 
 def _pandas_indexes(connection: Any, path: str) -> tuple[str, ...]:
     """Columns that pandas noted as the index of the frame."""
-    found = connection.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = 'pandas'::BLOB", [path]).fetchone()
+    found = connection.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = 'pandas'::BLOB", [path]).fetchall()
     try:
-        noted = json.loads(found[0])["index_columns"] if found else []
+        noted = json.loads(found[0][0])["index_columns"] if found else []
         return tuple(name for name in noted if isinstance(name, str))
     except (ValueError, KeyError, TypeError, RecursionError):
         return ()  # a note of another program under that name says nothing of columns
