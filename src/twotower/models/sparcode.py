@@ -308,6 +308,6 @@ class SparCode(Model):
             return scores
         with torch.no_grad():
             more = 1.0 - self._plain(users, items).max()
-            self.bias += more
+            self.bias.add_(more)
         log.warning("%s: b is raised by %.3g, so that the best are 1", said, float(more))
         return scores
