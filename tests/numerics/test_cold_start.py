@@ -131,9 +131,7 @@ def slow_loss(flat: Tensor, inputs: Tensor, support: Tensor, apart: Tensor) -> T
     scores = hidden[:, 0]
     places = len(support)
     against = scores[places:][apart]
-    terms = [
-        -torch.log(scores[j].exp() / (scores[j].exp() + against.exp().sum())) for j in range(places) if support[j]
-    ]
+    terms = [-torch.log(scores[j].exp() / (scores[j].exp() + against.exp().sum())) for j in range(places) if support[j]]
     return torch.stack(terms).mean()
 
 
