@@ -82,7 +82,7 @@ class ClusterPopularity(ClosedForm):
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows clusters"]:
         """Return 1 at the place of the user's cluster."""
-        rows = self.centres.new_zeros(len(users.ids), WIDTH)
+        rows = self.centres.new_zeros(users.ids.shape[0], WIDTH)
         if self.schema.user_features:
             rows = self._projected(users.features)
         return F.one_hot(self._nearest(rows), len(self.centres)).to(self.centres.dtype)

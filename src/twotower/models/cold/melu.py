@@ -51,7 +51,7 @@ class MeLU(Model):
         hidden: widths of the decision layers.
         inner_rate: α, the rate of a local step.
         steps: local steps.
-        anchors: items, evenly spread over the catalogue, that support items are told from.
+        anchors: items, evenly spread over the catalogue as it is at first, that support items are told from.
         history_length: latest items of the history that are support; 0: features alone, without local steps.
         feature_dropout: share of the user's features, each by itself, that are missing in training.
     """
@@ -59,6 +59,7 @@ class MeLU(Model):
     has_vectors = False
     inner_product = False
     user_kind = Adapted
+    no_onnx = "a user's state is the weights of its decision layers, which a graph of two towers has no place for"
     anchors: Tensor
 
     def __init__(
@@ -94,7 +95,7 @@ class MeLU(Model):
         flat = torch.cat([part.detach().flatten() for layer in layers for part in (layer.weight, layer.bias)])
         self.decision = torch.nn.Parameter(flat)
         spread = torch.linspace(FIRST_KNOWN, max(FIRST_KNOWN, schema.num_items - 1), anchors)
-        self.register_buffer("anchors", spread.round().long().clamp(max=schema.num_items - 1).unique())
+        self.register_buffer("anchors", spread.round().long().clamp(max=schema.num_items - 1))
 
     def attach_items(self, items: Items) -> None:
         """Keep the features of all items for those of a history; needed once, before training."""
@@ -110,7 +111,7 @@ class MeLU(Model):
 
     def encode_users(self, users: Users) -> Adapted:
         """Return each user's vector, and the decision layers after its local steps."""
-        rows = len(users.ids)
+        rows = users.ids.shape[0]
         vectors = self.decision.new_zeros(rows, self.dim)
         if self.user_map is not None:
             fields = dropped_fields(self.user_fields(users), self.feature_dropout if self.training else 0.0)

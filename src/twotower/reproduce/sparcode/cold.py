@@ -8,10 +8,11 @@ people's model made of their behaviour, as Deezer's are.
 
 Ours: users 7:1:2, so that a test has twice the users, and another draw of them for every seed; every trained row
 chooses between two learning rates on validation data, and the counted one between two numbers of clusters; vectors of
-32 (MeLU 16), one hidden layer of 128 or one of attention (DSSM none: on a validation draw it was better so), 0.3 of features and of hidden numbers dropped in training
-(without that the two-tower overfits); batches of 512, the best of 6 epochs by validation recall. Two-towers and
-SparCode learn against 256 evenly drawn items that all rows share (MeLU 32: its scorer is dear); DropoutNet and
-DeezerNet by their own losses. Sizes are for two slow cores: the whole table is half an hour of CPU.
+32 (MeLU 16), one hidden layer of 128 (DSSM none: better so on a validation draw) or one of attention, 0.3 of features
+and of hidden numbers dropped in training (without that the two-tower overfits; MeLU has features to drop alone);
+batches of 512, the best of 6 epochs by validation recall. Two-towers and SparCode learn against 256 evenly drawn items
+that all rows share (MeLU 32: its scorer is dear), DropoutNet and DeezerNet by their own losses. Sizes are for two slow
+cores: the whole table is under half an hour of CPU.
 """
 
 from __future__ import annotations
