@@ -1,4 +1,4 @@
-"""Every sequence encoder and T2Diff's forms against SASRec: seconds an epoch, latency of asking, peak memory.
+"""Every sequence tower and T2Diff's forms against SASRec: seconds an epoch, latency of asking, peak memory.
 
 A cell is one tower beside SASRec, in turns, on the same device and data; figures are medians, CPU seconds on a CPU and
 wall seconds on a GPU. Width 64, defaults else, full softmax with Adam; MovieLens-1M in windows of 200. On a GPU asking

@@ -33,6 +33,8 @@ from twotower.training.objective import AgainstAll
 BASE = "sasrec"
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ligr_relative": ("ligr", {"relative": True}),
+    "bert4rec_last": ("bert4rec", {"asked": "last"}),
+    "dat_plus_causal": ("dat_plus", {"encoder": "causal"}),
     "t2diff": ("t2diff", {}),
     "t2diff_as_served": ("t2diff", {"restored": "as_served"}),
     "t2diff_printed": ("t2diff", {"restored": "printed"}),

@@ -43,6 +43,8 @@ VARIANTS = [
 ]
 USERS, LENGTH, DIM = 3, 9, 8
 STEPWISE = {"gru4rec", "lrurec", "mamba4rec"}
+CUT = {"CausalTransformer", "HSTU", "LiGR", "LRURec"}
+"""Encoders whose last block works for the last place alone when asked."""
 LONGER: dict[str, tuple[int, float, dict[str, object]]] = {
     "bert4rec": (100, 3e-3, {"dim": 32, "dropout": 0.1}),
     "stosa": (20, 0.01, {"dim": 8}),
@@ -152,6 +154,17 @@ class TestSequenceEncoder:
             close(encoder.at_end(events[row, :length], lengths[row], times[row, :length]), found[row])
         if encoder.causal:
             close(found, encoder(events, everywhere, times)[torch.arange(USERS), lengths - 1])
+
+    def test_the_state_at_the_end_does_not_work_for_all_places_in_the_last_block(self, encoder, events, times):
+        """The last linear layer of a block costs as much as the places that it reads."""
+        blocks = getattr(encoder, "blocks", None)
+        if blocks is None or type(encoder).__name__ not in CUT:
+            pytest.skip("it has no blocks, or its last one must read all places")
+        read = []
+        layer = [part for part in blocks[-1].modules() if isinstance(part, nn.Linear)][-1]
+        layer.register_forward_pre_hook(lambda _, given: read.append(given[0].numel() // given[0].shape[-1]))
+        encoder.at_end(events, torch.tensor([9, 1, 5]), times)
+        assert read == [USERS]
 
     def test_the_gradient_reaches_all_weights_and_is_finite(self, encoder, events, times, everywhere):
         encoder.train()

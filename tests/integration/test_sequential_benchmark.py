@@ -66,6 +66,7 @@ def test_every_registered_encoder_is_measured_and_sasrec_comes_first(sequential)
     towers = sequential.cells.towers()
     assert next(iter(towers)) == "sasrec"
     assert {"gru4rec", "lrurec", "hstu", "ligr", "caser", "mamba4rec", "t2diff"} <= set(towers)
+    assert {"bert4rec", "stosa", "diffurec", "contrast_vae", "dat_plus"} <= set(towers)
     forms = [settings.get("restored", "predicted") for model, settings in towers.values() if model == "t2diff"]
     assert set(forms) == {"predicted", "as_served", "printed"}
     assert "two_tower" not in towers

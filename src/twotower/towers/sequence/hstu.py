@@ -35,7 +35,33 @@ class HSTUBlock(nn.Module):
         value, query, key = rest.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         weights = F.silu(query @ key.mT + self.bias(length, times)) / self.length
         mixed = (weights.tril() @ value).transpose(1, 2).reshape(users, length, dim)
-        return x + self.project_out(dropout(gate * self.mixed_norm(mixed), self.dropout, self.training))
+        return self._rest(x, gate, mixed)
+
+    def at_end(
+        self,
+        x: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last real place, without gates, queries and weights of the others."""
+        users, length, dim = x.shape
+        end = (lengths - 1).clamp(min=0)
+        row = torch.arange(users, device=x.device)
+        normed = self.norm(x)
+        weight, bias = self.project_in.weight, self.project_in.bias
+        # The rows of the projection are gate, value, query and key.
+        gate, query = F.silu(F.linear(normed[row, end], weight, bias)).split(dim, dim=-1)[::2]
+        value = F.silu(F.linear(normed, weight[dim : 2 * dim], bias[dim : 2 * dim]))
+        key = F.silu(F.linear(normed, weight[3 * dim :], bias[3 * dim :]))
+        value, key = (part.view(users, length, self.heads, -1).transpose(1, 2) for part in (value, key))
+        query = query.view(users, self.heads, 1, -1)
+        seen = torch.arange(length, device=x.device) <= end[:, None]
+        weights = F.silu(query @ key.mT + self.bias.at_end(end, length, times)) / self.length
+        return self._rest(x[row, end], gate, ((weights * seen[:, None, None]) @ value).reshape(users, dim))
+
+    def _rest(self, x: Tensor, gate: Tensor, mixed: Tensor) -> Tensor:
+        added: Tensor = self.project_out(dropout(gate * self.mixed_norm(mixed), self.dropout, self.training))
+        return x + added
 
 
 class HSTU(SequenceEncoder):
@@ -92,3 +118,15 @@ class HSTU(SequenceEncoder):
         for block in self.blocks:
             x = block(x, times)
         return self.norm(x)
+
+    def at_end(
+        self,
+        events: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the state at each user's last real place; the last block works for that place alone."""
+        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
+        for block in list(self.blocks)[:-1]:
+            x = block(x, times)
+        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]

@@ -47,7 +47,31 @@ class LiGRBlock(nn.Module):
             later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
             bias = self.relative(length, times).masked_fill(later, float("-inf")).to(query.dtype)
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        mixed = self.project_out(mixed.transpose(1, 2).reshape(users, length, dim))
+        return self._rest(x, mixed.transpose(1, 2).reshape(users, length, dim))
+
+    def at_end(
+        self,
+        x: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last real place, without the work for the others."""
+        users, length, dim = x.shape
+        row, end = torch.arange(users, device=x.device), (lengths - 1).clamp(min=0)
+        normed = self.attention_norm(x)
+        weight, bias = self.project_in.weight, self.project_in.bias
+        key, value = (
+            F.linear(normed, weight[dim:], bias[dim:]).view(users, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
+        query = F.linear(normed[row, end], weight[:dim], bias[:dim]).view(users, self.heads, 1, -1)
+        seen = (torch.arange(length, device=x.device) <= end[:, None])[:, None, None]
+        if self.relative is not None:
+            seen = self.relative.at_end(end, length, times).masked_fill(~seen, float("-inf")).to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        return self._rest(x[row, end], mixed.reshape(users, dim))
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        mixed = self.project_out(mixed)
         x = x + torch.sigmoid(self.attention_gate(x)) * dropout(mixed, self.dropout, self.training)
         opened, through = self.wide(self.feed_forward_norm(x)).chunk(2, dim=-1)
         wide = dropout(F.silu(opened) * through, self.dropout, self.training)
@@ -113,3 +137,15 @@ class LiGR(SequenceEncoder):
         for block in self.blocks:
             x = block(x, times)
         return self.norm(x)
+
+    def at_end(
+        self,
+        events: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the state at each user's last real place; the last block works for that place alone."""
+        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
+        for block in list(self.blocks)[:-1]:
+            x = block(x, times)
+        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]

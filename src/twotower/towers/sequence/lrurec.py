@@ -45,6 +45,18 @@ class LinearRecurrentUnit(nn.Module):
         inputs = self._driven(x)
         return self._read(linear_scan(self.eigenvalues.expand_as(inputs), inputs))
 
+    def at_end(
+        self, x: Float[Tensor, "users length dim"], lengths: Int[Tensor, " users"]
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last real place: Σ λ^(last − k) γ B x_k, without the states between."""
+        places = torch.arange(x.shape[1], device=x.device)
+        ages = (lengths - 1).clamp(min=0)[:, None] - places
+        driven = self._driven(x) * (ages >= 0)[:, :, None]
+        # Angles grow with the age, so that their powers are taken in float64.
+        decay, angle = -self.nu.double().exp() * places[:, None], self.theta.double().exp() * places[:, None]
+        powers = torch.polar(decay.exp(), angle).to(driven.dtype)
+        return self._read((powers[ages.clamp(min=0)] * driven).sum(1))
+
     def step(
         self, x: Float[Tensor, "users dim"], state: Shaped[Tensor, "users states"] | None
     ) -> tuple[Float[Tensor, "users dim"], Shaped[Tensor, "users states"]]:
@@ -79,6 +91,13 @@ class LRUBlock(nn.Module):
     def forward(self, x: Float[Tensor, "users length dim"]) -> Float[Tensor, "users length dim"]:
         """Return the output at all places at once."""
         return self._rest(x, self.unit(x))
+
+    def at_end(
+        self, x: Float[Tensor, "users length dim"], lengths: Int[Tensor, " users"]
+    ) -> Float[Tensor, "users dim"]:
+        """Return the output at each user's last real place, without the work for the others."""
+        end = (lengths - 1).clamp(min=0)
+        return self._rest(x[torch.arange(x.shape[0], device=x.device), end], self.unit.at_end(x, lengths))
 
     def step(self, x: Float[Tensor, "users dim"], state: Tensor | None) -> tuple[Float[Tensor, "users dim"], Tensor]:
         """Return the output at one more place."""
@@ -136,6 +155,19 @@ class LRURec(SequenceEncoder):
         for block in self.blocks:
             x = block(x)
         return x
+
+    def at_end(
+        self,
+        events: Float[Tensor, "users length dim"],
+        lengths: Int[Tensor, " users"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> Float[Tensor, "users dim"]:
+        """Return the state at each user's last real place; the last block works for that place alone."""
+        x = self.norm(dropout(events, self.dropout, self.training))
+        for block in list(self.blocks)[:-1]:
+            x = block(x)
+        found: Tensor = self.blocks[-1].at_end(x, lengths)  # type: ignore[operator]
+        return found
 
     def step(
         self, event: Float[Tensor, "users dim"], state: list[Tensor] | None = None

@@ -48,3 +48,14 @@ class RelativeBias(nn.Module):
             return bias
         lags = (times[:, :, None] - times[:, None]).abs()
         return bias + self.by_lag[torch.bucketize(lags, self.edges, right=True)][:, None]
+
+    def at_end(
+        self, end: Int[Tensor, " users"], length: int, times: Int[Tensor, "users length"] | None
+    ) -> Float[Tensor, "users 1 1 length"]:
+        """Return the row of each user's place ``end`` alone; meaningless for later keys."""
+        places = torch.arange(length, device=self.by_distance.device)
+        bias = self.by_distance[(end[:, None] - places).clamp(min=0)]
+        if times is not None and self.by_lag is not None:
+            lags = (times.gather(1, end[:, None]) - times).abs()
+            bias = bias + self.by_lag[torch.bucketize(lags, self.edges, right=True)]
+        return bias[:, None, None]
