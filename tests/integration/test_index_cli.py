@@ -135,6 +135,25 @@ def test_tuning_chooses_the_least_value_that_reaches_the_recall_and_writes_the_c
     assert "target 0.999 reached" in " ".join(twotower(*words)[1].split())
 
 
+def test_a_tuned_index_finds_as_much_for_those_of_whom_nothing_is_left_out(bundle, monkeypatch):
+    """Those with seen items are searched harder, which must not choose too little for the others."""
+    whole = HNSWIndex.search
+
+    def search(self, states, k, exclude=None, allow=None):
+        found = whole(self, states, k, exclude, allow)
+        if exclude is None and self.settings["ef_search"] < 64:
+            found.ids[:, k // 2 :] = -1
+        return found
+
+    monkeypatch.setattr(HNSWIndex, "search", search)
+    index, found = HNSWIndex(), Bundle.load(bundle)
+    index.build(found.item_states, found.item_ids)
+    tuning = tune(found, index, 0.9, 10)
+    assert tuning.reached
+    assert tuning.chosen.value == 64
+    assert tuning.curve[0].recall < 0.6
+
+
 def test_a_recall_out_of_reach_is_said_and_the_best_is_taken(bundle, monkeypatch, caplog):
     monkeypatch.setattr(HNSWIndex, "most_effort", lambda self: 8)
     index = HNSWIndex(m=2, ef_construction=1)

@@ -147,8 +147,9 @@ def _built(folder: Path | str, bundle: Bundle, kind: str, index: AnyIndex, recal
 def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
     """Set the effort of an index to the least doubling that reaches ``target``, and report each step.
 
-    Questions are those that the service would put: stored users with what they have seen left out. Of an index that
-    `FillsShortAnswers` by a scan, what its lists hold counts alone.
+    Questions are those that the service would put: stored users with what they have seen left out, and the same users
+    with nothing left out, as a history that is sent has little to leave out; the lower recall of the two counts. Of an
+    index that `FillsShortAnswers` by a scan, what its lists hold counts alone.
 
     Raises:
         InputError: if the bundle keeps no user's history.
@@ -156,14 +157,17 @@ def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
     states, seen = questions(bundle)
     exact = exact_index(bundle.model)
     exact.build(bundle.item_states, bundle.item_ids)
-    true = exact.search(states, k, seen).ids
-    chooses = torch.arange(len(true)) % 2 == 0 if len(true) > 1 else torch.ones(1, dtype=torch.bool)
-    reports = ~chooses if len(true) > 1 else chooses
+    asked = [seen, None] if (seen >= 0).any() else [None]
+    true = [exact.search(states, k, left_out).ids for left_out in asked]
+    users = len(seen)
+    chooses = torch.arange(users) % 2 == 0 if users > 1 else torch.ones(1, dtype=torch.bool)
+    reports = ~chooses if users > 1 else chooses
     recalls: dict[int, Tensor] = {}
     search = index.search_lists if isinstance(index, FillsShortAnswers) else index.search
     for value in doublings(index.least_effort, index.most_effort()):
         index.set_effort(value)
-        recalls[value] = shared(true, search(states, k, seen).ids)
+        found = [shared(best, search(states, k, left_out).ids) for best, left_out in zip(true, asked, strict=True)]
+        recalls[value] = min(found, key=lambda shares: float(shares[chooses].mean()))
         if recalls[value][chooses].mean() >= target:
             break
     milliseconds = take_turns(index, exact, list(recalls), take(states, reports), seen[reports], k)
@@ -177,7 +181,7 @@ def tune(bundle: Bundle, index: TunableIndex, target: float, k: int) -> Tuning:
             "recall %.3f is not reached: %s = %d gives %.3f", target, index.effort, chosen.value, chosen.choosing
         )
     index.set_effort(chosen.value)
-    return Tuning(index.effort, target, k, len(true), chosen, chosen.choosing >= target, milliseconds[0], curve)
+    return Tuning(index.effort, target, k, users, chosen, chosen.choosing >= target, milliseconds[0], curve)
 
 
 def questions(bundle: Bundle, *, number: int = USERS, seed: int = 0) -> tuple[State, Tensor]:

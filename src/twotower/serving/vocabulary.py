@@ -100,6 +100,8 @@ class Vocabulary:
         """Return the rows of those ids that are known."""
         if self._row_of is not None:
             return {id: self._row_of[id] for id in ids if id in self._row_of}
+        if not len(ids):
+            return {}
         return dict(self._ask("SELECT id, row FROM vocabulary WHERE id IN (SELECT unnest(?::VARCHAR[]))", list(ids)))
 
     def ids(self, rows: Sequence[int]) -> list[str]:

@@ -60,7 +60,8 @@ class Limits:
             InputError: names the list and its bound.
         """
         if values is not None and len(values) > most:
-            raise InputError(f"{name} holds {len(values)} ids, and at most {most} are read; leave the oldest out")
+            less = "leave the oldest out" if name == "history" else "send fewer"
+            raise InputError(f"{name} holds {len(values)} ids, and at most {most} are read; {less}")
 
     def check_ids(self, name: str, ids: Sequence[object]) -> None:
         """Refuse ids that no catalogue has.
