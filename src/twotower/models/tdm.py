@@ -46,7 +46,7 @@ class TDM(Model):
 
     Args:
         dim: width of items and nodes.
-        scorer: "attention", "mlp" or "dot": see `NodeScorer`.
+        scorer: "attention" (the paper's), "mlp" or "dot": see `NodeScorer`.
         parts: of the history, by age.
         hidden: widths of the scorer's hidden layers.
         branches: children of a node.
@@ -75,7 +75,7 @@ class TDM(Model):
         schema: Schema,
         *,
         dim: int = 32,
-        scorer: str = "attention",
+        scorer: str = "mlp",
         parts: int = 2,
         hidden: Sequence[int] = (32,),
         branches: int = 2,
