@@ -105,9 +105,12 @@ def differing(run: Run, *, labelled: bool = False) -> list[str]:
 
 
 def short(run: Run, **training: Any) -> Run:
-    """Two epochs without validation."""
+    """Two epochs without validation, with no more negatives than there are items."""
     wanted = {"epochs": 2, "batch_size": 16, "evaluate_every": 0, "patience": 0, "device": "cpu", "seed": 3}
-    return replace(run, training=replace(run.training, **(wanted | training)))
+    few = tuple(replace(one, settings=SMALL.get(one.name, one.settings)) for one in run.sampling.sources)
+    return replace(
+        run, training=replace(run.training, **(wanted | training)), sampling=replace(run.sampling, sources=few)
+    )
 
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -116,15 +116,21 @@ def test_new_items_join_the_tree_of_the_grown_model(bundle):
     assert sorted(ids) == list(range(2, before + 2))
 
 
-def test_a_grown_model_keeps_its_tree_and_one_level_more_needs_a_training():
+def test_a_grown_model_keeps_its_tree_however_many_items_come():
     model = build_model("tdm", Schema(9, 40), {"dim": 4})
     more = enlarged(model, "tdm", {"dim": 4}, Schema(9, 45))
     assert isinstance(more, TDM)
     assert more.leaf_nodes.tolist() == [*model.leaf_nodes.tolist(), *[-1] * 5]
     near = more.node_states(more.levels)[6][None].detach()
     assert more.nodes_above(torch.tensor([42]), near).tolist() == [6]
-    with pytest.raises(InputError, match="train it again to add items"):
-        enlarged(model, "tdm", {"dim": 4}, Schema(9, 70))
+    many = enlarged(model, "tdm", {"dim": 4}, Schema(9, 300))
+    assert isinstance(many, TDM)
+    assert many.levels == model.levels < build_model("tdm", Schema(9, 300), {"dim": 4}).levels
+    assert many.node_table.equal(model.node_table)
+    many.new_tree(1)
+    counts = many.leaf_nodes[2:].bincount(minlength=2**many.levels)
+    assert int(counts.sum()) == 298
+    assert int(counts.max() - counts.min()) == 1
 
 
 def test_a_model_without_a_tree_is_refused_before_it_is_trained(data, tmp_path):

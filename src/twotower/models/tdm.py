@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +46,7 @@ class TDM(Model):
 
     Args:
         dim: width of items and nodes.
-        scorer: "attention", "mlp" or "dot": see `NodeScorer`.
+        scorer: "attention" (the paper's), "mlp" or "dot": see `NodeScorer`.
         parts: of the history, by age.
         hidden: widths of the scorer's hidden layers.
         branches: children of a node.
@@ -74,7 +75,7 @@ class TDM(Model):
         schema: Schema,
         *,
         dim: int = 32,
-        scorer: str = "attention",
+        scorer: str = "mlp",
         parts: int = 2,
         hidden: Sequence[int] = (32,),
         branches: int = 2,
@@ -100,17 +101,27 @@ class TDM(Model):
         self.branches, self.first_tree, self.negatives = branches, first_tree, negatives
         self.node_weight, self.rounds, self.round_epochs = node_weight, rounds, round_epochs
         self.items = max(1, schema.num_items - FIRST_KNOWN)
-        self.levels = levels_of(self.items, branches)
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
-        self.starts = [0, *accumulate(branches**level for level in range(1, self.levels + 1))]
-        self.node_table = nn.Parameter(torch.randn(self.starts[-1], dim) * dim**-0.5)
+        sizes = [branches**level for level in range(1, levels_of(self.items, branches) + 1)]
+        drawn = torch.randn(sum(sizes), dim) * dim**-0.5
+        self.node_levels = nn.ParameterList(nn.Parameter(part.clone()) for part in drawn.split(sizes))
         self.scorer = NodeScorer(dim, form=scorer, parts=parts, length=history_length, hidden=hidden, dropout=dropout)
         self.register_buffer("leaf_nodes", torch.full((schema.num_items,), -1))
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.int64))
         self._categories: Tensor | None = None
         self._checked = 0
         self._plant(torch.arange(self.items))
+
+    @property
+    def levels(self) -> int:
+        """Return how many levels of nodes there are between the root and the items."""
+        return len(self.node_levels)
+
+    @property
+    def node_table(self) -> Float[Tensor, "nodes dim"]:
+        """Return the vectors of all nodes, level by level."""
+        return torch.cat(list(self.node_levels))
 
     def encode_users(self, users: Users) -> ReadHistory:
         """Return the latest items of each user's history as the scorer reads them."""
@@ -147,8 +158,9 @@ class TDM(Model):
         A node that was drawn counts for as many as its level has for each draw; the row's own never counts as another.
         """
         drawn, own, log_weight, level_of = self.draw(ids)
-        ours = self.scorer(users, self.node_table[own.clamp(min=0)])
-        others = self.scorer(users, self.node_table[drawn][None]) + log_weight
+        table = self.node_table
+        ours = self.scorer(users, table[own.clamp(min=0)])
+        others = self.scorer(users, table[drawn][None]) + log_weight
         losses = []
         for level in range(self.levels):
             part = level_of == level
@@ -166,20 +178,22 @@ class TDM(Model):
             for an item that has no place; the log of how many nodes each drawn one counts for, and its level - 1.
         """
         last, own, drawn, weights, levels = self.leaf_nodes[ids], [], [], [], []
+        starts = [0, *accumulate(len(nodes) for nodes in self.node_levels)]
         for level in range(1, self.levels + 1):
-            first, size = self.starts[level - 1], self.branches**level
+            first, size = starts[level - 1], self.branches**level
             above = first + last // self.branches ** (self.levels - level)
             own.append(torch.where(last >= 0, above, -1))
             number = min(size, self.negatives)
             one = torch.arange(size) if number == size else torch.randint(size, (number,), device=ids.device)
             drawn.append(first + one.to(ids.device))
-            weights.append(self.node_table.new_full((number,), size / number).log())
+            weights.append(self.node_levels[0].new_full((number,), size / number).log())
             levels.append(torch.full((number,), level - 1, device=ids.device))
         return torch.cat(drawn), torch.stack(own, dim=1), torch.cat(weights), torch.cat(levels)
 
     def node_states(self, level: int) -> Float[Tensor, "nodes dim"]:
         """Return the vectors of the nodes of a level, from 1 below the root."""
-        return self.node_table[self.starts[level - 1] : self.starts[level]]
+        nodes: Tensor = self.node_levels[level - 1]
+        return nodes
 
     def nodes_above(self, ids: Int[Tensor, " items"], states: Float[Tensor, "items dim"]) -> Int[Tensor, " items"]:
         """Return the node of the last level above each item; of an item without a place, the nearest by its vector."""
@@ -237,6 +251,17 @@ class TDM(Model):
             counts = nodes.bincount(minlength=size)
             there = counts > 0
             self.node_states(level)[there] = sums[there] / counts[there, None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Take as many levels as the weights have: a catalogue that grew keeps its tree, with more items a node."""
+        found = sum(key.startswith(f"{prefix}node_levels.") for key in state_dict)
+        if found and found != self.levels:
+            dim = self.item_table.embedding_dim
+            self.node_levels = nn.ParameterList(
+                nn.Parameter(self.item_table.weight.new_zeros(self.branches**level, dim))
+                for level in range(1, found + 1)
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _plant(self, order: Tensor) -> None:
         """Lay the known items out in this order."""
