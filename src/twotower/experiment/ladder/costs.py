@@ -1,4 +1,4 @@
-"""Costs of models: of a closed form before it is fitted, and of the last fit of one that is done."""
+"""Time that models take: of a closed form before it is fitted, and of the last fit of one that is done."""
 
 from __future__ import annotations
 
