@@ -75,11 +75,10 @@ class TestSplitter:
         assert not events(split.test.truth) & events(split.known)
 
     def test_truths_are_positives(self, split, log):
-        if log.labels is not None:
-            liked = events(log.positives())
-            assert events(split.validation.truth) | events(split.test.truth) <= liked
-            assert split.train.labels is not None, "training and histories keep labels"
-            assert (split.train.labels < 0.5).any()
+        liked = events(log.positives())
+        assert events(split.validation.truth) | events(split.test.truth) <= liked
+        assert (split.train.labels is None) == (log.labels is None), "training and histories keep labels"
+        assert log.labels is None or (split.train.labels < 0.5).any()
 
     def test_every_part_covers_the_same_user_rows_in_the_order_of_time(self, split, log):
         for part in (split.train, split.known, *split.validation, *split.test):

@@ -292,3 +292,24 @@ def test_a_wrong_value_in_a_spec_is_one_short_line(tmp_path, text, words):
     assert words in said
     assert "\n" not in said
     assert len(said) < 250
+
+
+def test_a_missing_value_that_became_a_word_is_told(tmp_path):
+    rows = [f"{user},{item},{user}{item}" for user in ("u1", "nan", "u2") for item in ("a", "b", "None")]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows).replace("u1a", "1") + "\n")
+    (tmp_path / "items.csv").write_text("item,brand,words\na,<NA>,none\nb,x,nothing\nNone,y,null\n")
+    items = {"path": "items.csv", "id": "item", "features": {"brand": "categorical", "words": "text"}}
+    data = made(tmp_path, items=items)
+    told = [line for line in data.manifest["treatments"] if "leave the cell empty" in line]
+    assert told == [
+        "'nan' is the id of a user, as text: where it means that there is none, leave the cell empty",
+        "'None' is the id of an item, as text: where it means that there is none, leave the cell empty",
+        "'<NA>' is a value of item feature 'brand', as text: where it means that there is none, leave the cell empty",
+    ]
+    assert "nan" in ids_of(data, "user")
+
+
+def test_words_that_only_hold_such_a_word_are_not_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\nnancy,NA\nnancy,nonesuch\nnull0,NA\nnull0,nonesuch\n")
+    data = made(tmp_path)
+    assert not [line for line in data.manifest["treatments"] if "leave the cell empty" in line]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -254,6 +255,13 @@ def test_bad_questions(ask: Callable[[Retriever], object], message: str, retriev
         (lambda r: r.rank("u2", (name for name in ("i3", "i2", "i3"))), "candidate 'i3' is named more than once"),
         (lambda r: r.rank("u2", None), "ids of items come as a list, got None"),
         (lambda r: r.recommend(user="u2", k=1.5), "k is a whole number, got 1.5"),
+        (lambda r: r.recommend(user="u2", k=None), "k is a whole number, got None"),
+        (lambda r: r.recommend(user="u2", k="x"), "k is a whole number, got 'x'"),
+        (lambda r: r.recommend(user="u2", k=[1]), "k is a whole number"),
+        (lambda r: r.recommend(user="u2", k=float("nan")), "k is a whole number, got nan"),
+        (lambda r: r.recommend(user="u2", k=float("inf")), "k is a whole number, got inf"),
+        (lambda r: r.recommend(history=np.array("i3")), "ids of items come as a list"),
+        (lambda r: r.recommend(history=torch.tensor([7, 8])), "unknown item '7'"),
     ],
 )
 def test_questions_of_the_wrong_kind(ask: Callable[[Retriever], object], message: str, retriever: Retriever) -> None:

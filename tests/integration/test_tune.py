@@ -23,7 +23,7 @@ from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Run
 from twotower.experiment.tuning import tune as whole
 from twotower.experiment.tuning.axes import Grid, Range
-from twotower.experiment.tuning.trials import Trial, read_trials
+from twotower.experiment.tuning.trials import Trial, read_trials, write_trials
 from twotower.training.callbacks import Silent
 
 pytest.importorskip("optuna")
@@ -291,6 +291,27 @@ def test_a_damaged_record_is_refused_with_its_line(text, data, tmp_path):
         file.write(text + "\n")
     with pytest.raises(InputError, match=r"trials.jsonl: line 3 is no"):
         twotower.tune(**ask, to=tmp_path, resume=True)
+
+
+@pytest.mark.bad_input
+def test_no_changed_byte_of_a_record_is_read_as_another_trial(tmp_path):
+    trials = [
+        Trial(1, {"model.dim": 8, "training.batch_size": 64}, "done", 0.25, {1: 0.125, 2: 0.25}, 1.5),
+        Trial(2, {"model.dim": 16, "training.batch_size": 32}, "failed", None, reason="out of memory"),
+    ]
+    write_trials(tmp_path, trials)
+    path = tmp_path / "trials.jsonl"
+    written, refused = path.read_bytes(), 0
+    for place in range(len(written)):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 1 << place % 8]) + written[place + 1 :])
+        found = None
+        with contextlib.suppress(InputError):
+            found = read_trials(tmp_path)
+        refused += found is None
+        assert found in (None, trials), f"byte {place}"
+    assert refused > 0.95 * len(written)
+    path.write_bytes(written)
+    assert read_trials(tmp_path) == trials
 
 
 @pytest.mark.bad_input

@@ -22,7 +22,7 @@ from twotower.serving.why import Why
 
 
 def split_ids(text: str) -> list[str]:
-    """Return the ids of ``A,B,C``, without blanks around them; one with a comma stands in double quotes, as in CSV.
+    """Return the ids of ``A,B,C``, without blanks around them; one in double quotes may hold commas, as in CSV.
 
     Examples:
         >>> split_ids(" 12, b ,")

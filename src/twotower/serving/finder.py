@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from functools import cached_property
+from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import PADDING, TopK, Users
 from twotower.data.log import NO_ITEM
 from twotower.index.base import AnyIndex, FiltersColumns
@@ -118,8 +120,8 @@ def checked(k: int, most: int) -> int:
     Raises:
         InputError: if ``k`` is no whole number or below 1, or there is no item.
     """
-    if k != int(k):
-        raise InputError(f"k is a whole number, got {k}")
+    if not isinstance(k, SupportsIndex | float | np.floating) or k % 1 != 0:
+        raise InputError(f"k is a whole number, got {shown(k)}")
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
     if most < 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from twotower.core.errors import InputError, shown
 from twotower.core.files import replacing_file
@@ -92,9 +93,9 @@ class Vocabulary:
         Raises:
             InputError: if ``ids`` is no list: a text alone would be read letter by letter.
         """
-        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
             raise InputError(f"ids of {self.what}s come as a list, got {shown(ids)}")
-        return [plain_text(id) for id in ids]
+        return [plain_text(id) for id in (ids.tolist() if isinstance(ids, Tensor) else ids)]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the rows of those ids that are known."""

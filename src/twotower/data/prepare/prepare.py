@@ -25,6 +25,7 @@ from twotower.data.prepare.log import (
     write_log,
 )
 from twotower.data.prepare.log_part import read_part
+from twotower.data.prepare.missing_words import tell_missing_words
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
 from twotower.data.prepare.values import unify
@@ -126,7 +127,8 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
         "name": spec.name,
         "counts": counts,
         "rows": _rows(log, reports),
-        "treatments": _treatments(spec, log, reports, counts),
+        "treatments": _treatments(spec, log, reports, counts)
+        + tell_missing_words(connection, features, folder / "vocabulary"),
         "split": spec.split,
         "ordered": not spec.interactions.is_unordered,
         "spec": spec.to_dict(),

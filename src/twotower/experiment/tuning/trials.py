@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.experiment.tuning.axes import Value
 
 NOTE, LINES = "tuning.json", "trials.jsonl"
+HASH = "hash"
 STATES = ("done", "pruned", "failed", "cut")
 
 log = logging.getLogger(__name__)
@@ -49,17 +51,22 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
 
 
 def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    """Write all trials; the file is replaced as a whole."""
+    """Write all trials, each with a hash of its line; the file is replaced as a whole."""
     with replacing_file(folder / LINES) as partial:
-        text = "".join(json.dumps(trial.to_json(), allow_nan=False) + "\n" for trial in trials)
+        lines = [json.loads(json.dumps(trial.to_json(), allow_nan=False)) for trial in trials]
+        text = "".join(json.dumps(line | {HASH: _hash(line)}) + "\n" for line in lines)
         partial.write_text(text, encoding="utf-8")
+
+
+def _hash(line: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_trials(folder: Path) -> list[Trial]:
     """Return the trials of a folder, in order.
 
     Raises:
-        InputError: if a line is no trial, or a number is missing.
+        InputError: if a line is no trial or is not as it was written, or a number is missing.
     """
     path, found = folder / LINES, []
     if not path.is_file():
@@ -67,6 +74,8 @@ def read_trials(folder: Path) -> list[Trial]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             values = json.loads(line)
+            if values.pop(HASH, None) not in (None, _hash(values)):  # lines of before had none
+                raise ValueError
             values["curve"] = {int(epoch): float(figure) for epoch, figure in values["curve"].items()}
             trial = Trial(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
