@@ -1,1 +1,1 @@
-"""Models for new users, of whom features are known and no event."""
+"""Models for new users, who have features and no event."""

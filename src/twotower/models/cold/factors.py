@@ -24,8 +24,10 @@ BLOCK = 1 << 22
 
 
 class Factors(NamedTuple):
-    """Hold one vector a user and one an item, whose inner product is near 1 where the user took the item; zero where
-    there is no event."""
+    """Hold one vector a user and one an item; their inner product is near 1 where the user took the item.
+
+    They are zero where there is no event.
+    """
 
     users: Tensor
     items: Tensor
@@ -41,7 +43,7 @@ def factorise(
     rounds: int = ROUNDS,
     dtype: torch.dtype = torch.float32,
 ) -> Factors:
-    """Factorise the users × items matrix of a log by alternating least squares; the same for the same log.
+    """Fit factors of the users × items matrix of a log by alternating least squares; the same for the same log.
 
         min Σ_ui c_ui (p_ui − x_u · y_i)² + λ (Σ_u |x_u|² + Σ_i |y_i|²),   c_ui = 1 + α p_ui
 

@@ -12,7 +12,7 @@ from twotower.towers.embedding import FeatureEmbedding, dropped_fields
 
 
 class FieldsFirst(nn.Module):
-    """Lay one vector a feature before the vectors of a history; without features the history stays as it is.
+    """Put one vector a feature before the vectors of a history; without features the history stays as it is.
 
     Source: SparCode (Su et al., SIGIR 2023), figure 2 and section 4.1.2, where the tokenizer reads a user's feature
     fields (Deezer) or its behaviour (MovieLens); that it reads both, one after the other, is ours.
