@@ -59,7 +59,7 @@ def trained(to: Path, model: str = "two_tower", **settings: Any) -> Path:
     return to
 
 
-CLOSED = ("popularity", "item_cosine", "ease", "sparse_ease", "item_lists", "random")
+CLOSED = ("popularity", "cluster_popularity", "item_cosine", "ease", "sparse_ease", "item_lists", "random")
 
 
 def call(*words: object) -> int:

@@ -189,7 +189,7 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
 
 
 def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int = 0) -> Split:
-    """Hold out whole users: nothing but their features is known, and all of their positives are to be found.
+    """Hold out whole users, known by their features alone; all of their positives are to be found.
 
     Source: Briand et al., KDD 2021, section 4.1 (70,000 warm users, 20,000 and 10,000 cold ones), and so table 1 of
     SparCode (SIGIR 2023). There the authors gave one partition; here one is drawn a seed.

@@ -60,7 +60,7 @@ class ClusterPopularity(ClosedForm):
             self._users = self._projected(features)
 
     def fit_log(self, log: Log) -> None:
-        """Fit the clusters of users and count each item's positive events by cluster."""
+        """Fit clusters of users and count each item's positive events by cluster."""
         log = log.positives()
         there = (log.lengths > 0).nonzero()[:, 0]
         clusters = len(self.centres)

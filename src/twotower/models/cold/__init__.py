@@ -1,1 +1,1 @@
-"""Models for new users: their features are known, and no event."""
+"""Models for new users, who have features and no event."""

@@ -99,7 +99,7 @@ class DeezerNet(Factored):
             self.register_buffer("popular", torch.zeros(schema.num_items, clusters))
 
     def start_from(self, log: Log) -> None:
-        """Fit the factors of the training log, and clusters of its users where clusters answer."""
+        """Fit the factorisation of the training log, and clusters of its users where clusters answer."""
         super().start_from(log)
         log = log.positives().to(self.user_factors.device)
         self.user_weights.copy_(torch.where(log.lengths > 0, 1.0 / log.lengths.clamp(min=1), 0.0))
@@ -129,7 +129,7 @@ class DeezerNet(Factored):
         return Encoded(self._answered(predicted), items, batch.items.ids, losses)
 
     def logit_scale(self) -> float:
-        """Return 1, and 0 in training, where only the regression is trained and the objective's loss moves nothing."""
+        """Return 1; in training 0, so that the objective's loss moves nothing beside the regression."""
         return 0.0 if self.training else 1.0
 
     def _answered(self, predicted: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Factored(Model):
         return self.user_fields.width + (self.factor_dim if self.history_length else 0)
 
     def start_from(self, log: Log) -> None:
-        """Fit the factors of the training log."""
+        """Fit the factorisation of the training log."""
         found = factorise(
             log,
             self.schema.num_items,

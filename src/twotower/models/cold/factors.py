@@ -24,9 +24,9 @@ BLOCK = 1 << 22
 
 
 class Factors(NamedTuple):
-    """Hold one vector a user and one an item.
+    """Hold one vector a user and one an item; their inner product is near 1 where the user took the item.
 
-    The inner product is near 1 where the user took the item; a vector without events is zero.
+    They are zero where there is no event.
     """
 
     users: Tensor

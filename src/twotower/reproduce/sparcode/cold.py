@@ -1,4 +1,4 @@
-"""New users known by features alone: SparCode, its twins and the cold-start models it is compared with.
+"""New users by their features alone: SparCode, its twins and the cold-start models that it is compared with.
 
 Source: Su et al., "Beyond two-tower matching", SIGIR 2023, table 1, on Deezer's cold-start users; as there: whole users
 held out, every positive of theirs is to be found in the whole catalogue, Precision, Recall and NDCG at 50. Deezer's
