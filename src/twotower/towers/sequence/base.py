@@ -40,8 +40,9 @@ class SequenceEncoder(nn.Module):
     It is built with keywords alone. ``dim`` is the width of events and of states; one that must know how many places a
     window has at most also takes ``length``; all others are its own, and have defaults.
 
-    A subclass gives `forward`, and `at_end` where the last state alone is cheaper. Whatever the padded places hold, and
-    however many there are, the states of real places must not depend on it.
+    A subclass gives `forward`, `at_end` where the last state alone is cheaper, and `learn` where it has losses of its
+    own or reads the answers in training (see `LearnsMore`). Whatever the padded places hold, and however many there
+    are, the states of real places must not depend on it.
 
     Attributes:
         causal: whether a state depends on its own and earlier events alone, so that all places can be trained at once.
