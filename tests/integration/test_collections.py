@@ -96,7 +96,7 @@ def test_what_a_bundle_uses_and_what_no_build_has_named_is_never_dropped(bundle_
         drop_left(bundle_folder)
     for name in (used, "users"):
         with changing_bundle(bundle_folder) as (_, manifest):
-            manifest[LEFT] = [{"index": "qdrant", "name": name}]
+            manifest[LEFT] = [{"kind": "qdrant", "name": name}]
         with pytest.raises(InputError, match=f"collection '{name}' is not one that was left here"):
             drop_left(bundle_folder)
     assert used in there()

@@ -23,7 +23,7 @@ LEFT = "left"
 class Collection(NamedTuple):
     """Hold the kind of the index, and the name that its engine knows."""
 
-    index: str
+    kind: str
     name: str
 
 
@@ -42,7 +42,7 @@ def left_behind(folder: Path, index: AnyIndex | None) -> list[dict[str, str]]:
             "collection '%s' of %s is left for whoever still serves the old bundle; to delete it later: "
             "twotower index %s --drop",
             used.name,
-            used.index,
+            used.kind,
             folder,
         )
         before.append(used)
@@ -63,7 +63,7 @@ def deleted_on_failure(index: AnyIndex | None) -> Iterator[None]:
 
 def noted(manifest: dict[str, Any]) -> list[Collection]:
     """Return the collections that a manifest says are left."""
-    return [Collection(str(one["index"]), str(one["name"])) for one in manifest.get(LEFT, [])]
+    return [Collection(str(one["kind"]), str(one["name"])) for one in manifest.get(LEFT, [])]
 
 
 def used_by(folder: Path, manifest: dict[str, Any]) -> Collection | None:

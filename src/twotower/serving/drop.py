@@ -44,7 +44,7 @@ def drop_left(folder: Path | str) -> Dropped:
     gone: list[str] = []
     with changing_bundle(folder) as (_, changed):
         for one in left:
-            (deleted if _class(one.index).delete_collection(one.name) else gone).append(one.name)
+            (deleted if _class(one.kind).delete_collection(one.name) else gone).append(one.name)
         del changed[LEFT]
     return Dropped(deleted, gone)
 
