@@ -80,9 +80,7 @@ def test_all_that_several_builds_left_goes_and_what_is_gone_is_said(bundle_folde
         drop_left(bundle_folder)
 
 
-def test_a_bundle_in_the_place_of_another_notes_what_that_one_used(
-    bundle_folder, write, titled_dataset
-):
+def test_a_bundle_in_the_place_of_another_notes_what_that_one_used(bundle_folder, write, titled_dataset):
     rebuild_index(bundle_folder, "qdrant")
     first = collection(bundle_folder)
     write(bundle_folder, titled_dataset)
