@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError, shown
-from twotower.index.base import KeptElsewhere
 from twotower.index.registry import index_class
 from twotower.serving.bundle import changing_bundle
 from twotower.serving.collections import LEFT, noted, used_by
@@ -49,7 +48,8 @@ def drop_left(folder: Path | str) -> Dropped:
     return Dropped(deleted, gone)
 
 
-def _class(kind: str) -> type[KeptElsewhere]:
+def _class(kind: str) -> type[Any]:
+    """The class of an index that is a `twotower.index.base.KeptElsewhere`."""
     found = index_class(kind)
     if not hasattr(found, "delete_collection"):
         raise InputError(f"index '{kind}' keeps no collections elsewhere")

@@ -44,7 +44,8 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
         raise InputError(f"memory limit {memory_limit} is too small for this data; raise it") from None
     except duckdb.IOException as error:
         if "space" in str(error).lower():
-            raise OSError(errno.ENOSPC, "no space left on the disk", str(work)) from None
+            named = re.search(r'"([^"]+)"', str(error))  # what was being written may lie on another disk
+            raise OSError(errno.ENOSPC, "no space left on the disk", named[1] if named else str(work)) from None
         raise InputError(_line(error)) from None
     except RuntimeError as error:
         if "interrupted" in str(error).lower():  # DuckDB's word for Ctrl-C
