@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.experiment.run import Run
+from twotower.reproduce.sparcode import cold
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.sparcode.lists import filled
 from twotower.reproduce.sparcode.measure import first_events, measure, with_precision_min
@@ -169,3 +171,42 @@ def test_short_answers_are_filled_with_popular_items_that_are_new_to_the_user():
     seen = torch.tensor([[9, 3], [2, -1]])
     answers = filled(found, seen, popular=torch.tensor([9, 7, 4, 3, 2, 6, 8]))
     assert answers.tolist() == [[7, 4, 2, 6], [4, 5, 6, 7]]
+
+
+def test_rows_of_new_users_choose_twice_each_and_are_asked_about_the_same_users():
+    for name, runs in cold.variants("kuairand-cold").items():
+        assert len(runs) == (1 if name == "popularity" else 2)
+        if name not in ("popularity", "cluster_popularity"):
+            assert tuple(run.training.learning_rate for run in runs) == cold.RATES
+            assert len({run.training.epochs for run in runs}) == 1
+        for run in runs:
+            assert Run.from_dict(tomllib.loads(run.to_toml())) == run
+            assert (run.data, run.evaluation) == (cold.DATA, cold.JUDGED)
+            assert run.model.settings.get("history_length", 0) <= 50
+    assert "seed" in cold.DATA.split_options, "every seed draws its own users"
+
+
+def tiny_cold(data: str) -> dict[str, list[Run]]:
+    return {
+        name: [replace(tiny(run), training=replace(run.training, epochs=2, device="cpu")) for run in runs]
+        for name, runs in cold.variants(data).items()
+        if name in ("popularity", "cluster_popularity", "dssm", "deezernet")
+    }
+
+
+@pytest.mark.slow
+def test_the_table_of_new_users_from_data_to_figures(prepared, tmp_path):
+    table = replace(cold.TABLE, variants=tiny_cold)
+    data = {"tiny": prepared}
+    chosen = run_table(table, data, tmp_path, seeds=2)
+    found = {(figure.variant, figure.metric): figure for figure in summarise(table, data, chosen, 2, tmp_path)["tiny"]}
+    for name in tiny_cold("tiny"):
+        assert 0.0 < found[name, "recall@50"].mean <= 1.0
+    assert found["deezernet", "recall@50"].p_users is not None
+    # Two seeds ask other users; of one seed every row asks the same ones.
+    asked = {
+        (path.parent.name, path.name.split("-")[1]): tuple(load_file(path)["users"].tolist())
+        for path in (tmp_path / "tiny").glob("*/seed-[12]-*.safetensors")
+    }
+    assert asked["dssm", "1"] == asked["popularity", "1"]
+    assert asked["dssm", "1"] != asked["dssm", "2"]

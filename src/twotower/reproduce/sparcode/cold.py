@@ -90,7 +90,7 @@ TABLE = Table(
     notes={
         "dropoutnet": "trained to the scores of the factorisation, as printed.",
         "dropoutnet_events": "the same towers and dropout, trained by the sampled softmax.",
-        "melu": "met without any event, so without a local step; trained with the latest ten as support.",
+        "melu": "met without any event, so without a local step; trained with the latest three as support.",
         "deezernet_clusters": "its semi-personalised form: what is popular among the users of the nearest cluster.",
         "self_attention": "the two-tower twin of sparcode (TTM w/ SA).",
         "all_to_all": "sparcode without its quantiser.",
