@@ -25,7 +25,7 @@ def command(
     to: Annotated[Path, typer.Option(help="Folder for data and bundle.")] = Path("runs/demo"),
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
     copy: Annotated[Path | None, typer.Option("--from", help="A copy of it on this machine.")] = None,
-    budget: Annotated[str, typer.Option(help="Time for models, as 90s, 10m or 1h30m.")] = "2m",
+    budget: Annotated[str, typer.Option(help="Time for models, as 90s, 10m or 1h30m.")] = "3m",
     users: Annotated[int, typer.Option(help="Users to recommend to.", min=0)] = 2,
     k: Annotated[int, typer.Option("-k", help="Length of their lists.", min=1)] = 5,
     device: Device = "auto",

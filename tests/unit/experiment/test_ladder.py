@@ -16,6 +16,7 @@ from twotower.data.log import Log
 from twotower.evaluation.result import Result
 from twotower.experiment.choose import climbed
 from twotower.experiment.ladder import budget, costs
+from twotower.experiment.ladder import climb as climb_module
 from twotower.experiment.ladder import fit as fit_module
 from twotower.experiment.ladder.blend import pairs_of
 from twotower.experiment.ladder.budget import Budget, StopAfter, TimeLimit
@@ -231,16 +232,47 @@ def test_a_last_fit_takes_the_training_up_to_the_best_epoch_and_one_try_of_a_clo
     assert costs.last_fit_seconds(dataclasses.replace(both, parts=(tower, stopped))) is None
 
 
-def test_time_is_kept_for_the_last_fit_of_the_two_dearest_models(tiny_dataset, tmp_path, clocked):
+def test_time_is_kept_for_the_last_fit_of_one_trained_model_and_one_closed_form(tiny_dataset, tmp_path, clocked):
     ladder = Ladder(tiny_dataset, tmp_path, Budget(120.0))
     ladder.growth = 1.0
     tower, sasrec = LADDER.index("two_tower"), LADDER.index("sasrec")
-    assert ladder._share(tower) == pytest.approx((120.0 - 6.0) / 4), "two models, and both once more"
-    ladder._rungs[tower, 0] = trained_rung(tmp_path, "two_tower", 20.0, best=10, epochs=10)
-    assert ladder._share(sasrec) == pytest.approx((120.0 - 6.0 - 21.0) / 2)
-    ladder._rungs[sasrec, 0] = trained_rung(tmp_path, "sasrec", 30.0, best=10, epochs=10)
+    assert ladder._share(tower) == pytest.approx((120.0 - 6.0) / 3), "two models, and one of them once more"
     ladder._rungs[0, 0] = closed_rung(tmp_path, 1.0, 1)
-    assert ladder._kept() == pytest.approx(6.0 + 21.0 + 31.0), "the two dearest, one of which may be mixed with another"
+    assert ladder._share(tower) == pytest.approx((120.0 - 6.0 - 2.0) / 3)
+    ladder._rungs[tower, 0] = trained_rung(tmp_path, "two_tower", 20.0, best=10, epochs=10)
+    assert ladder._share(sasrec) == pytest.approx((120.0 - 6.0 - 2.0) / 2), "its own last fit is the dearer one"
+    ladder._rungs[tower, 0] = trained_rung(tmp_path, "two_tower", 79.0, best=10, epochs=10)
+    assert ladder._share(sasrec) == pytest.approx(120.0 - 6.0 - 2.0 - 80.0)
+    assert (ladder._free(), ladder._dearest()) == (pytest.approx(112.0), pytest.approx(80.0))
+
+
+def test_two_trained_models_are_mixed_only_where_both_can_be_trained_again(
+    tiny_dataset, tmp_path, clocked, monkeypatch
+):
+    mixed = []
+    monkeypatch.setattr(
+        climb_module, "mix", lambda parts, *given: mixed.append([one.name for one in parts]) or refuse()
+    )
+    for seconds, expected in (
+        (90.0, [["two_tower", "ease"]]),
+        (300.0, [["two_tower", "sasrec"], ["two_tower", "ease"]]),
+    ):
+        mixed.clear()
+        ladder = Ladder(tiny_dataset, tmp_path, Budget(seconds))
+        ladder.growth = 1.0
+        figures = {"two_tower": noisy(0.5, 1), "sasrec": noisy(0.4, 1)}
+        for name, figure in figures.items():
+            made = trained_rung(tmp_path, name, 50.0, best=10, epochs=10)
+            ladder._rungs[LADDER.index(name), 0] = dataclasses.replace(made, validation=result(figure))
+        ladder._rungs[LADDER.index("ease"), 0] = closed_rung(tmp_path, 1.0, 1)
+        ladder._mix()
+        assert mixed == expected
+        left_out = ladder._rungs[len(LADDER), 0].left_out
+        assert left_out == "no weight helps"
+
+
+def refuse() -> None:
+    raise InputError("no weight helps")
 
 
 def test_a_mixture_of_closed_forms_is_fitted_on_all_events_whatever_time_is_left(tiny_dataset, tmp_path, monkeypatch):

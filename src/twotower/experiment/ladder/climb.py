@@ -13,7 +13,7 @@ from twotower.data.split import Split
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.ladder.blend import MIXTURE, Mixed, mix, mixed_rung, pairs_of
 from twotower.experiment.ladder.budget import Budget
-from twotower.experiment.ladder.costs import SEARCHED, last_fits, reserved_seconds, seconds_of_fit
+from twotower.experiment.ladder.costs import SEARCHED, dearest, last_fit_seconds, seconds_of_fit
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
 from twotower.experiment.run import Run
 from twotower.experiment.train import spelled_out
@@ -108,7 +108,7 @@ class Ladder:
 
         Closed forms come first and are fitted whatever the budget, save where the size of the catalogue says that one
         fit takes more than half of what is left; a third of it is for the search for a penalty. The others share the
-        rest evenly, and as much again is kept for the last fit of the winner, which may be a mixture of two.
+        rest evenly, and one such part is kept for the last fit of the winner, which may be mixed with a closed form.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C; the checkpoint of a training is kept, and goes on with the next call.
@@ -134,12 +134,17 @@ class Ladder:
         if is_closed(LADDER[place]):
             return left / 3
         waiting = sum(not is_closed(other) and self._can_learn(other) for other in LADDER[place:])
-        share = (left - self._kept()) / (2 * max(1, waiting))  # as much again for the last fit
+        share = min((self._free() - self._dearest()) / max(1, waiting), self._free() / (waiting + 1))
         return max(share, min(LEAST_SECONDS, left / (waiting + 1)))
 
-    def _kept(self) -> float:
-        """Seconds for mixing and for the last fit of what is done so far."""
-        return MIXING * self.budget.seconds + reserved_seconds(self.rungs, growth=self.growth)
+    def _free(self) -> float:
+        """Seconds for trainings and the last fit of one, once mixing and the last fit of a closed form are paid."""
+        closed = dearest(self.rungs, closed=True, growth=self.growth)
+        return self.budget.left - MIXING * self.budget.seconds - closed
+
+    def _dearest(self) -> float:
+        """Seconds of the last fit of the dearest model that is trained so far."""
+        return dearest(self.rungs, closed=False, growth=self.growth)
 
     def _can_learn(self, model: str) -> bool:
         """Whether the log tells what the model learns from."""
@@ -157,8 +162,11 @@ class Ladder:
         left_out, took = "the budget leaves no time to mix; raise --budget", LEAST_SECONDS
         pairs = pairs_of(self.rungs)
         for parts in pairs:
-            kept = 0.0 if best is None else reserved_seconds(self.rungs, growth=self.growth)
-            if self.budget.left - kept < took and not known:
+            last = [last_fit_seconds(part, growth=self.growth) or 0.0 for part in parts]
+            if not any(is_closed(part.model) for part in parts) and self.budget.left - took < sum(last) and not known:
+                left_out = f"no time to train {parts[0].name} and {parts[1].name} again on all events; raise --budget"
+                continue
+            if self.budget.left - (0.0 if best is None else sum(last)) < took and not known:
                 break
             self.tell(f"{MIXTURE} of {parts[0].name} and {parts[1].name}: {clock(self.budget.left)} left")
             try:
@@ -180,9 +188,7 @@ class Ladder:
 
     def _try_variant(self, place: int, number: int, model: str, settings: tuple[str, ...]) -> None:
         default = self._rungs[place, 0]
-        dearest = max(last_fits(self.rungs, growth=self.growth), default=0.0)
-        left = self.budget.left - MIXING * self.budget.seconds
-        share = min(self.budget.left - self._kept(), (left - dearest) / 2)  # its own last fit may be as long as it
+        share = min(self._free() - self._dearest(), self._free() / 2)  # its own last fit may be as long as it
         known = (self._bundle(model, number) / "manifest.json").is_file()
         if known or (not default.short and share >= max(LEAST_SECONDS, default.seconds)):
             self._step(place, number, model, settings, share, "")

@@ -64,15 +64,20 @@ def last_fit_seconds(rung: Rung, *, growth: float = 1.0) -> float | None:
     return LAST_FIT_SECONDS + growth * float(rung.records[-1]["seconds"]) * best_epoch(rung) / len(rung.records)
 
 
-def reserved_seconds(rungs: Sequence[Rung], *, growth: float = 1.0) -> float:
-    """Return the time to keep for the last fit, whichever is taken: that of the two dearest, since two may be mixed."""
-    return sum(last_fits(rungs, growth=growth)[:2], 0.0)
+def dearest(rungs: Sequence[Rung], *, closed: bool, growth: float = 1.0) -> float:
+    """Return the seconds of the dearest last fit, of closed forms or of models that are trained; 0 where there is none.
 
-
-def last_fits(rungs: Sequence[Rung], *, growth: float = 1.0) -> list[float]:
-    """Return the seconds of each model's last fit, the dearest first; those that are not known are left out."""
-    taken = [last_fit_seconds(rung, growth=growth) for rung in rungs if rung.validation is not None and not rung.parts]
-    return sorted((one for one in taken if one is not None), reverse=True)
+    Args:
+        rungs: judged; mixtures are passed over, and so is a model that has trained no whole epoch.
+        closed: which of the two.
+        growth: events that the last fit learns from, over those that the rungs have learnt from.
+    """
+    taken = [
+        last_fit_seconds(rung, growth=growth)
+        for rung in rungs
+        if rung.validation is not None and not rung.parts and is_closed(rung.model) == closed
+    ]
+    return max((one for one in taken if one is not None), default=0.0)
 
 
 def best_epoch(rung: Rung) -> int:
