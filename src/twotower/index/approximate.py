@@ -11,14 +11,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.index.approximate_rows import plain_vectors
 from twotower.index.approximate_search import FEW, SHARE, Search
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.engine import engine, one_thread
+from twotower.index.saved import saved_index, write_note
 
-STRUCTURE, NOTE = "index.faiss", "index.json"
+STRUCTURE = "index.faiss"
 
 
 class ApproximateIndex(Search):
@@ -160,7 +161,7 @@ class ApproximateIndex(Search):
                 faiss.write_index(self._structure, str(partial))
         else:
             (folder / STRUCTURE).unlink(missing_ok=True)
-        write_json(folder / NOTE, {"class": type(self).__name__, "settings": self.settings, "built": self._built})
+        write_note(folder, type(self), self.settings, built=self._built)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ApproximateIndex:
@@ -170,12 +171,7 @@ class ApproximateIndex(Search):
             InputError: if a file is missing or is not of this kind of index.
         """
         faiss = engine()
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index = cls(**note["settings"])
             mode: Literal["r"] | None = "r" if note["built"] else None
             vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode=mode, allow_pickle=False))
@@ -186,11 +182,6 @@ class ApproximateIndex(Search):
             structure = faiss.read_index(str(folder / STRUCTURE), mapped) if note["built"] else None
             if not len(vectors) == len(ids) == len(alive) == (0 if structure is None else structure.ntotal):
                 raise ValueError("its files hold different numbers of items")
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0]
-            raise InputError(f"{folder}: not an index of this kind ({why})") from None
         index._hold(vectors, ids, structure)
         index._alive, index._built, index._mapped = alive, note["built"], structure is not None
         index.to(device)

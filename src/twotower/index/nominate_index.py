@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import from_tensors, map_state, rows, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
+from twotower.index.saved import saved_index, write_note
 from twotower.index.scan import inner_product
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 
 log = logging.getLogger(__name__)
 
-NOTE, USERS, ANCHORS = "index.json", "users.safetensors", "anchors.safetensors"
+USERS, ANCHORS = "users.safetensors", "anchors.safetensors"
 FEW_ITEMS = 10_000
 CODES = 1024, 2048
 """Lists by default: up to `FEW_ITEMS` items, and beyond."""
@@ -222,8 +222,8 @@ class NominateIndex(ModelIndex):
             if states is not None:
                 with replacing_file(folder / name) as partial:
                     save_file(to_tensors(states), partial)
-        note = {"class": type(self).__name__, "settings": self.settings, "built": self._lists is not None}
-        write_json(folder / NOTE, note | {"parts": [name for name, states in kept.items() if states is not None]})
+        parts = [name for name, states in kept.items() if states is not None]
+        write_note(folder, type(self), self.settings, built=self._lists is not None, parts=parts)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> NominateIndex:
@@ -232,23 +232,12 @@ class NominateIndex(ModelIndex):
         Raises:
             InputError: if a file is missing, cut short, of another kind of index, or of another model.
         """
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index, parts, built = cls(model, **note["settings"]), note["parts"], note["built"]
             if ANCHORS in parts:
                 index._anchors = model.item_store.read(load_file(folder / ANCHORS))
             if USERS in parts:
                 index._users = from_tensors(load_file(folder / USERS), model.user_kind)
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: not an index of this kind ({error})") from None
         if built:
             index._lists = Nominate.load(
                 folder,

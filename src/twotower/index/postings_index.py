@@ -7,22 +7,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
 from twotower.index.postings_search import search_postings
+from twotower.index.saved import saved_index, write_note
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
 
-NOTE, ITEMS, LISTS = "index.json", "items.safetensors", "postings"
+ITEMS, LISTS = "items.safetensors", "postings"
 
 
 @runtime_checkable
@@ -163,8 +163,7 @@ class PostingsIndex(ModelIndex):
             self._lists.save(folder / LISTS)
             with replacing_file(folder / ITEMS) as partial:
                 save_file(to_tensors(self._items.states), partial)
-        note = {"class": type(self).__name__, "settings": self.settings, "built": self._lists is not None}
-        write_json(folder / NOTE, note)
+        write_note(folder, type(self), self.settings, built=self._lists is not None)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> PostingsIndex:
@@ -173,20 +172,9 @@ class PostingsIndex(ModelIndex):
         Raises:
             InputError: if a file is missing, cut short, of another kind of index, or of another model.
         """
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index, built = cls(model, **note["settings"]), note["built"]
             states = model.item_store.read(load_file(folder / ITEMS)) if built else None
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: not an index of this kind ({error})") from None
         if built:
             lists = Postings.load(folder / LISTS)
             if lists.num_codes != index._num_lists or rows(states) != len(lists.ids):

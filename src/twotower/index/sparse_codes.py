@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import rows
 from twotower.index.checks import check_question, nothing
 from twotower.index.postings import Postings
 from twotower.index.postings_search import search_postings
+from twotower.index.saved import saved_index, write_note
 from twotower.index.scan import Scan, inner_product
 from twotower.index.short_lists import WholeCatalogue, on_cpu
 from twotower.ops.sparse_autoencoder import Directions, encode, fit_directions
 from twotower.ops.topk import top_k
 
-NOTE, DIRECTIONS = "index.json", "directions.safetensors"
+DIRECTIONS = "directions.safetensors"
 CODES_A_NUMBER = 8
 """Codes by default, for each number of a vector."""
 
@@ -168,8 +168,7 @@ class SparseCodesIndex(Scan):
         if self._directions is not None:
             with replacing_file(folder / DIRECTIONS) as partial:
                 save_file({name: part.contiguous() for name, part in self._directions._asdict().items()}, partial)
-        note = {"class": type(self).__name__, "settings": self.settings, "built": self._directions is not None}
-        write_json(folder / NOTE, note)
+        write_note(folder, type(self), self.settings, built=self._directions is not None)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> SparseCodesIndex:
@@ -178,23 +177,12 @@ class SparseCodesIndex(Scan):
         Raises:
             InputError: if a file is missing, cut short, or of another kind of index.
         """
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index = cls(**note["settings"])
             index.restore(folder)
             if note["built"]:
                 index._directions = Directions(**load_file(folder / DIRECTIONS))
             index._follow()
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: not an index of this kind ({error})") from None
         index.to(device)
         return index
 

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from twotower.core.conditions import Condition, columns_of
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, write_json
 from twotower.core.records import State, TopK
 from twotower.index.approximate_rows import plain_vectors
 from twotower.index.approximate_search import FEW, SHARE
 from twotower.index.base import ItemColumn
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.saved import saved_index, write_note
 
 Scored: TypeAlias = list[tuple[int, float]]
 
-NOTE, IDS = "index.json", "ids.npy"
+IDS = "ids.npy"
 BATCH = 1_000
 """Items sent at a time."""
 SPARE = 16
@@ -230,8 +230,8 @@ class StoreIndex(ABC):
         """Write ids, settings and what finds the store again into ``folder``; never an address or a token."""
         np.save(folder / IDS, self._ids.numpy())
         kept = self._keep(folder) if self._dim else {}
-        note = {"class": type(self).__name__, "settings": self.settings, "dim": self._dim, "kept": kept}
-        write_json(folder / NOTE, note | {"columns": self._kinds, "bare": self._bare.tolist()})
+        more = {"columns": self._kinds, "bare": self._bare.tolist()}
+        write_note(folder, type(self), self.settings, dim=self._dim, kept=kept, **more)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> StoreIndex:
@@ -240,23 +240,12 @@ class StoreIndex(ABC):
         Raises:
             InputError: if a file is missing or is not of this kind of index, or the engine does not answer.
         """
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index = cls(**note["settings"])
             index._ids = torch.from_numpy(np.load(folder / IDS, allow_pickle=False))
             index._bare = torch.tensor(note["bare"], dtype=torch.int64)
             index._kinds = {name: (kind, is_list) for name, (kind, is_list) in note["columns"].items()}
             index._dim, kept = int(note["dim"]), dict(note["kept"])
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: not an index of this kind ({error})") from None
         if index._dim:
             index._find(folder, kept)
         index.to(device)

@@ -7,19 +7,19 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import detach, join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.beam import Leaves, beam_search
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
+from twotower.index.saved import saved_index, write_note
 
-NOTE, LEAVES = "index.json", "leaves.safetensors"
+LEAVES = "leaves.safetensors"
 LEAST_BEAM = 8
 
 
@@ -177,8 +177,8 @@ class TreeIndex(ModelIndex):
             states = {f"states.{name}": part for name, part in to_tensors(self._leaves.states).items()}
             with replacing_file(folder / LEAVES) as partial:
                 save_file({"ids": self._leaves.ids, "nodes": self._leaves.nodes, **states}, partial)
-        note = {"class": type(self).__name__, "settings": self.settings, "built": self._leaves is not None}
-        write_json(folder / NOTE, note | {"branches": self._tree.branches, "levels": self._tree.levels})
+        shape = {"branches": self._tree.branches, "levels": self._tree.levels}
+        write_note(folder, type(self), self.settings, built=self._leaves is not None, **shape)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> TreeIndex:
@@ -187,12 +187,7 @@ class TreeIndex(ModelIndex):
         Raises:
             InputError: if a file is missing, cut short, of another kind of index, or of another model.
         """
-        if not (folder / NOTE).is_file():
-            raise InputError(f"{folder / NOTE}: no such file, so this folder holds no index of this kind")
-        try:
-            note = read_json(folder / NOTE)
-            if note["class"] != cls.__name__:
-                raise ValueError(f"it is a {note['class']}")
+        with saved_index(folder, cls) as note:
             index = cls(model, **note["settings"])
             shape, own = (note["branches"], note["levels"]), (index._tree.branches, index._tree.levels)
             if shape != own:
@@ -207,12 +202,6 @@ class TreeIndex(ModelIndex):
                 if len(nodes) and not 0 <= int(nodes.min()) <= int(nodes.max()) < index.most_effort():
                     raise ValueError("a leaf below a node that the tree does not have")
                 index._hold(model.item_store.read(states), ids, nodes)
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file, so this folder holds no whole index") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: not an index of this kind ({error})") from None
         index.to(device)
         return index
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from twotower.core.errors import InputError, UnavailableError
 from twotower.core.files import read_json
 from twotower.index.base import AnyIndex, KeptElsewhere
-from twotower.index.store import NOTE
+from twotower.index.saved import NOTE
 from twotower.serving.manifest import read_manifest
 
 log = logging.getLogger(__name__)
