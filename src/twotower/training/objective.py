@@ -15,12 +15,11 @@ from twotower.losses.base import Loss
 from twotower.losses.full_softmax import full_softmax
 from twotower.losses.pointwise import binary_cross_entropy
 from twotower.models.base import Model
-from twotower.models.encode import inference
-from twotower.ops.ragged import expand
 from twotower.sampling.base import Observer, Sampler, Stateful
 from twotower.sampling.filters import HardFilter, Scored
 from twotower.sampling.known import Positives
 from twotower.training.distributed import World
+from twotower.training.farthest import farthest_positives
 from twotower.training.regularise import Regulariser
 
 
@@ -229,7 +228,10 @@ class AgainstSamples:
     ) -> Tensor:
         """The filter's mask, row by row of a chunk that fits the cache."""
         assert self.hard is not None
-        farthest = self._farthest(model, batch, encoded, scale) if self.hard.needs_farthest else None
+        farthest = None
+        if self.hard.needs_farthest:
+            users = _users_of(batch, encoded)
+            farthest = farthest_positives(model, self.dataset, self.positives, users, encoded.users, scale)
         norms = None if candidates.norms is None else encoded.items.detach().square().sum(1)  # type: ignore[union-attr]
         scores, own = candidates.scores.detach(), own.detach()
         scale = scale.detach() if isinstance(scale, Tensor) else scale
@@ -253,30 +255,6 @@ class AgainstSamples:
             )
             mask[part] = self.hard(scored)
         return mask
-
-    def _farthest(self, model: Model, batch: Batch, encoded: Encoded, scale: Tensor | float) -> Tensor:
-        """scale · (⟨u, v⟩ − ‖v‖² / 2) of the farthest of all known positives v of each row's user: [rows].
-
-        The items are encoded as they are served, without dropout, so that nothing is drawn and no running mean moves.
-        """
-        users = _users_of(batch, encoded)
-        starts, ends = self.positives.offsets[users], self.positives.offsets[users + 1]
-        row, place = expand(starts, ends)
-        items = self.positives.items[place]
-        distinct = items.unique()
-        slots = torch.zeros(self.dataset.schema.num_items, dtype=torch.int64, device=items.device)
-        slots[distinct] = torch.arange(len(distinct), device=items.device)
-        found = torch.full((len(users),), torch.inf, dtype=encoded.users.dtype, device=items.device)
-        with inference(model):
-            vectors = model.encode_items(self.dataset.items(distinct))
-            half = vectors.square().sum(1) * (scale / 2.0)
-            chunk = max(1, _TABLE // max(1, len(distinct)))
-            for start in range(0, len(users), chunk):
-                part = slice(*torch.searchsorted(row, torch.tensor([start, start + chunk], device=row.device)).tolist())
-                table = model.score(encoded.users[start : start + chunk] * scale, vectors) - half
-                near = table[row[part] - start, slots[items[part]]].to(found.dtype)
-                found.scatter_reduce_(0, row[part], near, "amin")
-        return found
 
     def _states(
         self, model: Model, encoded: Encoded, negatives: Negatives, together: Encoded, fresh: State | None
@@ -374,10 +352,6 @@ def _side_by_side(shared: _Candidates, own: _Candidates) -> _Candidates:
 
 _CACHED = 1 << 17
 """Scores of a chunk that a filter sees at a time on the CPU: half a MiB in float32."""
-
-
-_TABLE = 1 << 24
-"""Scores of users with the items that they know that are held at a time: 64 MiB in float32."""
 
 
 def _users_of(batch: Batch, encoded: Encoded) -> Tensor:
