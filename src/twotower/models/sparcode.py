@@ -210,6 +210,11 @@ class SparCode(Model):
         return self.score(Coded(vectors[:, None], ones, offsets[:, None], codes[:, None]), items)
 
     @property
+    def has_lists(self) -> bool:
+        """Return whether every code of a user is one number, so that it can have a list."""
+        return isinstance(self.coder, Gate) or (isinstance(self.coder, Quantiser) and self.coder.books == 1)
+
+    @property
     def num_lists(self) -> int:
         """Return how many lists there are: one a code.
 
