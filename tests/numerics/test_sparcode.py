@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Items, Users
-from twotower.core.schema import Schema
+from twotower.core.schema import Feature, Schema
 from twotower.index.postings import build_postings
 from twotower.index.postings_search import search_postings
+from twotower.models import sparcode
 from twotower.models.registry import build_model
 from twotower.models.sparcode import DEAD_AFTER, REVIVALS, SparCode
+from twotower.towers.codes.capsules import Capsules
+from twotower.towers.codes.scorers import SCORERS
 
 SCHEMA = Schema(60, 40)
 IDS = torch.arange(2, 40)
@@ -40,8 +44,48 @@ def model_of(**settings) -> SparCode:
     return model.eval()
 
 
+def perceptron(layers, numbers: torch.Tensor) -> float:
+    """An MLP in float64: its linear layers in turn, with ReLU between them."""
+    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    for place, layer in enumerate(linear):
+        numbers = layer.weight.double() @ numbers + layer.bias.double()
+        numbers = numbers.clamp(min=0.0) if place + 1 < len(linear) else numbers
+    return numbers.item()
+
+
+def cross_net(scorer) -> Callable:
+    def score(token, items):
+        first = torch.cat([token, *items])
+        crossed = first
+        for layer in scorer.layers:
+            crossed = first * (layer.weight.double() @ crossed + layer.bias.double()) + crossed
+        return (scorer.last.weight.double()[0] @ crossed + scorer.last.bias.double()[0]).item()
+
+    return score
+
+
+def dnn(scorer) -> Callable:
+    def score(token, items):
+        weight = torch.cat([scorer.of_token.weight, scorer.of_item.weight], dim=1).double()
+        hidden = weight @ torch.cat([token, *items]) + scorer.of_item.bias.double()
+        return perceptron(scorer.rest.modules(), hidden.clamp(min=0.0))
+
+    return score
+
+
+REFERENCES = {
+    "dot": lambda _: lambda token, items: sum((token @ item).item() for item in items),
+    "max_sim": lambda _: lambda token, items: max((token @ item).item() for item in items),
+    "inner_pdnn": lambda scorer: (
+        lambda token, items: perceptron(scorer.network, torch.cat([token * item for item in items]))
+    ),
+    "cross_net": cross_net,
+    "dnn": dnn,
+}
+
+
 @pytest.mark.parametrize("codes", ["quantised", "gate", "none"])
-@pytest.mark.parametrize("scorer", ["dot", "max_sim", "inner_pdnn"])
+@pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("activation", ["softplus", "relu"])
 def test_a_score_is_the_sum_over_tokens_of_activated_scores(codes, scorer, activation):
     model = model_of(codes=codes, scorer=scorer, activation=activation, item_tokens=2, bias=0.1)
@@ -50,17 +94,13 @@ def test_a_score_is_the_sum_over_tokens_of_activated_scores(codes, scorer, activ
         scores = model.score(users, items)
         torch.testing.assert_close(model.score_rows(users, items[:4]), scores.diagonal())
         torch.testing.assert_close(model.score_rows(users, items.expand(4, -1, -1, -1)), scores)
-        network = model.scorer.double() if scorer == "inner_pdnn" else None
+        reference = REFERENCES[scorer](model.scorer)
         for user in range(4):
             for item in range(5):
                 total = 0.0
                 for token in range(users.vectors.shape[1]):
                     vector, others = users.vectors[user, token].double(), items[item].double()
-                    if network is not None:
-                        own = network.network(torch.cat([vector * other for other in others])[None]).item()
-                    else:
-                        dots = [(vector @ other).item() for other in others]
-                        own = sum(dots) if scorer == "dot" else max(dots)
+                    own = reference(vector, others)
                     own += users.offsets[user, token].item()
                     own = math.log1p(math.exp(own)) if activation == "softplus" else max(0.0, own)
                     total += users.weights[user, token].item() * own
@@ -97,6 +137,62 @@ def test_a_gate_warms_up_as_a_two_tower_and_its_lists_are_activated():
     assert model.score(users, items).min().item() < 0.0
     model.set_progress(1.0)
     assert model.score(model.encode_users(users_of()), items).min().item() > 0.0
+
+
+def test_capsules_are_routed_as_the_procedure_says_in_float64():
+    torch.manual_seed(0)
+    layer, events, lengths = Capsules(4, capsules=3), 3.0 * torch.randn(2, 5, 4), torch.tensor([5, 2])
+    with torch.no_grad():
+        found = layer(events, lengths)
+        for row in range(2):
+            offers = [
+                [w @ e for w in layer.offer.weight.double().split(4)] for e in events[row, : lengths[row]].double()
+            ]
+            logits = torch.zeros(len(offers), 3, dtype=torch.float64)
+            for _ in range(3):
+                shares = torch.stack([torch.tensor([math.exp(x) for x in line]) for line in logits]).double()
+                shares = shares / shares.sum(1, keepdim=True)
+                capsules = []
+                for k in range(3):
+                    total = sum(share[k] * offer[k] for share, offer in zip(shares, offers, strict=True))
+                    square = (total @ total).item()
+                    capsules.append(square / (1.0 + square) * total / math.sqrt(square))
+                for place, offer in enumerate(offers):
+                    for k in range(3):
+                        logits[place, k] += capsules[k] @ offer[k]
+            torch.testing.assert_close(found[row].double(), torch.stack(capsules), rtol=1e-5, atol=1e-6)
+    assert not Capsules(4, capsules=2)(torch.randn(1, 5, 4), torch.tensor([0])).any()
+
+
+def test_gradients_of_capsules_flow_through_the_last_round():
+    layer, events = Capsules(4, capsules=3), torch.randn(2, 5, 4, requires_grad=True)
+    layer(events, torch.tensor([5, 2])).square().sum().backward()
+    assert bool(layer.offer.weight.grad.any())
+    assert bool(events.grad[0].any())
+    assert not events.grad[1, 2:].any()
+
+
+def test_an_item_without_a_vector_of_its_own_is_its_features():
+    schema = Schema(60, 40, item_features=(Feature("kind", "categorical", 9),))
+    settings = {"dim": 8, "tokens": 2, "item_tokens": 3, "codes": "none", "layers": 1}
+    for name in ("sparcode", "sparcode_twin"):
+        own = settings if name == "sparcode" else {"dim": 8, "score": "dot"}
+        for item_id in (False, True):
+            model = build_model(name, schema, {**own, "item_id": item_id}).eval()
+            with torch.no_grad():
+                same = model.encode_items(Items(torch.tensor([5, 7]), {"kind": torch.tensor([3, 3])}))
+            assert torch.equal(same[0], same[1]) is not item_id
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_scores_in_tiles_are_the_scores_at_once(scorer, monkeypatch):
+    monkeypatch.setattr(sparcode, "PAIRS", 1000)
+    model = model_of(codes="none", scorer=scorer, item_tokens=2, dropout=0.0)
+    assert model.scores_all is (scorer in ("dot", "max_sim"))
+    with torch.no_grad():
+        users, items = model.encode_users(users_of(9)), model.encode_items(Items(IDS))
+        tiled = model.score(users, items)
+        torch.testing.assert_close(tiled, model.train().score(users, items), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -170,6 +266,9 @@ def test_only_the_straight_gradient_of_the_match_reaches_the_tokenizer():
         {"cosine": True, "temperature": 0.2},
         {"tokenizer": "gru"},
         {"tokenizer": "dnn", "heads": "senet"},
+        {"tokenizer": "capsule"},
+        {"scorer": "cross_net"},
+        {"scorer": "dnn"},
     ],
 )
 def test_it_learns_what_follows_from_the_latest_item(settings):
@@ -208,7 +307,9 @@ def test_it_learns_what_follows_from_the_latest_item(settings):
         ({"tokenizer": "grus"}, "did you mean 'gru'"),
         ({"codebook": 61}, "61 codes for 60 users"),
         ({"heads": "senet", "tokens": 7}, "7 were asked for"),
-        ({"books": 3}, "do not divide"),
+        ({"books": 3}, "3 codebooks do not divide tokens of width 8"),
+        ({"tokenizer": "capsule", "heads": "senet"}, "'capsule' has no heads"),
+        ({"item_id": False}, "no item features"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -19,6 +19,7 @@ from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
 from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.gate import Gate
+from twotower.towers.codes.item_vectors import check_item_id, item_vectors
 from twotower.towers.codes.quantiser import CodeUse, Quantiser
 from twotower.towers.codes.scorers import build_token_scorer
 from twotower.towers.codes.tokenizers import Tokenizer
@@ -53,7 +54,7 @@ class Coded(NamedTuple):
 class SparCode(Model):
     """Score by Σ_k w_k act(S(token_k, item) + b_k), where tokens are codes, so that scores can be listed beforehand.
 
-    Trained by the full softmax, or with "inner_pdnn" by a sampled one. For ``warm_up`` epochs the tokens pass
+    Trained by the full softmax, or where S is a network by a sampled one. For ``warm_up`` epochs the tokens pass
     unquantised; then codes start at k-means centres of a batch. Only what comes after is kept as the best checkpoint.
     Codes of tokens that have not learnt yet recover slowly, the gate's hardly: warm up until validation has nearly
     stopped rising. The gate warms up without the activation, as a two-tower.
@@ -67,16 +68,18 @@ class SparCode(Model):
 
     Args:
         dim: width of tokens and items.
+        item_id: whether an item that is scored has a vector of its own; without, it is its features alone. Histories
+            are read by ids in any case.
         tokens: K_u, tokens of a user; the gate has ``chosen`` codes instead.
         item_tokens: K_c, tokens of an item.
-        tokenizer: "dnn", "gru" or "self_attention".
+        tokenizer: "dnn", "gru", "self_attention" or "capsule" (dynamic routing; it has no heads).
         heads: "linear" or "senet".
         codes: "quantised"; "gate" (the ``chosen`` codes with the largest softmax weights); "none": tokens as they are.
         codebook: N, codes of a codebook, or of the gate.
         books: M, parts of a token, each with a codebook.
         chosen: codes of a user under the gate.
-        scorer: "dot", "max_sim" or "inner_pdnn" (equation 9).
-        hidden: widths of the hidden layers of "inner_pdnn".
+        scorer: "dot", "max_sim", "cross_net", "dnn" or "inner_pdnn" (equation 9).
+        hidden: widths of the hidden layers of "dnn" and "inner_pdnn".
         cosine: put tokens, codes of the gate and items on the unit sphere, as twins with a cosine do: S of "dot" is a
             sum of cosines then.
         temperature: S is divided by it, in serving too, since the activation comes after.
@@ -103,6 +106,7 @@ class SparCode(Model):
         schema: Schema,
         *,
         dim: int = 64,
+        item_id: bool = True,
         tokens: int = 4,
         item_tokens: int = 1,
         tokenizer: str = "self_attention",
@@ -141,6 +145,7 @@ class SparCode(Model):
         self.form, self.commitment, self.warm_up = codes, commitment, warm_up
         self.cosine, self.temperature = cosine, temperature
         self._activate = ACTIVATIONS[activation]
+        self.item_id = check_item_id(schema, item_id)
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
@@ -160,7 +165,8 @@ class SparCode(Model):
         elif codes == "quantised":
             self.coder = Quantiser(dim, tokens=tokens, codes=codebook, books=books, gradient=gradient, update=update)
         self.scorer = build_token_scorer(scorer, dim, item_tokens, hidden)
-        self._per_pair = tokens * item_tokens * dim if scorer == "inner_pdnn" else 1
+        per_token = self.scorer.numbers
+        self._per_pair = per_token if per_token == 1 else tokens * per_token
         self.bias = nn.Parameter(torch.tensor(float(bias)))
         self._epochs, self._step, self._looked, self._dead, self._revived = 0.0, 0, 0, 0, 0
 
@@ -170,9 +176,7 @@ class SparCode(Model):
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows item_tokens dim"]:
         """Return the tokens of each item: its id's vector and the mean of its features'; several by heads."""
-        vectors = self.item_table(items.ids)
-        if self.item_fields.features and items.features is not None:
-            vectors = vectors + self.item_fields(items.features).mean(1)
+        vectors = item_vectors(items, self.item_table, self.item_fields, item_id=self.item_id)
         return self._on_sphere(vectors[:, None] if self.item_heads is None else self.item_heads(vectors))
 
     def forward(self, batch: Batch) -> Encoded:
@@ -204,6 +208,11 @@ class SparCode(Model):
         vectors, offsets = self._lists(codes)
         ones = torch.ones_like(offsets)[:, None]
         return self.score(Coded(vectors[:, None], ones, offsets[:, None], codes[:, None]), items)
+
+    @property
+    def has_lists(self) -> bool:
+        """Return whether every code of a user is one number, so that it can have a list."""
+        return isinstance(self.coder, Gate) or (isinstance(self.coder, Quantiser) and self.coder.books == 1)
 
     @property
     def num_lists(self) -> int:

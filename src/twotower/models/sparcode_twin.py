@@ -12,6 +12,7 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.registry import build_scorer
 from twotower.towers.codes.fields_first import FieldsFirst
+from twotower.towers.codes.item_vectors import check_item_id, item_vectors
 from twotower.towers.codes.tokenizers import Tokenizer
 from twotower.towers.embedding import FeatureEmbedding, embedding_table
 
@@ -27,7 +28,8 @@ class SparCodeTwin(Model):
 
     Args:
         dim: width of vectors.
-        tokenizer: "dnn", "gru" or "self_attention".
+        item_id: whether an item that is scored has a vector of its own; without, it is its features alone.
+        tokenizer: "dnn", "gru", "self_attention" or "capsule".
         heads: "linear" or "senet".
         score: "cosine" or "dot".
         temperature: scores are divided by it in training.
@@ -43,6 +45,7 @@ class SparCodeTwin(Model):
         schema: Schema,
         *,
         dim: int = 64,
+        item_id: bool = True,
         tokenizer: str = "self_attention",
         heads: str = "linear",
         score: str = "cosine",
@@ -60,6 +63,7 @@ class SparCodeTwin(Model):
             raise ValueError(f"score must be cosine or dot, got '{score}'")
         self.schema, self.history_length, self.temperature = schema, history_length, temperature
         self.scorer = build_scorer(score, dim)
+        self.item_id = check_item_id(schema, item_id)
         self.item_table = embedding_table(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
@@ -76,9 +80,7 @@ class SparCodeTwin(Model):
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return one vector an item: its id's vector and the mean of its features'."""
-        vectors = self.item_table(items.ids)
-        if self.item_fields.features and items.features is not None:
-            vectors = vectors + self.item_fields(items.features).mean(1)
+        vectors = item_vectors(items, self.item_table, self.item_fields, item_id=self.item_id)
         return self.scorer.prepare(vectors)
 
     def logit_scale(self) -> Tensor | float:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
+from twotower.reproduce.sparcode import codebooks as sparcode_codebooks
 from twotower.reproduce.sparcode import cold as sparcode_cold
+from twotower.reproduce.sparcode import scorers as sparcode_scorers
 from twotower.reproduce.sparcode import short as sparcode_short
+from twotower.reproduce.sparcode import sparsity as sparcode_sparsity
 from twotower.reproduce.sparcode import table as sparcode
+from twotower.reproduce.sparcode import trees as sparcode_trees
+from twotower.reproduce.sparcode import tries as sparcode_tries
 from twotower.reproduce.study import Table
 
 LISTED: tuple[Table, ...] = (
@@ -18,6 +23,11 @@ LISTED: tuple[Table, ...] = (
     *sparcode.TABLES,
     *sparcode_cold.TABLES,
     *sparcode_short.TABLES,
+    *sparcode_scorers.TABLES,
+    *sparcode_codebooks.TABLES,
+    *sparcode_sparsity.TABLES,
+    *sparcode_trees.TABLES,
+    *sparcode_tries.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from twotower.models.tdm import TDM
 from twotower.reproduce.sets import without_text
 from twotower.reproduce.sparcode.lists import (
     USERS,
+    Asked,
     Search,
     asked_of,
     down_the_tree,
@@ -42,6 +44,10 @@ CODES = 1024, 2048
 """Lists that nominate: up to `FEW_ITEMS` items, and beyond."""
 SPARSITIES = (98.0, 99.0), (99.0, 99.5)
 """Per cent of the catalogue that a list leaves out, likewise: shorter lists of few items cannot fill an answer."""
+CURVE = 0.0, 90.0, 95.0, 98.0, 99.0, 99.5
+"""Of a curve of quality and time against sparsity."""
+TIMED = 200
+"""Users whose searches are timed."""
 BEAM = 100
 """Nodes of a level that TDM's search keeps."""
 KEPT = ("recall", "ndcg", "precision", "precision_min")
@@ -52,15 +58,23 @@ def measure(run: Run, dataset: Dataset) -> Measured:
 
     Of each user's events the first of every item counts, so that what is asked for was not seen before.
     """
-    return _measured(run, dataset, lists=True)
+    return _measured(run, dataset, SPARSITIES[known_items(dataset) > FEW_ITEMS])
+
+
+def measure_curve(run: Run, dataset: Dataset) -> Measured:
+    """Train one run, and answer by lists of every length of a curve, with the time of a search; the rest as `measure`.
+
+    "98/microseconds" is the processor time of a search in lists of 98 % sparsity, one user at a time: the median.
+    """
+    return _measured(run, dataset, CURVE, timed=True)
 
 
 def measure_dense(run: Run, dataset: Dataset) -> Measured:
     """Train one run and rank the whole catalogue for every test user, without lists; the rest is as in `measure`."""
-    return _measured(run, dataset, lists=False)
+    return _measured(run, dataset, ())
 
 
-def _measured(run: Run, dataset: Dataset, *, lists: bool) -> Measured:
+def _measured(run: Run, dataset: Dataset, sparsities: Sequence[float], *, timed: bool = False) -> Measured:
     dataset = without_text(dataset)
     dataset = dataset.with_log(first_events(dataset.log.positives()))
     if run.model.name in CLOSED:
@@ -78,7 +92,10 @@ def _measured(run: Run, dataset: Dataset, *, lists: bool) -> Measured:
     ks = run.evaluation.ks
     judged = evaluate(model, dataset, split.test, Protocol(ks=ks))
     per_user = with_precision_min(judged.per_user, ks)
-    listed, figures = ({}, {}) if seed == TUNING_SEED or not lists else by_lists(model, dataset, split, ks, seed)
+    listed, figures = dict[str, Tensor](), dict[str, float]()
+    if sparsities and seed != TUNING_SEED:
+        lengths = lengths_of_lists(known_items(dataset), sparsities)
+        listed, figures = by_lists(model, dataset, split, ks, seed, lengths, timed=timed)
     whole = per_user | listed
     means = {name: values.mean().item() for name, values in whole.items() if _metric(name) in KEPT}
     kept = {name: values for name, values in whole.items() if _metric(name) in KEPT and name.endswith(f"@{max(ks)}")}
@@ -128,38 +145,47 @@ def with_precision_min(per_user: dict[str, Tensor], ks: Sequence[int]) -> dict[s
     return {**per_user, **more}
 
 
-def lengths_of_lists(items: int) -> dict[str, int]:
+def known_items(dataset: Dataset) -> int:
+    """Return how many items the catalogue has."""
+    return dataset.schema.num_items - FIRST_KNOWN
+
+
+def lengths_of_lists(items: int, sparsities: Sequence[float]) -> dict[str, int]:
     """Return items of a list by the sparsity that they leave, in per cent, for a catalogue of that size.
 
     Examples:
-        >>> lengths_of_lists(3_883)
+        >>> lengths_of_lists(3_883, (98.0, 99.0))
         {'98': 78, '99': 39}
-        >>> lengths_of_lists(43_097)
+        >>> lengths_of_lists(43_097, (99.0, 99.5))
         {'99': 431, '99.5': 215}
     """
-    return {
-        f"{percent:g}": max(1, round(items * (100.0 - percent) / 100.0)) for percent in SPARSITIES[items > FEW_ITEMS]
-    }
+    return {f"{percent:g}": max(1, round(items * (100.0 - percent) / 100.0)) for percent in sparsities}
 
 
 def by_lists(
-    model: Model, dataset: Dataset, split: Split, ks: Sequence[int], seed: int
+    model: Model,
+    dataset: Dataset,
+    split: Split,
+    ks: Sequence[int],
+    seed: int,
+    lengths: Mapping[str, int],
+    *,
+    timed: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return metrics of each user and figures of the lists, named "98/recall@50" for lists of 98 % sparsity.
+    """Return metrics of each user and figures of the lists, by the name of their length, such as "98/recall@50".
 
     Of a tree they are named "beam/recall@50".
     """
-    has_lists = isinstance(model, SparCode) and model.coder is not None and model.coder.begun
+    has_lists = isinstance(model, SparCode) and model.has_lists and model.selectable
     if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin | TDM)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()
     popular[:FIRST_KNOWN] = -1
-    best_known = popular.argsort(descending=True, stable=True)[: dataset.schema.num_items - FIRST_KNOWN]
+    best_known = popular.argsort(descending=True, stable=True)[: known_items(dataset)]
     asked = asked_of(model, dataset, split.test)
     per_user: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
-    items = dataset.schema.num_items - FIRST_KNOWN
-    k = max(ks)
+    items, k = known_items(dataset), max(ks)
 
     def answer(name: str, search: Search) -> None:
         parts = [slice(at, at + USERS) for at in range(0, asked.users, USERS)]
@@ -168,6 +194,8 @@ def by_lists(
         metrics = ranking_metrics(ranks_of(answers, asked), asked.rows, asked.users, ks)
         per_user.update({f"{name}/{metric}": values for metric, values in with_precision_min(metrics, ks).items()})
         figures[f"{name}/short"] = float((found < 0).any(1).float().mean())
+        if timed:
+            figures[f"{name}/microseconds"] = median_time(search, asked, k)
 
     if isinstance(model, TDM):
         answer("beam", down_the_tree(model, dataset, beam=BEAM))
@@ -176,9 +204,20 @@ def by_lists(
         lists_of = own_lists(model, dataset)
     else:
         lists_of = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
-    for name, longest in lengths_of_lists(items).items():
+    for name, longest in lengths.items():
         search, lists = lists_of(longest)
         answer(name, search)
         figures[f"{name}/sparsity"] = lists.sparsity
         figures[f"{name}/mean_list"] = float(lists.lengths.mean())
     return per_user, figures
+
+
+def median_time(search: Search, asked: Asked, k: int) -> float:
+    """Return the median of the processor time of searches for one user each, in microseconds."""
+    times = []
+    for user in range(min(TIMED, asked.users)):
+        state, seen = take(asked.states, slice(user, user + 1)), asked.seen[user : user + 1]
+        started = time.thread_time_ns()
+        search(state, k, seen)
+        times.append((time.thread_time_ns() - started) / 1000)
+    return statistics.median(times)

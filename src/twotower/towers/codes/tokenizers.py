@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError, unknown_name
+from twotower.towers.codes.capsules import Capsules
 from twotower.towers.heads import Heads
 from twotower.towers.mlp import mlp
 from twotower.towers.sequence.base import SequenceEncoder
@@ -16,6 +17,7 @@ from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.gru4rec import GRU4Rec
 
 HEADS = ("linear", "senet")
+CAPSULE = "capsule"
 
 
 class SENetHeads(nn.Module):
@@ -78,17 +80,19 @@ class MeanPool(SequenceEncoder):
 class Tokenizer(nn.Module):
     """Encode events and make tokens by heads; K = 1 with linear heads is the user vector of a two-tower.
 
+    The encoder "capsule" makes as many capsules as tokens are asked for, and needs no heads.
+
     Args:
-        encoder: "dnn", "gru" or "self_attention".
+        encoder: "dnn", "gru", "self_attention" or "capsule".
         dim: width of events and tokens.
         tokens: K.
         length: events that are read.
         heads: "linear" (from the state after the latest event) or "senet" (from the states of all).
-        layers: of the encoder; "dnn" has its own.
+        layers: of the encoder; "dnn" and "capsule" have their own.
         dropout: share of numbers set to 0 in training.
 
     Raises:
-        InputError: if a name is unknown, or senet heads are to make more tokens than ``length``.
+        InputError: if a name is unknown, senet heads are to make more tokens than ``length``, or capsules to have any.
     """
 
     def __init__(
@@ -110,10 +114,16 @@ class Tokenizer(nn.Module):
                 dim=dim, layers=layers, heads=2 if dim % 2 == 0 else 1, length=length, dropout=dropout
             ),
         }
-        if encoder not in known:
-            raise unknown_name("tokenizer", encoder, known)
+        if encoder not in known and encoder != CAPSULE:
+            raise unknown_name("tokenizer", encoder, [*known, CAPSULE])
         if heads not in HEADS:
             raise unknown_name("heads of a tokenizer", heads, HEADS)
+        self.capsules = Capsules(dim, capsules=tokens, dropout=dropout) if encoder == CAPSULE else None
+        if self.capsules is not None:
+            if heads != "linear":
+                raise InputError(f"tokenizer 'capsule' has no heads, {heads} were asked for; leave model.heads out")
+            self.senet = self.linear = None
+            return
         self.encoder = known[encoder]()
         self.senet = SENetHeads(length, heads=tokens) if heads == "senet" else None
         self.linear = Heads(dim, heads=tokens, dim=dim) if heads == "linear" else None
@@ -122,7 +132,9 @@ class Tokenizer(nn.Module):
         self, events: Float[Tensor, "rows length dim"], lengths: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows tokens dim"]:
         """Return the tokens of each row; events are padded at the end. A row without events has zero tokens."""
-        if self.linear is not None:
+        if self.capsules is not None:
+            tokens = self.capsules(events, lengths)
+        elif self.linear is not None:
             tokens = self.linear(self.encoder.at_end(events, lengths))
         else:
             assert self.senet is not None
