@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
+from twotower.reproduce.leaderboard import table as leaderboard
 from twotower.reproduce.sparcode import cold as sparcode_cold
 from twotower.reproduce.sparcode import short as sparcode_short
 from twotower.reproduce.sparcode import table as sparcode
@@ -18,6 +19,7 @@ LISTED: tuple[Table, ...] = (
     *sparcode.TABLES,
     *sparcode_cold.TABLES,
     *sparcode_short.TABLES,
+    *leaderboard.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 
