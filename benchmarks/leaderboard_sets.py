@@ -2,13 +2,14 @@
 
     python benchmarks/leaderboard_sets.py FOLDER --to runs/leaderboard-sets
 
-FOLDER holds the Parquet copies that ``twotower data get --from`` reads: ml-1m, amazon-beauty-5core, sessions-diginetica.
+FOLDER holds the Parquet copies that ``twotower data get --from`` reads: ml-1m, amazon-beauty-5core,
+sessions-diginetica.
 
-*MovieLens-1M.* A user's events stand by time, and those of one second as in ``ratings.dat``, where the clock of all of the
-user's events is known; else by their place in the copy, where seconds cannot be told apart. The column ``moment`` is the
-time of the former and the place of the latter, so that it says which events tie: an order, not a clock. The table reads
-no times. *Diginetica.* Training sessions by number, then every click of a test session but its first as a session of its
-own, with what precedes it: ``by-user`` with ``held_out = "last"`` cuts there.
+*MovieLens-1M.* A user's events stand by time, and those of one second as in ``ratings.dat``, where the clock of all of
+the user's events is known; else by their place in the copy, where seconds cannot be told apart. The column ``moment``
+is the time of the former and the place of the latter, so that it says which events tie: an order, not a clock. The
+table reads no times. *Diginetica.* Training sessions by number, then every click of a test session but its first as a
+session of its own, with what precedes it: ``by-user`` with ``held_out = "last"`` cuts there.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ def as_text(anchors: tuple[Anchor, ...]) -> str:
     sets = dict.fromkeys(anchor.data for anchor in anchors)
     return "; ".join(
         f"{name}: "
-        + ", ".join(f"{one.model} {one.hit_rate:.4f}/{one.ndcg:.4f} ({one.source})" for one in anchors if one.data == name)
+        + ", ".join(
+            f"{one.model} {one.hit_rate:.4f}/{one.ndcg:.4f} ({one.source})" for one in anchors if one.data == name
+        )
         for name in sets
     )
 

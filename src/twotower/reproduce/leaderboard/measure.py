@@ -75,6 +75,4 @@ def untimed_split(split: Split) -> Split:
     def both(targets: Targets) -> Targets:
         return Targets(untimed(targets.history), untimed(targets.truth))
 
-    return Split(
-        untimed(split.train), both(split.validation), both(split.test), untimed(split.known), split.leaks
-    )
+    return Split(untimed(split.train), both(split.validation), both(split.test), untimed(split.known), split.leaks)
