@@ -15,7 +15,7 @@ negatives and beside a wide SASRec; each by validation data of seed 0 alone.
 
 **Ties.** Within one second a file may have any order, and the last event of 42 % of the users of MovieLens-1M shares
 its second with the one before. ``last_tied`` is that share among all users, where times are known. Rows ``_ties`` train
-what the row of their name chose, with ties in an order that each seed draws anew, in histories and in what is asked for.
+what the row of their name chose, with ties in an order that each seed draws anew, in histories and in what is asked.
 """
 
 from __future__ import annotations
