@@ -23,7 +23,7 @@ from twotower.core.files import read_json
 from twotower.experiment.run import Run
 from twotower.reproduce.fit_extras import POPULARITY
 from twotower.reproduce.kept import keep_cells, put_back
-from twotower.reproduce.study import TUNING_SEED, Cell, Table, cells_of, choose, seeded
+from twotower.reproduce.study import TUNING_SEED, Cell, Table, cells_of, choose, seeded, with_twins
 from twotower.reproduce.summary import Figure, corrected, summarise, write_summary
 from twotower.reproduce.tables import LISTED, table_of
 
@@ -32,12 +32,13 @@ PAPERS = Path(__file__).resolve().parent / "papers"
 
 def complete(table: Table, name: str, folder: Path) -> dict[str, tuple[Run, int]]:
     """Return the chosen run and the number of seeds, from 1 on, of every row that can be shown."""
-    found = {}
+    chosen = {}
     for variant, runs in table.variants(name).items():
         tuning = [Cell(table.name, name, Path(), variant, seeded(run, TUNING_SEED)) for run in runs]
-        if len(runs) > 1 and not all(cell.path(folder).is_file() for cell in tuning):
-            continue
-        run = choose(table, name, Path(), variant, runs, folder)
+        if len(runs) == 1 or all(cell.path(folder).is_file() for cell in tuning):
+            chosen[variant] = choose(table, name, Path(), variant, runs, folder)
+    found = {}
+    for variant, run in with_twins(table, name, chosen).items():
         there = [cell.path(folder).is_file() for cell in cells_of(table, name, Path(), variant, run, table.seeds)]
         count = (*there, False).index(False)
         if count:

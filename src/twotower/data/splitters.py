@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from twotower.core.registry import Registry
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
+from twotower.data.ties import POLICIES, Policy, with_ties
+
+HeldOut = Literal["drawn", "last"]
+"""Which users `by_user` holds out."""
 
 
 def split_log(log: Log, kind: str, **options: Any) -> Split:
@@ -66,6 +70,8 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "int": ("a whole number", _is_whole),
     "int | None": ("a whole number", lambda value: value is None or _is_whole(value)),
     "float": ("a finite number", _is_number),
+    "Policy": (" or ".join(f'"{policy}"' for policy in POLICIES), lambda value: value in POLICIES),
+    "HeldOut": ('"drawn" or "last"', lambda value: value in ("drawn", "last")),
     "Sequence[int | float]": (
         "three positive numbers, as [8, 1, 1]",
         lambda value: isinstance(value, list | tuple) and all(map(_is_number, value)),
@@ -74,29 +80,43 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
 """By the annotation of a splitter's option: what is wanted, and whether a value is that."""
 
 
-def leave_one_out(log: Log) -> Split:
+def leave_one_out(log: Log, *, ties: Policy = "file", seed: int | None = None) -> Split:
     """Split each user: the last positive is the test, the one before it the validation; the rest trains.
 
     A user with two positives has no validation, one with a single positive is only trained on.
 
+    Args:
+        log: the log.
+        ties: which of events that bear one time comes last: "file", as the file has them, or "drawn". The drawn order
+            is that of histories too.
+        seed: of the drawn order; None: 0. It goes with "drawn" alone.
+
     Raises:
-        InputError: if no user has two positives.
+        InputError: if no user has two positives, or ties are to be drawn and the log has no clock.
     """
-    return last_n(log, n=1)
+    return last_n(log, n=1, ties=ties, seed=seed)
 
 
-def last_n(log: Log, *, n: int = 5) -> Split:
+def last_n(log: Log, *, n: int = 5, ties: Policy = "file", seed: int | None = None) -> Split:
     """Split each user: the last ``n`` positives are the test, the ``n`` before them the validation.
 
     What precedes them trains.
 
     A user needs more than 2n positives for both, more than n for the test alone; others are only trained on.
 
+    Args:
+        log: the log.
+        n: events of each part.
+        ties: as in `leave_one_out`.
+        seed: as in `leave_one_out`.
+
     Raises:
-        InputError: if ``n`` is below 1, or no user has more than ``n`` positives.
+        InputError: if ``n`` is below 1, no user has more than ``n`` positives, or ties are to be drawn and the log has
+            no clock.
     """
     if not isinstance(n, int) or n < 1:
         raise InputError(f"last-n split: n must be a whole number of at least 1, got {shown(n)}")
+    log = with_ties(log, ties, seed)
     positives = log.positives()
     users, count = positives.users(), positives.lengths
     if not (count > n).any():
@@ -168,7 +188,14 @@ def global_time(
     )
 
 
-def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: float = 0.8, seed: int = 0) -> Split:
+def by_user(
+    log: Log,
+    *,
+    ratio: Sequence[int | float] = (8, 1, 1),
+    fold_in: float = 0.8,
+    held_out: HeldOut = "drawn",
+    seed: int = 0,
+) -> Split:
     """Hold out whole users; the first part of their positives is the history, the rest is to be found.
 
     Source: SparCode (SIGIR 2023), section 4.1, splits users 8:1:1; it leaves open what of a held-out user is known.
@@ -178,6 +205,8 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
         log: the log.
         ratio: users to train, validation and test, in any unit.
         fold_in: share of a held-out user's positives that is history; above 0, below 1.
+        held_out: "drawn", or "last": the users of the last rows, the test behind the validation, as where users are
+            sessions whose ids stand in the order of time.
         seed: of the draw.
 
     Raises:
@@ -185,7 +214,7 @@ def by_user(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), fold_in: floa
     """
     if not 0 < fold_in < 1:
         raise InputError(f"by-user split: fold_in must lie between 0 and 1, got {fold_in}; nothing known: cold-users")
-    return _by_user("by-user", log, ratio, fold_in, seed)
+    return _by_user("by-user", log, ratio, fold_in, seed, drawn=held_out == "drawn")
 
 
 def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int = 0) -> Split:
@@ -202,23 +231,24 @@ def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int 
     Raises:
         InputError: if the ratio is out of range, or a part has no user.
     """
-    return _by_user("cold-users", log, ratio, 0.0, seed)
+    return _by_user("cold-users", log, ratio, 0.0, seed, drawn=True)
 
 
-def _by_user(name: str, log: Log, ratio: Sequence[int | float], fold_in: float, seed: int) -> Split:
+def _by_user(name: str, log: Log, ratio: Sequence[int | float], fold_in: float, seed: int, *, drawn: bool) -> Split:
     """Whole users held out; the first ``fold_in`` share of their positives is known, all but one at most."""
     shares = _check_ratio(name, ratio)
     positives = log.positives()
     count = positives.lengths
     needed = 2 if fold_in else 1
     able = (count >= needed).nonzero()[:, 0]
-    drawn = able[torch.randperm(len(able), generator=torch_generator(seed, "split", name)).to(able.device)]
+    if drawn:
+        able = able[torch.randperm(len(able), generator=torch_generator(seed, "split", name)).to(able.device)]
     first, second = round(len(able) * shares[0]), round(len(able) * (shares[0] + shares[1]))
     if not 0 < first < second < len(able):
         least = "two or more positives" if fold_in else "a positive"
         raise InputError(f"{name} split: {len(able)} users with {least} are too few to cut in three")
     part = torch.zeros_like(count)
-    part[drawn[first:second]], part[drawn[second:]] = 1, 2
+    part[able[first:second]], part[able[second:]] = 1, 2
     known = (count * fold_in).floor().long().clamp(min=1) if fold_in else torch.zeros_like(count)
     users = positives.users()
     folded = _places(log) <= torch.minimum(known, count - 1)[log.users()]

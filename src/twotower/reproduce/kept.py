@@ -101,7 +101,7 @@ def _cells(table: Table, name: str, seed: int) -> dict[str, Cell]:
     """Every training of a data set's rows under one seed, by the value of its run."""
     cells = [
         Cell(table.name, name, Path(), variant, seeded(run, seed))
-        for variant, runs in table.variants(name).items()
+        for variant, runs in table.possible_runs(name).items()
         for run in runs
     ]
     return {_value(cell.run): cell for cell in cells}

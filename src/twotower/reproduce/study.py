@@ -52,6 +52,14 @@ Measure = Callable[[Run, Dataset], Measured]
 """Trains a run on a data set and judges it: a function of a module, so that other processes find it."""
 
 
+class Twin(NamedTuple):
+    """Describe a row that trains what another row chose, changed; it tunes nothing itself."""
+
+    of: str
+    """The row whose choice it takes."""
+    change: Callable[[Run], Run]
+
+
 @dataclass(frozen=True)
 class Table:
     """Describe one table of a paper.
@@ -79,11 +87,19 @@ class Table:
     """Further metrics, from a training's own and those of the reference under the same seed."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What has to be said of a variant, written below the table."""
+    twins: Callable[[str], Mapping[str, Twin]] = lambda data: {}
+    """Rows, for a data set's name, that train another row's choice under a change, such as another order of ties."""
     views: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Rows that need no training of their own: a name to a variant and the prefix of its metrics that such a row shows
     without it."""
     extras: Callable[[Table, Mapping[str, Path], Mapping[str, Mapping[str, Run]], Path], list[Path]] | None = None
     """Writes further pages and pictures once all cells are there: table, prepared folders, chosen runs, folder."""
+
+    def possible_runs(self, data: str) -> dict[str, list[Run]]:
+        """Return under each row's name, twins too, every run that it may be trained with."""
+        rows = {variant: list(runs) for variant, runs in self.variants(data).items()}
+        twins = {name: [twin.change(run) for run in rows[twin.of]] for name, twin in self.twins(data).items()}
+        return rows | twins
 
     def seeds_of(self, variant: str, wanted: int | None = None) -> range:
         """Return the seeds of a variant for ``wanted`` seeds; None: the table's number."""
@@ -166,7 +182,12 @@ def run_table(
     ]
     _train(tuning, table.measure, folder, jobs, notice)
     chosen = {
-        name: {variant: choose(table, name, data[name], variant, choices, folder) for variant, choices in part.items()}
+        name: with_twins(
+            table,
+            name,
+            {variant: choose(table, name, data[name], variant, choices, folder) for variant, choices in part.items()},
+            only,
+        )
         for name, part in rows.items()
     }
     cells = [
@@ -193,11 +214,20 @@ def choose(table: Table, name: str, prepared: Path, variant: str, choices: Seque
     return choices[max(range(len(choices)), key=found.__getitem__)]
 
 
+def with_twins(table: Table, name: str, chosen: Mapping[str, Run], only: Sequence[str] = ()) -> dict[str, Run]:
+    """Return the chosen runs and those of their twins; ``only`` leaves out what was chosen for a twin's sake."""
+    twins = {twin: made.change(chosen[made.of]) for twin, made in table.twins(name).items() if made.of in chosen}
+    return {variant: run for variant, run in {**chosen, **twins}.items() if not only or variant in only}
+
+
 def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Run]]:
-    variants = dict(table.variants(name))
-    if unknown := set(only) - set(variants):
-        raise InputError(f"reproduce {table.name}: no variant {sorted(unknown)[0]!r}; there are {', '.join(variants)}")
-    return {variant: runs for variant, runs in variants.items() if not only or variant in only}
+    """The rows to choose for: those that are wanted, and those whose twins are."""
+    variants, twins = dict(table.variants(name)), table.twins(name)
+    known = {**variants, **twins}
+    if unknown := set(only) - set(known):
+        raise InputError(f"reproduce {table.name}: no variant {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    wanted = {twins[variant].of if variant in twins else variant for variant in only}
+    return {variant: runs for variant, runs in variants.items() if not only or variant in wanted}
 
 
 def _train(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int, notice: Callable[[str], None]) -> None:

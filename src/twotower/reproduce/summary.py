@@ -264,7 +264,7 @@ def _missing(table: Table, name: str, figures: Sequence[Figure]) -> list[str]:
     shown = dict.fromkeys(figure.variant for figure in figures)
     tested = dict.fromkeys(figure.variant for figure in figures if figure.p_users is not None)
     untested = [variant for variant in shown if variant not in {*tested, reference_among(shown, table.reference)}]
-    rows = [variant for variant in table.variants(name) if variant not in shown]
+    rows = [variant for variant in {**table.variants(name), **table.twins(name)} if variant not in shown]
     lines = [f"Rows of this table without a result on {name}: {', '.join(rows)}.", ""] if rows else []
     if tested and untested:
         lines += [f"No test over users on {name}, since values of users were not kept: {', '.join(untested)}.", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
 from twotower.reproduce.sparcode import codebooks as sparcode_codebooks
+from twotower.reproduce.leaderboard import table as leaderboard
 from twotower.reproduce.sparcode import cold as sparcode_cold
 from twotower.reproduce.sparcode import scorers as sparcode_scorers
 from twotower.reproduce.sparcode import short as sparcode_short
@@ -28,6 +29,7 @@ LISTED: tuple[Table, ...] = (
     *sparcode_sparsity.TABLES,
     *sparcode_trees.TABLES,
     *sparcode_tries.TABLES,
+    *leaderboard.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 
