@@ -235,7 +235,7 @@ class TestAnswers:
         ({"restore_steps": 51}, "restore_steps must be from 1 to noise_steps = 50"),
         ({"eta": 1.5}, "eta must be in"),
         ({"attention": "mixed", "session": 51}, "session must be at most history_length = 50, got 51"),
-        ({"restored": "none"}, "restored = 'none' with attention = 'causal' is model 'sasrec'"),
+        ({"restored": "none"}, "restored = 'none' with attention = 'causal' is model 'sasrec': name that one"),
         ({"session_gap": 60}, "session_gap = 60 has no effect with attention = 'causal'"),
         ({"diffusion_weight": -1.0}, "diffusion_weight must be finite and at least 0"),
         ({"heads": 3}, "heads must divide dim"),

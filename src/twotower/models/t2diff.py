@@ -111,7 +111,7 @@ class T2Diff(Model):
         if attention == "mixed" and session > history_length:
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "causal" and restored == NONE:
-            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that, or take 'mixed'")
+            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if not 0.0 <= diffusion_weight < float("inf"):

@@ -1,4 +1,4 @@
-"""Logs of T2Diff's tables: positives of users with five and more, the latest 200 of each, the catalogue that they name."""
+"""Logs of T2Diff's tables: positives of users with five and more, the latest 200 of each, and the items in them."""
 
 from __future__ import annotations
 
