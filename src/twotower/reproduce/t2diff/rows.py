@@ -33,7 +33,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "ml-1m": Size(200, 128, 24, (0.1, 0.2, 0.4), (2, 20)),
+    "ml-1m": Size(200, 128, 30, (0.1, 0.2, 0.4), (2, 20)),
     "amazon-reviews-beauty": Size(50, 256, 20, (0.3, 0.5, 0.7), (2, 20)),
     "kuairand-pure": Size(50, 128, 20, (0.3, 0.5, 0.7), (10, 100)),
 }

@@ -10,7 +10,7 @@ Beauty (5-core) stands beside them. Users with five events and more; the full so
 Ours, since the paper is silent: the last event of a user is the test, the one before it the validation, all else
 trains; the whole catalogue is ranked without what the user has had before. Every place of a window is trained. Dot
 products, as far as a tower has them (STOSA: its Wasserstein distance; DAT+: its cosine). AdamW at 4e-3 with 50 steps of
-warm-up and a linear fall to 0 over 20 epochs (MovieLens: 24; BERT4Rec, which asks for a fifth of the places: twice as
+warm-up and a linear fall to 0 over 20 epochs (MovieLens: 30; BERT4Rec, which asks for a fifth of the places: twice as
 many), the best validation of every second epoch; every row chooses among the same three dropouts of its data set, the
 rate is one for all. All else at a model's default; T2Diff's U-Net has 32 channels, which makes it as large as the
 paper's (0.06 M).
