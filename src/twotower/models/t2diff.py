@@ -18,6 +18,8 @@ from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
 
 ATTENTION = ("causal", "mixed")
+NONE = "none"
+"""Stands for `restored` where nothing is restored."""
 
 
 class T2Diff(Model):
@@ -41,7 +43,7 @@ class T2Diff(Model):
     towers share the item table; the paper gives no sizes.
 
     Args:
-        restored: "predicted", "as_served" or "printed": see `NextItem`.
+        restored: "predicted", "as_served" or "printed": see `NextItem`; "none": nothing, mixed attention alone.
         attention: "causal": SASRec's tower over the whole history, to whose last state the restored item is added
             through a linear map that starts at 0; "mixed": the paper's, see `MixedAttention`.
         dim: width of vectors and of all layers.
@@ -108,6 +110,8 @@ class T2Diff(Model):
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "mixed" and session > history_length:
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
+        if attention == "causal" and restored == NONE:
+            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if not 0.0 <= diffusion_weight < float("inf"):
@@ -123,23 +127,25 @@ class T2Diff(Model):
             self.tower = CausalTransformer(length=history_length, dropout=dropout, **blocks)
             self.mix = nn.Linear(dim, dim, bias=False)
             nn.init.zeros_(self.mix.weight)
-        self.next_item = NextItem(
-            dim=dim,
-            length=history_length,
-            form=restored,
-            drift=drift,
-            normalise=normalise,
-            schedule=schedule,
-            noise_steps=noise_steps,
-            first_beta=first_beta,
-            last_beta=last_beta,
-            restore_steps=restore_steps,
-            eta=eta,
-            channels=channels,
-            depth=depth,
-            kernel=kernel,
-            seed=noise_seed,
-        )
+        self.next_item: NextItem | None = None
+        if restored != NONE:
+            self.next_item = NextItem(
+                dim=dim,
+                length=history_length,
+                form=restored,
+                drift=drift,
+                normalise=normalise,
+                schedule=schedule,
+                noise_steps=noise_steps,
+                first_beta=first_beta,
+                last_beta=last_beta,
+                restore_steps=restore_steps,
+                eta=eta,
+                channels=channels,
+                depth=depth,
+                kernel=kernel,
+                seed=noise_seed,
+            )
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """Return the state after the latest item: one vector a user."""
@@ -149,10 +155,10 @@ class T2Diff(Model):
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         events = self.embedded(history)
-        guess = self.next_item.at_end(events, lengths)
+        guess = None if self.next_item is None else self.next_item.at_end(events, lengths)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
-            states = self.tower(events, guess[:, None], end, times)[:, 0]
+            states = self.tower(events, None if guess is None else guess[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
             states = self.tower.at_end(events, lengths, times) + self.mix(guess)
@@ -172,20 +178,26 @@ class T2Diff(Model):
         if pairs is None:
             pairs = mask.flatten().nonzero()[:, 0]
         events = self.embedded(history)
-        guesses, loss = self.next_item.learn(events, self.embedded(targets), mask)
+        guesses: Tensor | None = None
+        losses: dict[str, Tensor] = {}
+        if self.next_item is not None:
+            guesses, loss = self.next_item.learn(events, self.embedded(targets), mask)
+            losses = {"diffusion": self.diffusion_weight * loss}
         states = self.positions(events, guesses, batch.users.history_times)
         ids = targets.flatten()[pairs]
         items = None if batch.items.features is None else self.item_table(ids)
-        losses = {"diffusion": self.diffusion_weight * loss}
         return Encoded(states.flatten(0, 1).index_select(0, pairs), items, ids, losses, pairs // targets.shape[1])
 
     def positions(
         self,
         events: Float[Tensor, "rows length dim"],
-        guesses: Float[Tensor, "rows length dim"],
+        guesses: Float[Tensor, "rows length dim"] | None,
         times: Tensor | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """Return the state after each event, given its prediction of the next one; meaningless where it is padded."""
+        """Return the state after each event, given its prediction of the next one; meaningless where it is padded.
+
+        ``guesses`` is None where the model restores nothing.
+        """
         if isinstance(self.tower, MixedAttention):
             places = torch.arange(events.shape[1], device=events.device).expand(events.shape[:2])
             return self.tower(events, guesses, places, times)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twotower.core.errors import unknown_name
 from twotower.reproduce import fit, fit_exposures, fit_query_start, fit_users, negatives
-from twotower.reproduce.sparcode import codebooks as sparcode_codebooks
 from twotower.reproduce.leaderboard import table as leaderboard
+from twotower.reproduce.sparcode import codebooks as sparcode_codebooks
 from twotower.reproduce.sparcode import cold as sparcode_cold
 from twotower.reproduce.sparcode import scorers as sparcode_scorers
 from twotower.reproduce.sparcode import short as sparcode_short
@@ -14,6 +14,8 @@ from twotower.reproduce.sparcode import table as sparcode
 from twotower.reproduce.sparcode import trees as sparcode_trees
 from twotower.reproduce.sparcode import tries as sparcode_tries
 from twotower.reproduce.study import Table
+from twotower.reproduce.t2diff import ablations as t2diff_ablations
+from twotower.reproduce.t2diff import table as t2diff
 
 LISTED: tuple[Table, ...] = (
     *fit.TABLES,
@@ -30,6 +32,8 @@ LISTED: tuple[Table, ...] = (
     *sparcode_trees.TABLES,
     *sparcode_tries.TABLES,
     *leaderboard.TABLES,
+    *t2diff.TABLES,
+    *t2diff_ablations.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 
