@@ -19,6 +19,7 @@ from twotower.data.log import Log
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import ModelSection, Run
 from twotower.reproduce.kept import keep_cells, put_back
+from twotower.reproduce.leaderboard import mixed
 from twotower.reproduce.leaderboard.measure import measure
 from twotower.reproduce.leaderboard.table import BEST, FILMS, SESSIONS, TABLE, ties_drawn, trained, twins, variants
 from twotower.reproduce.study import run_table, seeded
@@ -94,6 +95,9 @@ def test_the_board_from_data_to_its_page_and_back(table, tmp_path, kept_cells, m
     assert len(found["item_lists_ties", "ndcg@10"].values) == 2  # a row of one seed has a twin of all: each draws ties
     assert len(found["item_lists", "ndcg@10"].values) == 1
 
+    assert found["best/with_lists", "ndcg@10"].p_users is not None
+    assert found["best/with_lists", "weight"].mean > 0.0
+
     (tmp_path / "papers").mkdir()
     keep_cells(table, tmp_path / "made", tmp_path / "papers")
     back = put_back(table, tmp_path / "papers", tmp_path / "again")
@@ -103,6 +107,7 @@ def test_the_board_from_data_to_its_page_and_back(table, tmp_path, kept_cells, m
     _, page = kept_cells.page(table, "tiny", tmp_path / "again")
     text = page.read_text()
     assert "| best_ties | " in text
+    assert "| best_ties/with_lists | " in text
     assert "FuXi-alpha 0.3164/0.1813" in text
     assert "without a result" not in text
 
@@ -135,8 +140,24 @@ def test_every_candidate_trains_and_reads_no_clock(data, place):
     moved = moved.with_log(moved.log._replace(times=moved.log.times * 2))
     assert found.metrics["hit_rate@10"] == measure(run, moved).metrics["hit_rate@10"]
     assert found.metrics["last_tied"] == 1.0
-    assert set(found.per_user) == {"hit_rate@10", "ndcg@10", "hit_rate@20", "mrr@20"}
+    assert set(found.per_user) == {"hit_rate@10", "ndcg@10"}
     assert found.validation == max(record.metrics["ndcg@10"] for record in found.curves if record.metrics)
+
+
+def test_a_mixture_that_gives_lists_next_to_no_weight_is_the_encoder_itself(monkeypatch):
+    run = seeded(tiny(variants("ml-1m-3706")["sasrec"][0]), 1)
+    monkeypatch.setattr(mixed, "climbed", lambda model, first, score, metric: 1e-9)
+    found = measure(run, tiny_set("ml-1m-3706"))
+    for metric in ("hit_rate@10", "ndcg@10"):
+        torch.testing.assert_close(found.per_user[f"lists/{metric}"], found.per_user[metric])
+
+
+def test_a_mixture_of_nothing_but_lists_is_the_row_of_lists(monkeypatch):
+    run = seeded(tiny(variants("ml-1m-3706")["sasrec"][0]), 1)
+    monkeypatch.setattr(mixed, "climbed", lambda model, first, score, metric: 1e9)
+    lists = measure(variants("ml-1m-3706")["item_lists"][0], tiny_set("ml-1m-3706"))
+    found = measure(run, tiny_set("ml-1m-3706"))
+    assert found.metrics["lists/ndcg@10"] == pytest.approx(lists.metrics["ndcg@10"])
 
 
 def test_of_sessions_the_last_rows_are_asked_for_their_last_click():

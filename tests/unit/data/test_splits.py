@@ -189,6 +189,19 @@ def test_another_seed_draws_other_users():
         assert not torch.equal(one, two)
 
 
+def test_the_last_rows_are_held_out_where_that_is_asked_for():
+    log = make_log(11, users=200)
+    split = split_log(log, "by-user", held_out="last", ratio=[6, 2, 2], fold_in=0.999)
+    able = (log.positives().lengths >= 2).nonzero()[:, 0]
+    first, second = round(len(able) * 0.6), round(len(able) * 0.8)
+    assert torch.equal(split.validation.users(), able[first:second])
+    assert torch.equal(split.test.users(), able[second:])
+    assert (split.test.truth.lengths[able[second:]] == 1).all()
+    assert torch.equal(
+        split.test.users(), split_log(log, "by-user", held_out="last", seed=9, ratio=[6, 2, 2]).test.users()
+    )
+
+
 def test_nobody_with_enough_events_is_an_error():
     log = Log(torch.tensor([0, 0, 0, 1, 2]), torch.tensor([2, 3]), torch.tensor([5, 6]))
     for kind in ("leave-one-out", "by-user"):
@@ -211,6 +224,8 @@ def test_nobody_with_enough_events_is_an_error():
         ("by-user", {"ratio": [8, 2]}, "three positive numbers"),
         ("by-user", {"fold_in": 1.0}, "fold_in"),
         ("by-user", {"fold_in": 0.0}, "nothing known: cold-users"),
+        ("by-user", {"held_out": "first"}, 'held_out must be "drawn" or "last"'),
+        ("cold-users", {"held_out": "last"}, "unknown option 'held_out'"),
         ("cold-users", {"ratio": [8, 0, 1]}, "three positive numbers"),
         ("random-ratio", {"ratio": "8:1:1"}, "three positive numbers"),
     ],
