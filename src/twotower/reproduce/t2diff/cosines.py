@@ -1,4 +1,4 @@
-"""How like the true next item what T2Diff restores is, in training and when asked."""
+"""Cosines of the next items that T2Diff restores with the true ones, in training and when asked."""
 
 from __future__ import annotations
 
