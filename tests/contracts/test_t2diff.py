@@ -227,7 +227,7 @@ class TestAnswers:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"restored": "guessed"}, "restored must be one of predicted, as_served, printed, got 'guessed'"),
+        ({"restored": "guessed"}, "restored must be one of predicted, as_served, printed, none, got 'guessed'"),
         ({"attention": "none"}, "attention must be one of causal, mixed"),
         ({"noise_steps": 0}, "noise_steps must be at least 1, got 0"),
         ({"last_beta": 1.0}, "0 < first_beta <= last_beta < 1"),

@@ -11,7 +11,7 @@ from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.ops.windows import longest_of
-from twotower.towers.diffusion.restore import NextItem
+from twotower.towers.diffusion.restore import FORMS, NextItem
 from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import check_settings
 from twotower.towers.sequence.causal import CausalTransformer
@@ -106,6 +106,8 @@ class T2Diff(Model):
             session=session,
             history_length=history_length,
         )
+        if restored not in (*FORMS, NONE):
+            raise ValueError(f"restored must be one of {', '.join((*FORMS, NONE))}, got {restored!r}")
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "mixed" and session > history_length:

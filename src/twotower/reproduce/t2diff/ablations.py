@@ -76,7 +76,7 @@ def one(size: Size, settings: dict[str, Any], row: str = "t2diff") -> Run:
 
 
 def equal(name: str, settings: dict[str, Any], size: Size) -> Run:
-    """Return the run that learns from a fixed number of targets and is judged after the last one."""
+    """Return the run that learns from a fixed number of targets and is evaluated after the last one."""
     run = one(size, settings, name if name in OF_PARTS else "t2diff")
     epochs = size.epochs * (CLOZE_PASSES if name == "bert4rec" else 1)
     return replace(run, training=replace(run.training, epochs=epochs, evaluate_every=epochs, patience=0))

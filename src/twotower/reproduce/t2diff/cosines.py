@@ -1,4 +1,4 @@
-"""How like the true next item what T2Diff restores is, in training and when asked."""
+"""Cosines of the next items that T2Diff restores with the true ones, in training and when asked."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def restored_cosines(model: T2Diff, dataset: Dataset, train: Log, asked: Targets
             windows = users_with_history(dataset, history, ids, model.history_length).history
             lengths = (windows > 0).sum(dim=1)
             restored = part.at_end(model.embedded(windows), lengths)[:, None]
-            following = model.embedded(truth.items[truth.offsets[ids]])[:, None]
+            following = model.embedded(truth.items[truth.offsets[ids]][:, None])
             found += likeness(restored, following, (lengths > 0)[:, None]) * int((lengths > 0).sum())
     return {"cosine_trained": total / places, "cosine_asked": found / len(users)}
