@@ -24,6 +24,8 @@ class Columns:
     features: dict[str, FeatureSpec]
     forms: dict[str, str]
     """Canonical form of the texts of each feature, and of the ids under the name ''."""
+    named: bool
+    """Whether there was a raw table that named the column of the id."""
 
 
 def feature_path(vocabulary: Path, side: Side, feature: str) -> Path:
@@ -100,4 +102,5 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
         for name, kind, columns, separator in rows
         if name
     }
-    return Columns(next((columns[0] for name, _, columns, _ in rows if not name), "id"), features, forms)
+    ids = [columns[0] for name, _, columns, _ in rows if not name]
+    return Columns(ids[0] if ids else "id", features, forms, bool(ids))
