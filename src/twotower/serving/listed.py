@@ -36,15 +36,16 @@ def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
     vocabulary = bundle.folder / "vocabulary"
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         connection.execute("CREATE TABLE loaded (__id VARCHAR, __fault VARCHAR)")
+        readers, faults = read_columns(connection, vocabulary, side), Faults()
+        form = readers.forms.get("", "")
         if path.suffix.lower() == ".txt":
             connection.register("lines", {"id": np.array(_lines(path), dtype=object)})
-            connection.execute("INSERT INTO loaded SELECT id::VARCHAR, NULL FROM lines")
+            connection.execute(f"INSERT INTO loaded SELECT {canonical('id::VARCHAR', form)}, NULL FROM lines")
         else:
-            readers, faults = read_columns(connection, vocabulary, side), Faults()
             source = source_of(connection, path, vocabulary, side, Path(name))
             for relation in relations(connection, source, Path(), Path(name)):
                 key = _id_column(bundle, readers, side, relation)
-                id_text = canonical(text_of(key, relation.require(key)), readers.forms.get("", ""))
+                id_text = canonical(text_of(key, relation.require(key)), form)
                 load(connection, "loaded", relation, id_text, f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END", faults)
             faults.check(0.0, str(path))
         connection.execute(

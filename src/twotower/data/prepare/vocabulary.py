@@ -64,13 +64,16 @@ def write_ids(connection: Any, table: str, columns: dict[str, str], path: Path) 
 def write_columns(
     connection: Any, tables: dict[Side, Entities | None], forms: dict[Side, dict[str, str]], vocabulary: Path
 ) -> None:
-    """Write which raw columns the features of both sides came from, and the form of their texts."""
+    """Write which raw columns the features of both sides came from, and the form of their texts.
+
+    A side without a table has the form of its ids alone, under no column.
+    """
     connection.execute(
         "CREATE TABLE feature_columns "
         "(side VARCHAR, feature VARCHAR, kind VARCHAR, columns VARCHAR[], separator VARCHAR, form VARCHAR)"
     )
     for side, table in tables.items():
-        rows = [] if table is None else [(side, "", "id", [table.id], "")]
+        rows: list[tuple[str, str, str, list[str], str]] = [(side, "", "id", [] if table is None else [table.id], "")]
         for spec in table.features if table is not None else ():
             rows.append((side, spec.name, spec.kind, list(spec.columns) or [spec.column or spec.name], spec.separator))
         for row in rows:
@@ -102,5 +105,5 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
         for name, kind, columns, separator in rows
         if name
     }
-    ids = [columns[0] for name, _, columns, _ in rows if not name]
+    ids = [columns[0] for name, _, columns, _ in rows if not name and columns]
     return Columns(ids[0] if ids else "id", features, forms, bool(ids))
