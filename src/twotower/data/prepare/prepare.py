@@ -60,7 +60,8 @@ def prepare(
         ``target``.
 
     Raises:
-        InputError: if the spec or the data cannot be used; says what, where and what to do.
+        InputError: if the spec or the data cannot be used; says what, where and what to do. Or if ``target`` holds
+            something other than a prepared data set, or lies inside a bundle.
         ConnectionError: if the engine or an address cannot be reached.
         OSError: if the disk is full.
     """
@@ -68,7 +69,7 @@ def prepare(
     target = Path(target)
     tell = progress or (lambda text: None)
     with (
-        replacing_folder(target) as folder,
+        replacing_folder(target, kind="prepared-data", what="a prepared data set") as folder,
         tempfile.TemporaryDirectory(
             dir=folder.parent, prefix=f".{target.name}.work.", ignore_cleanup_errors=True
         ) as work,
