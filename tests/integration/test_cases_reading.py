@@ -257,6 +257,37 @@ def test_times_that_all_lie_in_the_first_years_are_noticed(tmp_path, unit, when,
         assert data.log.times.tolist() == [1_700_000_000] * 2
 
 
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ([0, 0, -1], "3 events have a time in 'time' of 0 or less, in 1970 or before, and others lie later"),
+        ([4_102_444_800, 9_000_000_000], "2 events lie after the year 2100 when 'time' is read as unit 's'"),
+        ([1_700_000_000, 40_000_000], None),
+        ([3], None),
+    ],
+)
+def test_some_times_that_stand_for_none_or_lie_far_off_are_told(tmp_path, odd, said):
+    times = [*odd, 1_600_000_000, 1_600_000_001]
+    rows = [f"u{row},i{row % 2},{time}" for row, time in enumerate(times)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    told = [line for line in made(tmp_path, time="time").manifest["treatments"] if "1970" in line or "2100" in line]
+    assert len(told) == (said is not None)
+    assert said is None or told[0].startswith(said)
+
+
+def test_times_that_all_lie_before_1970_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\na,x,-1600000000\nb,y,-1600000100\n")
+    treatments = made(tmp_path, time="time").manifest["treatments"]
+    assert any(line.startswith("every time lies before 1972 when 'time' is read as unit 's'") for line in treatments)
+
+
+def test_of_many_words_for_a_missing_value_the_first_six_are_named(tmp_path):
+    users = ["NaN", "nan", "NULL", "None", "n/a", "<NA>", "undefined", "u1"]
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"{user},a\n{user},b\n" for user in users))
+    (told,) = [line for line in made(tmp_path).manifest["treatments"] if "leave the cell empty" in line]
+    assert told.startswith("'<NA>', 'NULL', 'NaN', 'None', 'n/a', 'nan', … is the id of a user, as text")
+
+
 def test_ratings_may_be_negative(tmp_path):
     (tmp_path / "log.csv").write_text("user,item,rating\na,x,-9.5\nb,y,3\nb,x,-1\na,y,4\n")
     data = made(tmp_path, value="rating", label={"at_least": -2, "keep": "all"})

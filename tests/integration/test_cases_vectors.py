@@ -83,6 +83,65 @@ def test_a_key_in_parquet_is_no_coordinate(tmp_path, diagnose, key) -> None:
     assert json.loads(diagnose(target, "--json")[1])["read"]["id"] == key
 
 
+def write_array(path: Path, array: np.ndarray) -> Path:
+    """Write a matrix without column names, in the format of the ending."""
+    import torch
+    from safetensors.torch import save_file
+
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, states=array)
+    elif path.suffix == ".safetensors":
+        save_file({"states": torch.from_numpy(array.copy()).float()}, path)
+    elif path.suffix == ".csv":
+        rows = "".join(f'"{row}"\n' for row in array.tolist())
+        path.write_text(f"vector\n{rows}", encoding="utf-8")
+    else:
+        listed = ", ".join(f"({row})" for row in array.tolist())
+        duckdb.sql(f"COPY (SELECT * FROM (VALUES {listed}) AS t(vector)) TO '{path}' (FORMAT parquet)")
+    return path
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.safetensors", "v.csv", "v.parquet"])
+@pytest.mark.parametrize(("first", "shown"), [(0, "0"), (701, "701")])
+def test_row_numbers_in_an_array_are_no_coordinate(tmp_path, diagnose, name, first, shown) -> None:
+    from twotower.diagnosis.load import load_table
+
+    path = write_array(tmp_path / name, np.column_stack([np.arange(60.0) + first, SPACE]))
+    status, out, _ = diagnose(path)
+    assert (status, out.splitlines()[0]) == (0, "HEALTHY  60 vectors of 16 dimensions")
+    said = " ".join(out.split())
+    assert "id: column 1" in said
+    assert "column 1 holds whole numbers that are all different, so it was taken for the id" in said
+    table = load_table(path)
+    assert table.ids is not None
+    assert (table.ids[0], len(table.ids)) == (shown, 60)
+    np.testing.assert_allclose(np.asarray(table.vectors), SPACE, atol=1e-6)
+
+
+def test_own_ids_beside_an_array_stay_and_its_row_numbers_are_left_out(tmp_path) -> None:
+    from twotower.diagnosis.load import load_table
+
+    np.savez(tmp_path / "v.npz", states=np.column_stack([np.arange(60), SPACE]), id=np.array(WORDS))
+    table = load_table(tmp_path / "v.npz")
+    assert table.ids == WORDS
+    assert table.account.left_out == {"column 1": "a second key"}
+    assert table.vectors.shape == (60, 16)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])
+def test_whole_numbers_of_an_array_are_coordinates(tmp_path, kind) -> None:
+    from twotower.diagnosis.load import load_table
+
+    whole = np.random.default_rng(3).integers(0, 120, size=(60, 16)).astype(kind)
+    whole[:, 4] = np.random.default_rng(4).permutation(60)
+    np.save(tmp_path / "v.npy", whole)
+    table = load_table(tmp_path / "v.npy")
+    assert isinstance(table.vectors, np.memmap)
+    assert table.vectors.shape == (60, 16)
+
+
 @pytest.mark.parametrize("kind", ["IDMap,RR16,Flat", "RR16,IVF4,Flat", "IVF4,Flat", "IDMap,Flat"])
 def test_own_ids_of_an_index_name_real_vectors(tmp_path, kind) -> None:
     import faiss

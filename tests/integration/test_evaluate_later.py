@@ -58,6 +58,20 @@ def test_events_of_unknown_items_are_misses_and_are_counted(tmp_path: Path, capl
     assert result.per_user["recall@10"].tolist() == [0.5, 1.0]  # i9 found and fresh missed; i3 and i4 found
 
 
+def test_a_later_log_of_the_same_users_and_items_is_a_later_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = trained(tmp_path / "bundle")
+    second = [(user, f"i{(int(item[1:]) + 6) % 10}", time + 30 * DAY) for user, item, time in first_week()]
+    result = twotower.evaluate(bundle, frames(second), ks=(10,))
+    assert result.truths == len(second), "all of its events are new, not each user's last one alone"
+    assert "holds other events than" in caplog.text
+    assert "is judged as a later log" in caplog.text
+    caplog.clear()
+    assert twotower.evaluate(bundle, frames(first_week()), ks=(10,)).truths == 20
+    assert "later log" not in caplog.text
+
+
 def test_new_users_are_answered_from_the_first_half_of_their_events(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

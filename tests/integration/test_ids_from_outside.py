@@ -94,3 +94,16 @@ def test_first_requests_of_several_threads_prepare_once(retriever, monkeypatch):
         thread.join()
     assert len(calls) == 1
     assert answers == [ids(retriever.recommend("1", k=3))] * 8
+
+
+@pytest.mark.parametrize(("name", "text"), [("some.csv", "user\n3.0\n2.000\n1\n"), ("some.txt", "3.0\n2.000\n1\n")])
+def test_whole_numbers_of_a_file_of_ids_are_those_of_the_log(retriever, tmp_path, name, text):
+    """Though no table of users or items said in which form ids are written."""
+    from twotower.serving.listed import listed_rows
+
+    (tmp_path / name).write_text(text)
+    users = retriever.bundle.user_vocabulary.ids(listed_rows(retriever.bundle, tmp_path / name, "user").tolist())
+    assert users == ["3", "2", "1"]
+    (tmp_path / name).write_text(text.replace("user", "item"))
+    items = retriever.bundle.item_vocabulary.ids(listed_rows(retriever.bundle, tmp_path / name, "item").tolist())
+    assert items == ["3", "2", "1"]

@@ -716,3 +716,27 @@ def test_row_writer_refuses_what_does_not_fill_its_shape(tmp_path):
     assert np.load(tmp_path / "a.npy").tolist() == [[1, 2], [3, 4], [5, 6]]
     with pytest.raises(AssertionError), RowWriter(tmp_path / "b.npy", np.int64, (3,)) as array:
         array.append([1, 2])
+
+
+@pytest.mark.parametrize("manifest", ['{"kind": "bundle"}', '{"kind": "parts"}', "[]", "{"])
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path, manifest):
+    (tmp_path / "log.csv").write_text(HEADER + "a,b,1,3\ne,f,1,3\n")
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "manifest.json").write_text(manifest)
+    (target / "weights.safetensors").write_bytes(b"days of work")
+    said = "holds something other than a prepared data set" if manifest != "{" else "manifest.json"
+    with pytest.raises(InputError, match=said):
+        prepare(spec_of(tmp_path), target)
+    with pytest.raises(InputError, match="lies inside the bundle"):
+        prepare(spec_of(tmp_path), target / "data")
+    assert (target / "weights.safetensors").read_bytes() == b"days of work"
+    assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "weights.safetensors"]
+
+
+def test_a_prepared_data_set_is_replaced(tmp_path):
+    (tmp_path / "log.csv").write_text(HEADER + "a,b,1,3\ne,f,1,3\n")
+    prepare(spec_of(tmp_path), tmp_path / "out")
+    (tmp_path / "log.csv").write_text(HEADER + "a,b,1,3\nc,d,1,3\ne,f,1,3\n")
+    prepare(spec_of(tmp_path), tmp_path / "out")
+    assert Dataset.load(tmp_path / "out").log.num_events == 3

@@ -88,6 +88,67 @@ def test_users_of_a_file_come_in_its_order_and_unknown_ones_are_told_of(
     assert found == {user: alone(retriever, user, k=2) for user in ("u5", "u3")}
 
 
+def test_a_file_of_all_can_be_handed_back(bundle_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    first, again = tmp_path / "first.parquet", tmp_path / "again.parquet"
+    assert call("recommend", bundle_folder, "--all", "--to", first, "-k", 2) == 0
+    capsys.readouterr()
+    assert call("recommend", bundle_folder, "--users", first, "--to", again, "-k", 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["notices"] == [f"{first}: ids are read from column 'user'"]
+    assert lists(again) == lists(first)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("person", "u3", "ids are read from column 'person'"),
+        ("id,person", "u5,u3", "ids are read from column 'person', not from 'id'"),
+        ("user,person", "u5,u3", "ids are read from column 'person', not from 'user'"),
+        ("id,user", "u3,u5", "ids are read from column 'id', not from 'user'"),
+        ("id", "u3", ""),
+    ],
+)
+def test_users_are_read_by_the_name_that_the_log_gave_them(
+    header: str,
+    row: str,
+    said: str,
+    write: Callable[..., Model],
+    titled_dataset: Dataset,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    spec = {"name": "shop", "interactions": {"path": "log.csv", "user": "person", "item": "thing"}}
+    titled_dataset.manifest["spec"] = spec
+    write(tmp_path / "bundle", titled_dataset)
+    (tmp_path / "some.csv").write_text(f"{header}\n{row}\n")
+    to = tmp_path / "lists.parquet"
+    assert call("recommend", tmp_path / "bundle", "--users", tmp_path / "some.csv", "--to", to, "-k", 2, "--json") == 0
+    notices = json.loads(capsys.readouterr().out)["notices"]
+    assert notices == ([f"{tmp_path / 'some.csv'}: {said}"] if said else [])
+    assert list(lists(to)) == ["u3"]
+
+
+def test_without_a_column_of_ids_the_log_s_own_name_is_asked_for(
+    write: Callable[..., Model], titled_dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    titled_dataset.manifest["spec"] = {"name": "shop", "interactions": {"user": "person", "item": "thing"}}
+    write(tmp_path / "bundle", titled_dataset)
+    (tmp_path / "some.csv").write_text("who\nu3\n")
+    assert call("recommend", tmp_path / "bundle", "--users", tmp_path / "some.csv", "--to", tmp_path / "x.parquet") == 2
+    assert "some.csv: no column 'person'; known: who" in capsys.readouterr().err
+
+
+def test_a_finished_folder_with_changed_bytes_is_refused(bundle_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    to = tmp_path / "lists"
+    assert call("recommend", bundle_folder, "--all", "--to", to, "-k", 2) == 0
+    part = to / "000000.parquet"
+    changed = bytearray(part.read_bytes())
+    changed[len(changed) // 3] ^= 1
+    part.write_bytes(changed)
+    capsys.readouterr()
+    assert call("recommend", bundle_folder, "--all", "--to", to, "-k", 2) == 2
+    assert "000000.parquet is damaged, not what the manifest says; make the parts anew" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_and_ends_with_the_same_file(retriever: Retriever, tmp_path: Path) -> None:
     whole, to = tmp_path / "whole.parquet", tmp_path / "lists.parquet"
     write_recommendations(retriever, whole, k=4, part=1)

@@ -38,12 +38,29 @@ def replacing_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def check_replaceable(target: Path, *, marker: str = "manifest.json") -> None:
+def check_replaceable(target: Path, *, marker: str = "manifest.json", kind: str = "", what: str = "") -> None:
     """Refuse a folder that `replacing_folder` would refuse; long work calls this before it starts.
 
+    Args:
+        target: the folder.
+        marker: the file that every folder of this kind has.
+        kind: what ``manifest.json`` must call what is there; empty: nothing is asked.
+        what: ``kind`` in words.
+
     Raises:
-        InputError: if ``target`` is a file, or holds something without ``marker`` in it.
+        InputError: if ``target`` is a file, holds something without ``marker`` in it or of another kind, or, where a
+            kind is asked, lies inside a bundle.
     """
+    manifest = target / "manifest.json"
+    if kind and manifest.is_file():
+        found = read_json(manifest)
+        if not isinstance(found, dict) or found.get("kind") != kind:
+            raise InputError(f"{target}: holds something other than {what}; name another folder")
+    for parent in target.absolute().parents if kind else ():
+        if (parent / "manifest.json").is_file() and (parent / "weights.safetensors").is_file():
+            raise InputError(
+                f"{target}: lies inside the bundle {parent}, which takes no other files; name another folder"
+            )
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
         raise InputError(
             f"{target}: exists and has no {marker}, so it was not written by twotower; name another folder"
@@ -51,14 +68,19 @@ def check_replaceable(target: Path, *, marker: str = "manifest.json") -> None:
 
 
 @contextlib.contextmanager
-def replacing_folder(target: Path, *, marker: str = "manifest.json") -> Iterator[Path]:
+def replacing_folder(target: Path, *, marker: str = "manifest.json", kind: str = "", what: str = "") -> Iterator[Path]:
     """Yield an empty folder beside ``target``; swap it in when the block ends, remove it when the block fails.
 
+    Args:
+        target: the folder.
+        marker: the file that every folder of this kind has.
+        kind: what ``manifest.json`` must call what is there; empty: nothing is asked.
+        what: ``kind`` in words.
+
     Raises:
-        InputError: if ``target`` holds something that is not ours (neither empty nor with ``marker`` in it), or another
-            process writes it, before any work: nothing is lost.
+        InputError: as `check_replaceable`, or if another process writes ``target``; before any work: nothing is lost.
     """
-    check_replaceable(target, marker=marker)
+    check_replaceable(target, marker=marker, kind=kind, what=what)
     target = target.resolve()  # "." has no name of its own, and a link should keep pointing at what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing_alone(target):

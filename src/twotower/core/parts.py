@@ -184,10 +184,14 @@ def read_parts(store: Store, *, check: bool = False) -> dict[str, Any]:
 
 
 def whole_parts(store: Store, names: list[str]) -> dict[str, Note]:
-    """Return the notes of the parts that are whole, by name: of the size, and here of the hash, that the note says."""
+    """Return the notes of the parts that are whole, by name: of the size, and here of the hash, that the note says.
+
+    Raises:
+        InputError: if the parts are a whole by their manifest, and one of them is not what it says.
+    """
     sizes = store.sizes()
     if MANIFEST in sizes:
-        return {note["name"]: note for note in read_parts(store)["parts"]}
+        return {note["name"]: note for note in read_parts(store, check=store.local is not None)["parts"]}
     found: dict[str, Note] = {}
     for name in names:
         if name in sizes and _note_of(name) in sizes:

@@ -121,6 +121,26 @@ def coordinates(
     return done, np.ascontiguousarray(values[:, kept]), ids
 
 
+def without_keys(account: Account, values: Any) -> tuple[Account, Any, list[str] | None]:
+    """Keep the coordinates of an array without column names: `coordinates` by rule 3 alone.
+
+    Args:
+        account: what is known already; its ``vector`` stays where every column is a coordinate.
+        values: an array or a tensor, of numbers or not; what is no matrix comes back as it is.
+
+    Returns:
+        The account, the values (the same object where nothing is left out), and the ids, if a column holds them.
+    """
+    matrix = values if isinstance(values, np.ndarray) else np.asarray(values.float())
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        return account, values, None
+    names = [f"column {place + 1}" for place in range(matrix.shape[1])]
+    told, kept, ids = coordinates(account, names, matrix, named=False)
+    if kept is matrix:
+        return account, values, None
+    return told, kept, None if ids is None else [str(int(value)) for value in ids]
+
+
 def _numbered(names: Sequence[str]) -> frozenset[int] | None:
     """Places of the columns that count up from 0 or 1 behind one word, if they are most of all."""
     found: dict[str, list[tuple[int, int]]] = {}
@@ -145,7 +165,7 @@ def _keys(values: NDArray[Any]) -> list[int]:
     fractions = 2 * (width - len(whole)) > width
     keys = []
     for place in whole:
-        column = values[:, place]
+        column = values[:, place].astype(np.float64)  # differences of numbers without a sign would wrap
         steps = np.diff(column)
         one_way = bool((steps > 0).all() or (steps < 0).all())
         if one_way or (fractions and len(np.unique(column)) == rows and column.min() >= 0):

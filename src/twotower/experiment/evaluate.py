@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from twotower.core.errors import InputError, unknown_name
 from twotower.data.dataset import Dataset
 from twotower.data.identity import check_same_vocabulary
+from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.result import Result
 from twotower.experiment.candidates import PAIRS
@@ -18,6 +22,8 @@ from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run
 from twotower.experiment.tasks import task_of
 from twotower.serving.bundle import Bundle
+
+log = logging.getLogger(__name__)
 
 
 class Judged(NamedTuple):
@@ -75,7 +81,8 @@ def judge_served(
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
     dataset = bundle.dataset if data is None else Dataset.load(data).to(bundle.device)
-    same = data is None or _is_same(bundle, dataset)
+    rows = data is None or _same_rows(bundle, dataset)
+    same = rows and (data is None or _same_events(bundle.dataset.log, dataset.log))
     if same:
         refuse_learnt(bundle, split)
     check_parts(folder, bundle.manifest)
@@ -94,6 +101,8 @@ def judge_served(
             raise InputError(f"{data}: is a later log than {folder} was trained on, and has no {split} part")
         if run.data.split == PAIRS:
             raise InputError(f"{folder}: orders labelled pairs, and only those of the data it was trained on judge it")
+        if rows:
+            log.warning("%s: holds other events than %s was trained on, and is judged as a later log", data, folder)
         asked = later(bundle, dataset)
         bundle, dataset, targets = asked.bundle, asked.dataset, asked.targets
         result = asked.judge(ks or evaluation.ks, mask_seen=evaluation.mask_seen)
@@ -103,8 +112,8 @@ def judge_served(
     return Judged(result, title, loss)
 
 
-def _is_same(bundle: Bundle, dataset: Dataset) -> bool:
-    """Whether data are those of the bundle, by what their rows are; else they are a later log."""
+def _same_rows(bundle: Bundle, dataset: Dataset) -> bool:
+    """Whether the users and items of data are those of the bundle, row by row."""
     if dataset.schema != bundle.schema:
         return False
     if dataset.folder is None or not (dataset.folder / "vocabulary").is_dir():
@@ -114,6 +123,20 @@ def _is_same(bundle: Bundle, dataset: Dataset) -> bool:
     except InputError:
         return False
     return True
+
+
+def _same_events(kept: Log, given: Log) -> bool:
+    """Whether two logs hold the same events in the same order; a bundle of format 1 kept positives alone."""
+    if kept.labels is None:
+        given = given.positives()
+    if len(kept.offsets) != len(given.offsets) or len(kept.items) != len(given.items):
+        return False
+    pairs = [(kept.offsets, given.offsets), (kept.items, given.items)]
+    if kept.labels is not None:
+        if given.labels is None:
+            return False
+        pairs.append((kept.labels, given.labels))
+    return all(torch.equal(one.cpu(), other.cpu().to(one.dtype)) for one, other in pairs)
 
 
 def refuse_learnt(bundle: Bundle, split: str) -> None:

@@ -1,7 +1,8 @@
-"""Finished cells of a table in two files that a repository can hold, and back into a results folder.
+"""Finished cells of a table in files that a repository can hold, and back into a results folder.
 
-``NAME-cells.jsonl.gz`` has one record a training, ``NAME-cells-users.npz`` what tests over users read. Runs are
-compared by value: a later version may write the same run as other text, and then names its file otherwise.
+``NAME-cells.jsonl.gz`` has one record a training, ``NAME-cells-users.npz`` what tests over users read, where that is
+much followed by ``NAME-cells-users-2.npz`` and so on; numbers of users are kept as steps from one to the next. Runs
+are compared by value: a later version may write the same run as other text, and then names its file otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gzip
 import io
 import json
 import tomllib
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,11 @@ from twotower.core.files import read_json, replacing_file, write_json
 from twotower.experiment.run import Run
 from twotower.reproduce.study import TUNING_SEED, Cell, Table, seeded
 
+LARGEST = 1_800_000
+"""Bytes of a file of values at most; the values of one training stay together."""
+STEPS = "users~steps"
+"""In a file: what "users" is in a cell, less the number before each."""
+
 
 class Back(NamedTuple):
     """Count what came of kept cells."""
@@ -33,9 +40,14 @@ class Back(NamedTuple):
     """Cells of the table's own file whose run is none of its rows any more."""
 
 
-def kept_files(kept: Path, table: str) -> tuple[Path, Path]:
-    """Return the paths of a table's two files in the folder ``kept``: records, and values of users."""
-    return kept / f"{table}-cells.jsonl.gz", kept / f"{table}-cells-users.npz"
+def kept_records(kept: Path, table: str) -> Path:
+    """Return the path of a table's records in the folder ``kept``."""
+    return kept / f"{table}-cells.jsonl.gz"
+
+
+def kept_values(kept: Path, table: str) -> list[Path]:
+    """Return the paths of a table's values of users in the folder ``kept``."""
+    return sorted(kept.glob(f"{table}-cells-users*.npz"))
 
 
 def keep_cells(table: Table, folder: Path, kept: Path) -> int:
@@ -57,15 +69,10 @@ def keep_cells(table: Table, folder: Path, kept: Path) -> int:
         held[_place(record)] = record
     lines = [json.dumps(record, sort_keys=True) + "\n" for record in held.values()]
     named = {record["users"] for record in held.values() if "users" in record}
-    cells, values = kept_files(kept, table.name)
-    with replacing_file(cells) as partial:
+    with replacing_file(kept_records(kept, table.name)) as partial:
         partial.write_bytes(gzip.compress("".join(sorted(lines)).encode(), mtime=0))
     if named:
-        arrays: dict[str, Any] = {key: users[key] for key in sorted(users) if _cell_of(key) in named}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        with replacing_file(values) as partial:
-            partial.write_bytes(buffer.getvalue())
+        _write_values({key: users[key] for key in sorted(users) if _cell_of(key) in named}, kept, table.name)
     return len(held)
 
 
@@ -140,12 +147,56 @@ def _value(run: Run) -> str:
     return json.dumps(Run.from_dict(tomllib.loads(run.to_toml())).to_dict(), sort_keys=True)
 
 
+def _write_values(values: Mapping[str, np.ndarray], kept: Path, table: str) -> None:
+    """Write files of `LARGEST` bytes at most, cell after cell, in the place of those that were there."""
+    before, written, buffers = kept_values(kept, table), [], [io.BytesIO()]
+    by_cell: dict[str, dict[str, bytes]] = {}
+    for key, value in values.items():
+        is_users, buffer = key.endswith("/users"), io.BytesIO()
+        np.save(buffer, np.diff(value, prepend=0) if is_users else value, allow_pickle=False)
+        name = f"{key.removesuffix('users')}{STEPS}" if is_users else key
+        by_cell.setdefault(_cell_of(key), {})[f"{name}.npy"] = buffer.getvalue()
+    for cell in by_cell.values():
+        part = _packed(cell)
+        if len(buffers[-1].getvalue()) + len(part) > LARGEST and buffers[-1].getvalue():
+            buffers.append(io.BytesIO())
+        with zipfile.ZipFile(buffers[-1], "a", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in cell.items():
+                archive.writestr(_entry(name), content)
+    for number, buffer in enumerate(buffers, start=1):
+        written.append(kept / f"{table}-cells-users{f'-{number}' if number > 1 else ''}.npz")
+        with replacing_file(written[-1]) as partial:
+            partial.write_bytes(buffer.getvalue())
+    for path in before:
+        if path not in written:
+            path.unlink()
+
+
+def _packed(cell: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in cell.items():
+            archive.writestr(_entry(name), content)
+    return buffer.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Of a file in an archive, without the time of day."""
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
 def _read(kept: Path, table: str) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    cells, values = kept_files(kept, table)
+    cells = kept_records(kept, table)
     if not cells.is_file():
         return [], {}
     records = [json.loads(line) for line in gzip.decompress(cells.read_bytes()).decode().splitlines()]
-    if not values.is_file():
-        return records, {}
-    with np.load(values, allow_pickle=False) as arrays:
-        return records, {key: arrays[key] for key in arrays.files}
+    values: dict[str, np.ndarray] = {}
+    for path in kept_values(kept, table):
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                is_steps = key.endswith(f"/{STEPS}")
+                name = f"{key.removesuffix(STEPS)}users" if is_steps else key
+                values[name] = arrays[key].cumsum() if is_steps else arrays[key]
+    return records, values

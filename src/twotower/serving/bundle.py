@@ -213,14 +213,7 @@ def check_target(folder: Path) -> None:
     Raises:
         InputError: if ``folder`` holds something other than an earlier bundle, or lies inside one.
     """
-    if (folder / "manifest.json").is_file() and read_json(folder / "manifest.json").get("kind") != "bundle":
-        raise InputError(f"{folder}: holds something other than a bundle; name another folder")
-    for parent in folder.absolute().parents:
-        if (parent / "manifest.json").is_file() and (parent / "weights.safetensors").is_file():
-            raise InputError(
-                f"{folder}: lies inside the bundle {parent}, which takes no other files; name another folder"
-            )
-    check_replaceable(folder)
+    check_replaceable(folder, kind="bundle", what="a bundle")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,4 +1,8 @@
-"""Users or items named by a file: a text file with one id a line, or a table with the column of ids."""
+"""Users or items named by a file: a text file with one id a line, or a table with the column of ids.
+
+In a table that is the column that the training table of users or items had its ids in, else the log's own column of
+them, else ``id``, else ``user`` or ``item``, as this package's own files call them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown
+from twotower.core.files import read_json
 from twotower.core.schema import Side
 from twotower.data.prepare.database import as_pattern, database
 from twotower.data.prepare.given import source_of
-from twotower.data.prepare.read import Faults, load, relations
+from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.values import canonical, text_of
-from twotower.data.prepare.vocabulary import read_columns
+from twotower.data.prepare.vocabulary import Columns, read_columns
 from twotower.serving.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -31,15 +36,16 @@ def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
     vocabulary = bundle.folder / "vocabulary"
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         connection.execute("CREATE TABLE loaded (__id VARCHAR, __fault VARCHAR)")
+        readers, faults = read_columns(connection, vocabulary, side), Faults()
+        form = readers.forms.get("", "")
         if path.suffix.lower() == ".txt":
             connection.register("lines", {"id": np.array(_lines(path), dtype=object)})
-            connection.execute("INSERT INTO loaded SELECT id::VARCHAR, NULL FROM lines")
+            connection.execute(f"INSERT INTO loaded SELECT {canonical('id::VARCHAR', form)}, NULL FROM lines")
         else:
-            readers, faults = read_columns(connection, vocabulary, side), Faults()
             source = source_of(connection, path, vocabulary, side, Path(name))
             for relation in relations(connection, source, Path(), Path(name)):
-                key = readers.id if readers.id in relation.types or "id" not in relation.types else "id"
-                id_text = canonical(text_of(key, relation.require(key)), readers.forms.get("", ""))
+                key = _id_column(bundle, readers, side, relation)
+                id_text = canonical(text_of(key, relation.require(key)), form)
                 load(connection, "loaded", relation, id_text, f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END", faults)
             faults.check(0.0, str(path))
         connection.execute(
@@ -61,6 +67,23 @@ def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
         names = ", ".join(shown(id, 40) for (id,) in first) + (", …" if number > len(first) else "")
         log.warning("%d of %d %ss are unknown here and left out: %s", number, number + len(rows), side, names)
     return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+
+
+def _id_column(bundle: Bundle, readers: Columns, side: Side, relation: Relation) -> str:
+    """The column of ids, with a warning where it is not plain to see that it is the one."""
+    spec = read_json(bundle.folder / "data.json").get("spec")
+    log_section = spec.get("interactions") if isinstance(spec, dict) else None
+    own = log_section.get(side) if isinstance(log_section, dict) else None
+    wanted = [readers.id] if readers.named else []
+    wanted += [own] if isinstance(own, str) else []
+    there = [name for name in dict.fromkeys([*wanted, "id", side]) if name in relation.types]
+    if not there:
+        relation.require(wanted[0] if wanted else "id")
+    if len(there) > 1:
+        log.warning("%s: ids are read from column %s, not from %s", relation.path, *map(shown, there[:2]))
+    elif there[0] not in ("id", readers.id):
+        log.warning("%s: ids are read from column %s", relation.path, shown(there[0]))
+    return there[0]
 
 
 def _lines(path: Path) -> list[str]:

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from twotower.experiment.run import ModelSection, Run
+from twotower.reproduce import kept as module
 from twotower.reproduce import study
-from twotower.reproduce.kept import Back, keep_cells, kept_files, put_back
+from twotower.reproduce.kept import STEPS, Back, keep_cells, kept_records, kept_values, put_back
 from twotower.reproduce.study import Measured, Table, run_table
 from twotower.reproduce.summary import Figure, summarise
 from twotower.training.callbacks import EpochRecord
@@ -68,7 +69,7 @@ def test_a_table_goes_on_from_kept_cells_and_ends_with_the_same_pages(table, tmp
 def test_a_run_that_is_written_otherwise_now_is_the_same_run(table, tmp_path):
     run_table(table, DATA, tmp_path / "first", seeds=1)
     keep_cells(table, tmp_path / "first", tmp_path / "kept")
-    cells, _ = kept_files(tmp_path / "kept", "made")
+    cells = kept_records(tmp_path / "kept", "made")
     records = [json.loads(line) for line in gzip.decompress(cells.read_bytes()).splitlines()]
     for record in records:
         record["run"] = "# older\n" + record["run"].replace("[sampling]\n", "[sampling]\nbank_start = 0\n")
@@ -102,12 +103,34 @@ def test_cells_of_another_table_count_where_run_and_measure_are_the_same(table, 
 def test_shown_values_of_users_are_kept_of_the_tables_own_seeds(table, tmp_path):
     run_table(table, DATA, tmp_path / "first", seeds=2)
     keep_cells(table, tmp_path / "first", tmp_path / "kept")
-    _, users = kept_files(tmp_path / "kept", "made")
+    (users,) = kept_values(tmp_path / "kept", "made")
     with np.load(users) as arrays:
         keys = arrays.files
     assert len(keys) == 2 * 2 * 3
-    assert {key.rpartition("/")[2] for key in keys} == {"users", "recall@10"}
+    assert {key.rpartition("/")[2] for key in keys} == {STEPS, "recall@10"}
     assert not any("seed-0" in key for key in keys)
+
+
+def test_much_is_kept_in_several_files_and_comes_back_as_it_was(table, tmp_path, monkeypatch):
+    first, second, kept = (tmp_path / name for name in ("first", "second", "kept"))
+    run_table(table, DATA, first)
+    monkeypatch.setattr(module, "LARGEST", 1_500)
+    keep_cells(table, first, kept)
+    files = kept_values(kept, "made")
+    assert files[0].name == "made-cells-users-2.npz"
+    assert len(files) > 2
+    assert max(path.stat().st_size for path in files) <= 1_500
+    put_back(table, kept, second)
+    for path in first.glob("*/*/seed-[1-9]*.safetensors"):
+        before, after = load_file(path), load_file(second / path.relative_to(first))
+        assert torch.equal(after["users"], before["users"])
+        assert torch.equal(after["recall@10"], before["recall@10"])
+    monkeypatch.undo()
+    keep_cells(replace(table, measure=Asked()), second, kept)
+    assert [path.name for path in kept_values(kept, "made")] == ["made-cells-users.npz"]
+    content = kept_values(kept, "made")[0].read_bytes()
+    keep_cells(table, first, kept)
+    assert kept_values(kept, "made")[0].read_bytes() == content, "nothing of the time of day is in it"
 
 
 def test_values_of_users_of_rows_that_are_views_are_kept_too(table, tmp_path):
@@ -120,8 +143,8 @@ def test_values_of_users_of_rows_that_are_views_are_kept_too(table, tmp_path):
     chosen = run_table(viewed, DATA, tmp_path / "first")
     before = summarise(viewed, DATA, chosen, 3, tmp_path / "first")["tiny"]
     keep_cells(viewed, tmp_path / "first", tmp_path / "kept")
-    with np.load(kept_files(tmp_path / "kept", "made")[1]) as arrays:
-        assert {key.split("/", 3)[3] for key in arrays.files} == {"users", "recall@10", "98/recall@10"}
+    with np.load(kept_values(tmp_path / "kept", "made")[0]) as arrays:
+        assert {key.split("/", 3)[3] for key in arrays.files} == {STEPS, "recall@10", "98/recall@10"}
     put_back(viewed, tmp_path / "kept", tmp_path / "second")
     after = summarise(viewed, DATA, chosen, 3, tmp_path / "second")["tiny"]
     tested = [[f.p_users for f in part if f.variant == "one/short"] for part in (before, after)]

@@ -35,6 +35,9 @@ ORDER_SEED = 0
 _EARLY = 2 * 365 * 86400
 """Seconds from 1970 until the end of 1971: a log whose every time lies before has its times in another unit."""
 
+_LATE = 4_102_444_800
+"""Seconds from 1970 until 2100: later times are likely in another unit."""
+
 _FAR_FUTURE = 1e11
 """Seconds, in the year 5138: times beyond it are in another unit."""
 
@@ -69,7 +72,11 @@ class LogReport:
     events: int = 0
     """Kept in the end."""
     early: int = 0
-    """Events, all of the log's, that lie in 1970 or 1971: times of another unit."""
+    """Events, all of the log's, that lie before 1972: times of another unit."""
+    none: int = 0
+    """Events with a time of 0 or less, where others lie in 1972 or later: times that are missing."""
+    late: int = 0
+    """Events after 2100."""
 
 
 def read_log(connection: Any, spec: Spec, work: Path, progress: Progress, shared: Shared | None = None) -> LogReport:
@@ -99,7 +106,7 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress, shared
             "set unit to 'ms', 'us' or 'ns'"
         )
     if log.time and log.unit != "order":
-        report.early = _before(connection, _EARLY)
+        report.early, report.none, report.late = _implausible(connection)
     return report
 
 
@@ -136,13 +143,13 @@ def _load_parts(connection: Any, spec: Spec, work: Path, faults: Faults, progres
     return names[-1].replace("\\", "/").rpartition("/")[2]
 
 
-def _before(connection: Any, end: int | float) -> int:
-    """How many events lie within ``end`` seconds of 1970, or 0 when some event does not."""
-    inside, outside = connection.execute(
-        f"SELECT count(*) FILTER (abs(time) < {end}), count(*) FILTER (abs(time) >= {end}) "
-        "FROM raw_events WHERE __fault IS NULL"
+def _implausible(connection: Any) -> tuple[int, int, int]:
+    """The figures ``early``, ``none`` and ``late`` of the report."""
+    every, early, none, late = connection.execute(
+        f"SELECT count(*), count(*) FILTER (time < {_EARLY}), count(*) FILTER (time <= 0), "
+        f"count(*) FILTER (time >= {_LATE}) FROM raw_events WHERE __fault IS NULL"
     ).fetchall()[0]
-    return 0 if outside else int(inside)
+    return (int(early), 0, 0) if early == every else (0, int(none), int(late))
 
 
 def _select(relation: Relation, spec: Spec) -> tuple[str, str]:

@@ -35,8 +35,8 @@ def tell_missing_words(connection: Any, features: dict[Side, tuple[Feature, ...]
     said = []
     for what, table, column in columns:
         wanted = f"lower({column}) IN ({', '.join(map(literal, WORDS))})"
-        found = connection.execute(f"SELECT {column} FROM {table} WHERE {wanted} ORDER BY 1 LIMIT 3").fetchall()
+        found = connection.execute(f"SELECT {column} FROM {table} WHERE {wanted} ORDER BY 1 LIMIT 7").fetchall()
         if found:
-            words = ", ".join(shown(word) for (word,) in found)
+            words = ", ".join(shown(word) for (word,) in found[:6]) + (", …" if len(found) > 6 else "")
             said.append(f"{words} is {what}, as text: where it means that there is none, leave the cell empty")
     return said

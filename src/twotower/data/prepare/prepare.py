@@ -60,7 +60,8 @@ def prepare(
         ``target``.
 
     Raises:
-        InputError: if the spec or the data cannot be used; says what, where and what to do.
+        InputError: if the spec or the data cannot be used; says what, where and what to do. Or if ``target`` holds
+            something other than a prepared data set, or lies inside a bundle.
         ConnectionError: if the engine or an address cannot be reached.
         OSError: if the disk is full.
     """
@@ -68,7 +69,7 @@ def prepare(
     target = Path(target)
     tell = progress or (lambda text: None)
     with (
-        replacing_folder(target) as folder,
+        replacing_folder(target, kind="prepared-data", what="a prepared data set") as folder,
         tempfile.TemporaryDirectory(
             dir=folder.parent, prefix=f".{target.name}.work.", ignore_cleanup_errors=True
         ) as work,
@@ -214,8 +215,18 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append("events with equal times keep the order of the file")
     if log.early:
         said.append(
-            f"every time lies in 1970 or 1971 when '{spec.interactions.time}' is read as unit "
+            f"every time lies before 1972 when '{spec.interactions.time}' is read as unit "
             f"'{spec.interactions.unit}': is it another unit ('s', 'ms', 'us', 'ns'), spreadsheet days, or 'order'?"
+        )
+    if log.none:
+        said.append(
+            f"{log.none:,} events have a time in '{spec.interactions.time}' of 0 or less, in 1970 or before, and "
+            "others lie later: if it stands for a missing time, leave these events out; they come first in histories"
+        )
+    if log.late:
+        said.append(
+            f"{log.late:,} events lie after the year 2100 when '{spec.interactions.time}' is read as unit "
+            f"'{spec.interactions.unit}': are they in another unit?"
         )
     if counts["cold_items"]:
         said.append(f"{counts['cold_items']:,} listed items have no event: they are in the catalogue as cold items")

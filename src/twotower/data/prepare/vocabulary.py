@@ -24,6 +24,8 @@ class Columns:
     features: dict[str, FeatureSpec]
     forms: dict[str, str]
     """Canonical form of the texts of each feature, and of the ids under the name ''."""
+    named: bool
+    """Whether there was a raw table that named the column of the id."""
 
 
 def feature_path(vocabulary: Path, side: Side, feature: str) -> Path:
@@ -62,13 +64,16 @@ def write_ids(connection: Any, table: str, columns: dict[str, str], path: Path) 
 def write_columns(
     connection: Any, tables: dict[Side, Entities | None], forms: dict[Side, dict[str, str]], vocabulary: Path
 ) -> None:
-    """Write which raw columns the features of both sides came from, and the form of their texts."""
+    """Write which raw columns the features of both sides came from, and the form of their texts.
+
+    A side without a table has the form of its ids alone, under no column.
+    """
     connection.execute(
         "CREATE TABLE feature_columns "
         "(side VARCHAR, feature VARCHAR, kind VARCHAR, columns VARCHAR[], separator VARCHAR, form VARCHAR)"
     )
     for side, table in tables.items():
-        rows = [] if table is None else [(side, "", "id", [table.id], "")]
+        rows: list[tuple[str, str, str, list[str], str]] = [(side, "", "id", [] if table is None else [table.id], "")]
         for spec in table.features if table is not None else ():
             rows.append((side, spec.name, spec.kind, list(spec.columns) or [spec.column or spec.name], spec.separator))
         for row in rows:
@@ -100,4 +105,5 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
         for name, kind, columns, separator in rows
         if name
     }
-    return Columns(next((columns[0] for name, _, columns, _ in rows if not name), "id"), features, forms)
+    ids = [columns[0] for name, _, columns, _ in rows if not name and columns]
+    return Columns(ids[0] if ids else "id", features, forms, bool(ids))

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError, closest, shown
-from twotower.diagnosis.columns import account_of, roles_of
+from twotower.diagnosis.columns import account_of, roles_of, without_keys
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
 
 def read_npy(path: Path, column: str | None = None) -> Table:
-    """Map the array from disk."""
-    return Table(np.load(path, mmap_mode="r", allow_pickle=False))
+    """Map the array from disk; a column of row numbers is no coordinate and stays out."""
+    account, vectors, ids = without_keys(Account(), np.load(path, mmap_mode="r", allow_pickle=False))
+    return Table(vectors, ids, account=account)
 
 
 def read_npz(path: Path, column: str | None = None) -> Table:
@@ -30,11 +31,19 @@ def read_npz(path: Path, column: str | None = None) -> Table:
     ids, titles, popularity, account = values_beside(beside)
     rest = {other: f"an array of shape {array.shape}" for other, array in arrays.items() if other not in beside}
     account = replace(account, vector=(name,), left_out={**account.left_out, **rest})
-    return Table(vectors, ids, titles, popularity, account)
+    account, vectors, keys = without_keys(account, vectors)
+    return Table(vectors, keys if ids is None else ids, titles, popularity, account)
 
 
 def read_safetensors(path: Path, column: str | None = None) -> Table:
-    """Read the tensor ``column``, or the only 2-d one."""
+    """Read the tensor ``column``, or the only 2-d one; a column of row numbers is no coordinate and stays out."""
+    table = read_tensor(path, column)
+    account, vectors, ids = without_keys(table.account, table.vectors)
+    return Table(vectors, ids, account=account)
+
+
+def read_tensor(path: Path, column: str | None = None) -> Table:
+    """Read the tensor ``column``, or the only 2-d one, as it is."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

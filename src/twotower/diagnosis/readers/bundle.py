@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twotower.core.errors import InputError
 from twotower.core.files import read_json
 from twotower.core.manifest import check_signed
-from twotower.diagnosis.readers.arrays import read_npy, read_safetensors
+from twotower.diagnosis.readers.arrays import read_npy, read_tensor
 from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.table import Account, Table
 
@@ -26,7 +26,7 @@ def read_bundle(folder: Path, column: str | None = None) -> Table:
     if not states.is_file():
         raise InputError(f"{folder}: not a bundle with item states (no items/states.safetensors)")
     _check(folder)
-    table = _states(folder, states) if column is None else read_safetensors(states, column)
+    table = _states(folder, states) if column is None else read_tensor(states, column)
     if not ids.is_file():
         return table
     rows = read_npy(ids).vectors

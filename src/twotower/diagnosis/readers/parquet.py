@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError, closest, shown
-from twotower.diagnosis.columns import coordinates, roles_of
+from twotower.diagnosis.columns import coordinates, roles_of, without_keys
 from twotower.diagnosis.readers.arrays import choose, values_beside
 from twotower.diagnosis.table import Table
 
@@ -64,6 +64,9 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
     if not by_lists:
         account, values, keys = coordinates(account, vector, values)
         ids = ids if keys is None else [str(int(key)) for key in keys]
+    else:
+        account, values, numbers = without_keys(account, values)
+        ids = numbers if ids is None else ids
     return Table(values, ids, titles, popularity, account)
 
 

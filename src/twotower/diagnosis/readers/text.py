@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from twotower.core.errors import InputError, closest, shown
-from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name
+from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name, without_keys
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
 
@@ -96,7 +96,9 @@ def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[s
         if place != listed and place not in roles.taken
     }
     account = replace(account, left_out={**account.left_out, **left})
-    return beside.table(values, width, count, account)
+    account, matrix, ids = without_keys(account, np.frombuffer(values, dtype=np.float64).reshape(count, width))
+    beside.ids = beside.ids or ids or []
+    return beside.table(matrix, matrix.shape[1], count, account)
 
 
 def _read_numbers(

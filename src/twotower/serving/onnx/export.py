@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, hash_folder, read_json, replacing_folder, write_json
+from twotower.core.files import check_replaceable, hash_folder, replacing_folder, write_json
 from twotower.core.records import FIRST_KNOWN, Users
 from twotower.core.states import map_state
 from twotower.serving.bundle import Bundle
@@ -195,13 +195,7 @@ class _Export:
 
 
 def _check_target(target: Path) -> None:
-    manifest = target / "manifest.json"
-    if manifest.is_file() and read_json(manifest).get("kind") != "onnx":
-        raise InputError(f"{target}: holds something other than an export; name another folder")
-    for parent in target.absolute().parents:
-        if (parent / "manifest.json").is_file() and (parent / "weights.safetensors").is_file():
-            raise InputError(f"{target}: lies inside the bundle {parent}, which takes no other files; name another")
-    check_replaceable(target)
+    check_replaceable(target, kind="onnx", what="an export")
 
 
 def _need_libraries() -> None:
