@@ -13,6 +13,7 @@ import torch
 
 from twotower.cli.main import main
 from twotower.core.errors import InputError
+from twotower.core.records import Users
 from twotower.data import sources
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
@@ -21,6 +22,7 @@ from twotower.experiment.index_tuning import rebuild_index
 from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.short_lists import WholeCatalogue
+from twotower.models.encode import users_with_history
 from twotower.serving.bundle import Bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
@@ -192,6 +194,43 @@ def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     assert "unknown index.precision 'float8'" in refused(
         "index", bundle, "--kind", "postings", "--set", "precision=float8"
     )
+
+
+def test_a_model_whose_scores_are_all_0_answers_by_popularity_and_says_so_once(coded, tmp_path, caplog):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    loaded = Bundle.load(bundle)
+    model, index = loaded.model, loaded.index
+    model._activate = torch.relu
+    with torch.no_grad():
+        model.bias.fill_(-1e6)
+    index.build(loaded.item_states, loaded.item_ids)
+    assert not index._lists.lengths.any()
+    index.save(tmp_path / "again")
+    index = PostingsIndex.load(tmp_path / "again", model=model)
+    with torch.inference_mode():
+        users = model.encode_users(model_users(loaded, [3, 4]))
+    events = loaded.positives.items.bincount(minlength=loaded.schema.num_items)
+    order = sorted(loaded.item_ids.tolist(), key=lambda item: (-int(events[item]), item))
+    for _ in range(2):
+        found = index.search(users, 5, torch.tensor([[order[0]], [order[2]]]))
+        assert found.ids.tolist() == [order[1:6], [*order[:2], *order[3:6]]]
+        assert found.scores.tolist() == [[0.0] * 5] * 2
+    assert caplog.text.count("such users get the most popular items (said once)") == 1
+    few = torch.tensor(order[7:10])
+    assert index.search(users, 2, allow=few).ids.tolist() == [order[7:9]] * 2
+
+
+def model_users(bundle: Bundle, ids: list[int]) -> Users:
+    return users_with_history(bundle.dataset, bundle.positives, torch.tensor(ids), bundle.model.history_length)
+
+
+def test_users_whose_lists_hold_something_are_no_matter_of_popularity(coded):
+    index = Bundle.load(coded).index
+    index.read_events(torch.arange(5000))
+    users = index._model.encode_users(model_users(Bundle.load(coded), [3, 4, 5]))
+    with_events = index.search(users, 5)
+    index._popular = None
+    assert index.search(users, 5).ids.equal(with_events.ids)
 
 
 def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):
