@@ -116,6 +116,13 @@ def test_a_curve_begins_at_the_model_itself_and_says_what_a_search_takes(prepare
     lengths = [found.metrics[f"{percent:g}/mean_list"] for percent in measuring.CURVE]
     assert lengths == sorted(lengths, reverse=True)
     assert all(found.metrics[f"{percent:g}/microseconds"] > 0.0 for percent in measuring.CURVE)
+    # One bias lists as many pairs in all, but not as many in each list.
+    for percent in measuring.CURVE:
+        one, other = (found.metrics[f"{kind}{percent:g}/mean_list"] for kind in ("", "bias"))
+        assert other == pytest.approx(one, rel=0.05)
+    assert found.metrics["bias98/longest"] > found.metrics["98/longest"] == 2.0
+    assert found.metrics["98/empty"] == 0.0 < found.metrics["bias98/empty"]
+    torch.testing.assert_close(found.per_user["bias0/recall@50"], found.per_user["recall@50"])
     assert not [name for name in measuring.measure(run, Dataset.load(prepared)).metrics if "microseconds" in name]
 
 
