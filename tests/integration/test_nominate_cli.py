@@ -196,6 +196,22 @@ def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     )
 
 
+def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained):
+    lines = [json.loads(line) for line in Path(f"{coded}.run", "train.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "codes/used" in line]
+    assert [line["epoch"] for line in told] == [line["epoch"] for line in lines if line["epoch"] > 1]
+    for line in told:
+        assert 0.0 < line["codes/used"] <= 1.0
+        assert 1 / 8 <= line["codes/perplexity"] <= 1.0
+        assert 1 / 8 <= line["codes/busiest"] < 1.0
+    status, out, _ = twotower("diagnose", coded, "--json")
+    assert status == 0
+    sentence = json.loads(out)["read"]["notices"][0]
+    assert sentence.startswith("4 codebook(s) of 8 codes: ")
+    assert "the busiest code has" in sentence
+    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == []
+
+
 def test_a_model_whose_scores_are_all_0_answers_by_popularity_and_says_so_once(coded, tmp_path, caplog):
     bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
     loaded = Bundle.load(bundle)
