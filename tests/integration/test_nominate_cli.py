@@ -174,7 +174,7 @@ def coded(data, tmp_path_factory) -> Path:
 
 def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
-    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16"}
+    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16", "above": 0.0}
     users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
     rebuild_index(bundle, "brute_force")
     true = {
@@ -247,6 +247,20 @@ def test_users_whose_lists_hold_something_are_no_matter_of_popularity(coded):
     with_events = index.search(users, 5)
     index._popular = None
     assert index.search(users, 5).ids.equal(with_events.ids)
+
+
+def test_one_threshold_lists_what_is_above_it_alone_also_of_items_that_are_added(coded):
+    bundle = Bundle.load(coded)
+    model, states, ids = bundle.model, bundle.item_states, bundle.item_ids
+    with torch.inference_mode():
+        scores = model.list_scores(torch.arange(model.num_lists), states)
+    above = float(scores.quantile(0.9))
+    index = PostingsIndex(model, longest=5_000, above=above)
+    index.build(states[:-50], ids[:-50])
+    index.add(states[-50:], ids[-50:])
+    assert index._lists.lengths.tolist() == (scores > above).sum(1).tolist()
+    with pytest.raises(InputError, match="index.above = -1"):
+        PostingsIndex(model, above=-1.0)
 
 
 def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):

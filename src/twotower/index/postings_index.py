@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,19 +50,23 @@ class PostingsIndex(ModelIndex):
     few items through. Where the lists of a user are empty and the scan finds all scores alike (the ReLU of a model that
     died), the most popular items come back, if numbers of events were read: see `twotower.index.base.ReadsEvents`.
 
-    Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists in
-    place of one threshold; the answers' own scores by the model; the scan.
+    Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside
+    the one threshold of equation 15, under which most lists are empty or very long; the answers' own scores by the
+    model; the scan.
 
     Args:
         model: whose lists are searched.
         longest: items of a list, at most; 0: by the number of items, as for ``nominate``.
         precision: of stored scores: "float32", "float16" or "uint8".
+        above: only scores above it are listed.
 
     Raises:
-        InputError: if the model has no lists, or the precision is unknown.
+        InputError: if the model has no lists, the precision is unknown, or a number is out of range.
     """
 
-    def __init__(self, model: ScoringModel, *, longest: int = 0, precision: str = "float16") -> None:
+    def __init__(
+        self, model: ScoringModel, *, longest: int = 0, precision: str = "float16", above: float = 0.0
+    ) -> None:
         if not isinstance(model, HasLists):
             raise InputError(
                 f"index 'postings' searches a model's own lists of codes, and {type(model).__name__} has none; use "
@@ -69,10 +74,12 @@ class PostingsIndex(ModelIndex):
             )
         if longest < 0:
             raise InputError(f"index.longest = {longest}: at least 0 is wanted")
+        if not 0.0 <= above < math.inf:
+            raise InputError(f"index.above = {above}: a finite number of at least 0 is wanted")
         if precision not in PRECISIONS:
             raise unknown_name("index.precision", precision, PRECISIONS)
         self._num_lists, self._list_scores = model.num_lists, model.list_scores
-        self._model, self._longest, self._precision = model, longest, precision
+        self._model, self._longest, self._precision, self._above = model, longest, precision, above
         self._device = torch.device("cpu")
         self._lists: Postings | None = None
         self._items: WholeCatalogue | None = None
@@ -90,7 +97,7 @@ class PostingsIndex(ModelIndex):
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings it was called with beside the model, defaults included."""
-        return {"longest": self._longest, "precision": self._precision}
+        return {"longest": self._longest, "precision": self._precision, "above": self._above}
 
     def read_events(self, events: Int[Tensor, " ids"]) -> None:
         """Take the number of events of each item, by its id, for users to whom no item has a score above another's."""
@@ -111,7 +118,7 @@ class PostingsIndex(ModelIndex):
             ids.cpu(),
             longest=self._longest or default_longest(len(ids)),
             precision=self._precision,
-            above=0.0,
+            above=self._above,
         )
         self._hold(lists, states)
 
@@ -150,7 +157,7 @@ class PostingsIndex(ModelIndex):
         ids, order = sorted_ids(item_states, ids)
         ids, states, known = ids.cpu(), take(on_cpu(item_states), order.cpu()), self._items.ids
         scores = torch.cat([self._of_codes(part, states) for part in torch.arange(self._num_lists).split(CODE_TILE)])
-        lists = self._lists.add(scores.masked_fill(scores <= 0, -torch.inf), ids)
+        lists = self._lists.add(scores.masked_fill(scores <= self._above, -torch.inf), ids)
         stays = ~torch.isin(known, ids)
         by_id = torch.cat([known[stays], ids]).argsort()
         self._hold(lists, take(join([take(self._items.states, stays), states]), by_id))

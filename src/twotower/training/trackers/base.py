@@ -47,8 +47,8 @@ class Tracker(Silent, ABC):
     """Write settings, figures and files of a run to one service; a subclass says how.
 
     Figures are named ``train/loss``, ``validation/ndcg@10``, ``geometry/rankme``, ``codes/used``, ``test/ndcg@10``;
-    those of a last fit begin with ``refit/``. The service is opened when training starts, so that a run that is refused leaves no trace. A
-    service that fails later is given up with one warning: training goes on.
+    those of a last fit begin with ``refit/``. The service is opened when training starts, so that a run that is refused
+    leaves no trace. A service that fails later is given up with one warning: training goes on.
     """
 
     service: str
