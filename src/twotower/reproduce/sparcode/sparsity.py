@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import CURVE, measure_curve
 from twotower.reproduce.sparcode.quick import form, sampled_twin
+from twotower.reproduce.sparcode.sparsity_picture import draw_each
 from twotower.reproduce.sparcode.table import GATE_SPHERE
 from twotower.reproduce.study import Table
 
@@ -44,6 +45,7 @@ TABLE = Table(
         for percent in CURVE
         if percent
     },
+    extras=draw_each,
     notes={
         "nominate": "the twin with self-attention; with a per cent: lists of 1,024 codes nominate, it ranks.",
         "quantised": "SparCode as it is; with a per cent: by its lists of that sparsity.",
