@@ -212,7 +212,7 @@ class ReadsUsers(Protocol):
 class ReadsEvents(Protocol):
     """Read how many events each item has before it is built, for users to whom the model's scores say nothing."""
 
-    def read_events(self, events: Int[Tensor, " ids"]) -> None:
+    def read_events(self, events: Tensor) -> None:
         """Take the number of events of each item, by its id; they hold from now on."""
         ...
 
