@@ -13,6 +13,7 @@ import torch
 
 from twotower.cli.main import main
 from twotower.core.errors import InputError
+from twotower.core.records import Users
 from twotower.data import sources
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
@@ -21,6 +22,7 @@ from twotower.experiment.index_tuning import rebuild_index
 from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.short_lists import WholeCatalogue
+from twotower.models.encode import users_with_history
 from twotower.serving.bundle import Bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
@@ -172,7 +174,7 @@ def coded(data, tmp_path_factory) -> Path:
 
 def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
-    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16"}
+    assert Bundle.load(bundle).manifest["index_settings"] == {"longest": 0, "precision": "float16", "above": 0.0}
     users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
     rebuild_index(bundle, "brute_force")
     true = {
@@ -192,6 +194,73 @@ def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     assert "unknown index.precision 'float8'" in refused(
         "index", bundle, "--kind", "postings", "--set", "precision=float8"
     )
+
+
+def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained):
+    lines = [json.loads(line) for line in Path(f"{coded}.run", "train.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "codes/used" in line]
+    assert [line["epoch"] for line in told] == [line["epoch"] for line in lines if line["epoch"] > 1]
+    for line in told:
+        assert 0.0 < line["codes/used"] <= 1.0
+        assert 1 / 8 <= line["codes/perplexity"] <= 1.0
+        assert 1 / 8 <= line["codes/busiest"] < 1.0
+    status, out, _ = twotower("diagnose", coded, "--json")
+    assert status == 0
+    sentence = json.loads(out)["read"]["notices"][0]
+    assert sentence.startswith("4 codebook(s) of 8 codes: ")
+    assert "the busiest code has" in sentence
+    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == []
+
+
+def test_a_model_whose_scores_are_all_0_answers_by_popularity_and_says_so_once(coded, tmp_path, caplog):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    loaded = Bundle.load(bundle)
+    model, index = loaded.model, loaded.index
+    model._activate = torch.relu
+    with torch.no_grad():
+        model.bias.fill_(-1e6)
+    index.build(loaded.item_states, loaded.item_ids)
+    assert not index._lists.lengths.any()
+    index.save(tmp_path / "again")
+    index = PostingsIndex.load(tmp_path / "again", model=model)
+    with torch.inference_mode():
+        users = model.encode_users(model_users(loaded, [3, 4]))
+    events = loaded.positives.items.bincount(minlength=loaded.schema.num_items)
+    order = sorted(loaded.item_ids.tolist(), key=lambda item: (-int(events[item]), item))
+    for _ in range(2):
+        found = index.search(users, 5, torch.tensor([[order[0]], [order[2]]]))
+        assert found.ids.tolist() == [order[1:6], [*order[:2], *order[3:6]]]
+        assert found.scores.tolist() == [[0.0] * 5] * 2
+    assert caplog.text.count("such users get the most popular items (said once)") == 1
+    few = torch.tensor(order[7:10])
+    assert index.search(users, 2, allow=few).ids.tolist() == [order[7:9]] * 2
+
+
+def model_users(bundle: Bundle, ids: list[int]) -> Users:
+    return users_with_history(bundle.dataset, bundle.positives, torch.tensor(ids), bundle.model.history_length)
+
+
+def test_users_whose_lists_hold_something_are_no_matter_of_popularity(coded):
+    index = Bundle.load(coded).index
+    index.read_events(torch.arange(5000))
+    users = index._model.encode_users(model_users(Bundle.load(coded), [3, 4, 5]))
+    with_events = index.search(users, 5)
+    index._popular = None
+    assert index.search(users, 5).ids.equal(with_events.ids)
+
+
+def test_one_threshold_lists_what_is_above_it_alone_also_of_items_that_are_added(coded):
+    bundle = Bundle.load(coded)
+    model, states, ids = bundle.model, bundle.item_states, bundle.item_ids
+    with torch.inference_mode():
+        scores = model.list_scores(torch.arange(model.num_lists), states)
+    above = float(scores.quantile(0.9))
+    index = PostingsIndex(model, longest=5_000, above=above)
+    index.build(states[:-50], ids[:-50])
+    index.add(states[-50:], ids[-50:])
+    assert index._lists.lengths.tolist() == (scores > above).sum(1).tolist()
+    with pytest.raises(InputError, match="index.above = -1"):
+        PostingsIndex(model, above=-1.0)
 
 
 def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):

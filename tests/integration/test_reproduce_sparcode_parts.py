@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.experiment.run import Run
-from twotower.reproduce.sparcode import codebooks, scorers, sparsity, trees, tries
+from twotower.reproduce.sparcode import codebooks, scorers, sparsity, sparsity_picture, trees, tries
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.study import Table, run_table, seeded
 from twotower.reproduce.summary import summarise
@@ -116,7 +117,32 @@ def test_a_curve_begins_at_the_model_itself_and_says_what_a_search_takes(prepare
     lengths = [found.metrics[f"{percent:g}/mean_list"] for percent in measuring.CURVE]
     assert lengths == sorted(lengths, reverse=True)
     assert all(found.metrics[f"{percent:g}/microseconds"] > 0.0 for percent in measuring.CURVE)
+    # One bias lists as many pairs in all, but not as many in each list.
+    for percent in measuring.CURVE:
+        one, other = (found.metrics[f"{kind}{percent:g}/mean_list"] for kind in ("", "bias"))
+        assert other == pytest.approx(one, rel=0.05)
+    assert found.metrics["bias98/longest"] > found.metrics["98/longest"] == 2.0
+    assert found.metrics["98/empty"] == 0.0 < found.metrics["bias98/empty"]
+    torch.testing.assert_close(found.per_user["bias0/recall@50"], found.per_user["recall@50"])
     assert not [name for name in measuring.measure(run, Dataset.load(prepared)).metrics if "microseconds" in name]
+
+
+def test_a_picture_has_a_line_for_each_kind_of_lists(tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = [
+        {"variant": f"{row}/{how}{percent} %", "metric": metric, "mean": value}
+        for row, how in (("gate", ""), ("gate", "one bias "), ("nominate", ""))
+        for percent, length in ((98, 78.0), (99, 39.0))
+        for metric, value in (("mean_list", length), ("recall@50", length / 100), ("microseconds", 20.0))
+    ]
+    figures.append({"variant": "gate", "metric": "recall@50", "mean": 0.3})
+    lines = sparsity_picture.lines_of(figures, "recall@50")
+    assert lines["gate, one bias"] == [(39.0, 0.39), (78.0, 0.78)]
+    assert set(lines) == {"gate, best of each code", "gate, one bias", "nominate, best of each code"}
+    (tmp_path / "sparcode-sparsity.json").write_text(json.dumps({"figures": {"ml-1m": figures}}))
+    written = sparsity.draw_each(sparsity.TABLE, {}, {}, tmp_path)
+    assert [path.name for path in written] == ["sparcode-sparsity-ml-1m-lists.svg"]
+    assert "<svg" in written[0].read_text()
 
 
 @pytest.mark.slow

@@ -96,6 +96,18 @@ def test_loops_answer_as_the_models_own_score_does_and_see_what_is_added_and_rem
         both[1].search(torch.randn(2, DIM + 1), 3)
 
 
+@pytest.mark.parametrize("k", [1, 30, 400])
+def test_loops_rank_thousands_of_candidates_with_ties_as_the_model_does(k):
+    pytest.importorskip("numba")
+    users, items = torch.randint(-2, 3, (40, 5)).float(), torch.randint(-2, 3, (2000, 5)).float()
+    both = [Nominate(users, codes=6, longest=900, nearest=4, backend=name) for name in ("numpy", "numba")]
+    for index in both:
+        index.build(items, torch.arange(2000) + 2)
+    one, other = (index.search(users, k, torch.arange(2, 42)[:, None]) for index in both)
+    assert one.ids.equal(other.ids)
+    assert one.scores.equal(other.scores)
+
+
 def test_lists_of_all_items_give_the_exact_answer(users, items, ids):
     index, exact = Nominate(users, codes=5, longest=ITEMS, nearest=1), ExactIndex()
     for each in (index, exact):

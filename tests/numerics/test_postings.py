@@ -151,6 +151,38 @@ def test_both_backends_give_the_same_bits_with_ties_and_signed_scores(precision)
             assert quick.scores.equal(slow.scores)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("k", [1, 20, 700, 4000])
+@pytest.mark.parametrize("levels", [0, 1, 40])
+def test_the_best_of_thousands_are_the_same_by_loops_as_by_sorting(k, levels):
+    """More sums than the loops keep at a time, many of them equal, some below 0 and some -0.0."""
+    pytest.importorskip("numba")
+    table = table_of(4, 3000, levels=levels) - (1.0 if levels else 0.0)
+    table[3] = -0.0
+    postings = built(table, longest=3000)
+    codes, weights = torch.tensor([[0, 1, 2], [2, 3, -1], [3, -1, -1]]), torch.tensor([[1.0, -0.5, 2.0]] * 3)
+    slow = search_postings(postings, codes, weights, k, backend="numpy")
+    for block in (None, 1000):
+        quick = search_postings(postings, codes, weights, k, backend="numba", block=block)
+        assert quick.ids.equal(slow.ids)
+        assert quick.scores.equal(slow.scores)
+
+
+@pytest.mark.bad_input
+def test_keys_keep_the_order_of_scores_and_places():
+    pytest.importorskip("numba")
+    from twotower.index.best_numba import key, place_in, score_of
+
+    scores = [-np.inf, -3e38, -2.5, -1e-40, -0.0, 0.0, 1e-40, 2.5, 3e38]
+    keys = [key(np.float32(score), 7) for score in scores]
+    assert keys == sorted(keys)
+    assert keys[4] == keys[5] < keys[6]
+    assert [float(score_of(one)) for one in keys] == [float(np.float32(score)) for score in scores]
+    for place in (0, 1, 2**31 + 5, 2**32 - 1):
+        assert place_in(key(np.float32(-1.5), np.uint32(place))) == place
+    assert key(np.float32(1), 3) > key(np.float32(1), 4)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equal_sums_come_by_the_lower_id_and_short_answers_are_padded(backend):
     if backend == "numba":

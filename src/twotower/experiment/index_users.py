@@ -11,7 +11,7 @@ from twotower.core.seeds import torch_generator
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.index.base import AnyIndex, ReadsUsers
+from twotower.index.base import AnyIndex, ReadsEvents, ReadsUsers
 from twotower.models.base import Model
 from twotower.models.encode import inference, users_with_history
 
@@ -19,7 +19,9 @@ TILE = 256
 
 
 def show_users(index: AnyIndex, model: Model, dataset: Dataset, history: Log, *, seed: int = 0) -> None:
-    """Let an index that `ReadsUsers` read some of those with events; nothing to do for any other.
+    """Let an index that `ReadsUsers` read some of those with events, and one that `ReadsEvents` how many items have.
+
+    There is nothing to do for any other.
 
     Args:
         index: still to be built.
@@ -31,6 +33,8 @@ def show_users(index: AnyIndex, model: Model, dataset: Dataset, history: Log, *,
     Raises:
         InputError: if no user has an event.
     """
+    if isinstance(index, ReadsEvents):
+        index.read_events(history.items.bincount(minlength=dataset.schema.num_items))
     if not isinstance(index, ReadsUsers):
         return
     users = drawn_users(history, index.users_wanted, seed=seed, purpose="users of an index")

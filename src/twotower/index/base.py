@@ -209,6 +209,15 @@ class ReadsUsers(Protocol):
 
 
 @runtime_checkable
+class ReadsEvents(Protocol):
+    """Read how many events each item has before it is built, for users to whom the model's scores say nothing."""
+
+    def read_events(self, events: Tensor) -> None:
+        """Take the number of events of each item, by its id; they hold from now on."""
+        ...
+
+
+@runtime_checkable
 class FillsShortAnswers(Protocol):
     """Fill short answers: score all items for the users whose lists hold too few."""
 

@@ -182,10 +182,10 @@ class Nominate:
         Raises:
             InputError: if ``k`` is below 1, ``exclude`` is not one row a user, or the states are another model's.
         """
-        users = rows(user_states)
+        users = user_states.shape[0] if isinstance(user_states, Tensor) else rows(user_states)
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
-        if exclude is not None and len(exclude) != users:
+        if exclude is not None and exclude.shape[0] != users:
             raise InputError(f"index: exclude has {len(exclude)} rows for {users} users")
         ready = self._compiled(user_states)
         if ready is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,13 +17,14 @@ from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
+from twotower.index.popular import Popular
 from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
 from twotower.index.postings_search import search_postings
 from twotower.index.saved import saved_index, write_note
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
 
-ITEMS, LISTS = "items.safetensors", "postings"
+ITEMS, LISTS, EVENTS = "items.safetensors", "postings", "events.safetensors"
 
 
 @runtime_checkable
@@ -45,21 +47,26 @@ class PostingsIndex(ModelIndex):
     Each code has a list of the items with its highest scores above 0. The k items with the largest weighted sums over
     the lists come back in the order of the model's score, which differs from the sum where a list was cut. A user whose
     lists hold fewer than k items that may come back is answered by a scan of all items, and so is a filter that lets
-    few items through.
+    few items through. Where the lists of a user are empty and the scan finds all scores alike (the ReLU of a model that
+    died), the most popular items come back, if numbers of events were read: see `twotower.index.base.ReadsEvents`.
 
-    Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists in
-    place of one threshold; the answers' own scores by the model; the scan.
+    Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside
+    the one threshold of equation 15, under which most lists are empty or very long; the answers' own scores by the
+    model; the scan.
 
     Args:
         model: whose lists are searched.
         longest: items of a list, at most; 0: by the number of items, as for ``nominate``.
         precision: of stored scores: "float32", "float16" or "uint8".
+        above: only scores above it are listed.
 
     Raises:
-        InputError: if the model has no lists, or the precision is unknown.
+        InputError: if the model has no lists, the precision is unknown, or a number is out of range.
     """
 
-    def __init__(self, model: ScoringModel, *, longest: int = 0, precision: str = "float16") -> None:
+    def __init__(
+        self, model: ScoringModel, *, longest: int = 0, precision: str = "float16", above: float = 0.0
+    ) -> None:
         if not isinstance(model, HasLists):
             raise InputError(
                 f"index 'postings' searches a model's own lists of codes, and {type(model).__name__} has none; use "
@@ -67,13 +74,16 @@ class PostingsIndex(ModelIndex):
             )
         if longest < 0:
             raise InputError(f"index.longest = {longest}: at least 0 is wanted")
+        if not 0.0 <= above < math.inf:
+            raise InputError(f"index.above = {above}: a finite number of at least 0 is wanted")
         if precision not in PRECISIONS:
             raise unknown_name("index.precision", precision, PRECISIONS)
         self._num_lists, self._list_scores = model.num_lists, model.list_scores
-        self._model, self._longest, self._precision = model, longest, precision
+        self._model, self._longest, self._precision, self._above = model, longest, precision, above
         self._device = torch.device("cpu")
         self._lists: Postings | None = None
         self._items: WholeCatalogue | None = None
+        self._popular: Popular | None = None
 
     def __len__(self) -> int:
         """Return how many items there are."""
@@ -87,7 +97,11 @@ class PostingsIndex(ModelIndex):
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings it was called with beside the model, defaults included."""
-        return {"longest": self._longest, "precision": self._precision}
+        return {"longest": self._longest, "precision": self._precision, "above": self._above}
+
+    def read_events(self, events: Int[Tensor, " ids"]) -> None:
+        """Take the number of events of each item, by its id, for users to whom no item has a score above another's."""
+        self._popular = Popular(events)
 
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Index ``item_states`` under ``ids``, in place of what was there.
@@ -104,7 +118,7 @@ class PostingsIndex(ModelIndex):
             ids.cpu(),
             longest=self._longest or default_longest(len(ids)),
             precision=self._precision,
-            above=0.0,
+            above=self._above,
         )
         self._hold(lists, states)
 
@@ -126,6 +140,10 @@ class PostingsIndex(ModelIndex):
         if self._lists is None or self._items is None or not len(self) or not users:
             return TopK(*nothing(users, k, self._device))
         found = self._items.answer(self._of_lists, user_states, k, exclude, allow)
+        if self._popular is not None:
+            empty = self._empty(user_states)
+            if bool(empty.any()):
+                self._popular.replace(found, empty, self._items.ids, exclude, allow)
         return TopK(found.scores.to(self._device), found.ids.to(self._device))
 
     def add(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
@@ -139,7 +157,7 @@ class PostingsIndex(ModelIndex):
         ids, order = sorted_ids(item_states, ids)
         ids, states, known = ids.cpu(), take(on_cpu(item_states), order.cpu()), self._items.ids
         scores = torch.cat([self._of_codes(part, states) for part in torch.arange(self._num_lists).split(CODE_TILE)])
-        lists = self._lists.add(scores.masked_fill(scores <= 0, -torch.inf), ids)
+        lists = self._lists.add(scores.masked_fill(scores <= self._above, -torch.inf), ids)
         stays = ~torch.isin(known, ids)
         by_id = torch.cat([known[stays], ids]).argsort()
         self._hold(lists, take(join([take(self._items.states, stays), states]), by_id))
@@ -163,7 +181,11 @@ class PostingsIndex(ModelIndex):
             self._lists.save(folder / LISTS)
             with replacing_file(folder / ITEMS) as partial:
                 save_file(to_tensors(self._items.states), partial)
-        write_note(folder, type(self), self.settings, built=self._lists is not None)
+        if self._popular is not None:
+            with replacing_file(folder / EVENTS) as partial:
+                save_file({"events": self._popular.events}, partial)
+        events = self._popular is not None
+        write_note(folder, type(self), self.settings, built=self._lists is not None, events=events)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> PostingsIndex:
@@ -175,6 +197,8 @@ class PostingsIndex(ModelIndex):
         with saved_index(folder, cls) as note:
             index, built = cls(model, **note["settings"]), note["built"]
             states = model.item_store.read(load_file(folder / ITEMS)) if built else None
+            if note.get("events", False):  # indexes of before November 2026 have none
+                index.read_events(load_file(folder / EVENTS)["events"])
         if built:
             lists = Postings.load(folder / LISTS)
             if lists.num_codes != index._num_lists or rows(states) != len(lists.ids):
@@ -200,6 +224,13 @@ class PostingsIndex(ModelIndex):
             self._lists, user_states.codes, user_states.weights, k, exclude=exclude, allowed=allowed
         )
         return self._scored(user_states, found)
+
+    def _empty(self, user_states: Any) -> Tensor:
+        """Which users have no code with a list that holds anything: bool [users]."""
+        assert self._lists is not None, "asked once there are lists"
+        codes = user_states.codes.cpu()
+        holds = torch.from_numpy(self._lists.lengths > 0)[codes.clamp(min=0)] & (codes >= 0)
+        return ~holds.any(1)
 
     def _scored(self, users: State, found: TopK) -> TopK:
         """The same items with the model's scores, in their order."""

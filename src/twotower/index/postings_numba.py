@@ -1,62 +1,15 @@
-"""Compiled loops of a search in postings (numba): an accumulator in the cache, and a heap of the best."""
+"""Compiled loops of a search in postings (numba): an accumulator in the cache, and a buffer of the best."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+
+from twotower.index.best_numba import compiled, key, room, score_of, select, write
 
 EMPTY = np.float32(-np.inf)
 """What the sum of an untouched item is, so that listed items are told without a second array."""
-
-
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Return the function as machine code; of one that is wrapped, say by a check of its types, the function within."""
-    return numba.njit(**options)(inspect.unwrap(function))
-
-
-def _worse(score: Any, place: Any, other_score: Any, other_place: Any) -> Any:
-    return score < other_score or (score == other_score and place > other_place)
-
-
-worse = compiled(_worse, inline="always")
-
-
-def _sift(scores: Any, places: Any, size: Any) -> Any:
-    """Let the root of a heap with the worst on top sink to where it belongs."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            return
-        if child + 1 < size and worse(scores[child + 1], places[child + 1], scores[child], places[child]):
-            child += 1
-        if not worse(scores[child], places[child], scores[at], places[at]):
-            return
-        scores[at], scores[child] = scores[child], scores[at]
-        places[at], places[child] = places[child], places[at]
-        at = child
-
-
-sift = compiled(_sift, cache=True)
-
-
-def _push(scores: Any, places: Any, size: Any, score: Any, place: Any) -> Any:
-    at = size
-    scores[at], places[at] = score, place
-    while at > 0:
-        parent = (at - 1) // 2
-        if not worse(scores[at], places[at], scores[parent], places[parent]):
-            break
-        scores[at], scores[parent] = scores[parent], scores[at]
-        places[at], places[parent] = places[parent], places[at]
-        at = parent
-
-
-push = compiled(_push, cache=True)
 
 
 def _add(
@@ -136,18 +89,6 @@ def _place_of(ids: Any, wanted: Any) -> Any:
 place_of = compiled(_place_of, cache=True)
 
 
-def _best_first(scores: Any, places: Any, size: Any) -> None:
-    """Sort a heap with the worst on top."""
-    while size > 1:
-        size -= 1
-        scores[0], scores[size] = scores[size], scores[0]
-        places[0], places[size] = places[size], places[0]
-        sift(scores, places, size)
-
-
-best_first = compiled(_best_first, cache=True)
-
-
 def _search(
     offsets: Any,
     places: Any,
@@ -175,9 +116,9 @@ def _search(
                 return codes[user, at]
     cursor = np.empty(width, dtype=np.uint64)
     left_out = np.empty(exclude.shape[1], dtype=np.int64)
+    best = np.empty(room(k), dtype=np.int64)
     for user in range(users):
-        heap_scores, heap_places = best_scores[user], best_ids[user]
-        size = 0
+        size, bar = 0, EMPTY
         for at in range(width):
             cursor[at] = offsets[codes[user, at]] if codes[user, at] >= 0 else 0
         for at in range(exclude.shape[1]):
@@ -216,20 +157,17 @@ def _search(
                 score = total[place]
                 total[place] = EMPTY
                 # Most sums are below the worst of the best, and are done with here.
-                if score == EMPTY or (size == k and score < heap_scores[0]):
+                if score < bar or score == EMPTY:
                     continue
                 item = np.int64(place) + first
                 if len(allowed) > 0 and not allowed[item]:
                     continue
-                if size < k:
-                    push(heap_scores, heap_places, size, score, item)
-                    size += 1
-                elif worse(heap_scores[0], heap_places[0], score, item):
-                    heap_scores[0], heap_places[0] = score, item
-                    sift(heap_scores, heap_places, size)
-        best_first(heap_scores, heap_places, size)
-        for at in range(size):
-            heap_places[at] = ids[heap_places[at]]
+                best[size] = key(score, item)
+                size += 1
+                if size == len(best):
+                    select(best, size, k)
+                    size, bar = k, score_of(best[k - 1])
+        write(best, size, ids, best_scores[user], best_ids[user])
     return -1
 
 

@@ -13,6 +13,7 @@ from twotower.core.schema import Schema
 from twotower.core.states import map_state
 from twotower.data.log import Log
 from twotower.models.item_store import ItemStore
+from twotower.towers.codes.quantiser import CodeUse
 
 
 class Model(nn.Module, ABC):
@@ -133,6 +134,15 @@ class Phased(Protocol):
         """Return False while the current weights must not be kept as the best checkpoint.
 
         For example before COLD has selected its fields."""
+        ...
+
+
+@runtime_checkable
+class UsesCodes(Protocol):
+    """Put codes in place of vectors, some of which may be used by nobody."""
+
+    def code_use(self) -> CodeUse | None:
+        """Return how codes were used in training since the last call; None where there are none, or not yet."""
         ...
 
 

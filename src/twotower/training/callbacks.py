@@ -15,6 +15,7 @@ from twotower.models.base import Model
 log = logging.getLogger(__name__)
 
 _GEOMETRY = "geometry/"
+_CODES = "codes/"
 _TRAINING = ("epoch", "step", "loss", "learning_rate", "seconds")
 
 
@@ -37,6 +38,8 @@ class EpochRecord:
     """Figures of the item vectors by name, where they are watched: see `Tracking`."""
     selectable: bool = True
     """Whether the weights were trained as they are served, so that they may be chosen: see `Phased`."""
+    codes: dict[str, float] = field(default_factory=dict)
+    """How codes were used in the epoch, where the model has any: see `twotower.towers.codes.quantiser.CodeUse`."""
 
     def to_json(self) -> dict[str, Any]:
         """Write the record as one flat object, a line of ``train.jsonl``; "selectable" only where it is false.
@@ -48,6 +51,7 @@ class EpochRecord:
         """
         values: dict[str, Any] = {name: getattr(self, name) for name in _TRAINING}
         values |= self.metrics | {_GEOMETRY + name: value for name, value in self.geometry.items()}
+        values |= {_CODES + name: value for name, value in self.codes.items()}
         return values if self.selectable else values | {"selectable": False}
 
     @classmethod
@@ -56,9 +60,10 @@ class EpochRecord:
         others = {name: value for name, value in values.items() if name not in (*_TRAINING, "selectable")}
         return cls(
             **{name: values[name] for name in _TRAINING},
-            metrics={name: value for name, value in others.items() if not name.startswith(_GEOMETRY)},
+            metrics={name: value for name, value in others.items() if not name.startswith((_GEOMETRY, _CODES))},
             geometry={name.removeprefix(_GEOMETRY): v for name, v in others.items() if name.startswith(_GEOMETRY)},
             selectable=values.get("selectable", True),
+            codes={name.removeprefix(_CODES): v for name, v in others.items() if name.startswith(_CODES)},
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, shown
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
-from twotower.models.base import Model, Phased, is_selectable
+from twotower.models.base import Model, Phased, UsesCodes, is_selectable
 from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, EpochRecord, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
@@ -242,6 +242,8 @@ class _Run:
             round(progress.seconds, 3),
             selectable=is_selectable(self.model),
         )
+        if isinstance(self.model, UsesCodes) and (use := self.model.code_use()) is not None:
+            record.codes.update(use._asdict())
         validated = self.validate is not None and (regular or last)
         if validated and self.validate is not None:
             record.metrics.update(self._judge(self.world.same_numbers(self.validate(self.model))))

@@ -72,7 +72,10 @@ class Progress(Silent):
         self.bar.remove_task(self.task)
 
     def figures(self, record: EpochRecord) -> str:
-        """Return loss, validation metric beside the best so far, and the mean cosine of item vectors, where watched."""
+        """Return loss, validation metric beside the best so far, mean cosine of item vectors and use of codes.
+
+        The last two where they are watched, and where there are any.
+        """
         parts = [f"loss {record.loss:.4f}"]
         if self.metric in record.metrics:
             value = record.metrics[self.metric]
@@ -84,6 +87,10 @@ class Progress(Silent):
             parts.append(f"{self.metric} {value:.4f}{beside}")
         if "mean_cosine" in record.geometry:
             parts.append(f"mean cosine {record.geometry['mean_cosine']:.4f}")
+        if record.codes:
+            parts.append(
+                f"{100 * record.codes['used']:.0f} % of codes used, perplexity {record.codes['perplexity']:.2f}"
+            )
         return ", ".join(parts)
 
     def left(self) -> str:

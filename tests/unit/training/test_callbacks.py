@@ -36,6 +36,13 @@ def test_whether_weights_may_be_chosen_survives_the_line(selectable: bool) -> No
     assert EpochRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
+def test_the_use_of_codes_survives_the_line() -> None:
+    record = EpochRecord(1, 20, 0.5, 0.1, 2.0, {"auc": 0.7}, {"rankme": 3.0}, codes={"used": 0.5, "perplexity": 0.25})
+    line = record.to_json()
+    assert line["codes/used"] == 0.5
+    assert EpochRecord.from_json(json.loads(json.dumps(line))) == record
+
+
 def test_a_resumed_log_keeps_what_the_checkpoint_has_seen(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(LINE + "\n" + LINE.replace("40", "60") + "\n", encoding="utf-8")

@@ -15,6 +15,9 @@ from twotower.diagnosis.readers.arrays import read_npy, read_tensor
 from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.table import Account, Table
 
+DEAD = 0.05
+"""A code with fewer tokens than this share of the mean is not in use."""
+
 
 def read_bundle(folder: Path, column: str | None = None) -> Table:
     """Read the item states, or their part ``column``, with the outside ids and how often each item was seen.
@@ -59,7 +62,29 @@ def _states(folder: Path, states: Path) -> Table:
     parts = [part.flatten(1) for part in tensors.values() if part.is_floating_point() and part.ndim > 1]
     if sum(part.shape[1] for part in parts) < 2:
         raise InputError(f"{folder}: its model has no item vectors, so there is no geometry to judge")
-    return Table(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), account=Account(("item states",)))
+    vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return Table(vectors, account=Account(("item states",), notices=_codes(folder / "weights.safetensors")))
+
+
+def _codes(weights: Path) -> tuple[str, ...]:
+    """How the codebooks of a model that has any were used at the end of its training, in one sentence."""
+    from safetensors import safe_open
+
+    if not weights.is_file():
+        return ()
+    with safe_open(weights, "np") as file:
+        if not {"coder.counts", "coder.started"} <= set(file.keys()) or not file.get_tensor("coder.started"):
+            return ()
+        counts = file.get_tensor("coder.counts").astype("f8")
+    share = counts / counts.sum(1, keepdims=True)
+    entropy = -(share * np.log(share.clip(1e-12))).sum(1)
+    books, codes = share.shape
+    used = (share >= DEAD / codes).mean()
+    return (
+        f"{books} codebook(s) of {codes} codes: {100 * used:.0f} % in use, perplexity "
+        f"{np.exp(entropy).mean():.0f}, the busiest code has {100 * share.max(1).mean():.1f} % of the tokens, "
+        f"{share.max(1).mean() * codes:.1f} times the mean",
+    )
 
 
 def _names(folder: Path, rows: Any) -> list[str]:

@@ -16,7 +16,7 @@ from twotower.data.examples import EventRows
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.index.nominate import Nominate
-from twotower.index.postings import Postings, build_postings
+from twotower.index.postings import CODE_TILE, Postings, build_postings
 from twotower.index.postings_search import search_postings
 from twotower.index.tree_index import TreeIndex
 from twotower.metrics.ranking import MISSED
@@ -109,23 +109,55 @@ def own_lists(model: SparCode, dataset: Dataset) -> Lists:
 
     A user is answered by the weighted sum over the lists of its codes; nothing is rescored.
     """
+    score, ids = _scores_of_lists(model, dataset)
+
+    def lists(longest: int) -> tuple[Search, Postings]:
+        with inference(model):
+            built = build_postings(score, model.num_lists, ids, longest=longest)
+        return _sums(built), built
+
+    return lists
+
+
+def lists_by_one_bias(model: SparCode, dataset: Dataset) -> Lists:
+    """Return searches by lists of every score above one threshold, which is taken off, by the mean length of a list.
+
+    Source: SparCode (Su et al., SIGIR 2023), equation 15. Difference: the threshold is on the activated score.
+    """
+    score, ids = _scores_of_lists(model, dataset)
+    with inference(model):
+        parts = torch.arange(model.num_lists).split(CODE_TILE)
+        every = torch.cat([score(part, slice(0, len(ids))).flatten() for part in parts])
+
+    def lists(longest: int) -> tuple[Search, Postings]:
+        left_out = every.numel() - longest * model.num_lists
+        bias = every.kthvalue(left_out).values.item() if left_out > 0 else every.min().item() - 1.0
+        with inference(model):
+            built = build_postings(
+                lambda codes, some: score(codes, some) - bias, model.num_lists, ids, longest=len(ids), above=0.0
+            )
+        return _sums(built), built
+
+    return lists
+
+
+def _scores_of_lists(model: SparCode, dataset: Dataset) -> tuple[Callable[[Tensor, slice], Tensor], Tensor]:
+    """What each code scores some items, and the items' ids."""
     items = encode_known_items(model, dataset)
     device = items.ids.device
 
     def score(codes: Tensor, some: slice) -> Tensor:
         return model.list_scores(codes.to(device), take(items.states, some)).cpu()
 
-    def lists(longest: int) -> tuple[Search, Postings]:
-        with inference(model):
-            built = build_postings(score, model.num_lists, items.ids.cpu(), longest=longest)
+    return score, items.ids.cpu()
 
-        def search(users: State, k: int, seen: Tensor) -> Tensor:
-            assert isinstance(users, Coded)
-            return search_postings(built, users.codes, users.weights, k, exclude=seen).ids
 
-        return search, built
+def _sums(lists: Postings) -> Search:
+    def search(users: State, k: int, seen: Tensor) -> Tensor:
+        assert isinstance(users, Coded)
+        return search_postings(lists, users.codes, users.weights, k, exclude=seen).ids
 
-    return lists
+    return search
 
 
 def down_the_tree(model: TDM, dataset: Dataset, *, beam: int) -> Search:

@@ -28,10 +28,12 @@ from twotower.reproduce.sets import without_text
 from twotower.reproduce.sparcode.lists import (
     USERS,
     Asked,
+    Lists,
     Search,
     asked_of,
     down_the_tree,
     filled,
+    lists_by_one_bias,
     nominating,
     own_lists,
     ranks_of,
@@ -65,8 +67,9 @@ def measure_curve(run: Run, dataset: Dataset) -> Measured:
     """Train one run, and answer by lists of every length of a curve, with the time of a search; the rest as `measure`.
 
     "98/microseconds" is the processor time of a search in lists of 98 % sparsity, one user at a time: the median.
+    SparCode's lists come twice: the best of each code, and as "bias98/…" all scores above one threshold.
     """
-    return _measured(run, dataset, CURVE, timed=True)
+    return _measured(run, dataset, CURVE, curve=True)
 
 
 def measure_dense(run: Run, dataset: Dataset) -> Measured:
@@ -74,7 +77,7 @@ def measure_dense(run: Run, dataset: Dataset) -> Measured:
     return _measured(run, dataset, ())
 
 
-def _measured(run: Run, dataset: Dataset, sparsities: Sequence[float], *, timed: bool = False) -> Measured:
+def _measured(run: Run, dataset: Dataset, sparsities: Sequence[float], *, curve: bool = False) -> Measured:
     dataset = without_text(dataset)
     dataset = dataset.with_log(first_events(dataset.log.positives()))
     if run.model.name in CLOSED:
@@ -95,7 +98,7 @@ def _measured(run: Run, dataset: Dataset, sparsities: Sequence[float], *, timed:
     listed, figures = dict[str, Tensor](), dict[str, float]()
     if sparsities and seed != TUNING_SEED:
         lengths = lengths_of_lists(known_items(dataset), sparsities)
-        listed, figures = by_lists(model, dataset, split, ks, seed, lengths, timed=timed)
+        listed, figures = by_lists(model, dataset, split, ks, seed, lengths, curve=curve)
     whole = per_user | listed
     means = {name: values.mean().item() for name, values in whole.items() if _metric(name) in KEPT}
     kept = {name: values for name, values in whole.items() if _metric(name) in KEPT and name.endswith(f"@{max(ks)}")}
@@ -170,7 +173,7 @@ def by_lists(
     seed: int,
     lengths: Mapping[str, int],
     *,
-    timed: bool = False,
+    curve: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return metrics of each user and figures of the lists, by the name of their length, such as "98/recall@50".
 
@@ -194,21 +197,29 @@ def by_lists(
         metrics = ranking_metrics(ranks_of(answers, asked), asked.rows, asked.users, ks)
         per_user.update({f"{name}/{metric}": values for metric, values in with_precision_min(metrics, ks).items()})
         figures[f"{name}/short"] = float((found < 0).any(1).float().mean())
-        if timed:
+        if curve:
             figures[f"{name}/microseconds"] = median_time(search, asked, k)
 
     if isinstance(model, TDM):
         answer("beam", down_the_tree(model, dataset, beam=BEAM))
         return per_user, figures
+    kinds: dict[str, Lists] = {}
     if isinstance(model, SparCode):
-        lists_of = own_lists(model, dataset)
+        kinds[""] = own_lists(model, dataset)
+        if curve:
+            kinds["bias"] = lists_by_one_bias(model, dataset)
     else:
-        lists_of = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
-    for name, longest in lengths.items():
-        search, lists = lists_of(longest)
-        answer(name, search)
-        figures[f"{name}/sparsity"] = lists.sparsity
-        figures[f"{name}/mean_list"] = float(lists.lengths.mean())
+        kinds[""] = nominating(model, dataset, split.train, codes=CODES[items > FEW_ITEMS], seed=seed)
+    for kind, lists_of in kinds.items():
+        for length, longest in lengths.items():
+            name = f"{kind}{length}"
+            search, lists = lists_of(longest)
+            answer(name, search)
+            figures[f"{name}/sparsity"] = lists.sparsity
+            figures[f"{name}/mean_list"] = float(lists.lengths.mean())
+            if curve:
+                figures[f"{name}/longest"] = float(lists.lengths.max())
+                figures[f"{name}/empty"] = float((lists.lengths == 0).mean())
     return per_user, figures
 
 

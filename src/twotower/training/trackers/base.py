@@ -46,9 +46,9 @@ class TrackedRun:
 class Tracker(Silent, ABC):
     """Write settings, figures and files of a run to one service; a subclass says how.
 
-    Figures are named ``train/loss``, ``validation/ndcg@10``, ``geometry/rankme``, ``test/ndcg@10``; those of a last fit
-    begin with ``refit/``. The service is opened when training starts, so that a run that is refused leaves no trace. A
-    service that fails later is given up with one warning: training goes on.
+    Figures are named ``train/loss``, ``validation/ndcg@10``, ``geometry/rankme``, ``codes/used``, ``test/ndcg@10``;
+    those of a last fit begin with ``refit/``. The service is opened when training starts, so that a run that is refused
+    leaves no trace. A service that fails later is given up with one warning: training goes on.
     """
 
     service: str
@@ -100,6 +100,7 @@ class Tracker(Silent, ABC):
         }
         figures |= {f"validation/{name}": float(value) for name, value in record.metrics.items()}
         figures |= {f"geometry/{name}": float(value) for name, value in record.geometry.items()}
+        figures |= {f"codes/{name}": float(value) for name, value in record.codes.items()}
         self._safely(lambda: self.log(figures, record.step))
 
     def tested(self, metrics: Mapping[str, float]) -> None:
