@@ -285,6 +285,8 @@ def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
     assert model_parameters("mean") == {
         "dim": 64,
         "dropout": 0.0,
+        "item_features": False,
+        "time_gaps": False,
         "history_length": 50,
         "score": "dot",
         "temperature": 1.0,
@@ -352,7 +354,7 @@ class TestCloze:
         window = torch.tensor([[3, 4, 5, 0], [6, 7, 0, 0], [2, 5, 7, 8]])
         for (row, item), state in zip(pairs, found.users, strict=True):
             length = int((window[row] > 0).sum())
-            events = model._embedded(window[row, :length])
+            events = model.embedded(window[row, :length])
             events[hidden[row, :length]] = model.tower.blank
             place = window[row].tolist().index(item) - (model.tower.asked == "last")
             close(state, model.tower(events[None], torch.ones(1, length, dtype=torch.bool))[0, place])
@@ -370,10 +372,10 @@ class TestCloze:
 
     def test_the_item_to_be_told_when_asked_is_no_part_of_the_question(self, model, batch):
         """The state of a window whose last item is hidden is the answer for the history before it."""
-        events, lengths = model._embedded(batch.users.history), torch.tensor([2, 1, 3])
+        events, lengths = model.embedded(batch.users.history), torch.tensor([2, 1, 3])
         window = torch.cat([batch.users.history[:, :1], batch.items.ids], dim=1)
         hidden = torch.arange(4) == lengths[:, None]
-        trained = model.tower.fill_in(model._embedded(window), hidden, window > 0)
+        trained = model.tower.fill_in(model.embedded(window), hidden, window > 0)
         if model.tower.asked == "blank":
             close(model.tower.at_end(events, lengths), trained)
         else:  # where nothing stands for the next event
@@ -496,7 +498,7 @@ class TestContrastVAE:
         )
         torch.manual_seed(4)
         before = model(wide).losses
-        events, mask = model._embedded(wide.users.history), wide.items.ids > 0
+        events, mask = model.embedded(wide.users.history), wide.items.ids > 0
         noisy = torch.where(mask[:, :, None], events, torch.randn_like(events))
         torch.manual_seed(4)
         _, after = model.tower.learn(noisy, torch.zeros_like(events), mask)

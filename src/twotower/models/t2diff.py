@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
-from twotower.models.base import Model
+from twotower.models.sequence_model import SequenceModel
 from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import NextItem
-from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
@@ -20,7 +18,7 @@ from twotower.towers.sequence.mixed_attention import MixedAttention
 ATTENTION = ("causal", "mixed")
 
 
-class T2Diff(Model):
+class T2Diff(SequenceModel):
     """Restore the next item from the history, then encode both; L = L_tower + λ · L_diffusion.
 
     Trained at every place of a window, as all sequential models are. An empty history gives the zero vector.
@@ -60,10 +58,12 @@ class T2Diff(Model):
         channels: width of the U-Net, as ``depth`` is its halvings and ``kernel`` its kernels' places.
         diffusion_weight: λ.
         noise_seed: of the fixed noise that asking starts from.
+        item_features: whether items are read by their features too, as candidates and in histories; the diffusion then
+            restores vectors that know them.
+        time_gaps: whether the tower is told how long after the one before each event came; the diffusion is not.
         history_length: positions of a window.
     """
 
-    batches = "sequences"
     no_onnx = "its U-Net halves the length of the history step by step, which a graph of free sizes cannot follow"
 
     def __init__(
@@ -92,9 +92,10 @@ class T2Diff(Model):
         kernel: int = 3,
         diffusion_weight: float = 1.0,
         noise_seed: int = 0,
+        item_features: bool = False,
+        time_gaps: bool = False,
         history_length: int = 50,
     ) -> None:
-        super().__init__()
         check_settings(
             share=dropout,
             dim=dim,
@@ -112,10 +113,9 @@ class T2Diff(Model):
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if not 0.0 <= diffusion_weight < float("inf"):
             raise ValueError(f"diffusion_weight must be finite and at least 0, got {diffusion_weight}")
-        self.schema = schema
+        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
         self.history_length = history_length
         self.diffusion_weight = diffusion_weight
-        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         blocks = {"dim": dim, "layers": layers, "heads": heads, "feed_forward": feed_forward}
         if attention == "mixed":
             self.tower: nn.Module = MixedAttention(session=session, gap=session_gap, dropout=dropout, **blocks)
@@ -148,8 +148,9 @@ class T2Diff(Model):
         longest = longest_of(lengths, history.shape[1])
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
-        events = self.embedded(history)
-        guess = self.next_item.at_end(events, lengths)
+        vectors = self.embedded(history)
+        guess = self.next_item.at_end(vectors, lengths)
+        events = self.timed(vectors, times)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
             states = self.tower(events, guess[:, None], end, times)[:, 0]
@@ -159,8 +160,8 @@ class T2Diff(Model):
         return states * (lengths > 0)[:, None]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """Return the item's embedding."""
-        return self.item_table(items.ids)
+        """Return the item's vector."""
+        return self.item_vectors(items)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode one row a position that has a next item; L_diffusion is the model's own loss.
@@ -171,11 +172,11 @@ class T2Diff(Model):
         mask = targets != PADDING
         if pairs is None:
             pairs = mask.flatten().nonzero()[:, 0]
-        events = self.embedded(history)
-        guesses, loss = self.next_item.learn(events, self.embedded(targets), mask)
-        states = self.positions(events, guesses, batch.users.history_times)
+        vectors, times = self.embedded(history), batch.users.history_times
+        guesses, loss = self.next_item.learn(vectors, self.embedded(targets), mask)
+        states = self.positions(self.timed(vectors, times), guesses, times)
         ids = targets.flatten()[pairs]
-        items = None if batch.items.features is None else self.item_table(ids)
+        items = None if batch.items.features is None else self.item_vectors(Items(ids))
         losses = {"diffusion": self.diffusion_weight * loss}
         return Encoded(states.flatten(0, 1).index_select(0, pairs), items, ids, losses, pairs // targets.shape[1])
 
@@ -191,7 +192,3 @@ class T2Diff(Model):
             return self.tower(events, guesses, places, times)
         states: Tensor = self.tower(events, None, times) + self.mix(guesses)
         return states
-
-    def embedded(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
-        """Return the items' vectors as the tower reads them."""
-        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
