@@ -38,6 +38,7 @@ VARIANTS = [
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
     ("bert4rec", {"asked": "last"}),
+    ("stosa", {"apart_weight": 0.5}),
     ("contrast_vae", {"view": "data"}),
     ("diffurec", {"draws": 2, "eta": 1.0, "noise_share": 0.3, "reconstruction_weight": 1.0}),
 ]
@@ -326,7 +327,7 @@ def batch() -> Batch:
 def test_both_ways_through_a_training_batch_give_the_same(name, batch, monkeypatch):
     monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", 2)
     model = made(name)
-    if model.draws_rows or isinstance(model.tower, LearnsMore):
+    if model.draws_rows or not model.tower.row_by_row:
         pytest.skip("what it learns from is drawn, or is the batch as a whole")
     grouped, together = model._in_groups(batch), model._at_once(batch)
     assert grouped.item_ids.equal(together.item_ids)
@@ -517,6 +518,30 @@ def test_a_distance_of_gaussians_has_no_cosine(batch):
         same = torch.cat([points[:, :8] / 2, torch.ones(3, 1), points[:, 8:9]], dim=1)
         close(model.score_rows(points, same), torch.zeros(3, dtype=torch.float64))
         assert model(batch).users.shape == (6, 10)
+
+
+class TestSTOSA:
+    """The second term of its paper."""
+
+    def test_it_is_added_where_it_has_a_weight_and_compares_users(self, batch, monkeypatch):
+        monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", 3)
+        model, plain = (made("stosa", apart_weight=weight) for weight in (2.0, 0.0))
+        assert not model.row_by_row
+        assert plain.row_by_row
+        plain.load_state_dict(model.state_dict())
+        torch.manual_seed(0)
+        with_term, without = model(batch), plain(batch)
+        assert without.losses == {}
+        close(with_term.users, without.users)
+        assert with_term.losses["apart"] > 0
+        users = batch.users
+        alone = Batch(Users(users.ids[:1], {}, users.history[:1], users.history_times[:1]), Items(batch.items.ids[:1]))
+        assert model(alone).losses["apart"] == 0.0
+
+    def test_a_negative_that_is_the_positive_has_no_part(self, batch):
+        model = made("stosa", apart_weight=1.0)
+        same = batch._replace(items=Items(torch.where(batch.items.ids > 0, 4, 0)))
+        assert model(same).losses["apart"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from twotower.models.sequential import Sequential
 from twotower.ops.dropout import dropout
 from twotower.towers.embedding import embedding_table
 from twotower.towers.mlp import mlp
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mean import MeanSoFar
 
@@ -80,8 +80,7 @@ class DATPlus(Sequential):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {encoder!r}")
         if not 0.0 <= user_dropout < 1.0:
             raise ValueError(f"user_dropout must be in [0, 1), got {user_dropout}")
-        if not 0.0 <= mimic_weight < float("inf"):
-            raise ValueError(f"mimic_weight must be finite and at least 0, got {mimic_weight}")
+        check_weights(mimic_weight=mimic_weight)
         own: dict[str, Any] = {"layers": layers, "heads": heads, "dropout": dropout} if encoder == "causal" else {}
         super().__init__(
             schema,

@@ -80,7 +80,7 @@ class Sequential(SequenceModel):
         self.history_length = history_length
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
-        self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
+        self.row_by_row = self.tower.row_by_row
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
         """Return the state after each item of the history; meaningless where it is padded."""

@@ -11,7 +11,7 @@ from twotower.core.schema import Schema
 from twotower.models.sequence_model import SequenceModel
 from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import NextItem
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
 
@@ -111,8 +111,7 @@ class T2Diff(SequenceModel):
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
-        if not 0.0 <= diffusion_weight < float("inf"):
-            raise ValueError(f"diffusion_weight must be finite and at least 0, got {diffusion_weight}")
+        check_weights(diffusion_weight=diffusion_weight)
         super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
         self.history_length = history_length
         self.diffusion_weight = diffusion_weight

@@ -66,11 +66,9 @@ class NextItem(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"restored must be one of {', '.join(FORMS)}, got {form!r}")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
         self.form, self.drift, self.normalise = form, drift, normalise
         self.diffusion = Diffusion(betas(schedule, steps=noise_steps, first=first_beta, last=last_beta))
-        self.diffusion.visited(restore_steps)
+        self.diffusion.visited(restore_steps, eta)
         self.passes, self.eta = restore_steps, eta
         self.draws = restore_steps if eta > 0.0 else 1
         self.unet = UNet(dim=dim, channels=channels, depth=depth, kernel=kernel, causal=True)

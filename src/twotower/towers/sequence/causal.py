@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import SequenceEncoder
+from twotower.towers.sequence.base import SequenceEncoder, check_heads
 
 
 class CausalBlock(nn.Module):
@@ -28,8 +28,7 @@ class CausalBlock(nn.Module):
         self, *, dim: int, heads: int, dropout: float, attention_dropout: float = 0.0, feed_forward: int = 1
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        check_heads(dim, heads)
         self.heads = heads
         self.dropout = dropout
         self.attention_dropout = attention_dropout

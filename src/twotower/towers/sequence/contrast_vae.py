@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 
 VIEWS = ("variational", "model", "data")
@@ -83,9 +83,7 @@ class ContrastVAE(SequenceEncoder):
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
         if not 0.0 <= left_out < 1.0:
             raise ValueError(f"left_out must be in [0, 1), got {left_out}")
-        for name, value in (("kl_weight", kl_weight), ("contrast_weight", contrast_weight)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        check_weights(kl_weight=kl_weight, contrast_weight=contrast_weight)
         if not 0.0 < contrast_temperature < math.inf:
             raise ValueError(f"contrast_temperature must be positive and finite, got {contrast_temperature}")
         self.view, self.left_out = view, left_out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from twotower.towers.diffusion.drift import unit_variance
 from twotower.towers.diffusion.forward import Diffusion
 from twotower.towers.diffusion.schedules import betas
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 
 
@@ -102,15 +102,11 @@ class DiffuRec(SequenceEncoder):
         check_settings(
             share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward, draws=draws, length=length
         )
-        for name, value in (("noise_share", noise_share), ("reconstruction_weight", reconstruction_weight)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        check_weights(noise_share=noise_share, reconstruction_weight=reconstruction_weight)
         self.noise_share, self.eta, self.draws, self.fixed = noise_share, eta, draws, fixed
         self.reconstruction_weight = reconstruction_weight
         self.diffusion = Diffusion(betas(schedule, steps=noise_steps, first=first_beta, last=last_beta))
-        self.path = self.diffusion.visited(restore_steps)
+        self.path = self.diffusion.visited(restore_steps, eta)
         self.step_vector = StepVector(dim=dim)
         self.approximator = CausalTransformer(
             dim=dim, layers=layers, heads=heads, length=length, dropout=dropout, feed_forward=feed_forward

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_heads, check_settings
 from twotower.towers.sequence.relative_bias import RelativeBias
 
 
@@ -98,8 +98,7 @@ class HSTU(SequenceEncoder):
     ) -> None:
         super().__init__()
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads)
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        check_heads(dim, heads)
         self.dropout = dropout
         self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
         self.blocks = nn.ModuleList(
