@@ -111,6 +111,11 @@ class T2Diff(SequenceModel):
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
+        if session_gap and not schema.has_times:
+            raise ValueError(
+                f"session_gap = {session_gap} needs times, and this log has none: set model.session_gap = 0 (sessions "
+                "by number of events)"
+            )
         check_weights(diffusion_weight=diffusion_weight)
         super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
         self.history_length = history_length
