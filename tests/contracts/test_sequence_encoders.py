@@ -37,6 +37,7 @@ VARIANTS = [
     *((name, {}) for name in NAMES),
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
+    *((name, {"relative": True}) for name in ("sasrec", "contrast_vae", "diffurec")),
     ("bert4rec", {"asked": "last"}),
     ("stosa", {"apart_weight": 0.5}),
     ("contrast_vae", {"view": "data"}),

@@ -24,9 +24,9 @@ from twotower.training.objective import own_losses
 
 FORMS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in MODELS if model_class(name).batches == "sequences"),
-    ("ligr", {"relative": True}),
+    *((name, {"relative": True}) for name in ("sasrec", "ligr", "contrast_vae", "diffurec", "t2diff")),
     ("bert4rec", {"asked": "last"}),
-    ("dat_plus", {"encoder": "causal"}),
+    ("dat_plus", {"encoder": "causal", "relative": True}),
     ("t2diff", {"restored": "as_served"}),
     ("t2diff", {"restored": "printed", "drift": False}),
     ("t2diff", {"attention": "mixed", "session": 3, "session_gap": 3_000}),
@@ -242,8 +242,9 @@ class TestSequenceModel:
             ("item_features", "item_features = true, but the items of this data have no features"),
             ("time_gaps", "time_gaps = true needs times, and this log has none"),
         ):
+            own = {key: value for key, value in form[1].items() if key != "session_gap"}
             with pytest.raises(InputError, match=message) as refused:
-                build_model(form[0], bare, {"dim": 8, "history_length": LENGTH, setting: True} | form[1])
+                build_model(form[0], bare, {"dim": 8, "history_length": LENGTH, setting: True} | own)
             assert "\n" not in str(refused.value)
 
 

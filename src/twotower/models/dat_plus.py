@@ -45,6 +45,7 @@ class DATPlus(Sequential):
         hidden: widths of the hidden layers of each tower's network.
         layers: attention blocks of "causal".
         heads: attention heads of "causal"; must divide ``dim``.
+        relative: whether attention of "causal" has the biases of place and time of HSTU.
         mimic_weight: of the mimic loss.
         user_dropout: share of windows whose user is read as unknown in training.
         dropout: share of numbers set to 0 in training, of what the networks read and inside the encoder.
@@ -66,6 +67,7 @@ class DATPlus(Sequential):
         hidden: Sequence[int] = (128,),
         layers: int = 2,
         heads: int = 2,
+        relative: bool = False,
         mimic_weight: float = 1.0,
         user_dropout: float = 0.1,
         dropout: float = 0.2,
@@ -81,7 +83,11 @@ class DATPlus(Sequential):
         if not 0.0 <= user_dropout < 1.0:
             raise ValueError(f"user_dropout must be in [0, 1), got {user_dropout}")
         check_weights(mimic_weight=mimic_weight)
-        own: dict[str, Any] = {"layers": layers, "heads": heads, "dropout": dropout} if encoder == "causal" else {}
+        if relative and encoder != "causal":
+            raise ValueError("relative = true has no effect with encoder = 'mean'; leave it out")
+        own: dict[str, Any] = {}
+        if encoder == "causal":
+            own = {"layers": layers, "heads": heads, "relative": relative, "dropout": dropout}
         super().__init__(
             schema,
             CausalTransformer if encoder == "causal" else MeanSoFar,

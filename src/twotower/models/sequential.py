@@ -221,6 +221,7 @@ class SASRec(Sequential):
         dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
         attention_dropout: share of attention weights set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether attention has the biases of place and time of HSTU.
         item_features: whether items are read by their features too, as candidates and in histories.
         time_gaps: whether events are told how long after the one before they came.
         history_length: positions of a window.
@@ -238,6 +239,7 @@ class SASRec(Sequential):
         dropout: float = 0.2,
         attention_dropout: float = 0.0,
         feed_forward: int = 1,
+        relative: bool = False,
         item_features: bool = False,
         time_gaps: bool = False,
         history_length: int = 50,
@@ -265,6 +267,7 @@ class SASRec(Sequential):
             dropout=dropout,
             attention_dropout=attention_dropout,
             feed_forward=feed_forward,
+            relative=relative,
         )
 
 

@@ -47,6 +47,7 @@ class T2Diff(SequenceModel):
         heads: attention heads; must divide ``dim``.
         dropout: share of numbers set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether "causal" attention has the biases of place and time of HSTU.
         session: latest events that mixed attention takes for the session, at most ``history_length``.
         session_gap: seconds that part sessions, for mixed attention; 0: by number alone.
         drift: restore the drift to the next item (as in the paper) and not the item itself.
@@ -77,6 +78,7 @@ class T2Diff(SequenceModel):
         heads: int = 2,
         dropout: float = 0.2,
         feed_forward: int = 1,
+        relative: bool = False,
         session: int = 20,
         session_gap: int = 0,
         drift: bool = True,
@@ -109,6 +111,8 @@ class T2Diff(SequenceModel):
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "mixed" and session > history_length:
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
+        if attention == "mixed" and relative:
+            raise ValueError("relative = true has no effect with attention = 'mixed'; leave it out")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if session_gap and not schema.has_times:
@@ -124,7 +128,7 @@ class T2Diff(SequenceModel):
         if attention == "mixed":
             self.tower: nn.Module = MixedAttention(session=session, gap=session_gap, dropout=dropout, **blocks)
         else:
-            self.tower = CausalTransformer(length=history_length, dropout=dropout, **blocks)
+            self.tower = CausalTransformer(length=history_length, dropout=dropout, relative=relative, **blocks)
             self.mix = nn.Linear(dim, dim, bias=False)
             nn.init.zeros_(self.mix.weight)
         self.next_item = NextItem(
