@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.sequence_model import SequenceModel
+from twotower.ops.beside import beside
 from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import NextItem
 from twotower.towers.sequence.base import check_settings, check_weights
@@ -157,14 +158,14 @@ class T2Diff(SequenceModel):
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         vectors = self.embedded(history)
-        guess = self.next_item.at_end(vectors, lengths)
+        guess = beside(lambda: self.next_item.at_end(vectors, lengths), like=vectors)
         events = self.timed(vectors, times)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
-            states = self.tower(events, guess[:, None], end, times)[:, 0]
+            states = self.tower(events, guess()[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
-            states = self.tower.at_end(events, lengths, times) + self.mix(guess)
+            states = self.tower.at_end(events, lengths, times) + self.mix(guess())
         return states * (lengths > 0)[:, None]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
