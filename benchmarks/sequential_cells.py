@@ -32,6 +32,7 @@ from twotower.training.objective import AgainstAll
 
 BASE = "sasrec"
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sasrec_relative": ("sasrec", {"relative": True}),
     "ligr_relative": ("ligr", {"relative": True}),
     "bert4rec_last": ("bert4rec", {"asked": "last"}),
     "dat_plus_causal": ("dat_plus", {"encoder": "causal"}),

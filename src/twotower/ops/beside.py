@@ -1,4 +1,4 @@
-"""Work beside other work: two branches of a CUDA graph, where kernels are too small to fill a GPU one after the other."""
+"""Work beside other work: two branches of a CUDA graph, whose kernels are too small to fill a GPU one by one."""
 
 from __future__ import annotations
 
