@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
 from twotower.towers.sequence.attention import CausalAttention
-from twotower.towers.sequence.base import SequenceEncoder
 from twotower.towers.sequence.relative_bias import RelativeBias
+from twotower.towers.sequence.stack import Stack
 
 
 class CausalBlock(CausalAttention):
@@ -61,7 +61,7 @@ class CausalBlock(CausalAttention):
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
 
 
-class CausalTransformer(SequenceEncoder):
+class CausalTransformer(Stack):
     """Encode item vectors plus a learned position vector by causal blocks and a last layer norm.
 
     Position 0 is the oldest item of the window, in training as in serving. With ``relative`` attention also has the
@@ -80,11 +80,8 @@ class CausalTransformer(SequenceEncoder):
         feed_forward: int = 1,
         relative: bool = False,
     ) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
-        self.dropout = dropout
-        self.blocks = nn.ModuleList(
-            CausalBlock(
+        def block() -> CausalBlock:
+            return CausalBlock(
                 dim=dim,
                 heads=heads,
                 dropout=dropout,
@@ -92,33 +89,5 @@ class CausalTransformer(SequenceEncoder):
                 feed_forward=feed_forward,
                 relative=RelativeBias(length=length) if relative else None,
             )
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self,
-        events: Float[Tensor, "rows length dim"],
-        mask: Bool[Tensor, "rows length"] | None = None,
-        times: Int[Tensor, "rows length"] | None = None,
-    ) -> Float[Tensor, "rows length dim"]:
-        """Return one state a position; row i's state is at its last unpadded place."""
-        x = self._placed(events)
-        for block in self.blocks:
-            x = block(x, times)
-        return self.norm(x)
-
-    def at_end(
-        self,
-        events: Float[Tensor, "rows length dim"],
-        lengths: Int[Tensor, " rows"],
-        times: Int[Tensor, "rows length"] | None = None,
-    ) -> Float[Tensor, "rows dim"]:
-        """Return the state at each row's last unpadded place; the last block works for that place alone."""
-        x = self._placed(events)
-        for block in list(self.blocks)[:-1]:
-            x = block(x, times)
-        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]
-
-    def _placed(self, events: Tensor) -> Tensor:
-        return dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
+        super().__init__(dim=dim, length=length, layers=layers, block=block, dropout=dropout)

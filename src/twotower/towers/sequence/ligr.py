@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
 from twotower.towers.sequence.attention import CausalAttention
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import check_settings
 from twotower.towers.sequence.relative_bias import RelativeBias
+from twotower.towers.sequence.stack import Stack
 
 
 class LiGRBlock(CausalAttention):
@@ -54,7 +55,7 @@ class LiGRBlock(CausalAttention):
         return x + torch.sigmoid(self.feed_forward_gate(x)) * fed
 
 
-class LiGR(SequenceEncoder):
+class LiGR(Stack):
     """Encode a history by causal self-attention in gated blocks; with ``relative`` also by the age of each event.
 
     Source: Borisyuk et al., "From features to transformers: redefining ranking for scalable impact", 2025 (LiGR), the
@@ -83,42 +84,15 @@ class LiGR(SequenceEncoder):
         relative: bool = False,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward)
-        self.dropout = dropout
-        self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
-        self.blocks = nn.ModuleList(
-            LiGRBlock(
+
+        def block() -> LiGRBlock:
+            return LiGRBlock(
                 dim=dim,
                 heads=heads,
                 feed_forward=feed_forward,
                 dropout=dropout,
                 relative=RelativeBias(length=length) if relative else None,
             )
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self,
-        events: Float[Tensor, "users length dim"],
-        mask: Bool[Tensor, "users length"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users length dim"]:
-        """Return one state a place."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, times)
-        return self.norm(x)
-
-    def at_end(
-        self,
-        events: Float[Tensor, "users length dim"],
-        lengths: Int[Tensor, " users"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users dim"]:
-        """Return the state at each user's last real place; the last block works for that place alone."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in list(self.blocks)[:-1]:
-            x = block(x, times)
-        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]
+        super().__init__(dim=dim, length=length, layers=layers, block=block, dropout=dropout)
