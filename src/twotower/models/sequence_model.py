@@ -40,6 +40,7 @@ class SequenceModel(Model):
         self.schema = schema
         self.item_table = embedding_table(schema.num_items, dim, std=STD)
         self.item_features = FeatureSum(schema, dim=dim, std=STD) if item_features else None
+        self.wants_items = item_features
         self.gaps = TimeGaps(dim=dim) if time_gaps else None
 
     def attach_items(self, items: Items) -> None:
