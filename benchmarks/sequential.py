@@ -3,11 +3,12 @@
 A cell is one tower beside SASRec, in turns, on the same device and data; figures are medians, CPU seconds on a CPU and
 wall seconds on a GPU. Width 64, defaults else, full softmax with Adam; MovieLens-1M in windows of 200. On a GPU asking
 is also measured as one CUDA graph. Memory is that of asking and of one training step, by length of history. Finished
-cells are kept, one line each, beside the result: a run that ends by its limit goes on when it is called again with the
-same data, sizes and machine; delete the file to measure anew. The quick form takes a generated log, windows of 50, and
-neither memory nor ``t2diff_paper``.
+cells are kept, one line each, beside the result, which is written anew after each (``unfinished`` until the last): a
+run that ends by its limit goes on when it is called again with the same data, sizes and machine; delete the lines to
+measure anew. A log without a clock gets a drawn one. The quick form takes a generated log, windows of 50, and neither
+memory nor ``t2diff_paper``.
 
-    python benchmarks/sequential.py --device cuda --data PREPARED --limit 500 --out FILE.json
+    python benchmarks/sequential.py --device cuda --data PREPARED --limit 300 --out FILE.json
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ import torch
 import common
 import sequential_cells as cells
 from sequential_cells import BASE, Deadline, OutOfTime, Sizes
+from twotower.core.files import write_json
 from twotower.data.dataset import Dataset
 
-LENGTHS = (50, 200, 500, 1_000)
+LENGTHS = (50, 100, 200, 500, 1_000)
+FIRST = ("sasrec", "t2diff", "hstu", "mamba4rec", "lrurec")
+"""Towers whose memory by length of history, and whose captured asking, are measured before that of the others."""
 MEMORY_BATCH = {"cpu": 16, "cuda": 64}
 """Rows of the step, and users that are asked about, where memory is measured."""
+GPU_SECONDS = 5.0
+"""What `Sizes.seconds` is on a GPU, where everything takes a fraction of a CPU's time."""
 RESERVE = 0.05
 """Of the limit, for the step that goes on when it is reached."""
 
@@ -74,23 +80,28 @@ def planned(options: argparse.Namespace, sizes: Sizes) -> Iterator[Cell]:
     def on_gpu(tower: str, length: int) -> Callable[[Deadline], dict[str, Any]]:
         return lambda _: cells.memory(tower, length, device, MEMORY_BATCH["cuda"])
 
-    for number in (sizes.asked, 1):
-        for tower in options.towers:
-            yield f"latency_{number}", tower, latency(tower, number, here)
+    for tower in options.towers:
+        yield f"latency_{sizes.asked}", tower, latency(tower, sizes.asked, here)
     for tower in options.towers:
         yield "epoch", tower, epoch(tower)
+    for tower in options.towers:
+        yield "latency_1", tower, latency(tower, 1, here)
     if options.quick:
         return
     if device.type == "cuda":
         for tower in options.towers:
             yield "latency_1_on_cpu", tower, latency(tower, 1, dataset)
+    some, rest = (tuple(tower for tower in options.towers if (tower in FIRST) is first) for first in (True, False))
     for length in LENGTHS:
-        for tower in options.towers:
+        for tower in some:
             yield f"memory_{length}", tower, (on_gpu if device.type == "cuda" else fresh)(tower, length)
-    if device.type == "cuda":  # at the end, since a capture that fails may harm what follows
+    if device.type == "cuda":  # late, since a capture that fails may harm what follows
         for number in (sizes.asked, 1):
-            for tower in options.towers:
+            for tower in (*some, *rest):
                 yield f"latency_{number}_captured", tower, latency(tower, number, here, graph=True)
+    for length in LENGTHS:
+        for tower in rest:
+            yield f"memory_{length}", tower, (on_gpu if device.type == "cuda" else fresh)(tower, length)
 
 
 class Kept:
@@ -158,8 +169,8 @@ def measure(options: argparse.Namespace, sizes: Sizes) -> tuple[Kept, list[str]]
     }
     out = options.out or common.RESULTS / f"{name_of(options)}.json"
     kept = Kept(None if options.quick else out.with_suffix(".jsonl"), settings)
-    missing = []
-    for kind, tower, work in plan:
+    missing: list[str] = []
+    for place, (kind, tower, work) in enumerate(plan):
         if (kind, tower) in kept.found:
             continue
         try:
@@ -175,6 +186,9 @@ def measure(options: argparse.Namespace, sizes: Sizes) -> tuple[Kept, list[str]]
         kept.keep(kind, tower, cell)
         cells.tidy(torch.device(options.device))
         print(kind, tower, {k: v for k, v in cell.items() if k != "repeats"}, file=sys.stderr, flush=True)
+        if kept.path is not None:
+            to_come = [f"{kind} {tower}" for kind, tower, _ in plan[place + 1 :] if (kind, tower) not in kept.found]
+            write_json(out, table(kept, sizes, missing + to_come) | {"settings": settings, "unfinished": True})
     return kept, missing
 
 
@@ -204,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.begun = begun
     every = [tower for tower in cells.towers() if not (options.quick and tower in cells.DEAR)]
     options.towers = options.towers or every
-    sizes = cells.QUICK if options.quick else Sizes()
+    sizes = cells.QUICK if options.quick else Sizes(seconds=GPU_SECONDS) if options.device == "cuda" else Sizes()
     kept, missing = measure(options, sizes)
     settings = kept.settings | {
         "base": BASE,

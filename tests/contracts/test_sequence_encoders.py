@@ -37,7 +37,9 @@ VARIANTS = [
     *((name, {}) for name in NAMES),
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
+    *((name, {"relative": True}) for name in ("sasrec", "contrast_vae", "diffurec")),
     ("bert4rec", {"asked": "last"}),
+    ("stosa", {"apart_weight": 0.5}),
     ("contrast_vae", {"view": "data"}),
     ("diffurec", {"draws": 2, "eta": 1.0, "noise_share": 0.3, "reconstruction_weight": 1.0}),
 ]
@@ -285,6 +287,8 @@ def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
     assert model_parameters("mean") == {
         "dim": 64,
         "dropout": 0.0,
+        "item_features": False,
+        "time_gaps": False,
         "history_length": 50,
         "score": "dot",
         "temperature": 1.0,
@@ -324,7 +328,7 @@ def batch() -> Batch:
 def test_both_ways_through_a_training_batch_give_the_same(name, batch, monkeypatch):
     monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", 2)
     model = made(name)
-    if model.draws_rows or isinstance(model.tower, LearnsMore):
+    if model.draws_rows or not model.tower.row_by_row:
         pytest.skip("what it learns from is drawn, or is the batch as a whole")
     grouped, together = model._in_groups(batch), model._at_once(batch)
     assert grouped.item_ids.equal(together.item_ids)
@@ -352,7 +356,7 @@ class TestCloze:
         window = torch.tensor([[3, 4, 5, 0], [6, 7, 0, 0], [2, 5, 7, 8]])
         for (row, item), state in zip(pairs, found.users, strict=True):
             length = int((window[row] > 0).sum())
-            events = model._embedded(window[row, :length])
+            events = model.embedded(window[row, :length])
             events[hidden[row, :length]] = model.tower.blank
             place = window[row].tolist().index(item) - (model.tower.asked == "last")
             close(state, model.tower(events[None], torch.ones(1, length, dtype=torch.bool))[0, place])
@@ -370,10 +374,10 @@ class TestCloze:
 
     def test_the_item_to_be_told_when_asked_is_no_part_of_the_question(self, model, batch):
         """The state of a window whose last item is hidden is the answer for the history before it."""
-        events, lengths = model._embedded(batch.users.history), torch.tensor([2, 1, 3])
+        events, lengths = model.embedded(batch.users.history), torch.tensor([2, 1, 3])
         window = torch.cat([batch.users.history[:, :1], batch.items.ids], dim=1)
         hidden = torch.arange(4) == lengths[:, None]
-        trained = model.tower.fill_in(model._embedded(window), hidden, window > 0)
+        trained = model.tower.fill_in(model.embedded(window), hidden, window > 0)
         if model.tower.asked == "blank":
             close(model.tower.at_end(events, lengths), trained)
         else:  # where nothing stands for the next event
@@ -496,7 +500,7 @@ class TestContrastVAE:
         )
         torch.manual_seed(4)
         before = model(wide).losses
-        events, mask = model._embedded(wide.users.history), wide.items.ids > 0
+        events, mask = model.embedded(wide.users.history), wide.items.ids > 0
         noisy = torch.where(mask[:, :, None], events, torch.randn_like(events))
         torch.manual_seed(4)
         _, after = model.tower.learn(noisy, torch.zeros_like(events), mask)
@@ -515,6 +519,30 @@ def test_a_distance_of_gaussians_has_no_cosine(batch):
         same = torch.cat([points[:, :8] / 2, torch.ones(3, 1), points[:, 8:9]], dim=1)
         close(model.score_rows(points, same), torch.zeros(3, dtype=torch.float64))
         assert model(batch).users.shape == (6, 10)
+
+
+class TestSTOSA:
+    """The second term of its paper."""
+
+    def test_it_is_added_where_it_has_a_weight_and_compares_users(self, batch, monkeypatch):
+        monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", 3)
+        model, plain = (made("stosa", apart_weight=weight) for weight in (2.0, 0.0))
+        assert not model.row_by_row
+        assert plain.row_by_row
+        plain.load_state_dict(model.state_dict())
+        torch.manual_seed(0)
+        with_term, without = model(batch), plain(batch)
+        assert without.losses == {}
+        close(with_term.users, without.users)
+        assert with_term.losses["apart"] > 0
+        users = batch.users
+        alone = Batch(Users(users.ids[:1], {}, users.history[:1], users.history_times[:1]), Items(batch.items.ids[:1]))
+        assert model(alone).losses["apart"] == 0.0
+
+    def test_a_negative_that_is_the_positive_has_no_part(self, batch):
+        model = made("stosa", apart_weight=1.0)
+        same = batch._replace(items=Items(torch.where(batch.items.ids > 0, 4, 0)))
+        assert model(same).losses["apart"] == 0.0
 
 
 @pytest.mark.parametrize(

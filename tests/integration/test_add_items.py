@@ -35,6 +35,8 @@ MORE: dict[str, dict[str, Any]] = {
     "fit": {"meta_queries": 4},
     "sparcode": {"codebook": 4},
     "semantic": {},
+    "sasrec": {"item_features": True, "dim": 8},
+    "t2diff": {"item_features": True, "dim": 8},
 }
 TEXT = (
     "id,brand,genres,price,title,picture,year\n"

@@ -88,11 +88,38 @@ def test_what_the_limit_leaves_out_is_said_and_done_by_the_next_run(sequential, 
         patch.setattr(sequential.cells, "latency", stopped)
         patch.setattr(sequential.cells, "epoch", stopped)
         first = run(sequential, out)
-    assert first["not_done"] == ["latency_1 sasrec", "latency_1 gru4rec", "epoch sasrec", "epoch gru4rec"]
+    assert first["not_done"] == ["epoch sasrec", "epoch gru4rec", "latency_1 sasrec", "latency_1 gru4rec"]
     second = run(sequential, out)
     assert second["not_done"] == []
     assert second["raw_seconds"]["latency_4 gru4rec"] == first["raw_seconds"]["latency_4 gru4rec"]
     assert second["relative_epoch_time"]["sasrec"] == 1.0
+
+
+def test_a_run_that_is_killed_leaves_the_result_of_every_cell_before(sequential, tmp_path, monkeypatch):
+    def killed(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sequential.cells, "epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(sequential, tmp_path / "found.json")
+    left = json.loads((tmp_path / "found.json").read_text())
+    assert left["unfinished"] is True
+    assert list(left["relative_latency"]) == ["sasrec", "gru4rec"]
+    assert left["not_done"] == ["epoch sasrec", "epoch gru4rec", "latency_1 sasrec", "latency_1 gru4rec"]
+
+
+def test_a_log_without_a_clock_gets_one_so_that_towers_that_read_times_do_their_work(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import sequential_cells
+
+    monkeypatch.setattr(sequential_cells.movielens, "SIZES", {"ml-1m": (30, 40, 25)})
+    bare = sequential_cells.movielens.random_log("ml-1m")
+    monkeypatch.setattr(sequential_cells.movielens, "load", lambda *_: (bare, True))
+    dataset, real = sequential_cells.log_of(quick=False, data=None)
+    assert real
+    assert bare.log.times is None
+    assert dataset.schema.has_times
+    assert dataset.log.items.equal(bare.log.items)
 
 
 def test_cells_of_other_sizes_are_not_taken(sequential, tmp_path):

@@ -357,6 +357,36 @@ def test_the_score_of_stosa_is_minus_the_squared_wasserstein_distance():
             assert score == pytest.approx(-wasserstein((user[:DIM], item[:DIM]), (user[DIM:], spread)), rel=1e-9)
 
 
+def test_the_second_term_of_stosa_keeps_negatives_farther_from_the_positive_than_the_user_is(monkeypatch):
+    encoder, _ = ready(STOSA(dim=2 * DIM, length=3, heads=2, apart_weight=0.7))
+    events, following = torch.randn(2, 4, 3, 2 * DIM, dtype=torch.float64)
+    following[3] *= 12.0  # farther from all others than any user is
+    following[2, 0] = following[0, 0]
+    lengths = [3, 1, 2, 3]
+    mask = torch.arange(3) < torch.tensor(lengths)[:, None]
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(2))
+    states, losses = encoder.learn(events, following, mask)
+
+    def gaussian(item: Vector) -> tuple[Vector, Vector]:
+        return item[:DIM], [elu(n) + 1 for n in item[DIM:]]
+
+    terms = []
+    for user, length in enumerate(lengths):
+        other = (user - 2) % 4
+        for place in range(min(length, lengths[other])):
+            if (user, place) in ((0, 0), (2, 0)):  # both are followed by the same item
+                continue
+            state = states[user, place].tolist()
+            mean, variance = gaussian(following[user, place].tolist())
+            far_mean, far_variance = gaussian(following[other, place].tolist())
+            of_user = wasserstein((state[:DIM], mean), (state[DIM:], variance))
+            of_negative = wasserstein((far_mean, mean), (far_variance, variance))
+            terms.append(max(0.0, of_user - of_negative))
+    assert len(terms) == 4
+    assert min(terms) == 0.0 < max(terms)
+    assert losses["apart"].item() == pytest.approx(0.7 * sum(terms) / len(terms), rel=1e-9)
+
+
 def test_gru4rec(events):
     encoder, w = ready(GRU4Rec(dim=DIM, layers=2, hidden=5, dropout=0.1))
     states = [[0.0] * 5, [0.0] * 5]

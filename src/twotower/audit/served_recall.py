@@ -14,7 +14,7 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Run
-from twotower.models.base import ReadsCatalogue, attach_items
+from twotower.models.base import attach_items, reads_catalogue
 from twotower.serving.bundle import Bundle
 
 METRIC = "recall@10"
@@ -39,7 +39,7 @@ def evaluate_with_features(bundle: Bundle, dataset: Dataset, targets: Targets, p
     A model that keeps the features of all items is copied, and the copy has those of ``dataset``.
     """
     model = bundle.model
-    if isinstance(model, ReadsCatalogue):
+    if reads_catalogue(model):
         model = copy.deepcopy(model)
         with torch.no_grad():
             attach_items(model, dataset.all_items())

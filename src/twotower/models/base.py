@@ -41,6 +41,7 @@ class Model(nn.Module, ABC):
             batch. None: with the `forward` of this class yes, with one of its own no.
         draws_rows: whether a training step encodes rows of the model's own drawing, and not the batch's pairs in their
             order: then no sampler can name candidates of a batch or of a row.
+        wants_items: False where a model that `ReadsCatalogue` does without it by its settings.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
@@ -56,6 +57,7 @@ class Model(nn.Module, ABC):
     row_by_row: bool | None = None
     draws_rows: bool = False
     no_onnx: str = ""
+    wants_items: bool = True
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -204,6 +206,11 @@ class SumsOverHistory(Protocol):
 def is_selectable(model: Model) -> bool:
     """Return whether the current weights may be kept as the best checkpoint: see `Phased`."""
     return not isinstance(model, Phased) or model.selectable
+
+
+def reads_catalogue(model: Model) -> bool:
+    """Return whether a model `ReadsCatalogue`, by its class and by its settings."""
+    return isinstance(model, ReadsCatalogue) and model.wants_items
 
 
 def attach_items(model: Model, items: Items) -> None:

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twotower.core.records import PADDING, UNKNOWN, Users
+from twotower.core.records import PADDING, UNKNOWN, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.prerank.dat import mimic_loss
 from twotower.models.sequential import Sequential
 from twotower.ops.dropout import dropout
 from twotower.towers.embedding import embedding_table
 from twotower.towers.mlp import mlp
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mean import MeanSoFar
 
@@ -45,9 +45,12 @@ class DATPlus(Sequential):
         hidden: widths of the hidden layers of each tower's network.
         layers: attention blocks of "causal".
         heads: attention heads of "causal"; must divide ``dim``.
+        relative: whether attention of "causal" has the biases of place and time of HSTU.
         mimic_weight: of the mimic loss.
         user_dropout: share of windows whose user is read as unknown in training.
         dropout: share of numbers set to 0 in training, of what the networks read and inside the encoder.
+        item_features: whether items are read by their features too, as candidates and in histories.
+        time_gaps: whether events are told how long after the one before they came.
         history_length: positions of a window.
         score: "cosine" or "dot".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
@@ -64,9 +67,12 @@ class DATPlus(Sequential):
         hidden: Sequence[int] = (128,),
         layers: int = 2,
         heads: int = 2,
+        relative: bool = False,
         mimic_weight: float = 1.0,
         user_dropout: float = 0.1,
         dropout: float = 0.2,
+        item_features: bool = False,
+        time_gaps: bool = False,
         history_length: int = 50,
         score: str = "cosine",
         temperature: float = 0.1,
@@ -76,13 +82,18 @@ class DATPlus(Sequential):
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {encoder!r}")
         if not 0.0 <= user_dropout < 1.0:
             raise ValueError(f"user_dropout must be in [0, 1), got {user_dropout}")
-        if not 0.0 <= mimic_weight < float("inf"):
-            raise ValueError(f"mimic_weight must be finite and at least 0, got {mimic_weight}")
-        own: dict[str, Any] = {"layers": layers, "heads": heads, "dropout": dropout} if encoder == "causal" else {}
+        check_weights(mimic_weight=mimic_weight)
+        if relative and encoder != "causal":
+            raise ValueError("relative = true has no effect with encoder = 'mean'; leave it out")
+        own: dict[str, Any] = {}
+        if encoder == "causal":
+            own = {"layers": layers, "heads": heads, "relative": relative, "dropout": dropout}
         super().__init__(
             schema,
             CausalTransformer if encoder == "causal" else MeanSoFar,
             dim=dim,
+            item_features=item_features,
+            time_gaps=time_gaps,
             history_length=history_length,
             score=score,
             temperature=temperature,
@@ -98,16 +109,18 @@ class DATPlus(Sequential):
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
         """Return the output after each item of the history of somebody who is not known."""
         nobody = self.user_augmented.weight[UNKNOWN].expand(*history.shape, -1)
-        return self._user_side(self.tower(self._embedded(history), history != PADDING, times), nobody)
+        return self._user_side(self.tower(self.events(history, times), history != PADDING, times), nobody)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """Return the output of the user tower after the latest item: one vector a user."""
         history, lengths, times = self._asked(users)
-        states = self.tower.at_end(self._embedded(history), lengths, times)
+        states = self.tower.at_end(self.events(history, times), lengths, times)
         return self._user_side(states, self.user_augmented(users.ids)) * (lengths > 0)[:, None]
 
-    def _items(self, ids: Tensor) -> Tensor:
-        inputs = torch.cat([self._embedded(ids), self.item_augmented(ids)], dim=-1)
+    def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """Return the output of the item tower."""
+        vectors = self.item_vectors(items) * self.item_table.embedding_dim**0.5
+        inputs = torch.cat([vectors, self.item_augmented(items.ids)], dim=-1)
         prepared: Tensor = self.scorer.prepare(self.item_network(dropout(inputs, self.dropout, self.training)))
         return prepared
 
@@ -121,14 +134,16 @@ class DATPlus(Sequential):
         if self.training and self.user_dropout:
             ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.user_dropout, UNKNOWN, ids)
         augmented = self.user_augmented(ids)[:, None].expand(-1, users.history.shape[1], -1)
-        history = self.tower(self._embedded(users.history), users.history != PADDING, users.history_times)
+        history = self.tower(
+            self.events(users.history, users.history_times), users.history != PADDING, users.history_times
+        )
         states = self._user_side(history, augmented)
         if not (self.training and self.mimic_weight):
             return states, {}
         mask = targets != PADDING
         pairs, paired = targets[mask], states[mask]
         with torch.no_grad():
-            items = self._items(pairs)
+            items = self.encode_items(Items(pairs))
         all_of_them = torch.ones_like(paired[:, 0])
         of_users = mimic_loss(augmented[mask], items, all_of_them)
         of_items = mimic_loss(self.item_augmented(pairs), paired, all_of_them)

@@ -13,7 +13,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, PADDING, Items, State, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
-from twotower.models.base import ClosedForm, Model, OffersChoices, ReadsCatalogue
+from twotower.models.base import ClosedForm, Model, OffersChoices, reads_catalogue
 from twotower.models.item_store import ItemStore
 from twotower.models.registry import build_model
 
@@ -198,7 +198,7 @@ class Mixture(OffersChoices):
 def _part(name: str, schema: Schema, settings: dict[str, Any]) -> Model:
     model = build_model(name, schema, settings)
     fits = isinstance(model, ClosedForm) or (model.inner_product and model.has_vectors)
-    if not fits or isinstance(model, ReadsCatalogue | Mixture):
+    if not fits or reads_catalogue(model) or isinstance(model, Mixture):
         raise InputError(
             f"model 'mixture': '{name}' cannot be a part; those are closed forms, and models with one vector a user and"
             " an item, scored by inner product"

@@ -14,21 +14,20 @@ from torch import Tensor
 
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
-from twotower.models.base import Model
+from twotower.models.sequence_model import SequenceModel
 from twotower.ops.windows import longest_of
 from twotower.scorers.registry import build_scorer
-from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
 
-SHARED = ("history_length", "score", "temperature")
+SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature")
 """Settings that every sequential model has."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
 
 
-class Sequential(Model):
+class Sequential(SequenceModel):
     """Score by the dot product or the cosine of an encoder's state with item embeddings.
 
     Training reads a whole window at once: the state at each position is asked for the item that follows it; of an
@@ -40,6 +39,8 @@ class Sequential(Model):
         schema: of the data.
         encoder: from `twotower.towers.sequence`; `sequential_model` makes a named model of it.
         dim: width of vectors and of states.
+        item_features: whether items are read by their features too, as candidates and in histories.
+        time_gaps: whether events are told how long after the one before they came.
         history_length: positions of a window.
         score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
@@ -49,7 +50,6 @@ class Sequential(Model):
         scores: names of the scores that suit the encoder, its default first.
     """
 
-    batches = "sequences"
     scores: ClassVar[tuple[str, ...]] = SequenceEncoder.scores
 
     def __init__(
@@ -58,12 +58,15 @@ class Sequential(Model):
         encoder: type[SequenceEncoder],
         *,
         dim: int = 64,
+        item_features: bool = False,
+        time_gaps: bool = False,
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
         **settings: Any,
     ) -> None:
-        super().__init__()
+        check_settings(dim=dim, history_length=history_length)
+        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
         if score not in encoder.scores:
             raise ValueError(f"score must be {' or '.join(encoder.scores)}, got '{score}'")
         if not 0.0 < temperature < math.inf:
@@ -72,24 +75,21 @@ class Sequential(Model):
         self.temperature = temperature
         if not encoder.causal and not issubclass(encoder, ClozeEncoder):
             raise ValueError(f"{encoder.__name__} is not causal: trained at all positions it would read the answers")
-        check_settings(dim=dim, history_length=history_length)
         if "length" in inspect.signature(encoder).parameters:
             settings["length"] = history_length
-        self.schema = schema
         self.history_length = history_length
-        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
-        self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
+        self.row_by_row = self.tower.row_by_row
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
         """Return the state after each item of the history; meaningless where it is padded."""
-        return self._as_users(self.tower(self._embedded(history), history != PADDING, times))
+        return self._as_users(self.tower(self.events(history, times), history != PADDING, times))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows wide"]:
         """Return the state after the latest item: one vector a user."""
         history, lengths, times = self._asked(users)
-        states = self._as_users(self.tower.at_end(self._embedded(history), lengths, times))
+        states = self._as_users(self.tower.at_end(self.events(history, times), lengths, times))
         return states * (lengths > 0)[:, None]
 
     def _asked(self, users: Users) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -103,15 +103,9 @@ class Sequential(Model):
         prepared: Tensor = self.scorer.prepare(self.tower.as_user(states))
         return prepared
 
-    def _embedded(self, history: Tensor) -> Tensor:
-        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
-
     def encode_items(self, items: Items) -> Float[Tensor, "rows wide"]:
-        """Return the item's embedding, of length 1 under the cosine."""
-        return self._items(items.ids)
-
-    def _items(self, ids: Tensor) -> Tensor:
-        prepared: Tensor = self.scorer.prepare(self.tower.as_item(self.item_table(ids)))
+        """Return the item's vector, of length 1 under the cosine."""
+        prepared: Tensor = self.scorer.prepare(self.tower.as_item(self.item_vectors(items)))
         return prepared
 
     def logit_scale(self) -> float:
@@ -129,14 +123,14 @@ class Sequential(Model):
             found = self._in_groups(batch)
         else:
             found = self._at_once(batch)
-        items = None if batch.items.features is None else self._items(found.item_ids)
+        items = None if batch.items.features is None else self.encode_items(Items(found.item_ids))
         return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
 
     def _learn(self, users: Users, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One state a position as training scores it, and own losses, which are means over positions."""
         if not isinstance(self.tower, LearnsMore):
             return self.positions(users.history, users.history_times), {}
-        events, following = self._embedded(users.history), self._embedded(targets)
+        events, following = self.events(users.history, users.history_times), self.embedded(targets)
         states, losses = self.tower.learn(events, following, targets != PADDING, users.history_times)
         return self._as_users(states), losses
 
@@ -183,10 +177,20 @@ class Sequential(Model):
         states, ids, user_rows = [], [], []
         for rows, length in _groups(real.sum(dim=1)) if on_cpu else [(everyone, window.shape[1])]:
             part, away = window[rows, :length], hidden[rows, :length]
-            states.append(tower.fill_in(self._embedded(part), away, real[rows, :length]))
+            states.append(tower.fill_in(self._windowed(batch, rows, part), away, real[rows, :length]))
             ids.append(part[away])
             user_rows.append(rows[away.nonzero()[:, 0]])
         return Learnt(self._as_users(torch.cat(states)), torch.cat(ids), torch.cat(user_rows), {})
+
+    def _windowed(self, batch: Batch, rows: Tensor, window: Tensor) -> Tensor:
+        """Vectors of the events of whole windows; when the last one came is not known, and it is told nothing of it."""
+        vectors, times = self.embedded(window), batch.users.history_times
+        if self.gaps is None or times is None:
+            return vectors
+        length = window.shape[1]
+        last = torch.arange(length, device=window.device) == (window != PADDING).sum(1, keepdim=True) - 1
+        timed = self.timed(vectors, F.pad(times, (0, 1))[rows, :length])
+        return torch.where(last[:, :, None], vectors, timed)
 
 
 class Learnt(NamedTuple):
@@ -217,6 +221,9 @@ class SASRec(Sequential):
         dropout: share of numbers set to 0 in training, of embeddings and of each layer's output.
         attention_dropout: share of attention weights set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether attention has the biases of place and time of HSTU.
+        item_features: whether items are read by their features too, as candidates and in histories.
+        time_gaps: whether events are told how long after the one before they came.
         history_length: positions of a window.
         score: "dot" or "cosine".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
@@ -232,6 +239,9 @@ class SASRec(Sequential):
         dropout: float = 0.2,
         attention_dropout: float = 0.0,
         feed_forward: int = 1,
+        relative: bool = False,
+        item_features: bool = False,
+        time_gaps: bool = False,
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
@@ -247,6 +257,8 @@ class SASRec(Sequential):
             schema,
             CausalTransformer,
             dim=dim,
+            item_features=item_features,
+            time_gaps=time_gaps,
             history_length=history_length,
             score=score,
             temperature=temperature,
@@ -255,6 +267,7 @@ class SASRec(Sequential):
             dropout=dropout,
             attention_dropout=attention_dropout,
             feed_forward=feed_forward,
+            relative=relative,
         )
 
 

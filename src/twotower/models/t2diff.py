@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
-from twotower.models.base import Model
+from twotower.models.sequence_model import SequenceModel
+from twotower.ops.beside import beside
 from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import FORMS, NextItem
-from twotower.towers.embedding import embedding_table
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
 
@@ -22,7 +21,7 @@ NONE = "none"
 """Stands for `restored` where nothing is restored."""
 
 
-class T2Diff(Model):
+class T2Diff(SequenceModel):
     """Restore the next item from the history, then encode both; L = L_tower + λ · L_diffusion.
 
     Trained at every place of a window, as all sequential models are. An empty history gives the zero vector.
@@ -51,6 +50,7 @@ class T2Diff(Model):
         heads: attention heads; must divide ``dim``.
         dropout: share of numbers set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether "causal" attention has the biases of place and time of HSTU.
         session: latest events that mixed attention takes for the session, at most ``history_length``.
         session_gap: seconds that part sessions, for mixed attention; 0: by number alone.
         drift: restore the drift to the next item (as in the paper) and not the item itself.
@@ -62,10 +62,12 @@ class T2Diff(Model):
         channels: width of the U-Net, as ``depth`` is its halvings and ``kernel`` its kernels' places.
         diffusion_weight: λ.
         noise_seed: of the fixed noise that asking starts from.
+        item_features: whether items are read by their features too, as candidates and in histories; the diffusion then
+            restores vectors that know them.
+        time_gaps: whether the tower is told how long after the one before each event came; the diffusion is not.
         history_length: positions of a window.
     """
 
-    batches = "sequences"
     no_onnx = "its U-Net halves the length of the history step by step, which a graph of free sizes cannot follow"
 
     def __init__(
@@ -79,6 +81,7 @@ class T2Diff(Model):
         heads: int = 2,
         dropout: float = 0.2,
         feed_forward: int = 1,
+        relative: bool = False,
         session: int = 20,
         session_gap: int = 0,
         drift: bool = True,
@@ -94,9 +97,10 @@ class T2Diff(Model):
         kernel: int = 3,
         diffusion_weight: float = 1.0,
         noise_seed: int = 0,
+        item_features: bool = False,
+        time_gaps: bool = False,
         history_length: int = 50,
     ) -> None:
-        super().__init__()
         check_settings(
             share=dropout,
             dim=dim,
@@ -114,19 +118,24 @@ class T2Diff(Model):
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "causal" and restored == NONE:
             raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
+        if attention == "mixed" and relative:
+            raise ValueError("relative = true has no effect with attention = 'mixed'; leave it out")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
-        if not 0.0 <= diffusion_weight < float("inf"):
-            raise ValueError(f"diffusion_weight must be finite and at least 0, got {diffusion_weight}")
-        self.schema = schema
+        if session_gap and not schema.has_times:
+            raise ValueError(
+                f"session_gap = {session_gap} needs times, and this log has none: set model.session_gap = 0 (sessions "
+                "by number of events)"
+            )
+        check_weights(diffusion_weight=diffusion_weight)
+        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
         self.history_length = history_length
         self.diffusion_weight = diffusion_weight
-        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         blocks = {"dim": dim, "layers": layers, "heads": heads, "feed_forward": feed_forward}
         if attention == "mixed":
             self.tower: nn.Module = MixedAttention(session=session, gap=session_gap, dropout=dropout, **blocks)
         else:
-            self.tower = CausalTransformer(length=history_length, dropout=dropout, **blocks)
+            self.tower = CausalTransformer(length=history_length, dropout=dropout, relative=relative, **blocks)
             self.mix = nn.Linear(dim, dim, bias=False)
             nn.init.zeros_(self.mix.weight)
         self.next_item: NextItem | None = None
@@ -156,19 +165,23 @@ class T2Diff(Model):
         longest = longest_of(lengths, history.shape[1])
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
-        events = self.embedded(history)
-        guess = None if self.next_item is None else self.next_item.at_end(events, lengths)
+        vectors = self.embedded(history)
+        guess = None
+        if (part := self.next_item) is not None:
+            guess = beside(lambda: part.at_end(vectors, lengths), like=vectors)
+        events = self.timed(vectors, times)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
-            states = self.tower(events, None if guess is None else guess[:, None], end, times)[:, 0]
+            states = self.tower(events, None if guess is None else guess()[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
-            states = self.tower.at_end(events, lengths, times) + self.mix(guess)
+            assert guess is not None
+            states = self.tower.at_end(events, lengths, times) + self.mix(guess())
         return states * (lengths > 0)[:, None]
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
-        """Return the item's embedding."""
-        return self.item_table(items.ids)
+        """Return the item's vector."""
+        return self.item_vectors(items)
 
     def forward(self, batch: Batch) -> Encoded:
         """Encode one row a position that has a next item; L_diffusion is the model's own loss.
@@ -179,15 +192,15 @@ class T2Diff(Model):
         mask = targets != PADDING
         if pairs is None:
             pairs = mask.flatten().nonzero()[:, 0]
-        events = self.embedded(history)
+        vectors, times = self.embedded(history), batch.users.history_times
         guesses: Tensor | None = None
         losses: dict[str, Tensor] = {}
         if self.next_item is not None:
-            guesses, loss = self.next_item.learn(events, self.embedded(targets), mask)
+            guesses, loss = self.next_item.learn(vectors, self.embedded(targets), mask)
             losses = {"diffusion": self.diffusion_weight * loss}
-        states = self.positions(events, guesses, batch.users.history_times)
+        states = self.positions(self.timed(vectors, times), guesses, times)
         ids = targets.flatten()[pairs]
-        items = None if batch.items.features is None else self.item_table(ids)
+        items = None if batch.items.features is None else self.item_vectors(Items(ids))
         return Encoded(states.flatten(0, 1).index_select(0, pairs), items, ids, losses, pairs // targets.shape[1])
 
     def positions(
@@ -205,7 +218,3 @@ class T2Diff(Model):
             return self.tower(events, guesses, places, times)
         states: Tensor = self.tower(events, None, times) + self.mix(guesses)
         return states
-
-    def embedded(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
-        """Return the items' vectors as the tower reads them."""
-        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5

@@ -142,8 +142,11 @@ def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embe
 def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
     """Return the mean of the table's rows ``ids`` without padding; zero where all is padding.
 
-    No vector is made for a place.
+    No vector is made for a place, except in a graph that is exported: ONNX has no such sum, and would loop over rows.
     """
     if not ids.shape[1]:
         return table.new_zeros(ids.shape[0], table.shape[1])
+    if torch.compiler.is_exporting():
+        there = (ids != PADDING)[:, :, None].to(table.dtype)
+        return (F.embedding(ids, table) * there).sum(1) / there.sum(1).clamp(min=1.0)
     return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)

@@ -7,17 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from twotower.core.errors import InputError
-from twotower.core.records import PADDING, Features, Items, Users
-from twotower.core.schema import Feature, Schema
+from twotower.core.records import PADDING, Items, Users
+from twotower.core.schema import Schema
 from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
+from twotower.towers.item_features import ItemFeatures
 
 
-class ItemFields(nn.Module):
+class ItemFields(ItemFeatures):
     """Embed the item's id and features, for candidates and for the items of a history alike.
-
-    A history holds ids alone, so the features of all items are kept here as buffers: `attach` fills them, and they
-    are saved with the weights. Without item features nothing needs attaching.
 
     Args:
         schema: of the data.
@@ -25,32 +22,12 @@ class ItemFields(nn.Module):
         std: standard deviation of the tables' entries when training starts; None: 1 / sqrt(dim).
     """
 
-    attached: Tensor
-
     def __init__(self, schema: Schema, *, dim: int, std: float | None = None) -> None:
-        super().__init__()
-        self.num_items = schema.num_items
+        super().__init__(schema)
         self.count = 1 + len(schema.item_features)
         self.width = self.count * dim
         self.ids = embedding_table(schema.num_items, dim, std=std)
         self.features = FeatureEmbedding(schema.item_features, dim=dim, std=std)
-        self.register_buffer("attached", torch.tensor(not schema.item_features))
-        self._seen_attached = False
-        for feature in schema.item_features:
-            self.register_buffer(_buffer(feature), _empty_column(feature, schema.num_items))
-
-    def attach(self, items: Items) -> None:
-        """Keep the features of all items: row number = id.
-
-        Raises:
-            InputError: if there is not one row an item, in order, or a feature is missing.
-        """
-        if items.ids.tolist() != list(range(self.num_items)):
-            raise InputError(f"attach the features of all {self.num_items} items in the order of their ids")
-        values = self._values(items)
-        for feature in self.features.features:
-            self.get_buffer(_buffer(feature)).copy_(values[feature.name])
-        self.attached.fill_(True)
 
     def forward(self, items: Items) -> Float[Tensor, "rows fields dim"]:
         """Return one vector a field; the id comes first."""
@@ -96,24 +73,8 @@ class ItemFields(nn.Module):
         self._need_attached()
         return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
 
-    def _need_attached(self) -> None:
-        if (
-            self._seen_attached or torch.compiler.is_compiling()
-        ):  # reading the buffer would make every request wait for the GPU
-            return
-        if not self.attached:
-            raise InputError("the history's item features are not attached; call attach_items(dataset.all_items())")
-        self._seen_attached = True
-
     def _by_id(self, ids: Tensor) -> Tensor:
-        columns = {feature.name: self.get_buffer(_buffer(feature))[ids] for feature in self.features.features}
-        return self(Items(ids, columns)).flatten(1)
-
-    def _values(self, items: Items) -> Features:
-        missing = [f.name for f in self.features.features if f.name not in (items.features or {})]
-        if missing:
-            raise InputError(f"items came without their feature '{missing[0]}'; look them up with dataset.items(ids)")
-        return items.features or {}
+        return self(Items(ids, self._columns(ids))).flatten(1)
 
 
 class UserFields(nn.Module):
@@ -139,15 +100,3 @@ class UserFields(nn.Module):
         if self.features.features:
             parts.append(self.features(users.features))
         return torch.cat(parts, dim=1) if parts else users.ids.new_zeros(users.ids.shape[0], 0, self.dim).float()
-
-
-def _buffer(feature: Feature) -> str:
-    return f"all_{feature.name}"
-
-
-def _empty_column(feature: Feature, rows: int) -> Tensor:
-    if feature.kind in ("multi_categorical", "text"):
-        return torch.zeros(rows, feature.width, dtype=torch.int64)
-    if feature.is_discrete:
-        return torch.zeros(rows, dtype=torch.int64)
-    return torch.zeros(rows) if feature.kind == "numeric" else torch.zeros(rows, feature.size)

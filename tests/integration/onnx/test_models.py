@@ -36,8 +36,8 @@ SMALL: dict[str, dict[str, Any]] = {
 def written(titled_dataset: Dataset, tmp_path: Path) -> Callable[[str], Path]:
     """Write the bundle of a model that has seen the data, as training leaves it."""
 
-    def made(name: str) -> Path:
-        parameters = SMALL.get(name, {})
+    def made(name: str, **more: Any) -> Path:
+        parameters = SMALL.get(name, {}) | more
         model = build_model(name, titled_dataset.schema, parameters)
         attach_items(model, titled_dataset.all_items())
         if isinstance(model, ClosedForm):
@@ -78,6 +78,19 @@ def test_a_model_exports_both_towers_or_says_why_not(name: str, written: Callabl
         found = dict(zip(towers.item_ids, towers.score(towers.users([history]), towers.item_states)[0], strict=True))
         for answer in wanted:
             assert float(found[answer.id]) == pytest.approx(answer.score, rel=1e-4, abs=1e-4)
+
+
+def test_a_sequence_model_that_reads_features_exports_them(written: Callable[..., Path], tmp_path: Path) -> None:
+    from twotower.serving.onnx.export import export_onnx
+    from twotower.serving.onnx.loader import Towers
+
+    bundle = written("sasrec", item_features=True)
+    assert max(export_onnx(bundle, tmp_path / "out")["difference"].values()) <= 1e-4
+    towers, retriever = Towers(tmp_path / "out"), twotower.load(bundle)
+    wanted = retriever.rank(history=["i2", "i4", "i5"], features={}, candidates=towers.item_ids)
+    scores = towers.score(towers.users([["i2", "i4", "i5"]]), towers.item_states)[0]
+    found = dict(zip(towers.item_ids, scores, strict=True))
+    assert all(float(found[answer.id]) == pytest.approx(answer.score, rel=1e-4, abs=1e-4) for answer in wanted)
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused(

@@ -125,6 +125,12 @@ def test_a_part_that_is_trained_is_not_fitted(tiny_dataset):
         model.fit_log(tiny_dataset.log)
 
 
+def test_a_sequence_model_is_mixed_unless_it_reads_features_of_the_catalogue(tiny_dataset):
+    assert build_model("mixture", tiny_dataset.schema, {"first": "sasrec"})
+    with pytest.raises(InputError, match="'sasrec' cannot be a part"):
+        build_model("mixture", tiny_dataset.schema, {"first": "sasrec", "first_settings": {"item_features": True}})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

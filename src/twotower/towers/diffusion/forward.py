@@ -75,8 +75,14 @@ class Diffusion(nn.Module):
             x_s = x_s + spread * noise
         return x_s.to(x_t.dtype)
 
-    def visited(self, count: int) -> list[int]:
-        """Return the steps that a reverse process of ``count`` passes visits: T first, evenly down to 0."""
+    def visited(self, count: int, eta: float = 0.0) -> list[int]:
+        """Return the steps that a reverse process of ``count`` passes visits: T first, evenly down to 0.
+
+        Raises:
+            ValueError: if there is no such process: of no pass or more than T, or with an ``eta`` outside [0, 1].
+        """
+        if not 0.0 <= eta <= 1.0:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
         if not 1 <= count <= self.steps:
             raise ValueError(f"restore_steps must be from 1 to noise_steps = {self.steps}, got {count}")
         return [round(self.steps * (count - done) / count) for done in range(count + 1)]

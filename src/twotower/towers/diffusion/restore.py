@@ -66,11 +66,9 @@ class NextItem(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"restored must be one of {', '.join(FORMS)}, got {form!r}")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
         self.form, self.drift, self.normalise = form, drift, normalise
         self.diffusion = Diffusion(betas(schedule, steps=noise_steps, first=first_beta, last=last_beta))
-        self.diffusion.visited(restore_steps)
+        self.diffusion.visited(restore_steps, eta)
         self.passes, self.eta = restore_steps, eta
         self.draws = restore_steps if eta > 0.0 else 1
         self.unet = UNet(dim=dim, channels=channels, depth=depth, kernel=kernel, causal=True)
@@ -143,6 +141,46 @@ class NextItem(nn.Module):
             found = self._from_noise(x, mask, self.noise[:, 0, at.clamp(0, self.noise.shape[2] - 1)])[:, -grain:]
         last = (lengths - 1 - start) - width + grain
         return self._used(found, x[:, -grain:])[rows, last]
+
+    @torch.no_grad()
+    def by_step(
+        self,
+        vectors: Float[Tensor, "rows length dim"],
+        following: Float[Tensor, "rows length dim"],
+        mask: Bool[Tensor, "rows length"],
+        noise: Float[Tensor, "draws rows length dim"],
+    ) -> dict[int, tuple[float, float]]:
+        """Return how like the truth each pass is: the cosines in training and when asked, by the diffusion's step.
+
+        Steps are those that asking visits, T first. In training a pass reads the true drift under the noise of that
+        step; when asked it reads what the passes before made of pure noise. "predicted" has one pass, at step 0 and
+        alike in both.
+
+        Args:
+            vectors: of the history.
+            following: the true next one of each place.
+            mask: the places that count.
+            noise: standard normal draws, as many as the reverse process takes; the first also noises the true drift.
+        """
+        x, x_next = self._given(vectors), self._given(following)
+        if self.form == "predicted":
+            cosine = likeness(self._used(self._predict(x, mask), x), following, mask)
+            return {0: (cosine, cosine)}
+        z_0 = drifts(x, x_next, mask) if self.drift else x_next * mask[:, :, None]
+        asked: list[float] = []
+
+        def predict(z: Tensor, step: Tensor) -> Tensor:
+            found: Tensor = self.unet(z, x, mask, step)
+            asked.append(likeness(self._used(found, x), following, mask))
+            return found
+
+        self.diffusion.reverse(predict, noise, count=self.passes, eta=self.eta)
+        trained = []
+        for step in (path := self.diffusion.visited(self.passes)[:-1]):
+            at = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
+            found = self.unet(self.diffusion.noised(z_0, at, noise[0]), x, mask, at)
+            trained.append(likeness(self._used(found, x), following, mask))
+        return dict(zip(path, zip(trained, asked, strict=True), strict=True))
 
     def _given(self, vectors: Tensor) -> Tensor:
         vectors = vectors.detach()

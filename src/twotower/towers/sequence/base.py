@@ -25,6 +25,7 @@ registry by themselves.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -54,6 +55,11 @@ class SequenceEncoder(nn.Module):
     causal: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("dot", "cosine")
     no_onnx: ClassVar[str] = ""
+
+    @property
+    def row_by_row(self) -> bool:
+        """Return whether a training step gives each user what the user would get alone."""
+        return self.causal and not isinstance(self, LearnsMore)
 
     def forward(
         self,
@@ -132,6 +138,27 @@ class Stepwise(Protocol):
             state: what the step before gave; None: there was none.
         """
         ...
+
+
+def check_weights(**weights: float) -> None:
+    """Refuse weights of own losses, and the like, that are negative or not finite.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for name, value in weights.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Refuse heads that do not divide the width.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if dim % heads:
+        raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
 
 
 def check_settings(*, share: float = 0.0, **counts: int) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_heads, check_settings
 from twotower.towers.sequence.cloze import ClozeEncoder
 
 
@@ -78,8 +78,7 @@ class BERT4Rec(ClozeEncoder):
         dropout: float = 0.2,
     ) -> None:
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward)
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        check_heads(dim, heads)
         super().__init__(dim=dim, masked_share=masked_share, end_share=end_share, asked=asked)
         self.dropout = dropout
         self.positions = nn.Parameter(torch.randn(length + 1, dim) * dim**-0.5)

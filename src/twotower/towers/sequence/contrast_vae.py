@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 
 VIEWS = ("variational", "model", "data")
@@ -38,6 +38,7 @@ class ContrastVAE(SequenceEncoder):
         decoder_layers: blocks of the decoder.
         heads: attention heads; must divide ``dim``.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether attention has the biases of place and time of HSTU.
         view: how the second view differs from the first: "variational": another draw, whose deviation is scaled by a
             learnt factor; "model": another dropout; "data": a share of events left out, and another dropout.
         left_out: that share.
@@ -60,6 +61,7 @@ class ContrastVAE(SequenceEncoder):
         decoder_layers: int = 1,
         heads: int = 2,
         feed_forward: int = 1,
+        relative: bool = False,
         view: str = "variational",
         left_out: float = 0.2,
         kl_weight: float = 0.3,
@@ -83,23 +85,22 @@ class ContrastVAE(SequenceEncoder):
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
         if not 0.0 <= left_out < 1.0:
             raise ValueError(f"left_out must be in [0, 1), got {left_out}")
-        for name, value in (("kl_weight", kl_weight), ("contrast_weight", contrast_weight)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        check_weights(kl_weight=kl_weight, contrast_weight=contrast_weight)
         if not 0.0 < contrast_temperature < math.inf:
             raise ValueError(f"contrast_temperature must be positive and finite, got {contrast_temperature}")
         self.view, self.left_out = view, left_out
         self.kl_weight, self.anneal_steps = kl_weight, anneal_steps
         self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature
-        self.encoder = CausalTransformer(
-            dim=dim, length=length, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout
-        )
+        own = {"dim": dim, "length": length, "heads": heads, "feed_forward": feed_forward}
+
+        def transformer(layers: int) -> CausalTransformer:
+            return CausalTransformer(layers=layers, relative=relative, dropout=dropout, **own)
+
+        self.encoder = transformer(layers)
         self.mean = nn.Linear(dim, dim)
         self.log_variance = nn.Linear(dim, dim)
         self.factor = nn.Linear(dim, dim) if view == "variational" else None
-        self.decoder = CausalTransformer(
-            dim=dim, length=length, layers=decoder_layers, heads=heads, feed_forward=feed_forward, dropout=dropout
-        )
+        self.decoder = transformer(decoder_layers)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def learn(
@@ -110,19 +111,19 @@ class ContrastVAE(SequenceEncoder):
         times: Int[Tensor, "users length"] | None = None,
     ) -> tuple[Float[Tensor, "users length dim"], dict[str, Float[Tensor, ""]]]:
         """Return the states of one view of each window, and divergence and contrast of both views, weighted."""
-        hidden = self.encoder(events)
+        hidden = self.encoder(events, mask, times)
         first_mean, first_deviation = self.mean(hidden), self._deviation(hidden)
         if self.factor is not None:
             mean, deviation = first_mean, first_deviation * F.softplus(self.factor(hidden))
         else:
             if self.view == "data":
                 events = events * (torch.rand(mask.shape, device=mask.device) >= self.left_out)[:, :, None]
-            hidden = self.encoder(events)
+            hidden = self.encoder(events, mask, times)
             mean, deviation = self.mean(hidden), self._deviation(hidden)
         latent = first_mean + first_deviation * torch.randn_like(first_mean)
         other = mean + deviation * torch.randn_like(mean)
         coin = torch.rand(events.shape[0], device=events.device) < 0.5
-        states = self.decoder(torch.where(coin[:, None, None], latent, other))
+        states = self.decoder(torch.where(coin[:, None, None], latent, other), mask, times)
         weight = self.kl_weight * (self.steps.to(states.dtype) / self.anneal_steps).clamp(max=1.0)
         if self.training:
             self.steps += 1
@@ -143,7 +144,7 @@ class ContrastVAE(SequenceEncoder):
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
         """Return one state a place: the means, decoded."""
-        found: Tensor = self.decoder(self.mean(self.encoder(events)))
+        found: Tensor = self.decoder(self.mean(self.encoder(events, mask, times)), mask, times)
         return found
 
     def at_end(
@@ -153,7 +154,7 @@ class ContrastVAE(SequenceEncoder):
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users dim"]:
         """Return the state at each user's last real place; the decoder's last block works for it alone."""
-        return self.decoder.at_end(self.mean(self.encoder(events)), lengths)
+        return self.decoder.at_end(self.mean(self.encoder(events, None, times)), lengths, times)
 
     def _deviation(self, hidden: Tensor) -> Tensor:
         return (0.5 * self.log_variance(hidden)).exp()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from twotower.towers.diffusion.drift import unit_variance
 from twotower.towers.diffusion.forward import Diffusion
 from twotower.towers.diffusion.schedules import betas
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 
 
@@ -61,6 +61,7 @@ class DiffuRec(SequenceEncoder):
         layers: attention blocks.
         heads: attention heads; must divide ``dim``.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
+        relative: whether attention has the biases of place and time of HSTU.
         noise_share: mean and deviation of λ.
         schedule: of the noise: "exponential", "linear" or "logarithmic", from ``first_beta`` to ``last_beta`` (the
             defaults are those of the paper's truncated linear one for 32 steps).
@@ -85,6 +86,7 @@ class DiffuRec(SequenceEncoder):
         layers: int = 2,
         heads: int = 2,
         feed_forward: int = 1,
+        relative: bool = False,
         noise_share: float = 0.001,
         schedule: str = "linear",
         noise_steps: int = 32,
@@ -102,18 +104,20 @@ class DiffuRec(SequenceEncoder):
         check_settings(
             share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward, draws=draws, length=length
         )
-        for name, value in (("noise_share", noise_share), ("reconstruction_weight", reconstruction_weight)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        check_weights(noise_share=noise_share, reconstruction_weight=reconstruction_weight)
         self.noise_share, self.eta, self.draws, self.fixed = noise_share, eta, draws, fixed
         self.reconstruction_weight = reconstruction_weight
         self.diffusion = Diffusion(betas(schedule, steps=noise_steps, first=first_beta, last=last_beta))
-        self.path = self.diffusion.visited(restore_steps)
+        self.path = self.diffusion.visited(restore_steps, eta)
         self.step_vector = StepVector(dim=dim)
         self.approximator = CausalTransformer(
-            dim=dim, layers=layers, heads=heads, length=length, dropout=dropout, feed_forward=feed_forward
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            length=length,
+            dropout=dropout,
+            feed_forward=feed_forward,
+            relative=relative,
         )
         size = (restore_steps if eta > 0.0 else 1, draws, length, dim) if fixed else (0, draws, length, dim)
         drawn = torch.randn(size, generator=torch.Generator().manual_seed(noise_seed))
@@ -131,7 +135,7 @@ class DiffuRec(SequenceEncoder):
         step = torch.randint(1, self.diffusion.steps + 1, (events.shape[0],), device=events.device)
         x_t = self.diffusion.noised(x_0, step, torch.randn_like(x_0))
         share = self.noise_share * (1.0 + torch.randn_like(events))
-        states = self.approximator(self._laid_over(events, x_t, step, share))
+        states = self.approximator(self._laid_over(events, x_t, step, share), mask, times)
         if not self.reconstruction_weight:
             return states, {}
         real = mask[:, :, None].to(states.dtype)
@@ -145,7 +149,8 @@ class DiffuRec(SequenceEncoder):
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
         """Return one state a place: the next item's vector, restored from noise and averaged over draws."""
-        found: Tensor = self.approximator(self._before_last(events))
+        times = self._of_all_draws(times)
+        found: Tensor = self.approximator(self._before_last(events, times), None, times)
         return found.unflatten(0, (self.draws, -1)).mean(0)
 
     def at_end(
@@ -155,13 +160,17 @@ class DiffuRec(SequenceEncoder):
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users dim"]:
         """Return the state at each user's last real place; the last block of the last pass works for it alone."""
-        found = self.approximator.at_end(self._before_last(events), lengths.repeat(self.draws))
+        times = self._of_all_draws(times)
+        found = self.approximator.at_end(self._before_last(events, times), lengths.repeat(self.draws), times)
         return found.unflatten(0, (self.draws, -1)).mean(0)
 
     def _laid_over(self, events: Tensor, x_t: Tensor, step: Tensor, share: Tensor | float) -> Tensor:
         return events + share * (x_t + self.step_vector(step)[:, None])
 
-    def _before_last(self, events: Tensor) -> Tensor:
+    def _of_all_draws(self, times: Tensor | None) -> Tensor | None:
+        return None if times is None else times.repeat(self.draws, 1)
+
+    def _before_last(self, events: Tensor, times: Tensor | None) -> Tensor:
         """What the transformer reads in the last pass, for all draws one after the other."""
         users, length, dim = events.shape
         noise = self.noise[:, :, None, :length].to(events.dtype).expand(-1, -1, users, -1, -1)
@@ -171,7 +180,7 @@ class DiffuRec(SequenceEncoder):
         noise = noise.flatten(1, 2)
         events, x = events.repeat(self.draws, 1, 1), noise[0]
         for draw, (now, then) in enumerate(itertools.pairwise(self.path[:-1]), start=1):
-            x_0 = self.approximator(self._read(events, x, now))
+            x_0 = self.approximator(self._read(events, x, now), None, times)
             x = self.diffusion.jump(x, x_0, now, then, eta=self.eta, noise=noise[draw] if self.eta > 0.0 else None)
         return self._read(events, x, self.path[-2])
 

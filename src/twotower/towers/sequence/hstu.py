@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import check_heads, check_settings
 from twotower.towers.sequence.relative_bias import RelativeBias
+from twotower.towers.sequence.stack import Stack
 
 
 class HSTUBlock(nn.Module):
@@ -64,7 +65,7 @@ class HSTUBlock(nn.Module):
         return x + added
 
 
-class HSTU(SequenceEncoder):
+class HSTU(Stack):
     """Encode a history by hierarchical sequential transduction units: pointwise aggregated attention.
 
     Without a softmax, the strength of attention is kept.
@@ -96,37 +97,10 @@ class HSTU(SequenceEncoder):
         time_buckets: int = 64,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads)
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
-        self.dropout = dropout
-        self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
-        self.blocks = nn.ModuleList(
-            HSTUBlock(dim=dim, heads=heads, length=length, buckets=time_buckets, dropout=dropout) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(dim)
+        check_heads(dim, heads)
 
-    def forward(
-        self,
-        events: Float[Tensor, "users length dim"],
-        mask: Bool[Tensor, "users length"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users length dim"]:
-        """Return one state a place."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, times)
-        return self.norm(x)
+        def block() -> HSTUBlock:
+            return HSTUBlock(dim=dim, heads=heads, length=length, buckets=time_buckets, dropout=dropout)
 
-    def at_end(
-        self,
-        events: Float[Tensor, "users length dim"],
-        lengths: Int[Tensor, " users"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users dim"]:
-        """Return the state at each user's last real place; the last block works for that place alone."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in list(self.blocks)[:-1]:
-            x = block(x, times)
-        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]
+        super().__init__(dim=dim, length=length, layers=layers, block=block, dropout=dropout)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.attention import CausalAttention
+from twotower.towers.sequence.base import check_settings
 from twotower.towers.sequence.relative_bias import RelativeBias
+from twotower.towers.sequence.stack import Stack
 
 
-class LiGRBlock(nn.Module):
+class LiGRBlock(CausalAttention):
     """Apply pre-norm attention and SwiGLU; a gate that reads its input scales what each adds, number by number.
 
     X' = X + Attention(norm X) ⊙ σ(X W₁ + b₁), then X' + SwiGLU(norm X') ⊙ σ(X' W₂ + b₂).
@@ -21,13 +23,8 @@ class LiGRBlock(nn.Module):
     def __init__(
         self, *, dim: int, heads: int, feed_forward: int, dropout: float, relative: RelativeBias | None
     ) -> None:
-        super().__init__()
-        self.heads = heads
+        super().__init__(dim=dim, heads=heads, relative=relative)
         self.dropout = dropout
-        self.relative = relative
-        self.attention_norm = nn.LayerNorm(dim)
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
         self.attention_gate = nn.Linear(dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.wide = nn.Linear(dim, 2 * feed_forward * dim, bias=False)
@@ -38,16 +35,7 @@ class LiGRBlock(nn.Module):
         self, x: Float[Tensor, "users length dim"], times: Int[Tensor, "users length"] | None
     ) -> Float[Tensor, "users length dim"]:
         """Apply the block to every place."""
-        users, length, dim = x.shape
-        split = self.project_in(self.attention_norm(x)).view(users, length, 3, self.heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
-        if self.relative is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            bias = self.relative(length, times).masked_fill(later, float("-inf")).to(query.dtype)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self._rest(x, mixed.transpose(1, 2).reshape(users, length, dim))
+        return self._rest(x, self.attended(x, times))
 
     def at_end(
         self,
@@ -56,22 +44,10 @@ class LiGRBlock(nn.Module):
         times: Int[Tensor, "users length"] | None,
     ) -> Float[Tensor, "users dim"]:
         """Return the output at each user's last real place, without the work for the others."""
-        users, length, dim = x.shape
-        row, end = torch.arange(users, device=x.device), (lengths - 1).clamp(min=0)
-        normed = self.attention_norm(x)
-        weight, bias = self.project_in.weight, self.project_in.bias
-        key, value = (
-            F.linear(normed, weight[dim:], bias[dim:]).view(users, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
-        query = F.linear(normed[row, end], weight[:dim], bias[:dim]).view(users, self.heads, 1, -1)
-        seen = (torch.arange(length, device=x.device) <= end[:, None])[:, None, None]
-        if self.relative is not None:
-            seen = self.relative.at_end(end, length, times).masked_fill(~seen, float("-inf")).to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        return self._rest(x[row, end], mixed.reshape(users, dim))
+        row, end = torch.arange(x.shape[0], device=x.device), (lengths - 1).clamp(min=0)
+        return self._rest(x[row, end], self.attended_at_end(x, end, times))
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        mixed = self.project_out(mixed)
         x = x + torch.sigmoid(self.attention_gate(x)) * dropout(mixed, self.dropout, self.training)
         opened, through = self.wide(self.feed_forward_norm(x)).chunk(2, dim=-1)
         wide = dropout(F.silu(opened) * through, self.dropout, self.training)
@@ -79,7 +55,7 @@ class LiGRBlock(nn.Module):
         return x + torch.sigmoid(self.feed_forward_gate(x)) * fed
 
 
-class LiGR(SequenceEncoder):
+class LiGR(Stack):
     """Encode a history by causal self-attention in gated blocks; with ``relative`` also by the age of each event.
 
     Source: Borisyuk et al., "From features to transformers: redefining ranking for scalable impact", 2025 (LiGR), the
@@ -108,44 +84,15 @@ class LiGR(SequenceEncoder):
         relative: bool = False,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward)
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
-        self.dropout = dropout
-        self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
-        self.blocks = nn.ModuleList(
-            LiGRBlock(
+
+        def block() -> LiGRBlock:
+            return LiGRBlock(
                 dim=dim,
                 heads=heads,
                 feed_forward=feed_forward,
                 dropout=dropout,
                 relative=RelativeBias(length=length) if relative else None,
             )
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self,
-        events: Float[Tensor, "users length dim"],
-        mask: Bool[Tensor, "users length"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users length dim"]:
-        """Return one state a place."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, times)
-        return self.norm(x)
-
-    def at_end(
-        self,
-        events: Float[Tensor, "users length dim"],
-        lengths: Int[Tensor, " users"],
-        times: Int[Tensor, "users length"] | None = None,
-    ) -> Float[Tensor, "users dim"]:
-        """Return the state at each user's last real place; the last block works for that place alone."""
-        x = dropout(events + self.positions[: events.shape[1]], self.dropout, self.training)
-        for block in list(self.blocks)[:-1]:
-            x = block(x, times)
-        return self.norm(self.blocks[-1].at_end(x, lengths, times))  # type: ignore[operator]
+        super().__init__(dim=dim, length=length, layers=layers, block=block, dropout=dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.core.errors import InputError
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import check_settings
+from twotower.towers.sequence.base import check_heads, check_settings
 
 LONG = 20.0
 """The logarithm of a lag in seconds is divided by this: fifteen years are 1."""
@@ -117,8 +117,7 @@ class MixedAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(share=dropout, dim=dim, session=session, layers=layers, heads=heads, feed_forward=feed_forward)
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        check_heads(dim, heads)
         if gap < 0:
             raise ValueError(f"session_gap must be at least 0 seconds, got {gap}")
         self.session, self.gap, self.dropout = session, gap, dropout

@@ -12,6 +12,12 @@ STEP = 0.301
 """A bucket of time is exp(0.301) = 1.35 times as long as the one before."""
 
 
+def lag_edges(buckets: int) -> Int[Tensor, " edges"]:
+    """Return the first lag in seconds of each bucket of time but the first: whole numbers, the same on every device."""
+    edges = [math.ceil(math.exp(STEP * bucket)) for bucket in range(1, buckets)]
+    return torch.tensor(edges, dtype=torch.int64)
+
+
 class RelativeBias(nn.Module):
     """Learn a number for each distance in places, plus one for each bucket of the time between two events.
 
@@ -34,9 +40,7 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.by_distance = nn.Parameter(torch.zeros(length))
         self.by_lag = nn.Parameter(torch.zeros(buckets)) if buckets else None
-        # Whole numbers, so that a lag falls into the same bucket on every device.
-        edges = [math.ceil(math.exp(STEP * bucket)) for bucket in range(1, buckets)]
-        self.register_buffer("edges", torch.tensor(edges, dtype=torch.int64), persistent=False)
+        self.register_buffer("edges", lag_edges(buckets), persistent=False)
 
     def forward(
         self, length: int, times: Int[Tensor, "users length"] | None

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.towers.sequence.base import SequenceEncoder, check_settings
+from twotower.towers.sequence.base import SequenceEncoder, check_settings, check_weights
 
 
 def positive(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -87,7 +87,12 @@ class STOSA(SequenceEncoder):
 
     Source: Fan et al., "Sequential recommendation via stochastic self-attention", WWW 2022, section 3. Differences:
     mean and variances share ``dim`` numbers, where the paper has as many for each; weights of attention are not
-    dropped; and the loss is chosen by the run (the paper's is BPR with a term that keeps negatives far from positives).
+    dropped; and the loss is chosen by the run (the paper's is BPR).
+
+    The paper's loss has a second term, which keeps negatives away from positives: [W₂²(user, positive) −
+    W₂²(positive, negative)]₊, the mean over places. With ``apart_weight`` it is added to the run's loss; the paper's
+    negative is drawn evenly from all items, here it is what follows at the same place of another user of the batch, so
+    that often used items are drawn more often. A negative that is the positive itself has no part.
 
     Args:
         dim: width of events and states; even.
@@ -95,19 +100,31 @@ class STOSA(SequenceEncoder):
         layers: blocks.
         heads: of the attention; must divide half of ``dim``.
         feed_forward: width of the hidden feed-forward layer, in multiples of half of ``dim``.
+        apart_weight: of the second term (its public code: 0.1); 0: none.
         dropout: share of numbers set to 0 in training.
     """
 
     scores: ClassVar[tuple[str, ...]] = ("dot",)
+    whole_batch: ClassVar[bool] = False
 
     def __init__(
-        self, *, dim: int, length: int, layers: int = 2, heads: int = 2, feed_forward: int = 4, dropout: float = 0.2
+        self,
+        *,
+        dim: int,
+        length: int,
+        layers: int = 2,
+        heads: int = 2,
+        feed_forward: int = 4,
+        apart_weight: float = 0.0,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_settings(share=dropout, dim=dim, layers=layers, heads=heads, feed_forward=feed_forward)
+        check_weights(apart_weight=apart_weight)
         if dim % (2 * heads):
             raise ValueError(f"heads must divide dim / 2, which holds the means, got {heads} heads for dim {dim}")
         self.dim = dim
+        self.apart_weight = apart_weight
         self.dropout = dropout
         self.positions = nn.Parameter(torch.randn(length, dim) * dim**-0.5)
         self.mean_norm = nn.LayerNorm(dim // 2)
@@ -131,6 +148,34 @@ class STOSA(SequenceEncoder):
             mean, variance = block(mean, variance)
         return torch.cat([mean, variance], dim=-1)
 
+    @property
+    def row_by_row(self) -> bool:
+        """Return whether there is no second term, whose negatives are other users'."""
+        return not self.apart_weight
+
+    def learn(
+        self,
+        events: Float[Tensor, "users length dim"],
+        following: Float[Tensor, "users length dim"],
+        mask: Bool[Tensor, "users length"],
+        times: Int[Tensor, "users length"] | None = None,
+    ) -> tuple[Float[Tensor, "users length dim"], dict[str, Float[Tensor, ""]]]:
+        """Return the states, and the second term where it has a weight."""
+        states = self(events, mask, times)
+        if not self.apart_weight:
+            return states, {}
+        users = events.shape[0]
+        other = int(torch.randint(1, users, ())) if users > 1 else 0  # drawn on the CPU: nothing waits for a GPU
+        negative, real = following.roll(other, 0), mask & mask.roll(other, 0)
+        real = real & (negative != following).any(-1)
+        term = apart(as_point(*states.chunk(2, dim=-1)), self._point(following), self._point(negative), real)
+        return states, {"apart": self.apart_weight * term}
+
+    def _point(self, vectors: Tensor) -> Tensor:
+        """The Gaussian's point of items as events are read."""
+        mean, raw = vectors.chunk(2, dim=-1)
+        return as_point(mean, positive(raw))
+
     def as_user(self, states: Float[Tensor, "*users dim"]) -> Float[Tensor, "*users wide"]:
         """Return [2 p, −|p|², 1] for the Gaussian's point p."""
         point = as_point(*states.chunk(2, dim=-1))
@@ -139,7 +184,26 @@ class STOSA(SequenceEncoder):
 
     def as_item(self, vectors: Float[Tensor, "*items dim"]) -> Float[Tensor, "*items wide"]:
         """Return [q, 1, −|q|²] for the Gaussian's point q; vectors are scaled as those of events are."""
-        mean, raw = (vectors * self.dim**0.5).chunk(2, dim=-1)
-        point = as_point(mean, positive(raw))
+        point = self._point(vectors * self.dim**0.5)
         length = point.square().sum(-1, keepdim=True)
         return torch.cat([point, torch.ones_like(length), -length], dim=-1)
+
+
+def apart(
+    user: Float[Tensor, "users length wide"],
+    positive: Float[Tensor, "users length wide"],
+    negative: Float[Tensor, "users length wide"],
+    real: Bool[Tensor, "users length"],
+) -> Float[Tensor, ""]:
+    """Return the mean over real places of what the positive is farther from the user than from the negative: [·]₊.
+
+    Source: Fan et al., WWW 2022, section 3 (the loss), with squared distances, as its public code takes them.
+
+    Args:
+        user: point of each place's state.
+        positive: of the item that follows.
+        negative: of one that does not.
+        real: which places count; with none the term is 0.
+    """
+    far = (user - positive).square().sum(-1) - (positive - negative).square().sum(-1)
+    return (far.clamp(min=0.0) * real).sum() / real.sum().clamp(min=1)

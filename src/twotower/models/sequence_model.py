@@ -1,0 +1,73 @@
+"""What all models that are trained on sequences share: vectors of items, by id and features, and of events, by time."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twotower.core.records import Items
+from twotower.core.schema import Schema
+from twotower.models.base import Model
+from twotower.towers.embedding import embedding_table
+from twotower.towers.item_features import FeatureSum
+from twotower.towers.sequence.time_gaps import TimeGaps
+
+STD = 0.02
+"""Standard deviation of the entries of the item table when training starts."""
+
+
+class SequenceModel(Model):
+    """Own the item table, the features of items and the time between events, whatever reads them.
+
+    Args:
+        schema: of the data.
+        dim: width of vectors.
+        item_features: whether the vector of an item is that of its id plus those of its features, as a candidate and in
+            histories alike.
+        time_gaps: whether the vector of an event is told how long after the one before it came; see `TimeGaps`. A
+            history without times is read without.
+    """
+
+    batches = "sequences"
+
+    def __init__(self, schema: Schema, *, dim: int, item_features: bool = False, time_gaps: bool = False) -> None:
+        super().__init__()
+        if item_features and not schema.item_features:
+            raise ValueError("item_features = true, but the items of this data have no features; leave it out")
+        if time_gaps and not schema.has_times:
+            raise ValueError("time_gaps = true needs times, and this log has none; leave it out")
+        self.schema = schema
+        self.item_table = embedding_table(schema.num_items, dim, std=STD)
+        self.item_features = FeatureSum(schema, dim=dim, std=STD) if item_features else None
+        self.wants_items = item_features
+        self.gaps = TimeGaps(dim=dim) if time_gaps else None
+
+    def attach_items(self, items: Items) -> None:
+        """Keep the features of all items, where they are read."""
+        if self.item_features is not None:
+            self.item_features.attach(items)
+
+    def item_vectors(self, items: Items) -> Float[Tensor, "rows dim"]:
+        """Return the vector of each item, by its id and features."""
+        rows: Tensor = self.item_table(items.ids)
+        return rows if self.item_features is None else rows + self.item_features(items)
+
+    def embedded(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        """Return the items' vectors as an encoder reads them: √dim times their own."""
+        rows = F.embedding(ids, self.item_table.weight)
+        if self.item_features is not None:
+            rows = rows + self.item_features.of_ids(ids)
+        return rows * self.item_table.embedding_dim**0.5
+
+    def events(
+        self, history: Int[Tensor, "rows length"], times: Int[Tensor, "rows length"] | None
+    ) -> Float[Tensor, "rows length dim"]:
+        """Return the vectors of events: of their items, and of the time since the event before."""
+        return self.timed(self.embedded(history), times)
+
+    def timed(
+        self, vectors: Float[Tensor, "rows length dim"], times: Int[Tensor, "rows length"] | None
+    ) -> Float[Tensor, "rows length dim"]:
+        """Return vectors of items with the time since the event before, where that is read and there is a clock."""
+        return vectors if self.gaps is None or times is None else vectors + self.gaps(times)
