@@ -199,6 +199,14 @@ class TestSequenceModel:
                 assert weight.grad.isfinite().all(), name
                 assert weight.grad.any(), name
 
+    def test_times_that_stand_in_padding_have_no_effect_in_training(self, model, batch):
+        noisy = torch.where(batch.users.history > 0, batch.users.history_times, 7 * START)
+        states = []
+        for times in (batch.users.history_times, noisy):
+            torch.manual_seed(0)
+            states.append(model(batch._replace(users=batch.users._replace(history_times=times))).users)
+        close(states[0], states[1])
+
     def test_a_changed_time_changes_the_answer(self, model, users):
         later = users._replace(history_times=users.history_times.clone())
         later.history_times[0, 5] += 500_000
