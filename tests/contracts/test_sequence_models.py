@@ -200,7 +200,7 @@ class TestSequenceModel:
                 assert weight.grad.any(), name
 
     def test_times_that_stand_in_padding_have_no_effect_in_training(self, model, batch):
-        noisy = torch.where(batch.users.history > 0, batch.users.history_times, 7 * START)
+        noisy = torch.where(batch.users.history > 0, batch.users.history_times, START + 100)
         states = []
         for times in (batch.users.history_times, noisy):
             torch.manual_seed(0)
