@@ -13,12 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import common
 import movielens
 from twotower.data.dataset import Dataset
-from twotower.data.examples import SequenceRows
 from twotower.data.split import Split
 from twotower.data.splitters import leave_one_out
 from twotower.evaluation.protocol import Protocol
@@ -26,9 +23,8 @@ from twotower.evaluation.run import evaluate
 from twotower.experiment.learn import learn
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import ModelSection
-from twotower.models.encode import inference, users_with_history
 from twotower.models.t2diff import T2Diff
-from twotower.towers.diffusion.restore import likeness
+from twotower.reproduce.t2diff.cosines import restored_cosines
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "popularity": ("popularity", {}),
@@ -48,27 +44,8 @@ DEAR = ("t2diff printed, mixed attention, not normalised",)
 
 def cosines(model: T2Diff, dataset: Dataset, split: Split) -> dict[str, float]:
     """Restored and true: in training, by the draws of training, and when asked for the test item."""
-    part = model.next_item
-    rows = SequenceRows(dataset, split.train, history_length=model.history_length or 0, item_features=False)
-    found = []
-    with inference(model):
-        torch.manual_seed(0)
-        for some in torch.arange(len(rows)).split(64):
-            batch = rows.cut(some)
-            x, following = model.embedded(batch.users.history), model.embedded(batch.items.ids)
-            mask = batch.items.ids > 0
-            trained, _ = part.learn(x, following, mask)
-            found.append((likeness(trained, following, mask), int(mask.sum())))
-        ids, asked_for = split.test.users(), split.test.truth
-        users = users_with_history(dataset, split.test.history, ids, model.history_length)
-        mask = users.history > 0
-        restored = part(model.embedded(users.history), mask)
-        end = (mask.sum(1) - 1)[:, None]
-        truth = model.embedded(asked_for.items[asked_for.offsets[ids]])[:, None]
-        last = restored.gather(1, end[:, :, None].expand(-1, -1, restored.shape[2]))
-        asked = likeness(last, truth, torch.ones_like(end, dtype=torch.bool))
-    total = sum(count for _, count in found)
-    return {"training": sum(cosine * count for cosine, count in found) / total, "asked": asked}
+    found = restored_cosines(model, dataset, split.train, split.test)
+    return {"training": found["cosine_trained"], "asked": found["cosine_asked"]}
 
 
 def judged(form: str, seed: int, epochs: int | None, dataset: Dataset, split: Split) -> dict[str, Any]:

@@ -30,6 +30,7 @@ FORMS: list[tuple[str, dict[str, object]]] = [
     ("t2diff", {"restored": "as_served"}),
     ("t2diff", {"restored": "printed", "drift": False}),
     ("t2diff", {"attention": "mixed", "session": 3, "session_gap": 3_000}),
+    ("t2diff", {"attention": "mixed", "session": 3, "restored": "none"}),
 ]
 FEATURES = ("brand", "genres", "price", "title", "picture")
 STEPWISE = {"gru4rec", "lrurec", "mamba4rec"}
@@ -88,7 +89,7 @@ def at_all_places(model: SequenceModel, users: Users) -> Tensor:
     """The state after each event, as serving knows it."""
     if isinstance(model, T2Diff):
         vectors = model.embedded(users.history)
-        guesses = model.next_item(vectors, users.history != PADDING)
+        guesses = None if model.next_item is None else model.next_item(vectors, users.history != PADDING)
         return model.positions(model.timed(vectors, users.history_times), guesses, users.history_times)
     assert isinstance(model, Sequential)
     return model.positions(users.history, users.history_times)

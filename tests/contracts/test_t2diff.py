@@ -169,6 +169,19 @@ class TestAnswers:
             history, times = (part[row : row + 1, :length] for part in batch.users[2:])
             close(model.encode_users(Users(batch.users.ids[row : row + 1], {}, history, times))[0], together[row])
 
+    def test_mixed_attention_alone_has_no_restoring_network_and_reads_no_answer(self, batch):
+        model = made(("none", "mixed"))
+        assert not [name for name, _ in model.named_parameters() if name.startswith("next_item.")]
+        encoded = model(batch)
+        assert not encoded.losses
+        other = batch._replace(items=Items(batch.items.ids.clone()))
+        other.items.ids[0, 5] = 2
+        close(model(other).users, encoded.users)
+        close(model.encode_users(batch.users)[0], encoded.users[5])
+        with_guess = made(("predicted", "mixed"))
+        with_guess.load_state_dict(model.state_dict(), strict=False)
+        assert not torch.isclose(with_guess.encode_users(batch.users), model.encode_users(batch.users)).all(1).any()
+
     @pytest.mark.parametrize("attention", ["causal", "mixed"])
     @pytest.mark.parametrize("more", [{"restored": "predicted"}, {"restored": "as_served", "restore_steps": 2}])
     def test_asking_reads_no_more_than_it_must_and_gives_the_states_of_all_places(self, attention, more):
@@ -214,7 +227,7 @@ class TestAnswers:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"restored": "guessed"}, "restored must be one of predicted, as_served, printed, got 'guessed'"),
+        ({"restored": "guessed"}, "restored must be one of predicted, as_served, printed, none, got 'guessed'"),
         ({"attention": "none"}, "attention must be one of causal, mixed"),
         ({"noise_steps": 0}, "noise_steps must be at least 1, got 0"),
         ({"last_beta": 1.0}, "0 < first_beta <= last_beta < 1"),
@@ -222,6 +235,7 @@ class TestAnswers:
         ({"restore_steps": 51}, "restore_steps must be from 1 to noise_steps = 50"),
         ({"eta": 1.5}, "eta must be in"),
         ({"attention": "mixed", "session": 51}, "session must be at most history_length = 50, got 51"),
+        ({"restored": "none"}, "restored = 'none' with attention = 'causal' is model 'sasrec': name that one"),
         ({"session_gap": 60}, "session_gap = 60 has no effect with attention = 'causal'"),
         ({"diffusion_weight": -1.0}, "diffusion_weight must be finite and at least 0"),
         ({"heads": 3}, "heads must divide dim"),

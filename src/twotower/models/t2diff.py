@@ -11,12 +11,14 @@ from twotower.core.schema import Schema
 from twotower.models.sequence_model import SequenceModel
 from twotower.ops.beside import beside
 from twotower.ops.windows import longest_of
-from twotower.towers.diffusion.restore import NextItem
+from twotower.towers.diffusion.restore import FORMS, NextItem
 from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
 
 ATTENTION = ("causal", "mixed")
+NONE = "none"
+"""Stands for `restored` where nothing is restored."""
 
 
 class T2Diff(SequenceModel):
@@ -40,7 +42,7 @@ class T2Diff(SequenceModel):
     towers share the item table; the paper gives no sizes.
 
     Args:
-        restored: "predicted", "as_served" or "printed": see `NextItem`.
+        restored: "predicted", "as_served" or "printed": see `NextItem`; "none": nothing, mixed attention alone.
         attention: "causal": SASRec's tower over the whole history, to whose last state the restored item is added
             through a linear map that starts at 0; "mixed": the paper's, see `MixedAttention`.
         dim: width of vectors and of all layers.
@@ -108,12 +110,16 @@ class T2Diff(SequenceModel):
             session=session,
             history_length=history_length,
         )
+        if restored not in (*FORMS, NONE):
+            raise ValueError(f"restored must be one of {', '.join((*FORMS, NONE))}, got {restored!r}")
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "mixed" and session > history_length:
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "mixed" and relative:
             raise ValueError("relative = true has no effect with attention = 'mixed'; leave it out")
+        if attention == "causal" and restored == NONE:
+            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if session_gap and not schema.has_times:
@@ -132,23 +138,25 @@ class T2Diff(SequenceModel):
             self.tower = CausalTransformer(length=history_length, dropout=dropout, relative=relative, **blocks)
             self.mix = nn.Linear(dim, dim, bias=False)
             nn.init.zeros_(self.mix.weight)
-        self.next_item = NextItem(
-            dim=dim,
-            length=history_length,
-            form=restored,
-            drift=drift,
-            normalise=normalise,
-            schedule=schedule,
-            noise_steps=noise_steps,
-            first_beta=first_beta,
-            last_beta=last_beta,
-            restore_steps=restore_steps,
-            eta=eta,
-            channels=channels,
-            depth=depth,
-            kernel=kernel,
-            seed=noise_seed,
-        )
+        self.next_item: NextItem | None = None
+        if restored != NONE:
+            self.next_item = NextItem(
+                dim=dim,
+                length=history_length,
+                form=restored,
+                drift=drift,
+                normalise=normalise,
+                schedule=schedule,
+                noise_steps=noise_steps,
+                first_beta=first_beta,
+                last_beta=last_beta,
+                restore_steps=restore_steps,
+                eta=eta,
+                channels=channels,
+                depth=depth,
+                kernel=kernel,
+                seed=noise_seed,
+            )
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
         """Return the state after the latest item: one vector a user."""
@@ -158,15 +166,20 @@ class T2Diff(SequenceModel):
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         vectors = self.embedded(history)
-        guess = beside(lambda: self.next_item.at_end(vectors, lengths), like=vectors)
+        guess = beside(lambda: self._guessed(vectors, lengths), like=vectors)
         events = self.timed(vectors, times)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
-            states = self.tower(events, guess()[:, None], end, times)[:, 0]
+            guessed = guess()
+            states = self.tower(events, None if guessed is None else guessed[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
             states = self.tower.at_end(events, lengths, times) + self.mix(guess())
         return states * (lengths > 0)[:, None]
+
+    def _guessed(self, vectors: Tensor, lengths: Tensor) -> Tensor | None:
+        """The next item's vector after the latest event, or None where nothing is restored."""
+        return None if self.next_item is None else self.next_item.at_end(vectors, lengths)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return the item's vector."""
@@ -182,20 +195,26 @@ class T2Diff(SequenceModel):
         if pairs is None:
             pairs = mask.flatten().nonzero()[:, 0]
         vectors, times = self.embedded(history), batch.users.history_times
-        guesses, loss = self.next_item.learn(vectors, self.embedded(targets), mask)
+        guesses: Tensor | None = None
+        losses: dict[str, Tensor] = {}
+        if self.next_item is not None:
+            guesses, loss = self.next_item.learn(vectors, self.embedded(targets), mask)
+            losses = {"diffusion": self.diffusion_weight * loss}
         states = self.positions(self.timed(vectors, times), guesses, times)
         ids = targets.flatten()[pairs]
         items = None if batch.items.features is None else self.item_vectors(Items(ids))
-        losses = {"diffusion": self.diffusion_weight * loss}
         return Encoded(states.flatten(0, 1).index_select(0, pairs), items, ids, losses, pairs // targets.shape[1])
 
     def positions(
         self,
         events: Float[Tensor, "rows length dim"],
-        guesses: Float[Tensor, "rows length dim"],
+        guesses: Float[Tensor, "rows length dim"] | None,
         times: Tensor | None = None,
     ) -> Float[Tensor, "rows length dim"]:
-        """Return the state after each event, given its prediction of the next one; meaningless where it is padded."""
+        """Return the state after each event, given its prediction of the next one; meaningless where it is padded.
+
+        ``guesses`` is None where the model restores nothing.
+        """
         if isinstance(self.tower, MixedAttention):
             places = torch.arange(events.shape[1], device=events.device).expand(events.shape[:2])
             return self.tower(events, guesses, places, times)

@@ -8,6 +8,8 @@ from twotower.reproduce.sparcode import cold as sparcode_cold
 from twotower.reproduce.sparcode import short as sparcode_short
 from twotower.reproduce.sparcode import table as sparcode
 from twotower.reproduce.study import Table
+from twotower.reproduce.t2diff import ablations as t2diff_ablations
+from twotower.reproduce.t2diff import table as t2diff
 
 LISTED: tuple[Table, ...] = (
     *fit.TABLES,
@@ -18,6 +20,8 @@ LISTED: tuple[Table, ...] = (
     *sparcode.TABLES,
     *sparcode_cold.TABLES,
     *sparcode_short.TABLES,
+    *t2diff.TABLES,
+    *t2diff_ablations.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}
 

@@ -133,7 +133,7 @@ class MixedAttention(nn.Module):
     def forward(
         self,
         events: Float[Tensor, "users length dim"],
-        guesses: Float[Tensor, "users places dim"],
+        guesses: Float[Tensor, "users places dim"] | None,
         places: Int[Tensor, "users places"],
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users places dim"]:
@@ -141,7 +141,7 @@ class MixedAttention(nn.Module):
 
         Args:
             events: vectors of the items, padded at the end.
-            guesses: of the item that follows each asked place.
+            guesses: of the item that follows each asked place; None: the session stands alone.
             places: which are asked.
             times: Unix seconds of the events; None: the log has no clock.
 
@@ -154,9 +154,12 @@ class MixedAttention(nn.Module):
         slots = places[:, :, None] + torch.arange(1 - self.session, 1, device=events.device)
         at = slots.clamp(min=0)
         there = (slots >= 0) & in_session.gather(2, at)
-        x = torch.cat([events[users_at, at], guesses[:, :, None]], dim=2).flatten(0, 1)
-        there = F.pad(there, (0, 1), value=True).flatten(0, 1)
-        x = dropout(x + self.positions, self.dropout, self.training)
+        x = events[users_at, at]
+        if guesses is not None:
+            x = torch.cat([x, guesses[:, :, None]], dim=2)
+            there = F.pad(there, (0, 1), value=True)
+        x, there = x.flatten(0, 1), there.flatten(0, 1)
+        x = dropout(x + self.positions[: x.shape[1]], self.dropout, self.training)
         for block in self.blocks:
             x = block(x, there)
         mean = (self.session_norm(x) * there[:, :, None]).sum(1) / there.sum(1, keepdim=True)
