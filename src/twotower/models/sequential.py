@@ -8,7 +8,6 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,10 +16,10 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.ops.windows import longest_of
 from twotower.scorers.registry import build_scorer
-from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
+from twotower.towers.table import DenseTable
 
 SHARED = ("history_length", "score", "temperature")
 """Settings that every sequential model has."""
@@ -77,7 +76,7 @@ class Sequential(Model):
             settings["length"] = history_length
         self.schema = schema
         self.history_length = history_length
-        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
+        self.item_table = DenseTable(schema.num_items, dim, std=0.02)
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
         self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
@@ -104,7 +103,7 @@ class Sequential(Model):
         return prepared
 
     def _embedded(self, history: Tensor) -> Tensor:
-        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
+        return self.item_table(history) * self.item_table.dim**0.5
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows wide"]:
         """Return the item's embedding, of length 1 under the cosine."""

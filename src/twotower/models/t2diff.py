@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,10 +11,10 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.ops.windows import longest_of
 from twotower.towers.diffusion.restore import NextItem
-from twotower.towers.embedding import embedding_table
 from twotower.towers.sequence.base import check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mixed_attention import MixedAttention
+from twotower.towers.table import DenseTable
 
 ATTENTION = ("causal", "mixed")
 
@@ -115,7 +114,7 @@ class T2Diff(Model):
         self.schema = schema
         self.history_length = history_length
         self.diffusion_weight = diffusion_weight
-        self.item_table = embedding_table(schema.num_items, dim, std=0.02)
+        self.item_table = DenseTable(schema.num_items, dim, std=0.02)
         blocks = {"dim": dim, "layers": layers, "heads": heads, "feed_forward": feed_forward}
         if attention == "mixed":
             self.tower: nn.Module = MixedAttention(session=session, gap=session_gap, dropout=dropout, **blocks)
@@ -194,4 +193,4 @@ class T2Diff(Model):
 
     def embedded(self, history: Tensor) -> Float[Tensor, "rows length dim"]:
         """Return the items' vectors as the tower reads them."""
-        return F.embedding(history, self.item_table.weight) * self.item_table.embedding_dim**0.5
+        return self.item_table(history) * self.item_table.dim**0.5

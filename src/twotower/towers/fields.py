@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Features, Items, Users
 from twotower.core.schema import Feature, Schema
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
+from twotower.towers.embedding import FeatureEmbedding
+from twotower.towers.table import DenseTable, mean_of_rows
 
 
 class ItemFields(nn.Module):
@@ -32,7 +33,7 @@ class ItemFields(nn.Module):
         self.num_items = schema.num_items
         self.count = 1 + len(schema.item_features)
         self.width = self.count * dim
-        self.ids = embedding_table(schema.num_items, dim, std=std)
+        self.ids = DenseTable(schema.num_items, dim, std=std)
         self.features = FeatureEmbedding(schema.item_features, dim=dim, std=std)
         self.register_buffer("attached", torch.tensor(not schema.item_features))
         self._seen_attached = False
@@ -92,9 +93,9 @@ class ItemFields(nn.Module):
     def _table(self) -> Float[Tensor, "items width"]:
         """The concatenated fields of every item."""
         if not self.features.features:
-            return self.ids.weight
+            return self.ids.whole()
         self._need_attached()
-        return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
+        return self._by_id(torch.arange(self.num_items, device=self.attached.device))
 
     def _need_attached(self) -> None:
         if (
@@ -130,7 +131,7 @@ class UserFields(nn.Module):
         self.dim = dim
         self.count = user_id + len(schema.user_features)
         self.width = self.count * dim
-        self.ids = embedding_table(schema.num_users, dim) if user_id else None
+        self.ids = DenseTable(schema.num_users, dim) if user_id else None
         self.features = FeatureEmbedding(schema.user_features, dim=dim)
 
     def forward(self, users: Users) -> Float[Tensor, "rows fields dim"]:
