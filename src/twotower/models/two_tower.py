@@ -69,6 +69,7 @@ class TwoTower(Model):
         table: how ids become vectors: "dense" (a row an id, on the device), "hashed" or "quotient_remainder" (ids
             share ``table_buckets`` rows), or "host" (rows stay in the host's memory; row-wise Adagrad trains them).
         table_buckets: rows that ids share; a table of users with no more ids than this stays dense.
+        table_hashes: rows that are summed for an id of a hashed table.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class TwoTower(Model):
         init: str = "drawn",
         table: str = "dense",
         table_buckets: int = 0,
+        table_hashes: int = 2,
     ) -> None:
         super().__init__()
         if not (0.0 <= feature_dropout < 1.0 and 0.0 <= id_dropout < 1.0):
@@ -124,7 +126,7 @@ class TwoTower(Model):
         self.temperature = Temperature(temperature, learnable=learn_temperature)
 
         def table_of(rows: int) -> Table:
-            return build_table(table, rows, field_dim, buckets=table_buckets)
+            return build_table(table, rows, field_dim, buckets=table_buckets, hashes=table_hashes)
 
         self.item_table = table_of(schema.num_items)
         self.history_table = table_of(schema.num_items) if history_table and history_length else None

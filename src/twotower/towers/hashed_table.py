@@ -68,7 +68,7 @@ class HashedTable(nn.Module):
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         """Return the vector of each id."""
         places = self.places(ids)
-        summed = F.embedding_bag(places.flatten(0, -2), self.rows, mode="sum", padding_idx=PADDING)
+        summed = F.embedding_bag(places.reshape(-1, self.hashes), self.rows, mode="sum", padding_idx=PADDING)
         return summed.view(*ids.shape, self.dim) * self.hashes**-0.5
 
     def mean(self, ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:

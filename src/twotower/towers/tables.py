@@ -14,7 +14,9 @@ SHARING = ("hashed", "quotient_remainder")
 """Those whose ids share rows."""
 
 
-def build_table(kind: str, num_rows: int, dim: int, *, buckets: int = 0, std: float | None = None) -> Table:
+def build_table(
+    kind: str, num_rows: int, dim: int, *, buckets: int = 0, hashes: int = 2, std: float | None = None
+) -> Table:
     """Build a table of ids.
 
     Args:
@@ -22,6 +24,7 @@ def build_table(kind: str, num_rows: int, dim: int, *, buckets: int = 0, std: fl
         num_rows: ids, padding and unknown included.
         dim: width of a vector.
         buckets: rows that a table of `SHARING` has for them.
+        hashes: rows that are summed for an id of a hashed table.
         std: of the normal entries; None: 1 / sqrt(dim).
 
     Raises:
@@ -33,7 +36,7 @@ def build_table(kind: str, num_rows: int, dim: int, *, buckets: int = 0, std: fl
     """
     check_kind(kind, buckets)
     if kind == "hashed":
-        return HashedTable(num_rows, dim, buckets=buckets, std=std)
+        return HashedTable(num_rows, dim, buckets=buckets, hashes=hashes, std=std)
     if kind == "quotient_remainder":
         return QuotientRemainderTable(num_rows, dim, buckets=buckets, std=std)
     return HostTable(num_rows, dim, std=std) if kind == "host" else DenseTable(num_rows, dim, std=std)
