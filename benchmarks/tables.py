@@ -1,10 +1,10 @@
 """What tables of fewer rows than ids cost: NDCG@10 of a small two-tower with hashed and compositional tables.
 
-Whole catalogue, leave-one-out, seen items masked; the recipe of two_tower made small (`SMALL`), at most 10 epochs, chosen
-on validation. Rows: popularity, EASE, a dense table, and hashed tables (one hash, two hashes) and quotient-remainder
-tables whose items share a half, a quarter and a tenth of the rows. Finished cells are kept, one line each, beside the
-result, and a stopped run goes on with what is missing (``--kept``: the table of what is there). ``--quick``: one epoch,
-one seed, three rows.
+Whole catalogue, leave-one-out, seen items masked; the recipe of two_tower made small (`SMALL`), at most 10 epochs,
+chosen on validation. Rows: popularity, EASE, a dense table, and hashed tables (two hashes, one hash) and
+quotient-remainder tables whose items share a half, a quarter and a tenth of the rows. Finished cells are kept, one line
+each, beside the result, and a stopped run goes on with what is missing (``--kept``: the table of what is there).
+``--quick``: one epoch, one seed, three rows.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def check_model(world: World, run: Run, model: Model) -> None:
     """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
 
     Raises:
-        InputError: if the model has a closed form or a host table, looks at its batch as a whole, or a batch has fewer rows
-            than ranks.
+        InputError: if the model has a closed form or a host table, looks at its batch as a whole, or a batch has fewer
+            rows than ranks.
     """
     if world.size == 1:
         return

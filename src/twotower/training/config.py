@@ -101,6 +101,9 @@ class Training:
     """Passes over the training rows, at most."""
     batch_size: int = 256
     """Rows a step: events, or users' windows for causal models."""
+    encode_rows: int = 0
+    """Users and items that are encoded at a time in a step; what lies between layers is dropped and computed again for
+    the gradients (gradient caching), so that batches may be much larger than the device holds. 0: all at once."""
     learning_rate: float = 1e-3
     """The highest that the schedule reaches."""
     optimizer: str = "adamw"
@@ -154,6 +157,7 @@ class Training:
         for name, low in (
             ("epochs", 1),
             ("batch_size", 1),
+            ("encode_rows", 0),
             ("warmup_steps", 0),
             ("patience", 0),
             ("patience_steps", 0),
