@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.data.examples import EventRows
+from twotower.data.examples import EventRows, SequenceRows
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import ModelSection
 from twotower.experiment.several import check_model
@@ -32,7 +32,7 @@ from twotower.towers.tables import build_table
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstSamples
+from twotower.training.objective import AgainstAll, AgainstSamples
 from twotower.training.optimize import build_optimizer
 from twotower.training.row_adagrad import RowAdagrad
 
@@ -315,3 +315,20 @@ def test_a_host_table_on_several_ranks_and_a_state_of_no_type_are_refused(tiny_d
 def test_a_shared_row_cannot_be_set(kind):
     with pytest.raises(InputError, match="none can be set but that of the unknown id"):
         table_of(kind).put(torch.tensor([3]), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "host"])
+def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
+    torch.manual_seed(5)
+    settings = {"dim": 8, "history_length": 4, "dropout": 0.0} | SHARED[kind]
+    model = build_model("gru4rec", tiny_dataset.schema, settings)
+    sasrec = build_model("sasrec", tiny_dataset.schema, settings)
+    assert type(sasrec.item_table) is type(model.item_table)
+    before = model.item_table.whole().detach().clone()
+    rows = SequenceRows(tiny_dataset, tiny_dataset.log, history_length=4, item_features=False)
+    progress = fit(model, rows, AgainstAll(tiny_dataset), Training(epochs=20, batch_size=2, learning_rate=0.05))
+    losses = [record.loss for record in progress.records]
+    assert losses[-1] < losses[0] - 0.05
+    moved = (model.item_table.whole() != before).any(1)
+    assert not moved[0]
+    assert moved[2:].all()

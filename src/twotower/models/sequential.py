@@ -19,9 +19,9 @@ from twotower.scorers.registry import build_scorer
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
-from twotower.towers.table import DenseTable
+from twotower.towers.tables import build_table
 
-SHARED = ("history_length", "score", "temperature")
+SHARED = ("history_length", "score", "temperature", "table", "table_buckets", "table_hashes")
 """Settings that every sequential model has."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
@@ -42,6 +42,9 @@ class Sequential(Model):
         history_length: positions of a window.
         score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder" or "host", as in `TwoTower`.
+        table_buckets: rows that ids of a hashed or quotient_remainder table share.
+        table_hashes: rows that are summed for an id of a hashed table.
         settings: the encoder's own.
 
     Attributes:
@@ -60,6 +63,9 @@ class Sequential(Model):
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -76,7 +82,9 @@ class Sequential(Model):
             settings["length"] = history_length
         self.schema = schema
         self.history_length = history_length
-        self.item_table = DenseTable(schema.num_items, dim, std=0.02)
+        self.item_table = build_table(
+            table, schema.num_items, dim, buckets=table_buckets, hashes=table_hashes, std=0.02
+        )
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
         self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
@@ -219,6 +227,9 @@ class SASRec(Sequential):
         history_length: positions of a window.
         score: "dot" or "cosine".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder" or "host", as in `TwoTower`.
+        table_buckets: rows that ids of a hashed or quotient_remainder table share.
+        table_hashes: rows that are summed for an id of a hashed table.
     """
 
     def __init__(
@@ -234,6 +245,9 @@ class SASRec(Sequential):
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
     ) -> None:
         if min(dim, layers, heads, feed_forward, history_length) < 1:
             raise ValueError(
@@ -249,6 +263,9 @@ class SASRec(Sequential):
             history_length=history_length,
             score=score,
             temperature=temperature,
+            table=table,
+            table_buckets=table_buckets,
+            table_hashes=table_hashes,
             layers=layers,
             heads=heads,
             dropout=dropout,
