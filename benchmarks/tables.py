@@ -1,7 +1,7 @@
 """What tables of fewer rows than ids cost: NDCG@10 of a small two-tower with hashed and compositional tables.
 
 Whole catalogue, leave-one-out, seen items masked; the recipe of two_tower made small (`SMALL`), at most 10 epochs,
-chosen on validation. Rows: popularity, EASE, a dense table, and hashed tables (two hashes, one hash) and
+chosen on validation. Rows: popularity, EASE (whole and sparse), a dense table, and hashed tables (two hashes, one) and
 quotient-remainder tables whose items share a half, a quarter and a tenth of the rows. Finished cells are kept, one line
 each, beside the result, and a stopped run goes on with what is missing (``--kept``: the table of what is there).
 ``--quick``: one epoch, one seed, three rows.
@@ -34,12 +34,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "quotient_remainder": {"table": "quotient_remainder"},
     "hashed, 1": {"table": "hashed", "table_hashes": 1},
 }
-FORMS = ["popularity", "ease", "dense", *(f"{kind} 1/{share}" for share in SHARES for kind in KINDS)]
+CLOSED = ("popularity", "ease", "sparse_ease")
+FORMS = [*CLOSED, "dense", *(f"{kind} 1/{share}" for share in SHARES for kind in KINDS)]
 
 
 def run_of(form: str, seed: int, items: int, epochs: int | None) -> Run:
     """Return what is trained."""
-    if form in ("popularity", "ease"):
+    if form in CLOSED:
         return default_run(form)
     run = default_run("two_tower")
     own: dict[str, Any] = {}
@@ -92,7 +93,7 @@ def main() -> int:
     for seed in range(seeds):
         for name, dataset in sets.items():
             for form in forms:
-                once = form in ("popularity", "ease")  # they draw nothing
+                once = form in CLOSED  # they draw nothing
                 if (name, form, seed) in found or options.kept or (once and seed):
                     continue
                 found[name, form, seed] = cell = judged(name, form, seed, epochs, dataset, splits[name])
