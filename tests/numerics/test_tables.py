@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
+from twotower.core.records import Items, Users
+from twotower.core.schema import Schema
 from twotower.data.examples import EventRows, SequenceRows
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import ModelSection
@@ -24,6 +26,7 @@ from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
 from twotower.serving.bundle import Bundle
+from twotower.serving.onnx.graphs import write_item_tower, write_user_tower
 from twotower.towers.hashed_table import PRIME, HashedTable
 from twotower.towers.host_table import HostTable
 from twotower.towers.quotient_table import QuotientRemainderTable
@@ -332,3 +335,25 @@ def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
     moved = (model.item_table.whole() != before).any(1)
     assert not moved[0]
     assert moved[2:].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "host"])
+def test_both_towers_export_with_any_table(kind, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    schema = Schema(9, 40, (), (), has_times=False)
+    settings = {"dim": 8, "field_dim": 8, "pooling": "both"} | SHARED[kind]
+    model = build_model("two_tower", schema, settings).eval()
+    history = torch.randint(2, 40, (3, 6))
+    history[1, 3:] = history[2] = 0
+    users, items = Users(torch.tensor([2, 3, 4]), {}, history), Items(torch.arange(40), {})
+    with torch.no_grad():
+        write_user_tower(model, users, tmp_path / "users.onnx", length=None)
+        write_item_tower(model, Items(torch.arange(5), {}), tmp_path / "items.onnx")
+        expected = model.encode_users(users), model.encode_items(items)
+    given = {"ids": users.ids.numpy(), "history": history.numpy()}, {"ids": items.ids.numpy()}
+    for side, inputs, vectors in zip(("users", "items"), given, expected, strict=True):
+        (found,) = runtime.InferenceSession(tmp_path / f"{side}.onnx").run(None, inputs)
+        torch.testing.assert_close(torch.from_numpy(found), vectors, rtol=1e-5, atol=1e-6)
