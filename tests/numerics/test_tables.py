@@ -21,6 +21,7 @@ from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.encode import encode_known_items, inference
 from twotower.models.enlarge import enlarged
 from twotower.models.registry import build_model
+from twotower.ops.exchange import Place
 from twotower.ops.rounding import rounded_to_bfloat16
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
@@ -30,6 +31,7 @@ from twotower.serving.onnx.graphs import write_item_tower, write_user_tower
 from twotower.towers.hashed_table import PRIME, HashedTable
 from twotower.towers.host_table import HostTable
 from twotower.towers.quotient_table import QuotientRemainderTable
+from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.table import Table
 from twotower.towers.tables import build_table
 from twotower.training.config import Training
@@ -303,14 +305,22 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
 
 
 @pytest.mark.bad_input
-def test_a_host_table_on_several_ranks_and_a_state_of_no_type_are_refused(tiny_dataset):
+def test_a_host_table_on_several_ranks_and_a_state_of_no_type_are_refused(tiny_dataset, monkeypatch):
     model, _, _ = case(tiny_dataset, table="host")
     with pytest.raises(InputError, match="in the memory of one process"):
         check_model(World(0, 2), default_run("two_tower"), model)
+    monkeypatch.setattr(Place, "current", classmethod(lambda cls: cls(0, 2)))
+    with pytest.raises(InputError, match="trained by one process"):
+        build_optimizer(model, Training())
     with pytest.raises(InputError, match="unknown training.row_state 'float16'"):
         Training(row_state="float16")
     with pytest.raises(InputError, match="unknown state of row-wise Adagrad"):
         RowAdagrad(HostTable(3, 2), rate=0.1, state="int8")
+
+
+def test_a_sharded_table_in_a_model_is_left_to_who_made_it():
+    model = torch.nn.ModuleList([ShardedTable(9, 3, seed=0), torch.nn.Linear(2, 2)])
+    assert isinstance(build_optimizer(model, Training()), torch.optim.AdamW)
 
 
 @pytest.mark.bad_input

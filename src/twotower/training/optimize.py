@@ -8,17 +8,20 @@ import torch
 from torch import nn
 
 from twotower.core.errors import InputError
-from twotower.towers.row_table import RowTable
+from twotower.ops.exchange import Place
+from twotower.towers.host_table import HostTable
 from twotower.training.config import Training
 from twotower.training.row_adagrad import RowAdagrad
 from twotower.training.with_rows import WithRows
 
 
 def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """Build the optimiser of a run, in its fused form, with row-wise Adagrad for tables whose rows are no weights.
+    """Build the optimiser of a run, in its fused form, with row-wise Adagrad for tables in the host's memory.
+
+    The rows of a sharded table are stepped by who made it.
 
     Raises:
-        InputError: if the run asks of such a table what is not done to its rows.
+        InputError: if the run asks of a host table what is not done to its rows, or there are several ranks.
     """
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
@@ -31,9 +34,11 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     fused = not (config.optimizer == "adagrad" and parameters[0].is_cuda)
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
     weights = kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
-    tables = {name: part for name, part in model.named_modules() if isinstance(part, RowTable)}
+    tables = {name: part for name, part in model.named_modules() if isinstance(part, HostTable)}
     if not tables:
         return weights
+    if Place.current().size > 1:
+        raise InputError("a host table is trained by one process: start it without torchrun, or take a dense table")
     for key in ("clip_norm", "weight_decay"):
         if getattr(config, key):
             raise InputError(
