@@ -4,6 +4,7 @@ import torch
 from twotower.core.schema import Schema
 from twotower.models.registry import build_model
 from twotower.towers.host_table import HostTable
+from twotower.towers.sparse_table import SparseTable
 from twotower.training.row_adagrad import RowAdagrad
 
 pytestmark = [
@@ -12,16 +13,16 @@ pytestmark = [
 ]
 
 
-def trained(device: str) -> torch.Tensor:
+def trained(device: str, kind: type[SparseTable]) -> torch.Tensor:
     """Three steps over repeated and padded ids."""
     torch.manual_seed(0)
-    table = HostTable(1000, 16).double().to(device)
+    table = kind(1000, 16).double().to(device)
     optimizer = RowAdagrad(table, rate=0.1)
     for step in range(3):
         ids = torch.randint(0, 300, (512, 8), generator=torch.Generator().manual_seed(step)).to(device)
         (table.mean(ids) * table(ids[:, 0] + 1)).sin().sum().backward()
         optimizer.step()
-    return table.shard
+    return table.shard.cpu()
 
 
 def test_a_model_on_a_gpu_leaves_its_rows_on_the_host_page_locked():
@@ -36,5 +37,6 @@ def test_a_model_on_a_gpu_leaves_its_rows_on_the_host_page_locked():
         assert torch.equal(model.item_table(torch.tensor([3, 0]).cuda()), vectors)
 
 
-def test_both_devices_train_the_same_rows():
-    torch.testing.assert_close(trained("cuda"), trained("cpu"), rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("kind", [SparseTable, HostTable])
+def test_both_devices_train_the_same_rows(kind):
+    torch.testing.assert_close(trained("cuda", kind), trained("cpu", kind), rtol=1e-10, atol=1e-12)

@@ -317,7 +317,16 @@ def test_no_circle_of_files():
 
 
 TABLES = SOURCE / "towers"
-MAKERS = ("DenseTable", "HashedTable", "QuotientRemainderTable", "HostTable", "ShardedTable", "build_table", "table_of")
+MAKERS = (
+    "DenseTable",
+    "HashedTable",
+    "QuotientRemainderTable",
+    "SparseTable",
+    "HostTable",
+    "ShardedTable",
+    "build_table",
+    "table_of",
+)
 
 
 def table_weights(tree: ast.Module, tables: frozenset[str]) -> list[int]:

@@ -32,6 +32,7 @@ from twotower.towers.hashed_table import PRIME, HashedTable
 from twotower.towers.host_table import HostTable
 from twotower.towers.quotient_table import QuotientRemainderTable
 from twotower.towers.sharded_table import ShardedTable
+from twotower.towers.sparse_table import SparseTable
 from twotower.towers.table import Table
 from twotower.towers.tables import build_table
 from twotower.training.config import Training
@@ -41,8 +42,8 @@ from twotower.training.objective import AgainstAll, AgainstSamples
 from twotower.training.optimize import build_optimizer
 from twotower.training.row_adagrad import RowAdagrad
 
-KINDS = ("dense", "hashed", "quotient_remainder", "host")
-SHARED = {"hashed": {"table": "hashed", "table_buckets": 4}, "host": {"table": "host"}}
+KINDS = ("dense", "hashed", "quotient_remainder", "sparse", "host")
+SHARED = {"hashed": {"table": "hashed", "table_buckets": 4}, "sparse": {"table": "sparse"}, "host": {"table": "host"}}
 SHARED["quotient_remainder"] = {"table": "quotient_remainder", "table_buckets": 3}
 
 
@@ -158,6 +159,7 @@ def test_rows_of_the_host_stay_there_and_follow_the_type_alone():
     assert torch.equal(table.shard.float(), before)
     assert list(table.parameters()) == []
     assert list(table.state_dict()) == ["shard"]
+    assert SparseTable(9, 3).to("meta").shard.device.type == "meta"
 
 
 def case(dataset, dtype=torch.float32, **table):
@@ -179,11 +181,12 @@ def as_double(dataset):
     return replace(dataset, user_features=widened(dataset.user_features), item_features=widened(dataset.item_features))
 
 
-def test_a_host_table_is_trained_as_a_dense_one_under_row_wise_adagrad(tiny_dataset):
+@pytest.mark.parametrize("kind", ["sparse", "host"])
+def test_its_rows_are_trained_as_a_dense_table_under_row_wise_adagrad(kind, tiny_dataset):
     dataset, config = as_double(tiny_dataset), Training(learning_rate=0.01, row_rate=0.2)
-    host, rows, objective = case(dataset, torch.float64, table="host")
+    host, rows, objective = case(dataset, torch.float64, table=kind)
     dense, _, _ = case(dataset, torch.float64)
-    tables = [name for name, part in host.named_modules() if isinstance(part, HostTable)]
+    tables = [name for name, part in host.named_modules() if isinstance(part, SparseTable)]
     assert tables == ["item_table", "user_table"]
     dense.load_state_dict({name.replace(".shard", ".weight"): part for name, part in host.state_dict().items()})
     optimizer = build_optimizer(host, config)
@@ -230,7 +233,7 @@ def test_a_resumed_training_is_the_one_that_was_not_stopped_to_the_bit(kind, tin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
 def test_a_bundle_comes_back_with_its_table(kind, tiny_dataset, tmp_path):
     run = default_run("two_tower")
     settings = run.model.settings | {"dim": 8, "field_dim": 8} | SHARED[kind]
@@ -330,7 +333,7 @@ def test_a_shared_row_cannot_be_set(kind):
         table_of(kind).put(torch.tensor([3]), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
 def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
     torch.manual_seed(5)
     settings = {"dim": 8, "history_length": 4, "dropout": 0.0} | SHARED[kind]
@@ -348,7 +351,7 @@ def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
 def test_both_towers_export_with_any_table(kind, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

@@ -19,7 +19,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.result import Result
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
-from twotower.towers.host_table import HostTable
+from twotower.towers.sparse_table import SparseTable
 from twotower.training.distributed import World
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def check_model(world: World, run: Run, model: Model) -> None:
     """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
 
     Raises:
-        InputError: if the model has a closed form or a host table, looks at its batch as a whole, or a batch has fewer
-            rows than ranks.
+        InputError: if the model has a closed form, a sparse or a host table, or looks at its batch as a whole, or a batch has
+            fewer rows than ranks.
     """
     if world.size == 1:
         return
@@ -62,10 +62,10 @@ def check_model(world: World, run: Run, model: Model) -> None:
         raise InputError(
             f"training.batch_size is {run.training.batch_size} {many}: each needs a row; raise it, or start fewer ranks"
         )
-    if any(isinstance(part, HostTable) for part in model.modules()):
+    if any(isinstance(part, SparseTable) for part in model.modules()):
         raise InputError(
-            f"model '{name}' keeps the rows of a table in the memory of one process (model.table = 'host'), so it is "
-            "not trained on several: start it without torchrun, or set model.table = 'dense'"
+            f"model '{name}' keeps the rows of a table in the memory of one process (model.table = 'sparse' or 'host'), "
+            "so it is not trained on several: start it without torchrun, or set model.table = 'dense'"
         )
     norms = [place for place, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if norms:

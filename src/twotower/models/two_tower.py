@@ -66,8 +66,9 @@ class TwoTower(Model):
             about those of item-to-item cosines. It wants linear towers (``hidden`` empty) as wide as the fields, item
             ids and a history. "auto": so where towers and memory allow it and items are at most `MOST_ITEMS`, else
             drawn, which is logged.
-        table: how ids become vectors: "dense" (a row an id, on the device), "hashed" or "quotient_remainder" (ids
-            share ``table_buckets`` rows), or "host" (rows stay in the host's memory; row-wise Adagrad trains them).
+        table: how ids become vectors: "dense" (a row an id, a weight of the model), "hashed" or "quotient_remainder"
+            (ids share ``table_buckets`` rows), "sparse" (a row an id; a step reads and moves those of its batch alone,
+            by row-wise Adagrad) or "host" (the same, and rows stay in the host's memory).
         table_buckets: rows that ids share; a table of users with no more ids than this stays dense.
         table_hashes: rows that are summed for an id of a hashed table.
     """

@@ -6,9 +6,10 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.towers.hashed_table import HashedTable
 from twotower.towers.host_table import HostTable
 from twotower.towers.quotient_table import QuotientRemainderTable
+from twotower.towers.sparse_table import SparseTable
 from twotower.towers.table import DenseTable, Table
 
-TABLES = ("dense", "hashed", "quotient_remainder", "host")
+TABLES = ("dense", "hashed", "quotient_remainder", "sparse", "host")
 """What ``model.table`` may be."""
 SHARING = ("hashed", "quotient_remainder")
 """Those whose ids share rows."""
@@ -39,7 +40,8 @@ def build_table(
         return HashedTable(num_rows, dim, buckets=buckets, hashes=hashes, std=std)
     if kind == "quotient_remainder":
         return QuotientRemainderTable(num_rows, dim, buckets=buckets, std=std)
-    return HostTable(num_rows, dim, std=std) if kind == "host" else DenseTable(num_rows, dim, std=std)
+    made = {"sparse": SparseTable, "host": HostTable}.get(kind, DenseTable)
+    return made(num_rows, dim, std=std)
 
 
 def check_kind(kind: str, buckets: int) -> None:
