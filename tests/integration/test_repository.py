@@ -318,14 +318,8 @@ def test_no_circle_of_files():
 
 TABLES = SOURCE / "towers"
 MAKERS = (
-    "DenseTable",
-    "HashedTable",
-    "QuotientRemainderTable",
-    "SparseTable",
-    "HostTable",
-    "ShardedTable",
-    "build_table",
-    "table_of",
+    *("DenseTable", "HashedTable", "QuotientRemainderTable", "SparseTable", "HostTable", "ShardedTable"),
+    *("build_table", "table_of"),
 )
 
 

@@ -310,7 +310,7 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
 @pytest.mark.bad_input
 def test_a_host_table_on_several_ranks_and_a_state_of_no_type_are_refused(tiny_dataset, monkeypatch):
     model, _, _ = case(tiny_dataset, table="host")
-    with pytest.raises(InputError, match="in the memory of one process"):
+    with pytest.raises(InputError, match="of a table in one process"):
         check_model(World(0, 2), default_run("two_tower"), model)
     monkeypatch.setattr(Place, "current", classmethod(lambda cls: cls(0, 2)))
     with pytest.raises(InputError, match="trained by one process"):

@@ -50,8 +50,8 @@ def check_model(world: World, run: Run, model: Model) -> None:
     """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
 
     Raises:
-        InputError: if the model has a closed form, a sparse or a host table, or looks at its batch as a whole, or a batch has
-            fewer rows than ranks.
+        InputError: if the model has a closed form, a sparse or host table, or looks at its batch as a whole, or a batch
+            has fewer rows than ranks.
     """
     if world.size == 1:
         return
@@ -64,7 +64,7 @@ def check_model(world: World, run: Run, model: Model) -> None:
         )
     if any(isinstance(part, SparseTable) for part in model.modules()):
         raise InputError(
-            f"model '{name}' keeps the rows of a table in the memory of one process (model.table = 'sparse' or 'host'), "
+            f"model '{name}' keeps the rows of a table in one process (model.table = 'sparse' or 'host'), "
             "so it is not trained on several: start it without torchrun, or set model.table = 'dense'"
         )
     norms = [place for place, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]

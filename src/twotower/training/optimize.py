@@ -44,8 +44,8 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     for key in ("clip_norm", "weight_decay"):
         if getattr(config, key):
             raise InputError(
-                f"training.{key} reaches weights alone, and the rows of sparse and host tables are none: set it to 0, or "
-                "model.table = 'dense'"
+                f"training.{key} reaches weights alone, and the rows of sparse and host tables are none: set it to 0, "
+                "or model.table = 'dense'"
             )
     rate = config.row_rate or config.learning_rate
     rows = {name: RowAdagrad(table, rate=rate, state=config.row_state) for name, table in tables.items()}
