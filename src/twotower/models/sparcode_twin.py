@@ -13,7 +13,8 @@ from twotower.models.base import Model
 from twotower.scorers.registry import build_scorer
 from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.tokenizers import Tokenizer
-from twotower.towers.embedding import FeatureEmbedding, embedding_table
+from twotower.towers.embedding import FeatureEmbedding
+from twotower.towers.table import DenseTable
 
 
 class SparCodeTwin(Model):
@@ -60,7 +61,7 @@ class SparCodeTwin(Model):
             raise ValueError(f"score must be cosine or dot, got '{score}'")
         self.schema, self.history_length, self.temperature = schema, history_length, temperature
         self.scorer = build_scorer(score, dim)
-        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_table = DenseTable(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         length = history_length + self.first.count
