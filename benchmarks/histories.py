@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import common
-from twotower.towers.embedding import mean_of_rows
 from twotower.towers.interaction.din import DIN
+from twotower.towers.table import mean_of_rows
 
 ITEMS, LENGTH = 7_000, 50
 WIDTHS = (48, 160)

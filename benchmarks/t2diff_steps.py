@@ -44,7 +44,8 @@ def by_step(model: T2Diff, windows: list[tuple[Tensor, Tensor, Tensor]]) -> dict
     with inference(model):
         for history, following, mask in windows:
             part = model.next_item
-            noise = torch.randn(part.draws, *history.shape, model.item_table.embedding_dim, generator=generator)
+            assert part is not None
+            noise = torch.randn(part.draws, *history.shape, model.item_table.dim, generator=generator)
             count = int(mask.sum())
             found = part.by_step(model.embedded(history), model.embedded(following), mask, noise)
             places += count

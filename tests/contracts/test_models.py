@@ -256,5 +256,13 @@ def test_bad_settings_are_refused(name, settings, message):
 
 
 def test_ease_refuses_a_catalogue_that_it_cannot_hold():
-    with pytest.raises(InputError, match="use sparse_ease"):
+    with pytest.raises(InputError, match=r"has 20,001, which would take 6\.4 GB while solving; use sparse_ease"):
         build_model("ease", Schema(5, MOST_ITEMS + 1))
+
+
+def test_item_cosine_says_how_much_memory_is_missing_before_it_starts(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e8)
+    model = build_model("item_cosine", tiny_dataset.schema)
+    with pytest.raises(InputError, match=r"10 items with 10 neighbours need 0\.2 GB, and 0\.1 GB of memory are free"):
+        model.fit_log(tiny_dataset.log)
+    assert not model.cosines.any()

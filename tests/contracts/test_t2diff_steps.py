@@ -17,6 +17,7 @@ SMALL = {"dim": 8, "channels": 6, "history_length": 6, "noise_steps": 10, "resto
 def part_of(**settings: object) -> NextItem:
     model = build_model("t2diff", Schema(14, 11), SMALL | settings)
     assert isinstance(model, T2Diff)
+    assert model.next_item is not None
     return model.next_item.double().eval()
 
 

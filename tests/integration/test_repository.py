@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import shutil
@@ -313,3 +314,66 @@ def test_the_search_for_circles_finds_them():
 
 def test_no_circle_of_files():
     assert circles(imports()) == set()
+
+
+TABLES = SOURCE / "towers"
+MAKERS = (
+    *("DenseTable", "HashedTable", "QuotientRemainderTable", "SparseTable", "HostTable", "ShardedTable"),
+    *("build_table", "table_of"),
+)
+
+
+def table_weights(tree: ast.Module, tables: frozenset[str]) -> list[int]:
+    """Lines that make an embedding past the table protocol, or read the weight of one of ``tables``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("nn.Embedding", "nn.EmbeddingBag")):
+            found.append(node.lineno)
+        if isinstance(node, ast.Attribute) and node.attr in ("weight", "shard", "embedding_dim", "num_embeddings"):
+            owner = node.value.value if isinstance(node.value, ast.Subscript) else node.value
+            name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
+            if name in tables:
+                found.append(node.lineno)
+    return found
+
+
+@functools.cache
+def names_of_tables() -> frozenset[str]:
+    """The names that any module gives what a maker of tables returns, and those of arguments that are tables."""
+    names = {"table", "tables"}
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                calls = {ast.unparse(part.func) for part in ast.walk(node.value) if isinstance(part, ast.Call)}
+                if calls & set(MAKERS):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names |= {target.attr if isinstance(target, ast.Attribute) else "" for target in targets}
+            if isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) == "Table":
+                names.add(node.arg)
+    return frozenset(names - {"", "layers"})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "self.item_table.weight[2:]",
+        "F.embedding(history, self.ids.weight)",
+        "rows = table.weight",
+        "dim = model.user_table.embedding_dim",
+        "self.item_table = nn.Embedding(9, 3)",
+        "torch.nn.EmbeddingBag(9, 3)",
+    ],
+)
+def test_the_search_for_weights_of_tables_finds_them(code):
+    assert table_weights(ast.parse(code), names_of_tables())
+
+
+def test_embeddings_are_read_through_the_table_protocol_alone():
+    own = {"row_adagrad.py", "table_files.py"} | {path.name for path in TABLES.glob("*_table.py")} | {"table.py"}
+    found = [
+        f"{name}:{line}"
+        for name, tree in trees()
+        if not (name.startswith(("src/twotower/towers/", "src/twotower/training/")) and name.split("/")[-1] in own)
+        for line in table_weights(tree, names_of_tables())
+    ]
+    assert not found

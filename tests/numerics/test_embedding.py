@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from twotower.core.records import PADDING
-from twotower.towers.embedding import mean_of_rows
+from twotower.towers.table import mean_of_rows
 
 IDS = [[3, 1, 3, 0], [0, 0, 0, 0], [4, 0, 2, 0], [0, 1, 0, 0]]  # padding may stand anywhere
 

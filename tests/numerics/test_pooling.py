@@ -9,6 +9,15 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.towers.pooling import HistoryPooling
+from twotower.towers.table import DenseTable
+
+
+def table_of(rows: torch.Tensor) -> DenseTable:
+    """The table with these rows."""
+    table = DenseTable(*rows.shape).to(rows.dtype)
+    table.put(torch.arange(len(rows)), rows)
+    return table
+
 
 HISTORY = torch.tensor([[3, 5, 2, 4, 0], [6, 0, 0, 0, 0], [0, 0, 0, 0, 0], [2, 2, 3, 7, 5]])
 
@@ -38,40 +47,43 @@ def test_matches_loops(pooling):
     for row in HISTORY.tolist():
         parts = {"mean": slow(table.tolist(), row, None), "recency": slow(table.tolist(), row, rate)}
         expected.append(parts["mean"] + parts["recency"] if pooling == "both" else parts[pooling])
-    torch.testing.assert_close(pool(table, HISTORY), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        pool(table_of(table), HISTORY), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
+    )
 
 
 def test_the_rate_and_the_table_take_gradients():
-    table = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
-    pool = HistoryPooling(pooling="both").double()
+    both = torch.nn.ModuleList([DenseTable(8, 3), HistoryPooling(pooling="both")]).double()
+    both.forward = lambda history: both[1](both[0], history)
 
-    def run(table: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(pool, {"raw_rate": rate}, (table, HISTORY))
+    def run(rows: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(both, {"0.weight": rows, "1.raw_rate": rate}, (HISTORY,))
 
-    assert torch.autograd.gradcheck(run, (table, pool.raw_rate.detach().clone().requires_grad_()))
+    given = (both[0].weight, both[1].raw_rate)
+    assert torch.autograd.gradcheck(run, tuple(part.detach().clone().requires_grad_() for part in given))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "recency", "both"])
 def test_padding_has_no_effect(pooling):
-    table, pool = torch.randn(8, 3), HistoryPooling(pooling=pooling)
+    table, pool = DenseTable(8, 3), HistoryPooling(pooling=pooling)
     wider = torch.cat([HISTORY, torch.zeros(4, 3, dtype=torch.int64)], dim=1)
     torch.testing.assert_close(pool(table, wider), pool(table, HISTORY))
 
 
 def test_dropped_items_are_left_out_of_the_mean_in_training_alone():
-    table, pool = torch.eye(8), HistoryPooling(dropout=0.5)
+    table, pool = table_of(torch.eye(8)), HistoryPooling(dropout=0.5)
     history = torch.tensor([[2, 3, 4, 5, 6]]).expand(4000, 5)
     kept = pool(table, history)
     counts = (kept > 0).sum(1)
     assert abs(float(counts.double().mean()) - 2.5) < 0.1
     torch.testing.assert_close(kept.sum(1), (counts > 0).float())
-    assert torch.equal(pool.eval()(table, history), table[2:7].mean(0).expand(4000, 8))
+    assert torch.equal(pool.eval()(table, history), torch.eye(8)[2:7].mean(0).expand(4000, 8))
 
 
 @pytest.mark.parametrize("pooling", ["recency", "both"])
 def test_a_history_of_which_nothing_is_kept_gives_zero(pooling):
     pool = HistoryPooling(pooling=pooling, dropout=0.999)
-    found = pool(torch.randn(8, 3), HISTORY[:1])
+    found = pool(DenseTable(8, 3), HISTORY[:1])
     assert torch.equal(found, torch.zeros_like(found))
     assert found.isfinite().all()
 

@@ -3,12 +3,13 @@
 import torch
 
 from twotower.towers import embedding
-from twotower.towers.embedding import embedding_table, settle_new, settle_unknown
+from twotower.towers.embedding import settle_new, settle_unknown
+from twotower.towers.table import DenseTable
 
 
 def test_only_the_nearest_stand_in_and_the_nearer_and_oftener_used_weigh_more(monkeypatch):
     monkeypatch.setattr(embedding, "NEAREST", 2)
-    table = embedding_table(7, 3)
+    table = DenseTable(7, 3)
     before = table.weight.detach().clone()
     fields = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.6, 0.8], [-1.0, 0.0], [-0.6, -0.8], [1.0, 0.0]])
     monkeypatch.setattr(embedding, "POWER", 0.5)
@@ -19,7 +20,7 @@ def test_only_the_nearest_stand_in_and_the_nearer_and_oftener_used_weigh_more(mo
 
 
 def test_an_id_like_none_takes_the_row_of_the_unknown_one():
-    table = embedding_table(5, 3)
+    table = DenseTable(5, 3)
     fields = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     settle_new(table, torch.arange(5) == 4, torch.tensor([0, 0, 1, 1, 0]), fields)
     assert table.weight[4].equal(table.weight[1])
@@ -31,8 +32,8 @@ def test_blocks_and_an_even_choice_of_many_learnt_ids_change_little(monkeypatch)
     new = events == 0
     new[:2] = False
     fields = torch.randn(60, 4)
-    whole = embedding_table(60, 3)
-    blocks = embedding_table(60, 3)
+    whole = DenseTable(60, 3)
+    blocks = DenseTable(60, 3)
     blocks.load_state_dict(whole.state_dict())
     settle_new(whole, new, events, fields)
     monkeypatch.setattr(embedding, "BLOCK", 1)
@@ -45,7 +46,7 @@ def test_blocks_and_an_even_choice_of_many_learnt_ids_change_little(monkeypatch)
 
 
 def test_without_a_learnt_id_rows_stay_as_they_are():
-    table = embedding_table(5, 3)
+    table = DenseTable(5, 3)
     before = table.weight.detach().clone()
     settle_unknown(table, torch.zeros(5, dtype=torch.int64))
     settle_new(table, torch.arange(5) > 1, torch.zeros(5, dtype=torch.int64), torch.randn(5, 2))
@@ -53,6 +54,6 @@ def test_without_a_learnt_id_rows_stay_as_they_are():
 
 
 def test_the_unknown_id_is_the_mean_of_the_learnt_ones():
-    table = embedding_table(5, 3)
+    table = DenseTable(5, 3)
     settle_unknown(table, torch.tensor([7, 7, 1, 0, 2]))
     torch.testing.assert_close(table.weight[1], table.weight[[2, 4]].mean(dim=0))

@@ -41,6 +41,7 @@ from twotower.models.size import check_batch_size, check_training_size
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.curves import Curves
 from twotower.training.distributed import World
+from twotower.training.gradient_cache import GradientCached, check_in_parts
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.tracking import Tracking
@@ -112,6 +113,9 @@ def learn(
             objective = build_objective(run, dataset, log, model, parts, world=world)
             if not isinstance(objective, AgainstLabels):
                 log = log.positives()
+            if run.training.encode_rows:
+                check_in_parts(model, run.model.name)
+                objective = GradientCached(objective, run.training.encode_rows)
             events = item_events(dataset, log)
             rows = ROWS[model.batches](
                 dataset,

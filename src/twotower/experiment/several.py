@@ -19,6 +19,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.result import Result
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
+from twotower.towers.sparse_table import SparseTable
 from twotower.training.distributed import World
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def check_model(world: World, run: Run, model: Model) -> None:
     """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
 
     Raises:
-        InputError: if the model has a closed form, looks at its batch as a whole, or a batch has fewer rows than ranks.
+        InputError: if the model has a closed form, a sparse or host table, or looks at its batch as a whole, or a batch
+            has fewer rows than ranks.
     """
     if world.size == 1:
         return
@@ -59,6 +61,11 @@ def check_model(world: World, run: Run, model: Model) -> None:
     if run.training.batch_size < world.size:
         raise InputError(
             f"training.batch_size is {run.training.batch_size} {many}: each needs a row; raise it, or start fewer ranks"
+        )
+    if any(isinstance(part, SparseTable) for part in model.modules()):
+        raise InputError(
+            f"model '{name}' keeps the rows of a table in one process (model.table = 'sparse' or 'host'), "
+            "so it is not trained on several: start it without torchrun, or set model.table = 'dense'"
         )
     norms = [place for place, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if norms:

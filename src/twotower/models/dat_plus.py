@@ -14,11 +14,11 @@ from twotower.core.schema import Schema
 from twotower.models.prerank.dat import mimic_loss
 from twotower.models.sequential import Sequential
 from twotower.ops.dropout import dropout
-from twotower.towers.embedding import embedding_table
 from twotower.towers.mlp import mlp
 from twotower.towers.sequence.base import check_settings, check_weights
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.mean import MeanSoFar
+from twotower.towers.table import DenseTable
 
 ENCODERS = ("mean", "causal")
 
@@ -101,14 +101,14 @@ class DATPlus(Sequential):
         )
         self.row_by_row = not mimic_weight
         self.mimic_weight, self.user_dropout, self.dropout = mimic_weight, user_dropout, dropout
-        self.user_augmented = embedding_table(schema.num_users, dim)
-        self.item_augmented = embedding_table(schema.num_items, dim)
+        self.user_augmented = DenseTable(schema.num_users, dim)
+        self.item_augmented = DenseTable(schema.num_items, dim)
         self.user_network = mlp([2 * dim, *hidden, dim])
         self.item_network = mlp([2 * dim, *hidden, dim])
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length dim"]:
         """Return the output after each item of the history of somebody who is not known."""
-        nobody = self.user_augmented.weight[UNKNOWN].expand(*history.shape, -1)
+        nobody = self.user_augmented(history.new_tensor(UNKNOWN)).expand(*history.shape, -1)
         return self._user_side(self.tower(self.events(history, times), history != PADDING, times), nobody)
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows dim"]:
@@ -119,7 +119,7 @@ class DATPlus(Sequential):
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return the output of the item tower."""
-        vectors = self.item_vectors(items) * self.item_table.embedding_dim**0.5
+        vectors = self.item_vectors(items) * self.item_table.dim**0.5
         inputs = torch.cat([vectors, self.item_augmented(items.ids)], dim=-1)
         prepared: Tensor = self.scorer.prepare(self.item_network(dropout(inputs, self.dropout, self.training)))
         return prepared

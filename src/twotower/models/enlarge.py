@@ -13,6 +13,9 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model, new_item_model
 from twotower.models.registry import build_model
 
+KNOWN_IDS = "known_ids"
+"""How many ids a table of shared rows was trained on: those beyond are read as the unknown one."""
+
 
 def enlarged(model: Model, name: str, parameters: dict[str, Any], schema: Schema, *, as_unknown: bool = True) -> Model:
     """Return a copy of ``model`` for ``schema``, whose rows begin with those of the model's own; these stay bit by bit.
@@ -45,6 +48,8 @@ def enlarged(model: Model, name: str, parameters: dict[str, Any], schema: Schema
     weights: dict[str, Tensor] = model.state_dict()
     for key, wanted in grown.state_dict().items():
         have = weights.get(key)
+        if key.endswith(KNOWN_IDS) and not as_unknown:  # of a table of shared rows: new ids are to be trained, too
+            weights[key] = wanted
         if have is None or have.shape == wanted.shape:
             continue
         pair = (len(have), len(wanted)) if have.ndim and wanted.ndim else (0, 0)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from twotower.core.records import Items
 from twotower.core.schema import Schema
 from twotower.models.base import Model
-from twotower.towers.embedding import embedding_table
 from twotower.towers.item_features import FeatureSum
 from twotower.towers.sequence.time_gaps import TimeGaps
+from twotower.towers.tables import build_table
 
 STD = 0.02
 """Standard deviation of the entries of the item table when training starts."""
@@ -27,18 +26,29 @@ class SequenceModel(Model):
             histories alike.
         time_gaps: whether the vector of an event is told how long after the one before it came; see `TimeGaps`. A
             history without times is read without.
+        table: how ids become vectors, with ``table_buckets`` and ``table_hashes``: see `build_table`.
     """
 
     batches = "sequences"
 
-    def __init__(self, schema: Schema, *, dim: int, item_features: bool = False, time_gaps: bool = False) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        dim: int,
+        item_features: bool = False,
+        time_gaps: bool = False,
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
+    ) -> None:
         super().__init__()
         if item_features and not schema.item_features:
             raise ValueError("item_features = true, but the items of this data have no features; leave it out")
         if time_gaps and not schema.has_times:
             raise ValueError("time_gaps = true needs times, and this log has none; leave it out")
         self.schema = schema
-        self.item_table = embedding_table(schema.num_items, dim, std=STD)
+        self.item_table = build_table(table, schema.num_items, dim, buckets=table_buckets, hashes=table_hashes, std=STD)
         self.item_features = FeatureSum(schema, dim=dim, std=STD) if item_features else None
         self.wants_items = item_features
         self.gaps = TimeGaps(dim=dim) if time_gaps else None
@@ -55,10 +65,10 @@ class SequenceModel(Model):
 
     def embedded(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         """Return the items' vectors as an encoder reads them: √dim times their own."""
-        rows = F.embedding(ids, self.item_table.weight)
+        rows: Tensor = self.item_table(ids)
         if self.item_features is not None:
             rows = rows + self.item_features.of_ids(ids)
-        return rows * self.item_table.embedding_dim**0.5
+        return rows * self.item_table.dim**0.5
 
     def events(
         self, history: Int[Tensor, "rows length"], times: Int[Tensor, "rows length"] | None

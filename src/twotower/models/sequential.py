@@ -21,7 +21,8 @@ from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_set
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
 
-SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature")
+TABLE = ("table", "table_buckets", "table_hashes")
+SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature", *TABLE)
 """Settings that every sequential model has."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
@@ -44,6 +45,10 @@ class Sequential(SequenceModel):
         history_length: positions of a window.
         score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse" or "host", as in
+            `TwoTower`.
+        table_buckets: rows that ids of a hashed or quotient_remainder table share.
+        table_hashes: rows that are summed for an id of a hashed table.
         settings: the encoder's own.
 
     Attributes:
@@ -63,10 +68,21 @@ class Sequential(SequenceModel):
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
         **settings: Any,
     ) -> None:
         check_settings(dim=dim, history_length=history_length)
-        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
+        super().__init__(
+            schema,
+            dim=dim,
+            item_features=item_features,
+            time_gaps=time_gaps,
+            table=table,
+            table_buckets=table_buckets,
+            table_hashes=table_hashes,
+        )
         if score not in encoder.scores:
             raise ValueError(f"score must be {' or '.join(encoder.scores)}, got '{score}'")
         if not 0.0 < temperature < math.inf:
@@ -227,6 +243,10 @@ class SASRec(Sequential):
         history_length: positions of a window.
         score: "dot" or "cosine".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse" or "host", as in
+            `TwoTower`.
+        table_buckets: rows that ids of a hashed or quotient_remainder table share.
+        table_hashes: rows that are summed for an id of a hashed table.
     """
 
     def __init__(
@@ -245,6 +265,9 @@ class SASRec(Sequential):
         history_length: int = 50,
         score: str = "dot",
         temperature: float = 1.0,
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
     ) -> None:
         if min(dim, layers, heads, feed_forward, history_length) < 1:
             raise ValueError(
@@ -262,6 +285,9 @@ class SASRec(Sequential):
             history_length=history_length,
             score=score,
             temperature=temperature,
+            table=table,
+            table_buckets=table_buckets,
+            table_hashes=table_hashes,
             layers=layers,
             heads=heads,
             dropout=dropout,

@@ -23,8 +23,9 @@ from twotower.towers.codes.item_vectors import check_item_id, item_vectors
 from twotower.towers.codes.quantiser import CodeUse, Quantiser
 from twotower.towers.codes.scorers import build_token_scorer
 from twotower.towers.codes.tokenizers import Tokenizer
-from twotower.towers.embedding import FeatureEmbedding, embedding_table
+from twotower.towers.embedding import FeatureEmbedding
 from twotower.towers.heads import Heads
+from twotower.towers.table import DenseTable
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class SparCode(Model):
         self.cosine, self.temperature = cosine, temperature
         self._activate = ACTIVATIONS[activation]
         self.item_id = check_item_id(schema, item_id)
-        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_table = DenseTable(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         self.item_heads = Heads(dim, heads=item_tokens, dim=dim) if item_tokens > 1 else None

@@ -14,7 +14,8 @@ from twotower.scorers.registry import build_scorer
 from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.item_vectors import check_item_id, item_vectors
 from twotower.towers.codes.tokenizers import Tokenizer
-from twotower.towers.embedding import FeatureEmbedding, embedding_table
+from twotower.towers.embedding import FeatureEmbedding
+from twotower.towers.table import DenseTable
 
 
 class SparCodeTwin(Model):
@@ -64,7 +65,7 @@ class SparCodeTwin(Model):
         self.schema, self.history_length, self.temperature = schema, history_length, temperature
         self.scorer = build_scorer(score, dim)
         self.item_id = check_item_id(schema, item_id)
-        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_table = DenseTable(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         self.first = FieldsFirst(schema.user_features if user_features else (), dim=dim, dropout=feature_dropout)
         length = history_length + self.first.count

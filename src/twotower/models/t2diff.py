@@ -116,10 +116,10 @@ class T2Diff(SequenceModel):
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "mixed" and session > history_length:
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
-        if attention == "causal" and restored == NONE:
-            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "mixed" and relative:
             raise ValueError("relative = true has no effect with attention = 'mixed'; leave it out")
+        if attention == "causal" and restored == NONE:
+            raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "causal" and session_gap:
             raise ValueError(f"session_gap = {session_gap} has no effect with attention = 'causal'; leave it out")
         if session_gap and not schema.has_times:
@@ -166,18 +166,20 @@ class T2Diff(SequenceModel):
         history = history[:, :longest]
         times = None if users.history_times is None else users.history_times[:, :longest]
         vectors = self.embedded(history)
-        guess = None
-        if (part := self.next_item) is not None:
-            guess = beside(lambda: part.at_end(vectors, lengths), like=vectors)
+        guess = beside(lambda: self._guessed(vectors, lengths), like=vectors)
         events = self.timed(vectors, times)
         if isinstance(self.tower, MixedAttention):
             end = (lengths - 1).clamp(min=0)[:, None]
-            states = self.tower(events, None if guess is None else guess()[:, None], end, times)[:, 0]
+            guessed = guess()
+            states = self.tower(events, None if guessed is None else guessed[:, None], end, times)[:, 0]
         else:
             assert isinstance(self.tower, CausalTransformer)
-            assert guess is not None
             states = self.tower.at_end(events, lengths, times) + self.mix(guess())
         return states * (lengths > 0)[:, None]
+
+    def _guessed(self, vectors: Tensor, lengths: Tensor) -> Tensor | None:
+        """The next item's vector after the latest event, or None where nothing is restored."""
+        return None if self.next_item is None else self.next_item.at_end(vectors, lengths)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return the item's vector."""

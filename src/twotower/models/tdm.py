@@ -18,8 +18,9 @@ from twotower.models.base import Model
 from twotower.models.first_items import cooccurrence_vectors
 from twotower.ops.balanced_tree import levels_of, nodes_of, order_by_likeness
 from twotower.scorers.tiles import in_tiles
-from twotower.towers.embedding import FeatureEmbedding, embedding_table
+from twotower.towers.embedding import FeatureEmbedding
 from twotower.towers.node_scorer import NodeScorer, ReadHistory
+from twotower.towers.table import DenseTable
 
 FIRST_TREES = ("cooccurrence", "category", "popularity")
 NUMBERS = 1 << 22
@@ -101,7 +102,7 @@ class TDM(Model):
         self.branches, self.first_tree, self.negatives = branches, first_tree, negatives
         self.node_weight, self.rounds, self.round_epochs = node_weight, rounds, round_epochs
         self.items = max(1, schema.num_items - FIRST_KNOWN)
-        self.item_table = embedding_table(schema.num_items, dim)
+        self.item_table = DenseTable(schema.num_items, dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=dim)
         sizes = [branches**level for level in range(1, levels_of(self.items, branches) + 1)]
         drawn = torch.randn(sum(sizes), dim) * dim**-0.5
@@ -214,7 +215,7 @@ class TDM(Model):
         """Take the first tree from the training log."""
         events = log.items.bincount(minlength=self.schema.num_items)[FIRST_KNOWN:]
         if self.first_tree == "cooccurrence":
-            vectors = cooccurrence_vectors(log, self.schema.num_items, self.item_table.embedding_dim)
+            vectors = cooccurrence_vectors(log, self.schema.num_items, self.item_table.dim)
             self._plant(order_by_likeness(vectors[FIRST_KNOWN:], torch.Generator().manual_seed(0)))
             return
         order = events.argsort(descending=True, stable=True)
@@ -239,7 +240,7 @@ class TDM(Model):
     @torch.no_grad()
     def new_tree(self, number: int) -> None:
         """Make tree ``number`` by clustering the items' vectors; its nodes begin at the mean of their items."""
-        vectors = self.item_table.weight[FIRST_KNOWN:]
+        vectors = self.item_table.whole().detach()[FIRST_KNOWN:]
         generator = torch.Generator(vectors.device).manual_seed(number)
         self._plant(order_by_likeness(vectors, generator))
         self.rounds_done.fill_(number)
@@ -256,10 +257,9 @@ class TDM(Model):
         """Take as many levels as the weights have: a catalogue that grew keeps its tree, with more items a node."""
         found = sum(key.startswith(f"{prefix}node_levels.") for key in state_dict)
         if found and found != self.levels:
-            dim = self.item_table.embedding_dim
+            dim = self.item_table.dim
             self.node_levels = nn.ParameterList(
-                nn.Parameter(self.item_table.weight.new_zeros(self.branches**level, dim))
-                for level in range(1, found + 1)
+                nn.Parameter(self.node_levels[0].new_zeros(self.branches**level, dim)) for level in range(1, found + 1)
             )
         super()._load_from_state_dict(state_dict, prefix, *others)
 

@@ -17,9 +17,11 @@ from twotower.models.base import Model
 from twotower.models.first_items import cooccurrence_vectors
 from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
-from twotower.towers.embedding import FeatureEmbedding, dropped_fields, embedding_table, settle_new, settle_unknown
+from twotower.towers.embedding import FeatureEmbedding, dropped_fields, settle_new, settle_unknown
 from twotower.towers.pooling import HistoryPooling
 from twotower.towers.registry import build_tower
+from twotower.towers.table import DenseTable, Table
+from twotower.towers.tables import SHARING, build_table
 
 INITS = ("drawn", "cooccurrence", "auto")
 MOST_ITEMS = 200_000
@@ -64,6 +66,11 @@ class TwoTower(Model):
             about those of item-to-item cosines. It wants linear towers (``hidden`` empty) as wide as the fields, item
             ids and a history. "auto": so where towers and memory allow it and items are at most `MOST_ITEMS`, else
             drawn, which is logged.
+        table: how ids become vectors: "dense" (a row an id, a weight of the model), "hashed" or "quotient_remainder"
+            (ids share ``table_buckets`` rows), "sparse" (a row an id; a step reads and moves those of its batch alone,
+            by row-wise Adagrad) or "host" (the same, and rows stay in the host's memory).
+        table_buckets: rows that ids share; a table of users with no more ids than this stays dense.
+        table_hashes: rows that are summed for an id of a hashed table.
     """
 
     def __init__(
@@ -88,6 +95,9 @@ class TwoTower(Model):
         feature_dropout: float = 0.0,
         id_dropout: float = 0.0,
         init: str = "drawn",
+        table: str = "dense",
+        table_buckets: int = 0,
+        table_hashes: int = 2,
     ) -> None:
         super().__init__()
         if not (0.0 <= feature_dropout < 1.0 and 0.0 <= id_dropout < 1.0):
@@ -104,18 +114,28 @@ class TwoTower(Model):
                 "init = 'cooccurrence' wants linear towers (hidden = [], tower = 'mlp', batch_norm = false) with "
                 "dim = field_dim, item_id = true and a history"
             )
+        if init == "cooccurrence" and table in SHARING:
+            raise ValueError(f"init = 'cooccurrence' wants a row an item, and the ids of a {table} table share rows")
+        settable = plain and item_id and history_length > 0 and table not in SHARING
         self.schema = schema
-        self.init = "drawn" if init == "auto" and not (plain and item_id and history_length) else init
+        self.init = "drawn" if init == "auto" and not settable else init
         self.history_length = history_length
         self.feature_dropout = feature_dropout
         self.id_dropout = id_dropout
         self.scorer = build_scorer(score, dim)
         self.inner_product = self.scorer.inner_product
         self.temperature = Temperature(temperature, learnable=learn_temperature)
-        self.item_table = embedding_table(schema.num_items, field_dim)
-        self.history_table = embedding_table(schema.num_items, field_dim) if history_table and history_length else None
+
+        def table_of(rows: int) -> Table:
+            return build_table(table, rows, field_dim, buckets=table_buckets, hashes=table_hashes)
+
+        self.item_table = table_of(schema.num_items)
+        self.history_table = table_of(schema.num_items) if history_table and history_length else None
         self.pool = HistoryPooling(pooling=pooling, dropout=history_dropout)
-        self.user_table = embedding_table(schema.num_users, field_dim) if user_id else None
+        self.user_table: Table | None = None
+        if user_id:
+            few = 0 < schema.num_users <= table_buckets
+            self.user_table = DenseTable(schema.num_users, field_dim) if few else table_of(schema.num_users)
         self.item_id = item_id
         self.user_fields = FeatureEmbedding(schema.user_features, dim=field_dim)
         self.item_fields = FeatureEmbedding(schema.item_features, dim=field_dim)
@@ -133,8 +153,7 @@ class TwoTower(Model):
         """Return one vector a user, of length 1 under the cosine."""
         fields = []
         if self.history_length:
-            table = self.item_table if self.history_table is None else self.history_table
-            fields.append(self.pool(table.weight, users.history))
+            fields.append(self.pool(self.history_table or self.item_table, users.history))
         if self.user_table is not None:
             fields.append(self.user_table(users.ids))
         fields += self._features(self.user_fields, users.features)
@@ -165,11 +184,12 @@ class TwoTower(Model):
     @torch.no_grad()
     def start_from(self, log: Log) -> None:
         """Take the first item embeddings from the training log, where ``init`` says so."""
-        rows, dim = self.item_table.weight.shape
+        rows, dim = self.item_table.num_rows, self.item_table.dim
         if self.init == "drawn" or (self.init == "auto" and rows > MOST_ITEMS):
             return
+        item, user = _only_layer(self.item_mlp), _only_layer(self.user_mlp)
         try:
-            vectors = cooccurrence_vectors(log, rows, dim).to(self.item_table.weight)
+            vectors = cooccurrence_vectors(log, rows, dim).to(item.weight)
         except InputError as error:
             if self.init != "auto":
                 raise
@@ -181,8 +201,7 @@ class TwoTower(Model):
         vectors *= dim**-0.5 / vectors[known].square().mean().sqrt()  # as long as those that are drawn
         for table in (self.item_table, self.history_table):
             if table is not None:
-                table.weight[known] = vectors[known]
-        item, user = _only_layer(self.item_mlp), _only_layer(self.user_mlp)
+                table.put(known.nonzero()[:, 0], vectors[known])
         same = torch.eye(dim).to(item.weight)
         item.weight[:, -dim:] = same  # the id is the last field of an item, the history the first ones of a user
         user.weight[:, : dim * self.pool.parts] = same.repeat(1, self.pool.parts) / self.pool.parts
@@ -191,8 +210,8 @@ class TwoTower(Model):
 
     @property
     def serves_new_items(self) -> bool:
-        """Return whether items have features beside their ids."""
-        return bool(self.schema.item_features)
+        """Return whether items have features beside their ids, and a row each that can be set by them."""
+        return bool(self.schema.item_features) and self.item_table.row_an_id
 
     @torch.no_grad()
     def settle_items(self, new: Tensor, events: Tensor, items: Items) -> None:

@@ -24,14 +24,14 @@ def uniform_by_id(ids: Int[Tensor, " rows"], dim: int, *, seed: int) -> Float[Te
         True
     """
     first, second, third = (derive(seed, "uniform by id", part) & _LOW for part in range(3))
-    rows = _mixed(_mixed((ids & _LOW) ^ first) + (ids >> 32) & _LOW ^ second)
-    columns = _mixed(torch.arange(dim, device=ids.device) ^ third)
-    mixed = _mixed(_mixed((rows[:, None] + columns) & _LOW) ^ first)
-    return (mixed >> 8).float() * 2.0**-23 - 1.0
+    rows = mixed(mixed((ids & _LOW) ^ first) + (ids >> 32) & _LOW ^ second)
+    columns = mixed(torch.arange(dim, device=ids.device) ^ third)
+    numbers = mixed(mixed((rows[:, None] + columns) & _LOW) ^ first)
+    return (numbers >> 8).float() * 2.0**-23 - 1.0
 
 
-def _mixed(numbers: Tensor) -> Tensor:
-    """A permutation of the numbers below 2³² in which each bit of the input moves half of the output's."""
+def mixed(numbers: Tensor) -> Tensor:
+    """Permute the numbers below 2³², so that each bit of the input moves half of the output's."""
     for _ in range(2):
         numbers = ((numbers >> 16) ^ numbers) * _ODD & _LOW
     return (numbers >> 16) ^ numbers

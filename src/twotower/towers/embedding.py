@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from twotower.core.records import FIRST_KNOWN, PADDING, UNKNOWN, Features
+from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features
 from twotower.core.schema import Feature
+from twotower.towers.table import DenseTable, Table
 
 NEAREST = 10
 """Learnt ids that stand in for one without training events."""
@@ -32,7 +33,7 @@ class FeatureEmbedding(nn.Module):
     Args:
         features: of one side.
         dim: width of each vector.
-        std: as of `embedding_table`, for the tables of discrete features.
+        std: as of `DenseTable`, for the tables of discrete features.
     """
 
     def __init__(self, features: tuple[Feature, ...], *, dim: int, std: float | None = None) -> None:
@@ -41,7 +42,7 @@ class FeatureEmbedding(nn.Module):
         self.dim = dim
         # A list, since a feature may bear a name that a module cannot, such as "type" or one with a dot.
         self.layers = nn.ModuleList(
-            embedding_table(feature.size, dim, std=std) if feature.is_discrete else nn.Linear(feature.size, dim)
+            DenseTable(feature.size, dim, std=std) if feature.is_discrete else nn.Linear(feature.size, dim)
             for feature in features
         )
 
@@ -60,8 +61,9 @@ class FeatureEmbedding(nn.Module):
 
     def _field(self, layer: nn.Module, feature: Feature, value: Tensor) -> Tensor:
         if feature.is_discrete:
-            assert isinstance(layer, nn.Embedding)
-            return layer(value) if value.ndim == 1 else mean_of_rows(layer.weight, value)
+            assert isinstance(layer, DenseTable)
+            found: Tensor = layer(value) if value.ndim == 1 else layer.mean(value)
+            return found
         if feature.kind == "numeric":
             value = ((value - feature.mean) / feature.std)[:, None]
         known = value.isfinite().all(dim=1, keepdim=True)
@@ -76,21 +78,22 @@ def dropped_fields(fields: Float[Tensor, "rows fields dim"], share: float) -> Fl
 
 
 @torch.no_grad()
-def settle_unknown(table: nn.Embedding, events: Int[Tensor, " rows"]) -> None:
+def settle_unknown(table: Table, events: Int[Tensor, " rows"]) -> None:
     """Give the unknown id, which training does not show, the mean of the rows of ids with training events.
 
     Args:
-        table: rows by id, changed in place.
+        table: with a row an id, which is changed in place.
         events: training events of each id.
     """
     learnt = _learnt(events)
     if learnt.any():
-        table.weight[UNKNOWN] = table.weight[learnt].mean(dim=0)
+        unknown = torch.tensor([UNKNOWN], device=events.device)
+        table.put(unknown, table(learnt.nonzero()[:, 0]).mean(dim=0, keepdim=True))
 
 
 @torch.no_grad()
 def settle_new(
-    table: nn.Embedding, new: Bool[Tensor, " rows"], events: Int[Tensor, " rows"], fields: Float[Tensor, "rows width"]
+    table: Table, new: Bool[Tensor, " rows"], events: Int[Tensor, " rows"], fields: Float[Tensor, "rows width"]
 ) -> None:
     """Set the rows of ids without training events to the mean of the `NEAREST` trained ids by cosine of features.
 
@@ -99,7 +102,7 @@ def settle_new(
     were drawn, and would rank new items by chance; one row for all of them leaves them where no user is.)
 
     Args:
-        table: rows by id, changed in place.
+        table: with a row an id, which is changed in place.
         new: the ids that are given a row.
         events: training events of each id; of many learnt ids an even choice is compared with.
         fields: embedded features of each id, laid end to end.
@@ -111,42 +114,17 @@ def settle_new(
     learnt = learnt[:: -(-len(learnt) // MOST_COMPARED)]
     centre = fields[learnt].mean(dim=0)
     known = F.normalize(fields[learnt] - centre, dim=1)
-    weight = table.weight
+    unknown = table(torch.tensor([UNKNOWN], device=events.device))
     for part in wanted.split(max(1, BLOCK // len(learnt))):
         alike = F.normalize(fields[part] - centre, dim=1) @ known.T
         best = alike.topk(min(NEAREST, len(learnt)), dim=1)
         shares = best.values.clamp(min=0.0) * events[learnt[best.indices]] ** POWER
         total = shares.sum(1, keepdim=True)
-        rows = (weight[learnt[best.indices]] * shares[:, :, None]).sum(1) / total.clamp(min=1e-6)
-        weight[part] = torch.where(total > 1e-6, rows, weight[UNKNOWN])
+        rows = (table(learnt[best.indices]) * shares[:, :, None]).sum(1) / total.clamp(min=1e-6)
+        table.put(part, torch.where(total > 1e-6, rows, unknown))
 
 
 def _learnt(events: Tensor) -> Tensor:
     found = events > 0
     found[:FIRST_KNOWN] = False
     return found
-
-
-def embedding_table(rows: int, dim: int, *, std: float | None = None) -> nn.Embedding:
-    """Build a table with a zero row for padding and normal entries of this standard deviation.
-
-    None: 1 / sqrt(dim).
-    """
-    table = nn.Embedding(rows, dim, padding_idx=PADDING)
-    with torch.no_grad():
-        table.weight.normal_(std=dim**-0.5 if std is None else std)
-        table.weight[PADDING].zero_()
-    return table
-
-
-def mean_of_rows(table: Float[Tensor, "entries dim"], ids: Int[Tensor, "rows length"]) -> Float[Tensor, "rows dim"]:
-    """Return the mean of the table's rows ``ids`` without padding; zero where all is padding.
-
-    No vector is made for a place, except in a graph that is exported: ONNX has no such sum, and would loop over rows.
-    """
-    if not ids.shape[1]:
-        return table.new_zeros(ids.shape[0], table.shape[1])
-    if torch.compiler.is_exporting():
-        there = (ids != PADDING)[:, :, None].to(table.dtype)
-        return (F.embedding(ids, table) * there).sum(1) / there.sum(1).clamp(min=1.0)
-    return F.embedding_bag(ids, table, mode="mean", padding_idx=PADDING)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Items, Users
 from twotower.core.schema import Schema
-from twotower.towers.embedding import FeatureEmbedding, embedding_table, mean_of_rows
+from twotower.towers.embedding import FeatureEmbedding
 from twotower.towers.item_features import ItemFeatures
+from twotower.towers.table import DenseTable, mean_of_rows
 
 
 class ItemFields(ItemFeatures):
@@ -26,7 +27,7 @@ class ItemFields(ItemFeatures):
         super().__init__(schema)
         self.count = 1 + len(schema.item_features)
         self.width = self.count * dim
-        self.ids = embedding_table(schema.num_items, dim, std=std)
+        self.ids = DenseTable(schema.num_items, dim, std=std)
         self.features = FeatureEmbedding(schema.item_features, dim=dim, std=std)
 
     def forward(self, items: Items) -> Float[Tensor, "rows fields dim"]:
@@ -69,9 +70,9 @@ class ItemFields(ItemFeatures):
     def _table(self) -> Float[Tensor, "items width"]:
         """The concatenated fields of every item."""
         if not self.features.features:
-            return self.ids.weight
+            return self.ids.whole()
         self._need_attached()
-        return self._by_id(torch.arange(self.num_items, device=self.ids.weight.device))
+        return self._by_id(torch.arange(self.num_items, device=self.attached.device))
 
     def _by_id(self, ids: Tensor) -> Tensor:
         return self(Items(ids, self._columns(ids))).flatten(1)
@@ -91,7 +92,7 @@ class UserFields(nn.Module):
         self.dim = dim
         self.count = user_id + len(schema.user_features)
         self.width = self.count * dim
-        self.ids = embedding_table(schema.num_users, dim) if user_id else None
+        self.ids = DenseTable(schema.num_users, dim) if user_id else None
         self.features = FeatureEmbedding(schema.user_features, dim=dim)
 
     def forward(self, users: Users) -> Float[Tensor, "rows fields dim"]:

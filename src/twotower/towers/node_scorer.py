@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from twotower.core.errors import unknown_name
 from twotower.core.records import PADDING
 from twotower.towers.mlp import mlp
+from twotower.towers.table import Table
 
 FORMS = ("attention", "mlp", "dot")
 
@@ -77,7 +78,7 @@ class NodeScorer(nn.Module):
         """Return about how many numbers are held for a pair of a user and a node."""
         return 1 if self.form == "dot" else 3 * self.parts * self.each + 2 * len(self.of_node.bias)
 
-    def read(self, table: nn.Embedding, history: Int[Tensor, "rows length"]) -> ReadHistory:
+    def read(self, table: Table, history: Int[Tensor, "rows length"]) -> ReadHistory:
         """Return the latest items of each history as the score wants them."""
         ids = latest_first(history, self.length)
         ids = torch.nn.functional.pad(ids, (0, self.parts * self.each - self.length), value=PADDING)

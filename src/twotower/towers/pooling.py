@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from twotower.core.errors import unknown_name
 from twotower.core.records import PADDING
-from twotower.towers.embedding import mean_of_rows
+from twotower.towers.table import Table
 
 POOLINGS = ("mean", "recency", "both")
 FIRST_RATE = 0.1
@@ -55,24 +55,23 @@ class HistoryPooling(nn.Module):
         """Return how many vectors are concatenated."""
         return 2 if self.pooling == "both" else 1
 
-    def forward(
-        self, table: Float[Tensor, "items dim"], history: Int[Tensor, "rows length"]
-    ) -> Float[Tensor, "rows width"]:
-        """Pool the rows of ``table`` that a history names (padded at the end)."""
+    def forward(self, table: Table, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows width"]:
+        """Pool the vectors of ``table`` that a history names (padded at the end)."""
         kept = history != PADDING
         if self.training and self.dropout:
             kept = kept & (torch.rand(history.shape, device=history.device) >= self.dropout)
         parts = []
         if self.pooling != "recency":
-            parts.append(mean_of_rows(table, history.masked_fill(~kept, PADDING)))
+            parts.append(table.mean(history.masked_fill(~kept, PADDING)))
         if self.pooling != "mean":
             parts.append(self._recent(table, history, kept))
         return torch.cat(parts, dim=1)
 
-    def _recent(self, table: Tensor, history: Tensor, kept: Tensor) -> Tensor:
+    def _recent(self, table: Table, history: Tensor, kept: Tensor) -> Tensor:
         lengths = (history != PADDING).sum(1, keepdim=True)
         back = lengths - 1 - torch.arange(history.shape[1], device=history.device)
         logits = -F.softplus(self.raw_rate) * back
         # Where nothing is kept the softmax would be NaN: a finite floor, and weights of zero afterwards.
         weights = logits.masked_fill(~kept, torch.finfo(logits.dtype).min).softmax(1) * kept
-        return (F.embedding(history, table) * weights[:, :, None].to(table.dtype)).sum(1)
+        vectors = table(history)
+        return (vectors * weights[:, :, None].to(vectors.dtype)).sum(1)

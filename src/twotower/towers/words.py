@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from twotower.core.records import PADDING, UNKNOWN, Features
 from twotower.core.schema import Feature
-from twotower.towers.embedding import embedding_table, mean_of_rows
 from twotower.towers.latent_text import TextSpace, fit_text, text_vectors
+from twotower.towers.table import DenseTable
 
 
 class ResidualBlock(nn.Module):
@@ -56,7 +56,7 @@ class TextField(nn.Module):
         self.width = text_dim + (keyword_dim if keywords else 0)
         self.register_buffer("idf", torch.zeros(feature.size))
         self.register_buffer("axes", torch.zeros(feature.size, text_dim))
-        self.table = embedding_table(feature.size, keyword_dim) if keywords else None
+        self.table = DenseTable(feature.size, keyword_dim) if keywords else None
 
     def fit(self, words: Int[Tensor, "rows width"], seed: int) -> None:
         """Take the space of the text vectors from these texts."""
@@ -116,7 +116,7 @@ class SemanticItems(nn.Module):
             TextField(feature, text_dim=text_dim, keyword_dim=keyword_dim, keywords=0 if self.keywords else keywords)
             for feature in self.texts
         )
-        self.tables = nn.ModuleList(embedding_table(feature.size, keyword_dim) for feature in self.keywords)
+        self.tables = nn.ModuleList(DenseTable(feature.size, keyword_dim) for feature in self.keywords)
         width = len(self.texts) * text_dim + (len(self.tables) or len(self.texts)) * keyword_dim
         width += sum(feature.size for feature in self.vectors)
         self.project = nn.Linear(width, dim)
@@ -130,9 +130,9 @@ class SemanticItems(nn.Module):
         """
         read = [field(values[feature.name]) for field, feature in zip(self.fields, self.texts, strict=True)]
         for table, feature in zip(self.tables, self.keywords, strict=True):
-            assert isinstance(table, nn.Embedding)
+            assert isinstance(table, DenseTable)
             known = values[feature.name].masked_fill(values[feature.name] == UNKNOWN, PADDING)
-            read.append(mean_of_rows(table.weight, known))
+            read.append(table.mean(known))
         read += [F.normalize(values[feature.name].nan_to_num(), dim=1) for feature in self.vectors]
         return self.norm(self.blocks(self.project(torch.cat(read, dim=1))))
 

@@ -10,6 +10,7 @@ from twotower.training.sources import NegativeSource, unrepeated
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
+ROW_STATES = ("float32", "bfloat16")
 PRECISIONS = ("float32", "bfloat16")
 REGULARISERS = ("uniformity", "decorrelation", "centring")
 GEOMETRY = ("off", "record", "warn", "stop")
@@ -100,12 +101,20 @@ class Training:
     """Passes over the training rows, at most."""
     batch_size: int = 256
     """Rows a step: events, or users' windows for causal models."""
+    encode_rows: int = 0
+    """Users and items that are encoded at a time in a step; what lies between layers is dropped and computed again for
+    the gradients (gradient caching), so that batches may be much larger than the device holds. 0: all at once."""
     learning_rate: float = 1e-3
     """The highest that the schedule reaches."""
     optimizer: str = "adamw"
     """adam, adamw, adagrad or sgd."""
     weight_decay: float = 0.0
     """Decoupled for adamw, L2 for the others."""
+    row_rate: float = 0.0
+    """Learning rate of row-wise Adagrad, which trains the rows of sparse and host tables (model.table); it follows
+    the schedule. 0: learning_rate."""
+    row_state: str = "float32"
+    """What row-wise Adagrad keeps for each row: float32, or bfloat16."""
     schedule: str = "constant"
     """constant, linear or cosine decay to zero over all epochs, after the warm-up."""
     warmup_steps: int = 0
@@ -141,19 +150,21 @@ class Training:
 
     def __post_init__(self) -> None:
         _choice("training.optimizer", self.optimizer, OPTIMIZERS)
+        _choice("training.row_state", self.row_state, ROW_STATES)
         _choice("training.schedule", self.schedule, SCHEDULES)
         _choice("training.precision", self.precision, PRECISIONS)
         _choice("training.geometry", self.geometry, GEOMETRY)
         for name, low in (
             ("epochs", 1),
             ("batch_size", 1),
+            ("encode_rows", 0),
             ("warmup_steps", 0),
             ("patience", 0),
             ("patience_steps", 0),
             ("evaluate_every", 0),
         ):
             _at_least(f"training.{name}", getattr(self, name), low)
-        for name in ("learning_rate", "weight_decay", "clip_norm", "checkpoint_seconds", "patience_loss"):
+        for name in ("learning_rate", "weight_decay", "clip_norm", "checkpoint_seconds", "patience_loss", "row_rate"):
             _at_least(f"training.{name}", getattr(self, name), 0.0)
         if self.patience and not self.evaluate_every:
             raise InputError("training.patience needs validations, but training.evaluate_every is 0")

@@ -317,7 +317,8 @@ class _Run:
         records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
         self.progress = Progress(**(state["progress"] | {"records": records}))
         device = next(self.model.parameters()).device
-        self.best_weights = {name: value.to(device) for name, value in state["best"].items()}
+        places = {name: value.device for name, value in self.model.state_dict().items()}  # a host table's stay there
+        self.best_weights = {name: value.to(places.get(name, device)) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(_on(device, state["loss"]))
         self.batching.load_state_dict(state["batching"])

@@ -7,11 +7,22 @@ import math
 import torch
 from torch import nn
 
+from twotower.core.errors import InputError
+from twotower.ops.exchange import Place
+from twotower.towers.sparse_table import SparseTable
 from twotower.training.config import Training
+from twotower.training.row_adagrad import RowAdagrad
+from twotower.training.with_rows import WithRows
 
 
 def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """Build the optimiser of a run, in its fused form."""
+    """Build the optimiser of a run, in its fused form, with row-wise Adagrad for sparse and host tables.
+
+    The rows of a sharded table are stepped by who made it.
+
+    Raises:
+        InputError: if the run asks of such a table what is not done to its rows, or there are several ranks.
+    """
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -22,7 +33,23 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     # The fused Adagrad has no CUDA form.
     fused = not (config.optimizer == "adagrad" and parameters[0].is_cuda)
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
-    return kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
+    weights = kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
+    tables = {name: part for name, part in model.named_modules() if isinstance(part, SparseTable)}
+    if not tables:
+        return weights
+    if Place.current().size > 1:
+        raise InputError(
+            "sparse and host tables are trained by one process: start it without torchrun, or set model.table = 'dense'"
+        )
+    for key in ("clip_norm", "weight_decay"):
+        if getattr(config, key):
+            raise InputError(
+                f"training.{key} reaches weights alone, and the rows of sparse and host tables are none: set it to 0, "
+                "or model.table = 'dense'"
+            )
+    rate = config.row_rate or config.learning_rate
+    rows = {name: RowAdagrad(table, rate=rate, state=config.row_state) for name, table in tables.items()}
+    return WithRows(weights, rows, ratio=rate / config.learning_rate if config.learning_rate else 1.0)
 
 
 def learning_rate(config: Training, step: int, total: int) -> float:

@@ -16,7 +16,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.models.base import ClosedForm
 from twotower.ops.kmeans import kmeans
-from twotower.towers.embedding import mean_of_rows
+from twotower.towers.table import mean_of_rows
 
 WIDTH = 64
 """Numbers that a user's features are projected to."""

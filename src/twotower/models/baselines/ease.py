@@ -63,7 +63,9 @@ class EASE(OffersChoices):
         if schema.num_items > MOST_ITEMS:
             raise InputError(
                 f"model 'ease': it keeps a weight for every pair of items, for at most {MOST_ITEMS:,} items, and this "
-                f"catalogue has {schema.num_items:,}; use sparse_ease, which keeps the nearest only"
+                f"catalogue has {schema.num_items:,}, which would take "
+                f"{BYTES_WHILE_SOLVING * schema.num_items**2 / 1e9:,.1f} GB while solving; use sparse_ease, which "
+                "keeps the nearest only"
             )
         self.schema = schema
         self.lambda_ = lambda_

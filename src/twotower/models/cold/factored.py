@@ -11,7 +11,8 @@ from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.models.base import Model
 from twotower.models.cold.factors import factorise
-from twotower.towers.embedding import FeatureEmbedding, dropped_fields, mean_of_rows
+from twotower.towers.embedding import FeatureEmbedding, dropped_fields
+from twotower.towers.table import mean_of_rows
 
 
 class Factored(Model):

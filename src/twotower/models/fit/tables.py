@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.records import PADDING, Users
-from twotower.towers.embedding import mean_of_rows
 from twotower.towers.interaction.base import PairwiseUnit
+from twotower.towers.table import mean_of_rows
 
 if TYPE_CHECKING:
     from twotower.models.fit.model import FIT

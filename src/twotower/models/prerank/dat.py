@@ -13,8 +13,8 @@ from twotower.core.errors import InputError, closest
 from twotower.core.records import Batch, Encoded, Items, Users
 from twotower.core.schema import Feature, Schema
 from twotower.models.prerank.base import PreRanker
-from twotower.towers.embedding import embedding_table
 from twotower.towers.fc_stack import FCStack
+from twotower.towers.table import DenseTable
 
 
 class DAT(PreRanker):
@@ -73,8 +73,8 @@ class DAT(PreRanker):
         self.mimic_weight = mimic_weight
         self.category = _category(schema, category)
         self.category_weight = category_weight
-        self.user_augmented = embedding_table(schema.num_users, dim)
-        self.item_augmented = embedding_table(schema.num_items, dim)
+        self.user_augmented = DenseTable(schema.num_users, dim)
+        self.item_augmented = DenseTable(schema.num_items, dim)
 
         def stack(width: int) -> FCStack:
             widths = [*hidden, dim]

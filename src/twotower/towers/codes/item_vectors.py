@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import Items
 from twotower.core.schema import Schema
 from twotower.towers.embedding import FeatureEmbedding
+from twotower.towers.table import Table
 
 
 def check_item_id(schema: Schema, item_id: bool) -> bool:
@@ -23,7 +24,7 @@ def check_item_id(schema: Schema, item_id: bool) -> bool:
 
 
 def item_vectors(
-    items: Items, table: nn.Embedding, fields: FeatureEmbedding, *, item_id: bool
+    items: Items, table: Table, fields: FeatureEmbedding, *, item_id: bool
 ) -> Float[Tensor, "rows dim"]:
     """Return one vector an item: its id's row of the table and the mean of its features', or the latter alone."""
     if fields.features and items.features is not None:

@@ -1,0 +1,56 @@
+"""Tables by the name that a run gives them."""
+
+from __future__ import annotations
+
+from twotower.core.errors import InputError, unknown_name
+from twotower.towers.hashed_table import HashedTable
+from twotower.towers.host_table import HostTable
+from twotower.towers.quotient_table import QuotientRemainderTable
+from twotower.towers.sparse_table import SparseTable
+from twotower.towers.table import DenseTable, Table
+
+TABLES = ("dense", "hashed", "quotient_remainder", "sparse", "host")
+"""What ``model.table`` may be."""
+SHARING = ("hashed", "quotient_remainder")
+"""Those whose ids share rows."""
+
+
+def build_table(
+    kind: str, num_rows: int, dim: int, *, buckets: int = 0, hashes: int = 2, std: float | None = None
+) -> Table:
+    """Build a table of ids.
+
+    Args:
+        kind: one of `TABLES`.
+        num_rows: ids, padding and unknown included.
+        dim: width of a vector.
+        buckets: rows that a table of `SHARING` has for them.
+        hashes: rows that are summed for an id of a hashed table.
+        std: of the normal entries; None: 1 / sqrt(dim).
+
+    Raises:
+        InputError: if the kind is unknown, or the buckets do not suit it.
+
+    Examples:
+        >>> build_table("hashed", 1000, 8, buckets=100).row_an_id
+        False
+    """
+    check_kind(kind, buckets)
+    if kind == "hashed":
+        return HashedTable(num_rows, dim, buckets=buckets, hashes=hashes, std=std)
+    if kind == "quotient_remainder":
+        return QuotientRemainderTable(num_rows, dim, buckets=buckets, std=std)
+    made = {"sparse": SparseTable, "host": HostTable}.get(kind, DenseTable)
+    return made(num_rows, dim, std=std)
+
+
+def check_kind(kind: str, buckets: int) -> None:
+    """Refuse a kind that is none, and buckets where nothing reads them.
+
+    Raises:
+        InputError: says what there is.
+    """
+    if kind not in TABLES:
+        raise unknown_name("model.table", kind, TABLES)
+    if buckets and kind not in SHARING:
+        raise InputError(f"model.table_buckets is read by {' and '.join(SHARING)} alone, and model.table is '{kind}'")

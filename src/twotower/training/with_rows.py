@@ -1,0 +1,59 @@
+"""An optimiser of weights together with those of tables whose rows are no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from twotower.core.errors import InputError
+from twotower.training.row_adagrad import RowAdagrad
+
+
+class WithRows(torch.optim.Optimizer):
+    """Step the weights, then the rows of each table, at a learning rate that follows that of the weights.
+
+    Args:
+        weights: optimiser of the model's weights, whose groups these are.
+        rows: optimisers of the tables, by the place of the table in the model.
+        ratio: learning rate of rows over that of weights.
+    """
+
+    def __init__(self, weights: torch.optim.Optimizer, rows: Mapping[str, RowAdagrad], *, ratio: float) -> None:
+        super().__init__([part for group in weights.param_groups for part in group["params"]], {})
+        self.weights, self.rows, self.ratio = weights, dict(rows), ratio
+        self.param_groups = weights.param_groups  # one list: a rate that is set here is that of the weights
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step the weights and the rows that a backward pass touched."""
+        self.weights.step(closure)
+        for optimizer in self.rows.values():
+            optimizer.step(rate=self.param_groups[0]["lr"] * self.ratio)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of weights and rows."""
+        self.weights.zero_grad(set_to_none)
+        for optimizer in self.rows.values():
+            optimizer.table.gradients.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of weights and rows."""
+        return {"weights": self.weights.state_dict(), "rows": {name: one.state() for name, one in self.rows.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            InputError: if it is that of other tables.
+        """
+        if set(state_dict.get("rows", ())) != set(self.rows):
+            raise InputError(
+                f"the saved optimiser has tables {sorted(state_dict.get('rows', ()))}, the model {sorted(self.rows)}: "
+                "another model's checkpoint"
+            )
+        self.weights.load_state_dict(state_dict["weights"])
+        self.param_groups = self.weights.param_groups
+        for name, optimizer in self.rows.items():
+            optimizer.load_state(state_dict["rows"][name])
