@@ -27,6 +27,7 @@ from twotower.training.distributed import World
 pytestmark = pytest.mark.ranks
 FORK = multiprocessing.get_context("fork")
 TOWER = ModelSection("two_tower", {"dim": 8, "field_dim": 4, "hidden": [8]})
+HASHED = ModelSection("two_tower", TOWER.settings | {"table": "hashed", "table_buckets": 8})
 SASREC = ModelSection("sasrec", {"dim": 8, "dropout": 0.0, "history_length": 6, "layers": 1})
 TRAINING = Training(epochs=2, batch_size=56, learning_rate=0.01, optimizer="sgd", seed=3, device="cpu")
 
@@ -116,6 +117,7 @@ def assert_same(found: Any, expected: Any, rel: float = 2e-6) -> None:
 
 CLAIMS = {
     "in-batch": a_run("sampled_softmax"),
+    "in-batch, encoded in parts": a_run("sampled_softmax", HASHED, training=replace(TRAINING, encode_rows=10)),
     "in-batch, sequences": a_run("sampled_softmax", SASREC, training=replace(TRAINING, batch_size=14)),
     "in-batch and a bank": a_run("sampled_softmax", sources=("in_batch", "memory_bank"), number=60),
     "hardest of in-batch and mined": a_run(
@@ -135,6 +137,10 @@ MORE = {
     "mixed": a_run("sampled_softmax", sources=("mixed",)),
     "in-batch and popularity": a_run("sampled_softmax", sources=("in_batch", "popularity")),
     "some of the batch": a_run("sampled_softmax", in_batch_number=20),
+    "quotients": a_run(
+        "sampled_softmax",
+        ModelSection("two_tower", TOWER.settings | {"table": "quotient_remainder", "table_buckets": 8}),
+    ),
     "positive corrected": a_run("sampled_softmax", correct_positive=True),
     "a bank that starts by drift": a_run(
         "sampled_softmax", sources=("in_batch", "memory_bank"), number=60, bank_drift=1.0, bank_rescale=True
