@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 
+from twotower.core.cores import cores, share_cores
 from twotower.core.engines.base import TRIES, Task, Work, lost
 from twotower.core.errors import InputError
 
@@ -95,4 +95,5 @@ def _begin(workers: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers)))
+    share_cores(workers)
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
