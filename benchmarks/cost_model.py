@@ -281,6 +281,7 @@ def _preparing() -> list[Point]:
         and run["workers"] == 1
         and run.get("format") == "parquet"
         and run["memory_limit"] == "1GB"
+        and "failed" not in run
     ]
     for run in runs:
         about = f"prepare {run['rows']:,} rows"

@@ -93,17 +93,20 @@ def here(words: list[str]) -> None:
 
 
 def run(*words: object, end: float = float("inf")) -> dict[str, float]:
-    """The same in a process of its own; TimeoutExpired when it is not done by ``end``."""
+    """The same in a process of its own; ChildProcessError where it fails, TimeoutExpired when ``end`` comes first."""
     command = [sys.executable, __file__, "--here", *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     with process, TreeMemory(process) as memory:
         try:
-            told, _ = process.communicate(timeout=None if end == float("inf") else max(0.1, end - time.monotonic()))
+            told, errors = process.communicate(
+                timeout=None if end == float("inf") else max(0.1, end - time.monotonic())
+            )
         except BaseException:
             os.killpg(process.pid, 9)
             raise
     if process.returncode:
-        sys.exit(f"{' '.join(map(str, words))} ended with {process.returncode}")
+        raise ChildProcessError((errors.strip().splitlines() or ["no word"])[-1])
     found: dict[str, float] = json.loads(told.rpartition("took ")[2])
     return {**found, "together_mib": round(max(memory.together_mib, found["peak_mib"]), 1)}
 
@@ -116,8 +119,12 @@ def prepare(folder: Path, rows: int, kind: str, limit: str, keep: Any, end: floa
     for workers in WORKERS:
         to = folder / f"prepared-{workers}"
         words = ("data", "prepare", spec, "--to", to, "--workers", workers, "--memory-limit", limit)
-        took = run(*words, end=end)
         about = {"what": "prepare", "format": kind, "memory_limit": limit, "rows": rows, "workers": workers}
+        try:
+            took = run(*words, end=end)
+        except ChildProcessError as failed:
+            keep({**about, "failed": str(failed)})
+            continue
         keep({**about, **took, "rows_per_second": round(rows / took["wall_seconds"])})
         same.append(hash_folder(to, leave_out=()))
         assert same[0] == same[-1], "the folders differ"
