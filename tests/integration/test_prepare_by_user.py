@@ -107,6 +107,16 @@ def test_users_apart_give_the_folder_of_one_process(folder: Path, kind: str, ite
 
 
 @pytest.mark.parametrize("folder", ["names"], indirect=True)
+def test_repeats_are_counted_alike_in_any_number_of_shares(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = spec(folder, SPECS["by time"])
+    prepare(path, folder / "one")
+    monkeypatch.setattr("twotower.data.prepare.select.PAIRS", 30)
+    prepare(path, folder / "shares")
+    assert read_json(folder / "one" / "manifest.json")["rows"]["log"]["repeated"] > 10
+    assert hash_folder(folder / "shares", leave_out=()) == hash_folder(folder / "one", leave_out=())
+
+
+@pytest.mark.parametrize("folder", ["names"], indirect=True)
 def test_parts_done_twice_and_in_another_order_give_the_same_folder(folder: Path) -> None:
     path = spec(folder, SPECS["labels"])
     prepare(path, folder / "one")

@@ -18,6 +18,9 @@ from twotower.data.prepare.spec import Spec
 CHUNK = 1 << 18
 """Events that are in memory at once while arrays are written."""
 
+PAIRS = 1 << 22
+"""Events whose pairs of user and item are told apart at once: DuckDB's table of many more outgrows its limit."""
+
 ORDER_SEED = 0
 """Of the order that is drawn for a log without one."""
 
@@ -46,7 +49,7 @@ def select_events(connection: Any, spec: Spec, report: LogReport, progress: Prog
     connection.execute("DROP TABLE raw_events")
     events = one(connection, "SELECT count(*) FROM kept")
     progress("looking for repeated events")
-    report.repeats = events - one(connection, "SELECT count(*) FROM (SELECT DISTINCT u, i FROM kept)")
+    report.repeats = events - _pairs(connection, events)
     if report.repeats and log.duplicates != "keep":
         direction = "ASC" if log.duplicates == "first" else "DESC"
         ranked = f"row_number() OVER (PARTITION BY u, i ORDER BY time {direction}, place {direction})"
@@ -55,6 +58,15 @@ def select_events(connection: Any, spec: Spec, report: LogReport, progress: Prog
     before = one(connection, "SELECT count(*) FROM kept")
     report.events = _core(connection, log.min_user_events, log.min_item_events, progress)
     report.core_dropped = before - report.events
+
+
+def _pairs(connection: Any, events: int) -> int:
+    """How many pairs of user and item ``kept`` has, one share of the users after the other."""
+    shares = max(1, -(-events // PAIRS))
+    return sum(
+        one(connection, f"SELECT count(*) FROM (SELECT DISTINCT u, i FROM kept WHERE u % {shares} = {share})")
+        for share in range(shares)
+    )
 
 
 def check_left(spec: Spec, report: LogReport) -> None:
