@@ -107,6 +107,19 @@ def test_processes_do_all_also_where_one_dies_in_the_middle(name: str, work: Mod
 
 
 @pytest.mark.slow
+def test_processes_stay_for_the_next_tasks_and_end_with_the_engine(work: ModuleType, tmp_path: Path) -> None:
+    calls, on_done = counted()
+    with open_engine("local", 2) as engine:
+        for name in ("touch", "dies_once", "touch"):
+            engine.run(getattr(work, name), files(tmp_path, 4), on_done)
+            before = {one.pid for one in multiprocessing.active_children()}
+        engine.run(work.touch, files(tmp_path, 4), on_done)
+        assert {one.pid for one in multiprocessing.active_children()} == before, "no new ones"
+    assert len(calls) == 16
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
 def test_a_task_that_kills_every_process_ends_with_one_line(work: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=f"ended without a word {TRIES} times on the same part"):
         Processes(1).run(work.dies_always, files(tmp_path, 1), lambda: None)

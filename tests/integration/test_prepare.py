@@ -491,7 +491,7 @@ def test_each_kind_of_feature(tmp_path):
 
 def test_the_size_of_chunks_has_no_effect(tmp_path, monkeypatch):
     whole = Dataset.load(made_with_tables(tmp_path)).manifest["hashes"]
-    monkeypatch.setattr("twotower.data.prepare.log.CHUNK", 2)
+    monkeypatch.setattr("twotower.data.prepare.select.CHUNK", 2)
     monkeypatch.setattr("twotower.data.prepare.tables.ROWS", 3)
     assert Dataset.load(made_with_tables(tmp_path)).manifest["hashes"] == whole
 

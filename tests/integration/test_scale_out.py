@@ -26,9 +26,11 @@ from twotower.cli.main import main
 from twotower.core.engines.choose import open_engine
 from twotower.core.engines.local import Processes
 from twotower.core.errors import InputError
+from twotower.core.files import hash_folder
 from twotower.core.parts import read_parts
 from twotower.core.store import Store
 from twotower.data.dataset import Dataset
+from twotower.data.prepare.prepare import prepare
 from twotower.models.base import Model
 from twotower.serving.everyone import write_recommendations
 from twotower.serving.loaded import load_from
@@ -176,6 +178,34 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_doubles_nothing(
             left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
             assert not left, "no folder of parts, no lock"
     assert len(set(killed)) == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.long)])
+def test_a_worker_killed_while_a_log_is_prepared_leaves_the_folder_of_one_process(
+    rounds: int, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.data.prepare.spread.PART_EVENTS", 250)
+    lines = [f"u{number % 97},i{number % 89},{number % 61}" for number in range(1200)]
+    for number in range(4):
+        (tmp_path / f"log-{number}.csv").write_text("\n".join(["user,item,when", *lines[number::4], ""]))
+    spec = tmp_path / "shop.toml"
+    spec.write_text('name = "shop"\n[interactions]\npath = "log-*.csv"\nuser = "user"\nitem = "item"\ntime = "when"\n')
+    prepare(spec, tmp_path / "one")
+    killed: list[int] = []
+    with open_engine(cluster.address) as engine:
+        for number in range(rounds):
+            cluster.log.unlink(missing_ok=True)
+            time_of = (2, 6)[number % 2]  # while files are read; while users are gathered
+            killer = threading.Thread(target=kill_at, args=(cluster.log, "note", time_of, killed), daemon=True)
+            killer.start()
+            prepare(spec, tmp_path / "parts", engine=engine)
+            killer.join()
+            assert hash_folder(tmp_path / "parts", leave_out=()) == hash_folder(tmp_path / "one", leave_out=())
+            assert len(cluster.log.read_text().splitlines()) > 9, "the killed one's part was begun again"
+            assert not {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
+    assert len(set(killed)) == rounds
 
 
 @pytest.mark.slow

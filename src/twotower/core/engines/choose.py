@@ -26,7 +26,14 @@ def open_engine(address: str = "local", workers: int = 1) -> Iterator[Engine]:
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     if address == "local":
-        yield ThisProcess() if workers == 1 else Processes(workers)
+        if workers == 1:
+            yield ThisProcess()
+            return
+        processes = Processes(workers, stay=True)
+        try:
+            yield processes
+        finally:
+            processes.close()
         return
     if not re.fullmatch(r"(dask|ray)://[^\s/@:]+:\d{1,5}", address):
         raise InputError(f"no engine {shown(address)}: write local, dask://host:port or ray://host:port")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 
+from twotower.core.cores import cores, share_cores
 from twotower.core.engines.base import TRIES, Task, Work, lost
 from twotower.core.errors import InputError
 
@@ -30,23 +31,38 @@ class Processes:
 
     Args:
         workers: how many processes.
+        stay: they stay for the next tasks, until `close`.
     """
 
     name = "local"
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, *, stay: bool = False) -> None:
+        self.workers, self.stay = workers, stay
+        self._pool: ProcessPoolExecutor | None = None
+        self._others: set[BaseProcess] = set()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
     def run(self, work: Work, tasks: Sequence[Task], on_done: Callable[[], None]) -> None:
         """Run ``work`` on every task, in any order."""
         left, tries = list(range(len(tasks))), [0] * len(tasks)
-        while left:
-            done, suspects = self._once(work, tasks, left, tries, on_done)
-            left = [number for number in left if number not in done]
-            for number in suspects:
-                tries[number] += 1
-                if tries[number] >= TRIES:
-                    raise lost("local processes", TRIES)
+        try:
+            while left:
+                done, suspects = self._once(work, tasks, left, tries, on_done)
+                left = [number for number in left if number not in done]
+                for number in suspects:
+                    tries[number] += 1
+                    if tries[number] >= TRIES:
+                        raise lost("local processes", TRIES)
+        except BaseException:
+            self.close()
+            raise
+        if not self.stay:
+            self.close()
 
     def _once(
         self, work: Work, tasks: Sequence[Task], left: list[int], tries: list[int], on_done: Callable[[], None]
@@ -54,10 +70,12 @@ class Processes:
         """Run until all is done or a process is lost: what was done, and what was under way when one was."""
         done: set[int] = set()
         ahead = iter(left)
-        others = set(active_children())
-        pool = ProcessPoolExecutor(
-            self.workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.workers,)
-        )
+        if self._pool is None:
+            self._others = set(active_children())
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.workers,)
+            )
+        pool = self._pool
         running: dict[Future[None], int] = {}
         try:
             while True:
@@ -80,13 +98,12 @@ class Processes:
                     done.add(running.pop(future))
                     on_done()
         except BrokenProcessPool:
+            self.close()
             return done, set(running.values())
         except KeyboardInterrupt:
-            for process in set(active_children()) - others:
+            for process in set(active_children()) - self._others:
                 process.terminate()
             raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(workers: int) -> None:
@@ -95,4 +112,5 @@ def _begin(workers: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers)))
+    share_cores(workers)
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))

@@ -10,14 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from twotower.core.cores import cores
 from twotower.core.errors import InputError, shown
 
 
 @contextlib.contextmanager
-def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
+def database(work: Path, memory_limit: str = "1GB", *, in_memory: bool = False) -> Iterator[Any]:
     """Open a connection whose tables are in ``work``, so that memory stays below the limit however long they are.
 
     A path with a question mark is none to DuckDB, so such tables are in the system's temporary folder.
+
+    Args:
+        work: a folder.
+        memory_limit: as 500MB or 2GB.
+        in_memory: tables are in memory up to the limit and spill to ``work`` beyond it: quicker where they are small,
+            since nothing is packed.
 
     Raises:
         InputError: if the limit is not a size, or is too small for the job.
@@ -32,8 +39,8 @@ def database(work: Path, memory_limit: str = "1GB") -> Iterator[Any]:
         with (
             _without_question_mark(work) as tables,
             duckdb.connect(
-                str(tables / "work.duckdb"),
-                config={"memory_limit": memory_limit, "temp_directory": str(tables / "spill")},
+                ":memory:" if in_memory else str(tables / "work.duckdb"),
+                config={"memory_limit": memory_limit, "temp_directory": str(tables / "spill"), "threads": cores()},
             ) as connection,
         ):
             connection.execute("SET enable_progress_bar = false")

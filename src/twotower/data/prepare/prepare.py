@@ -14,19 +14,11 @@ from twotower.core.schema import Schema, Side
 from twotower.core.version import __version__
 from twotower.data.folder import finish_folder
 from twotower.data.prepare.database import database, one
-from twotower.data.prepare.log import (
-    LogReport,
-    Progress,
-    Shared,
-    number_items,
-    number_users,
-    read_log,
-    select_events,
-    write_log,
-)
-from twotower.data.prepare.log_part import read_part
+from twotower.data.prepare.here import Here
+from twotower.data.prepare.log import LogReport, Progress, read_log
 from twotower.data.prepare.missing_words import tell_missing_words
 from twotower.data.prepare.spec import Spec
+from twotower.data.prepare.spread import Shared, Spread, is_by_user, read_shared
 from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
 from twotower.data.prepare.values import unify
 from twotower.data.prepare.vocabulary import write_columns
@@ -52,8 +44,9 @@ def prepare(
         target: the folder to write; one that `prepare` wrote before is replaced.
         memory_limit: of DuckDB, as 500MB or 2GB, here and in each worker; beyond it, work spills to disk, here beside
             ``target``.
-        engine: reads the files of the log, each as a part; None: this process. Its workers read the files, and write
-            parts beside ``target``, by the same paths as this process. All that needs the whole log is done here.
+        engine: reads the files of the log, each as a part, and then treats users in parts by a hash of their ids;
+            None: this process. Its workers read the files, and write parts beside ``target``, by the same paths as this
+            process. Tables, the numbers of users and items and the merge are done here.
         progress: is told in a few words what is being done.
 
     Returns:
@@ -75,7 +68,7 @@ def prepare(
         ) as work,
         database(Path(work), memory_limit) as connection,
     ):
-        shared = None if engine is None else Shared(engine, read_part, memory_limit)
+        shared = None if engine is None else Shared(engine, memory_limit)
         _prepare(connection, spec, folder, Path(work), tell, shared)
     return target
 
@@ -90,15 +83,16 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
             progress(f"reading the table of {side}s")
             share = spec.interactions.max_bad_share
             types[side], reports[side] = read_table(connection, side, table, spec.folder, work, share)
-    log = read_log(connection, spec, work, progress, shared)
+    events = _events(connection, spec, work, progress, shared)
+    log = events.report
     forms: dict[Side, dict[str, str]] = {"user": {}, "item": {}}
     for side in sides:
         listed = [(f"{side}_table", "__id")] if tables[side] is not None else []
-        forms[side][""] = unify(connection, [("raw_events", f'"{side}"'), *listed])
+        here, elsewhere = events.ids(side)
+        forms[side][""] = unify(connection, [*here, *listed], elsewhere)
         if listed:
             drop_repeats(connection, side, reports[side])
-    select_events(connection, spec, log, progress)
-    num = {"user": number_users(connection), "item": number_items(connection, spec.items is not None)}
+    num = events.number({side: forms[side][""] for side in sides})
     for side in sides:
         if num[side] - FIRST_KNOWN < 2:
             raise InputError(f"the log has a single {side} after all treatments; a model needs at least two")
@@ -112,7 +106,7 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
     if spec.users is not None:
         unused = "SELECT count(*) FROM user_table WHERE __id NOT IN (SELECT id FROM users)"
         counts["listed_users_without_events"] = one(connection, unused)
-    write_log(connection, spec, folder / "log", num["user"], progress)
+    events.write(folder / "log", num["user"])
     (folder / "vocabulary").mkdir()
     features = {
         side: write_table(
@@ -138,6 +132,16 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
     if source := _source(spec.folder):
         manifest["source"] = source
     finish_folder(folder, schema, manifest)
+
+
+def _events(connection: Any, spec: Spec, work: Path, progress: Progress, shared: Shared | None) -> Here | Spread:
+    """Read the log, here or by an engine."""
+    if shared is None:
+        return Here(connection, spec, read_log(connection, spec, work, progress), progress)
+    report, notes = read_shared(connection, spec, work, progress, shared)
+    if is_by_user(spec):
+        return Spread(connection, spec, report, progress, notes=notes, work=work, shared=shared)
+    return Here(connection, spec, report, progress)
 
 
 def _source(folder: Path) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from twotower.data.prepare.database import column_sql, literal, one
 
@@ -32,6 +32,23 @@ def text_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sql)
     return f"nullif({name} ->> '$', '')" if kind == "JSON" else f"nullif({name}::VARCHAR, '')"
 
 
+class Signs(NamedTuple):
+    """Hold what all texts of a column have in common; None where there is no text."""
+
+    numbers: bool | None
+    booleans: bool | None
+
+
+def signs_of(connection: Any, texts: str) -> Signs:
+    """Return the signs of a query of one column ``value``."""
+    return Signs(
+        *connection.execute(
+            f"SELECT bool_and(regexp_full_match(value, '{_NUMBER}')), bool_and(lower(value) IN ('true', 'false')) "
+            f"FROM ({texts})"
+        ).fetchall()[0]
+    )
+
+
 def form_of(connection: Any, texts: str) -> str:
     """Return the canonical form of a column's texts, by all of its values: numbers, booleans, or none ('').
 
@@ -42,11 +59,20 @@ def form_of(connection: Any, texts: str) -> str:
         connection: to the database.
         texts: a query of one column ``value``.
     """
-    numbers, booleans = connection.execute(
-        f"SELECT bool_and(regexp_full_match(value, '{_NUMBER}')), bool_and(lower(value) IN ('true', 'false')) "
-        f"FROM ({texts})"
-    ).fetchall()[0]
-    return "numbers" if numbers else "booleans" if booleans else ""
+    return form_by([signs_of(connection, texts)])
+
+
+def form_by(signs: Iterable[Signs]) -> str:
+    """Return the form of a column in parts, by the signs of each.
+
+    Examples:
+        >>> form_by([Signs(True, False), Signs(None, None)]), form_by([Signs(True, False), Signs(False, True)])
+        ('numbers', '')
+    """
+    known = [sign for sign in signs if sign.numbers is not None]
+    if not known:
+        return ""
+    return "numbers" if all(s.numbers for s in known) else "booleans" if all(s.booleans for s in known) else ""
 
 
 def form_of_text(text: str) -> str:
@@ -63,10 +89,10 @@ def canonical(text: str, form: str) -> str:
     return text
 
 
-def unify(connection: Any, columns: list[tuple[str, str]]) -> str:
+def unify(connection: Any, columns: list[tuple[str, str]], elsewhere: Iterable[Signs] = ()) -> str:
     """Write the ids of one side, in (table, column) pairs, in one form and return it.
 
-    Rows with a fault are not counted.
+    Rows with a fault are not counted. ``elsewhere`` are the signs of ids that lie in parts.
     """
     texts = []
     for table, column in columns:
@@ -75,11 +101,18 @@ def unify(connection: Any, columns: list[tuple[str, str]]) -> str:
             f"SELECT count(*) FROM duckdb_columns() WHERE table_name = {literal(table)} AND column_name = '__fault'",
         )
         texts.append(f"SELECT {column} AS value FROM {table} {'WHERE __fault IS NULL' if fault else ''}")
-    form = form_of(connection, " UNION ALL ".join(texts))
+    here = [signs_of(connection, " UNION ALL ".join(texts))] if texts else []
+    form = form_by([*here, *elsewhere])
     for table, column in columns if form else []:
         changed = canonical(column, form)
         connection.execute(f"UPDATE {table} SET {column} = {changed} WHERE {column} <> {changed}")
     return form
+
+
+def spelled(text: str) -> str:
+    """Return SQL that is equal for all spellings of a text, whatever the form of its column turns out to be."""
+    short = canonical(text, "numbers")
+    return f"lower(CASE WHEN contains({text}, '.') THEN {short} ELSE {text} END)"
 
 
 def plain_text(value: Any) -> str:
