@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -130,7 +131,7 @@ def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
         made(tmp_path, "half.csv.gz")
 
 
-@pytest.mark.parametrize("name", ["log[1]", "log*", "log?"])
+@pytest.mark.parametrize("name", ["log[1]", "log*", "log?", "~log"])
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
 def test_a_file_whose_name_holds_pattern_signs_is_that_file(tmp_path, name, format):
     copy = "(FORMAT json)" if format == "jsonl" else f"(FORMAT {format})"
@@ -140,6 +141,31 @@ def test_a_file_whose_name_holds_pattern_signs_is_that_file(tmp_path, name, form
         duckdb.sql(f"COPY (FROM (VALUES {rows}) t(\"user\", item)) TO '{made_file}' {copy}")
         made_file.rename(tmp_path / f"{stem}.{format}")
     assert ids_of(made(tmp_path, f"{name}.{format}"), "user") == ["own", "own2"]
+
+
+@pytest.mark.parametrize("name", ["~log.csv", "~/log.csv"])
+def test_a_tilde_is_a_letter_of_a_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / name).write_text(LOG)
+    spec = {"name": "made", "interactions": {"path": name, "user": "user", "item": "item"}}
+    data = Dataset.load(prepare(Spec.from_dict(spec, folder=Path()), Path("~out")))
+    assert (data.log.num_events, (tmp_path / "~out").is_dir()) == (3, True)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_ids_that_are_lists_or_objects_are_told(tmp_path, format):
+    rows = "({'id': 'a b'}, ['x']), ({'id': 'b'}, ['y']), ({'id': 'b'}, ['x', 'z'])"
+    copy = "(FORMAT json)" if format == "jsonl" else "(FORMAT parquet)"
+    duckdb.sql(f"COPY (FROM (VALUES {rows}) t(\"user\", item)) TO '{tmp_path / 'log'}.{format}' {copy}")
+    told = made(tmp_path, f"log.{format}").manifest["treatments"]
+    assert any(line.startswith("2 ids of users are lists or objects, as text, such as '{") for line in told)
+    assert any(line.startswith("3 ids of items are lists or objects, as text, such as '[") for line in told)
+
+
+def test_ids_with_brackets_inside_are_not_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\n[a] b,x\nc {d},{\ne,[x\n")
+    assert not any("objects" in line for line in made(tmp_path).manifest["treatments"])
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])

@@ -142,6 +142,12 @@ def test_whole_numbers_of_an_array_are_coordinates(tmp_path, kind) -> None:
     assert table.vectors.shape == (60, 16)
 
 
+def test_a_tilde_is_a_letter_of_the_name_of_a_parquet_file(tmp_path, diagnose, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_array(tmp_path / "~v.parquet", SPACE)
+    assert diagnose(Path("~v.parquet"))[1].startswith("HEALTHY  60 vectors of 16 dimensions\n")
+
+
 @pytest.mark.parametrize("kind", ["IDMap,RR16,Flat", "RR16,IVF4,Flat", "IVF4,Flat", "IDMap,Flat"])
 def test_own_ids_of_an_index_name_real_vectors(tmp_path, kind) -> None:
     import faiss

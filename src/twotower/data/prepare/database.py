@@ -97,8 +97,18 @@ def as_pattern(path: object) -> str:
 
 
 def only_file(path: object) -> str:
-    """Return a path that readers take for this one file, whatever pattern signs its name holds."""
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path))
+    """Return a path that readers take for this one file, whatever signs its name holds.
+
+    Patterns of names and the home folder's ``~`` are rules of the readers, and none of ours.
+
+    Examples:
+        >>> only_file("a[1].csv")
+        'a[[]1].csv'
+    """
+    text = str(path)
+    if text.startswith("~"):
+        text = str(Path(text).absolute())
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in text)
 
 
 def quoted(column: str) -> str:

@@ -17,6 +17,7 @@ from twotower.data.prepare.database import database, one
 from twotower.data.prepare.here import Here
 from twotower.data.prepare.log import LogReport, Progress, read_log
 from twotower.data.prepare.missing_words import tell_missing_words
+from twotower.data.prepare.nested_ids import tell_nested_ids
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.spread import Shared, Spread, is_by_user, read_shared
 from twotower.data.prepare.tables import TableReport, drop_repeats, read_table, write_table
@@ -123,6 +124,7 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
         "counts": counts,
         "rows": _rows(log, reports),
         "treatments": _treatments(spec, log, reports, counts)
+        + tell_nested_ids(connection, features)
         + tell_missing_words(connection, features, folder / "vocabulary"),
         "split": spec.split,
         "ordered": not spec.interactions.is_unordered,

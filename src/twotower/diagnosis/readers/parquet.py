@@ -71,8 +71,8 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
 
 
 def only_file(path: Path) -> str:
-    """Return the path for DuckDB, to which brackets and stars in a name would be a pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
+    """Return the path for DuckDB, to which brackets and stars in a name would be a pattern, and ~ the home folder."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path.absolute() if str(path).startswith("~") else path))
 
 
 def _pandas_indexes(connection: Any, path: str) -> tuple[str, ...]:
