@@ -21,10 +21,10 @@ from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.models.sequential import SASRec
+from twotower.training.against_all import AgainstAll
 from twotower.training.batching import random_batches
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll
 
 BATCH, LENGTH = 128, 200
 

@@ -21,11 +21,13 @@ from twotower.models.base import Model, new_item_model
 from twotower.sampling.base import Sampler
 from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinBatchRadius, WithinMargin, WithinRadius
 from twotower.sampling.known import Positives
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.all_scores import AgainstAllScores
 from twotower.training.batching import Batching, ClusteredUsers, RandomBatches
 from twotower.training.config import Sampling
 from twotower.training.distributed import World
-from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
+from twotower.training.objective import AgainstLabels, Objective
 from twotower.training.regularise import Regulariser
 
 FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {

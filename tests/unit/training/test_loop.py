@@ -16,10 +16,11 @@ from twotower.models.sequential import SASRec
 from twotower.models.two_tower import TwoTower
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.callbacks import JsonLines, Silent, StopTraining
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll, AgainstSamples
 
 
 def case(kind: str, dataset):
