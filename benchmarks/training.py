@@ -33,7 +33,7 @@ class FirstBatches:
     """Rows of the first batches of an epoch's random order, so that a part of an epoch can be timed."""
 
     def __init__(self, rows: SequenceRows, batches: int) -> None:
-        order = random_batches(len(rows), BATCH, seed=0, epoch=0)
+        order = list(random_batches(len(rows), BATCH, seed=0, epoch=0))
         self.rows, self.kept = rows, torch.cat(order[:batches])
 
     def __len__(self) -> int:

@@ -74,10 +74,20 @@ class SequenceRows:
     """Cut rows of a user's latest window of positives: each item is paired with the one that follows it.
 
     Users with fewer than two events give no row. A batch is as long as its longest row.
+
+    Args:
+        dataset: features of users and items.
+        log: training events.
+        history_length: latest items of the history.
+        item_features: whether batches carry item features.
+        one_width: whether every batch is ``history_length`` long, so that all have one shape.
     """
 
-    def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool, one_width: bool = False
+    ) -> None:
         self.dataset = dataset
+        self.width = history_length if one_width else 0
         self.log = log = log.positives()
         self.item_features = item_features
         self.rows = (log.lengths >= 2).nonzero()[:, 0]
@@ -94,7 +104,7 @@ class SequenceRows:
     def cut(self, rows: Tensor) -> Batch:
         """Return the batch of these windows."""
         lengths = self.lengths[rows]
-        longest, total = int(lengths.max()), int(lengths.sum())
+        longest, total = self.width or int(lengths.max()), int(lengths.sum())
         rows = rows.to(self.log.items.device, non_blocking=True)
         starts, ends = self.starts[rows], self.ends[rows]
         pairs = places(ends - starts - 1, longest, total)

@@ -122,7 +122,8 @@ def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Mo
     """
     training = run.training
     if run.sampling.batches == "random":
-        return RandomBatches(len(rows), training.batch_size, seed=training.seed)
+        pinned = dataset.device.type == "cuda"
+        return RandomBatches(len(rows), training.batch_size, seed=training.seed, pinned=pinned)
     BuildContext(run, dataset, train, model).need_vectors("sampling.batches = 'clustered'")
     if run.objective.loss == "full_softmax" or not reads_batch(run.sampling):
         raise InputError(

@@ -118,6 +118,7 @@ def learn(
                 log,
                 history_length=training_length(model),
                 item_features=run.objective.loss != "full_softmax",
+                **({"one_width": True} if run.training.compile and model.batches == "sequences" else {}),
             )
             batching = build_batching(run, dataset, log, rows, model)
 

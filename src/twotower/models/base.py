@@ -40,6 +40,8 @@ class Model(nn.Module, ABC):
             batch. None: with the `forward` of this class yes, with one of its own no.
         draws_rows: whether a training step encodes rows of the model's own drawing, and not the batch's pairs in their
             order: then no sampler can name candidates of a batch or of a row.
+        compiled_parts: methods that training.compile compiles; () where there is nothing to gain.
+        in_one_shape: set while compiled parts are in use: rows are then encoded together, at one width.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
@@ -54,6 +56,8 @@ class Model(nn.Module, ABC):
     user_kind: type[Any] | None = None
     row_by_row: bool | None = None
     draws_rows: bool = False
+    compiled_parts: tuple[str, ...] = ("encode_users", "encode_items")
+    in_one_shape: bool = False
     no_onnx: str = ""
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -114,6 +118,7 @@ class ClosedForm(Model, ABC):
     """Fit in one go, without gradients."""
 
     batches = "none"
+    compiled_parts = ()
 
     @abstractmethod
     def fit_log(self, log: Log) -> None:

@@ -80,6 +80,7 @@ class Sequential(Model):
         self.item_table = embedding_table(schema.num_items, dim, std=0.02)
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
+        self.compiled_parts = ("positions",) if encoder.causal and not isinstance(self.tower, LearnsMore) else ()
         self.row_by_row = encoder.causal and not isinstance(self.tower, LearnsMore)
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
@@ -125,10 +126,10 @@ class Sequential(Model):
         """
         if isinstance(self.tower, ClozeEncoder):
             found = self._filled_in(batch, self.tower)
-        elif batch.items.ids.device.type == "cpu" and not getattr(self.tower, "whole_batch", False):
-            found = self._in_groups(batch)
-        else:
+        elif self.in_one_shape or batch.items.ids.device.type != "cpu" or getattr(self.tower, "whole_batch", False):
             found = self._at_once(batch)
+        else:
+            found = self._in_groups(batch)
         items = None if batch.items.features is None else self._items(found.item_ids)
         return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
 

@@ -9,11 +9,11 @@ from twotower.data.dataset import Dataset
 from twotower.losses.full_softmax import full_softmax
 from twotower.models.base import Model
 from twotower.training.distributed import World
-from twotower.training.objective import Stateless, own_losses
+from twotower.training.objective import Plain, own_losses
 from twotower.training.regularise import Regulariser
 
 
-class AgainstAll(Stateless):
+class AgainstAll(Plain):
     """Compute the full softmax: every item is a negative of every row. All candidates are encoded once a step.
 
     An item without training events would be a negative in every step and a positive in none, so that training would

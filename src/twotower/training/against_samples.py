@@ -15,9 +15,9 @@ from twotower.losses.base import Loss
 from twotower.models.base import Model
 from twotower.models.encode import inference
 from twotower.ops.ragged import expand
-from twotower.sampling.base import Observer, Sampler, Stateful
+from twotower.sampling.base import Observer, Replayed, Sampler, Stateful
 from twotower.sampling.filters import HardFilter, Scored
-from twotower.sampling.known import Positives
+from twotower.sampling.known import MOST_PADDED, Positives
 from twotower.training.distributed import World
 from twotower.training.objective import own_losses
 from twotower.training.regularise import Regulariser
@@ -125,7 +125,7 @@ class AgainstSamples:
         forward of its own does not let others into it.
         """
         drawn = drawn_ids(negatives)
-        apart = negatives.ids.ndim == 2 or not len(drawn) or drawn.device.type not in TOGETHER
+        apart = negatives.ids.ndim == 2 or not len(drawn) or not (drawn.device.type in TOGETHER or model.in_one_shape)
         if apart or model.own_forward:
             return model(batch), None
         ids = batch.items.ids
@@ -246,10 +246,27 @@ class AgainstSamples:
         fresh = at < 0
         pool = encoded.items
         if fresh.any():
-            pool = states.join([pool, model.encode_items(self.dataset.items(distinct[fresh]))])
+            # By the class's own method: how many they are differs, and a compiled one would be compiled again.
+            pool = states.join([pool, type(model).encode_items(model, self.dataset.items(distinct[fresh]))])
         at = torch.where(fresh, len(encoded.item_ids) + fresh.cumsum(0) - 1, at)[place]
         # The gradient of index_select is an index_add, quicker than that of indexing.
         return states.map_state(lambda part: part.index_select(0, at), pool)
+
+    def why_not_replayed(self, rows: int) -> str:
+        """Return what stands in the way of capturing a step."""
+        if self.regulariser.weights:
+            return "objective.regularise is set"
+        if self.hard is not None and self.hard.needs_farthest:
+            return "sampling.hard = 'radius' looks at all positives of a user"
+        if self.positives.longest * rows > MOST_PADDED:
+            return f"a user has {self.positives.longest:,} positives, too many to go through without waiting"
+        if not isinstance(self.sampler, Replayed) or self.sampler.replayed() is None:
+            return f"negatives of {type(self.sampler).__name__} differ in number or change as training goes on"
+        return ""
+
+    def generators(self) -> list[torch.Generator]:
+        """Return those of the sampler."""
+        return (self.sampler.replayed() or []) if isinstance(self.sampler, Replayed) else []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sampler's state, where it has one."""

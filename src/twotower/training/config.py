@@ -11,6 +11,7 @@ from twotower.training.sources import NegativeSource, unrepeated
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+PLACES = ("auto", "device", "host")
 REGULARISERS = ("uniformity", "decorrelation", "centring")
 GEOMETRY = ("off", "record", "warn", "stop")
 FREQUENCIES = ("counts", "streaming")
@@ -114,6 +115,13 @@ class Training:
     """Gradients are scaled down to this norm at most; 0: they are not."""
     precision: str = "float32"
     """float32, or bfloat16 for matrix products (weights and sums stay float32)."""
+    compile: bool = False
+    """Whether the encoders of a full batch go through torch.compile; worth it for deep encoders and many steps."""
+    capture: bool = False
+    """Whether a training step on a GPU is captured as one CUDA graph and replayed; worth it where steps are small."""
+    data: str = "auto"
+    """Where events and user features lie while a GPU trains: device, host (batches are cut in main memory and copied
+    ahead of the steps), or auto: on the device where they take no more than half of its free memory."""
     patience: int = 0
     """Evaluations without a better validation metric before training stops; 0: never."""
     patience_steps: int = 100
@@ -143,6 +151,7 @@ class Training:
         _choice("training.optimizer", self.optimizer, OPTIMIZERS)
         _choice("training.schedule", self.schedule, SCHEDULES)
         _choice("training.precision", self.precision, PRECISIONS)
+        _choice("training.data", self.data, PLACES)
         _choice("training.geometry", self.geometry, GEOMETRY)
         for name, low in (
             ("epochs", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from twotower.core.records import Batch, Encoded
@@ -30,6 +31,19 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Replayable(Protocol):
+    """Do the same work on the device at every step of one shape, so that a captured step can stand for all of them."""
+
+    def why_not_replayed(self, rows: int) -> str:
+        """Return why that does not hold as this one is set, for batches of ``rows`` rows; "" where it does."""
+        ...
+
+    def generators(self) -> list[torch.Generator]:
+        """Return the generators that it draws from, beside the device's own."""
+        ...
+
+
 class Stateless:
     """Hold nothing that a resumed run needs."""
 
@@ -41,7 +55,21 @@ class Stateless:
         """Take nothing."""
 
 
-class AgainstLabels(Stateless):
+class Plain(Stateless):
+    """Draw nothing, and do the same work at every step, but for a regulariser of the states."""
+
+    regulariser: Regulariser
+
+    def why_not_replayed(self, rows: int) -> str:
+        """Return what stands in the way."""
+        return "objective.regularise is set" if self.regulariser.weights else ""
+
+    def generators(self) -> list[torch.Generator]:
+        """Return none."""
+        return []
+
+
+class AgainstLabels(Plain):
     """Compute binary cross-entropy of the rows' own labels."""
 
     def __init__(self, regulariser: Regulariser | None = None, *, world: World | None = None) -> None:

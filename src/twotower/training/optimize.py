@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twotower.training.config import Training
 
 
-def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """Build the optimiser of a run, in its fused form."""
+def build_optimizer(model: nn.Module, config: Training, *, captured: bool = False) -> torch.optim.Optimizer:
+    """Build the optimiser of a run, in its fused form.
+
+    Args:
+        model: whose weights it moves.
+        config: kind, first rate and decay.
+        captured: whether its update will be part of a captured step. The learning rate then lies on the device, in
+            float32, and every step, captured or not, reads it there.
+    """
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -21,8 +29,38 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # The fused Adagrad has no CUDA form.
     fused = not (config.optimizer == "adagrad" and parameters[0].is_cuda)
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
-    return kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
+    if captured:
+        options["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
+        options["capturable"] = parameters[0].is_cuda
+    return kinds[config.optimizer](parameters, **options)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, before: float | None) -> None:
+    """Set the learning rate of the next step; ``before``: that of the last one, None: not known."""
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = rate
+        elif rate != before:
+            group["lr"].fill_(rate)
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state as a checkpoint holds it: alike for steps that are captured and for others."""
+    state = optimizer.state_dict()
+    groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+    return state | {"param_groups": groups}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take moments and step counts from a checkpoint; how steps are taken stays as the optimiser was built."""
+    built = [{name: group[name] for name in _BUILT if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, built, strict=True):
+        group.update(own)
+
+
+_BUILT = ("lr", "capturable", "fused", "foreach")
 
 
 def learning_rate(config: Training, step: int, total: int) -> float:

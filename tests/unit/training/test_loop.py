@@ -274,7 +274,7 @@ def test_bfloat16_products_train_close_to_float32(tiny_dataset):
 def test_batches_are_a_partition_that_differs_by_epoch():
     from twotower.training.batching import random_batches
 
-    first, again, other = (random_batches(50, 8, seed=1, epoch=epoch) for epoch in (0, 0, 1))
+    first, again, other = (list(random_batches(50, 8, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
     assert torch.cat(first).sort().values.tolist() == list(range(50))
     assert [len(batch) for batch in first] == [8] * 6 + [2]
     assert torch.equal(torch.cat(first), torch.cat(again))
