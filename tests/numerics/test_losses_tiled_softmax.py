@@ -95,6 +95,13 @@ def test_nothing_is_larger_than_the_items_or_a_tile(num_items):
     assert seen.most == max(items.numel(), 64 * 100)
 
 
+def test_a_large_catalogue_is_taken_in_tiles_by_itself():
+    users, items, targets, _, _ = make_case(64, 13_000, 2, torch.float32)
+    with Largest() as seen:
+        full_softmax(users, items, targets).backward()
+    assert seen.most <= 64 * 6_144  # a chunk of 32 rows would be 416,000
+
+
 @pytest.mark.bad_input
 def test_a_tile_of_nothing_is_refused():
     users, items, targets, _, _ = make_case()
