@@ -1,4 +1,4 @@
-"""Training examples: rows cut from the log by index arithmetic, on the log's device."""
+"""Training examples: rows cut from the log by index arithmetic, where the log lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Items
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, moved
 from twotower.data.log import Log
 from twotower.ops.windows import places, windows
 
@@ -65,8 +65,8 @@ class EventRows:
         if self.history.times is not None:
             times = windows(self.history.times, starts, ends, self.history_length)
         ids = self.log.items[rows]
-        items = self.dataset.items(ids) if self.item_features else Items(ids)
-        labels = None if self.log.labels is None else self.log.labels[rows]
+        items = self.dataset.items(ids) if self.item_features else Items(moved(ids, self.dataset.device))
+        labels = None if self.log.labels is None else moved(self.log.labels[rows], self.dataset.device)
         return Batch(self.dataset.users(users, history, times), items, labels)
 
 
@@ -112,8 +112,10 @@ class SequenceRows:
         ids = window[:, 1:].contiguous()
         history = window[:, :-1].masked_fill(ids == PADDING, PADDING)
         times = None if self.log.times is None else windows(self.log.times, starts, ends - 1, longest)
+        device = self.dataset.device
         items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
-        return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids), pairs=pairs)
+        items = items._replace(ids=moved(ids, device))
+        return Batch(self.dataset.users(self.rows[rows], history, times), items, pairs=moved(pairs, device))
 
 
 ROWS: dict[str, type[EventRows] | type[SequenceRows]] = {"events": EventRows, "sequences": SequenceRows}

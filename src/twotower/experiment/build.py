@@ -100,7 +100,7 @@ def build_objective(
         dataset,
         parts.sampler or build_sampler(context),
         parts.loss or build_loss(loss, context.num_items - FIRST_KNOWN),
-        Positives(positives.offsets, positives.items, dataset.schema.num_items),
+        Positives(positives.offsets, positives.items, dataset.schema.num_items).to(dataset.device),
         regulariser,
         hard=FILTERS[sampling.hard](sampling),
         rescale_bank=bank is not None and bool(bank.settings.get("rescale")),
