@@ -3,10 +3,10 @@
 Parts, in this order, each written to ``--out`` as soon as it is done: **steps** (two-tower, in-batch negatives with
 log q, 10,000 items: ours as it is, bfloat16, compiled, captured, cut in main memory, and a hand-written loop, in turns
 of one process; median seconds a step), **catalogues** (two-tower of dim 64, batch 1,024, AdamW over the whole table:
-sampled softmax with 1,024 uniform negatives, full softmax in tiles, in chunks, and plain with all logits at once; a
-case that does not fit is "out of memory"), **target** (SASRec's recipe on MovieLens-1M: seconds until validation
-NDCG@10 is 0.175, and the test then) and **sequences** (seconds a step of that recipe, by variant). Without a GPU it
-runs in small on the CPU, to show that it runs.
+sampled softmax with 1,024 uniform negatives, full softmax in tiles, in chunks, plain with all logits at once, and
+PyTorch's own chunked form where it has one; a case that does not fit is "out of memory"), **target** (SASRec's recipe
+on MovieLens-1M: seconds until validation NDCG@10 is 0.175, and the test then) and **sequences** (seconds a step of that
+recipe, by variant). Without a GPU it runs in small on the CPU, to show that it runs.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def steps(
 
 
 class Whole(Stateless):
-    """Full softmax by one way: plain logits all at once, chunks of rows, or tiles of items."""
+    """Full softmax by one way: plain logits all at once, chunks of rows, tiles of items, or PyTorch's own chunks."""
 
     def __init__(self, dataset: Dataset, way: str, batch: int) -> None:
         self.items, self.way, self.batch = dataset.all_items(), way, batch
@@ -190,6 +190,9 @@ class Whole(Stateless):
     def __call__(self, model: Model, batch: Any) -> torch.Tensor:
         """The mean over rows."""
         encoded, table, scale_ = model(batch), model.encode_items(self.items), model.logit_scale()
+        if self.way == "torch":
+            users, options = encoded.users * scale_, torch.nn.LinearCrossEntropyOptions()
+            return F.linear_cross_entropy(users, table[2:], encoded.item_ids - 2, options=options)
         if self.way == "plain":
             return F.cross_entropy((encoded.users * scale_) @ table[2:].T, encoded.item_ids - 2)
         many = max(1, (1 << 26) // (len(table) if self.way == "chunks" else self.batch))
@@ -202,6 +205,7 @@ def catalogue(device: torch.device, items: int, batch: int, clock: Clock) -> Ite
     warm, number = (WARM, WARM + 60) if items <= 100_000 else (4, 12)
     dataset = scale.drawn(items, batch, number).to(device)
     ways = ["sampled", "sampled, bfloat16", "tiles", "tiles, bfloat16", "chunks", "plain"]
+    ways += ["torch"] * hasattr(F, "linear_cross_entropy")
     for way in ways:
         if clock.over(15.0):
             return

@@ -32,6 +32,17 @@ def test_loss_and_gradients_are_those_of_the_plain_form(tile, biased):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.skipif(not hasattr(functional, "linear_cross_entropy"), reason="this PyTorch has no such form")
+def test_the_chunked_form_of_pytorch_agrees():
+    users, items, targets, _, _ = make_case(11, 13, 3, torch.float32)
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=4)
+    theirs = functional.linear_cross_entropy(users, items[2:], targets - 2, options=options)
+    expected = (theirs, *torch.autograd.grad(theirs, (users, items)))
+    for way in ({"tile": 4}, {"chunk": 4}):
+        loss = full_softmax(users, items, targets, **way)
+        torch.testing.assert_close((loss, *torch.autograd.grad(loss, (users, items))), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gradcheck():
     users, items, targets, scale, bias = make_case(4, 7, 3)
     assert torch.autograd.gradcheck(
