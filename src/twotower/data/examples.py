@@ -1,4 +1,4 @@
-"""Training examples: rows cut from the log by index arithmetic, where the log lies."""
+"""Training examples: rows cut from the log by index arithmetic, on the device of the log."""
 
 from __future__ import annotations
 

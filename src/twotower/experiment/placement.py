@@ -1,4 +1,4 @@
-"""Where the data of a training lie: on the device where they fit, else in main memory, from where batches stream."""
+"""Placement of training data: on the device where they fit, else in main memory, from where batches are copied."""
 
 from __future__ import annotations
 

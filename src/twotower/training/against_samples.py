@@ -253,7 +253,7 @@ class AgainstSamples:
         return states.map_state(lambda part: part.index_select(0, at), pool)
 
     def why_not_replayed(self, rows: int) -> str:
-        """Return what stands in the way of capturing a step."""
+        """Return why a step cannot be captured, "" where it can."""
         if self.regulariser.weights:
             return "objective.regularise is set"
         if self.hard is not None and self.hard.needs_farthest:

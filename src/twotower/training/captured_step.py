@@ -82,7 +82,7 @@ class CapturedStep:
 
 
 def on_cuda(work: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> tuple[Callable[[], None], Tensor]:
-    """Capture work in a CUDA graph, without doing it.
+    """Record work as a CUDA graph, without doing it.
 
     Raises:
         InputError: if it waits for the device, or does something else that cannot be captured.

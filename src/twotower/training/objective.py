@@ -33,7 +33,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Replayable(Protocol):
-    """Do the same work on the device at every step of one shape, so that a captured step can stand for all of them."""
+    """Do the same work on the device at every step of one shape, so that a captured step can be replayed for all."""
 
     def why_not_replayed(self, rows: int) -> str:
         """Return why that does not hold as this one is set, for batches of ``rows`` rows; "" where it does."""
@@ -61,7 +61,7 @@ class Plain(Stateless):
     regulariser: Regulariser
 
     def why_not_replayed(self, rows: int) -> str:
-        """Return what stands in the way."""
+        """Return why a step cannot be captured, "" where it can."""
         return "objective.regularise is set" if self.regulariser.weights else ""
 
     def generators(self) -> list[torch.Generator]:

@@ -57,7 +57,7 @@ class Step:
             return self.objective(self.model, batch)
 
     def update(self) -> None:
-        """Clip the gradients, where the run says so, and move the weights."""
+        """Move the weights, with gradients clipped where the run says so."""
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""Candidates of one training step: whose they are, which the step encodes, and what the loss is told of them."""
+"""Candidates of one training step: whose they are, which the step encodes, and what the loss reads of them."""
 
 from __future__ import annotations
 

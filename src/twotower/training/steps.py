@@ -1,4 +1,4 @@
-"""How the steps of a run are taken: what is cut ahead, compiled, captured, or shared out over ranks."""
+"""Steps of a run: cut ahead, compiled, captured, or shared out over ranks, as its settings say."""
 
 from __future__ import annotations
 
