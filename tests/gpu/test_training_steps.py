@@ -31,7 +31,9 @@ from twotower.training.loop import fit
 
 pytestmark = pytest.mark.gpu
 
-CONFIG = Training(epochs=6, batch_size=4, learning_rate=0.02, schedule="cosine", clip_norm=1.0, evaluate_every=0)
+CONFIG = Training(
+    epochs=6, batch_size=4, learning_rate=0.02, schedule="cosine", clip_norm=1.0, evaluate_every=0, capture="off"
+)
 
 
 def case(dataset, kind, dropout):
@@ -66,15 +68,15 @@ def losses(dataset, kind, dropout=0.0, ahead=0, **settings):
 @pytest.mark.parametrize("kind", ["all", "uniform", "mixed"])
 def test_captured_steps_draw_and_learn_as_plain_ones(kind, dropout, tiny_dataset):
     plain = losses(tiny_dataset, kind, dropout)
-    assert losses(tiny_dataset, kind, dropout, capture=True) == pytest.approx(plain, rel=2e-3)
+    assert losses(tiny_dataset, kind, dropout, capture="on") == pytest.approx(plain, rel=2e-3)
 
 
 def test_a_captured_training_is_resumed(tiny_dataset, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    whole = losses(tiny_dataset, "uniform", 0.3, capture=True)
+    whole = losses(tiny_dataset, "uniform", 0.3, capture="on")
     for epochs, resume in ((2, False), (None, True)):
         model, rows, objective = case(tiny_dataset, "uniform", 0.3)
-        config = replace(CONFIG, capture=True)
+        config = replace(CONFIG, capture="on")
         done = fit(model, rows, objective, config, checkpoint=path, resume=resume, epochs=epochs)
     assert [record.loss for record in done.records] == pytest.approx(whole, rel=2e-3)
 
@@ -83,8 +85,22 @@ def test_a_step_that_waits_for_the_device_is_refused_in_one_line(tiny_dataset):
     model, rows, objective = case(tiny_dataset, "all", 0.0)
     plain = model.encode_users
     model.encode_users = lambda users: plain(users) * float(users.ids.sum() > 0)
-    with pytest.raises(InputError, match=r"cannot be captured .*; set training.capture = false"):
-        fit(model, rows, objective, replace(CONFIG, capture=True))
+    with pytest.raises(InputError, match=r"cannot be captured .*; set training.capture = 'off'"):
+        fit(model, rows, objective, replace(CONFIG, capture="on"))
+
+
+def test_auto_goes_on_step_by_step_where_a_step_waits_for_the_device(tiny_dataset):
+    def encode(model, users):
+        states = TwoTower.encode_users(model, users)
+        return states * float(users.ids.sum() > 0)
+
+    found = []
+    for capture in ("off", "auto"):
+        model, rows, objective = case(tiny_dataset, "uniform", 0.3)
+        model.encode_users = encode.__get__(model)
+        config = replace(CONFIG, capture=capture)
+        found.append([record.loss for record in fit(model, rows, objective, config).records])
+    assert found[1] == pytest.approx(found[0], rel=2e-3)
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns about PyTorch
@@ -102,11 +118,11 @@ def test_compiled_steps_learn_as_plain_ones_and_compile_once(kind, precision, ti
 def test_compiled_and_captured(tiny_dataset):
     torch.compiler.reset()
     plain = losses(tiny_dataset, "all")
-    assert losses(tiny_dataset, "all", compile=True, capture=True) == pytest.approx(plain, rel=2e-3)
+    assert losses(tiny_dataset, "all", compile=True, capture="on") == pytest.approx(plain, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["all", "uniform", "mixed", "sequences"])
-@pytest.mark.parametrize("more", [{}, {"ahead": 3}, {"ahead": 3, "capture": True}])
+@pytest.mark.parametrize("more", [{}, {"ahead": 3}, {"ahead": 3, "capture": "on"}])
 def test_a_log_in_main_memory_trains_the_same_model(kind, more, tiny_dataset):
     if kind == "sequences" and "capture" in more:
         pytest.skip("windows are not captured")

@@ -66,6 +66,8 @@ class TwoTower(Model):
             drawn, which is logged.
     """
 
+    same_steps = True
+
     def __init__(
         self,
         schema: Schema,

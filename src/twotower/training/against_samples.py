@@ -260,6 +260,8 @@ class AgainstSamples:
             return "sampling.hard = 'radius' looks at all positives of a user"
         if self.positives.longest * rows > MOST_PADDED:
             return f"a user has {self.positives.longest:,} positives, too many to go through without waiting"
+        if not type(self.loss).__module__.startswith("twotower."):
+            return f"what {type(self.loss).__name__} does at each step is not known"
         if not isinstance(self.sampler, Replayed) or self.sampler.replayed() is None:
             return f"negatives of {type(self.sampler).__name__} differ in number or change as training goes on"
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,8 +15,12 @@ from twotower.training.config import Training
 from twotower.training.feed import tensors_of
 from twotower.training.objective import Objective, Replayable
 
+log = logging.getLogger(__name__)
+
 WARM_UPS = 3
 """Steps that are taken one kernel at a time before the next is captured: what is made once is made then."""
+LARGEST = 0.25
+"""Share of a device's memory beyond which a step counts as large: it gains little, and keeps twice what it works on."""
 OPTIMIZERS = ("adam", "adamw")
 """Optimisers whose update can be captured."""
 
@@ -36,6 +41,8 @@ class CapturedStep:
         rows: of a full batch.
         device: of the steps.
         generators: that ``work`` draws from, beside the device's own.
+        at_will: whether to go on step by step where a captured one would need too much memory (it keeps what it works
+            on: no capture once more than a quarter of the device is taken) or cannot be captured.
         record: how work is captured; `on_cuda`.
     """
 
@@ -46,29 +53,49 @@ class CapturedStep:
         device: torch.device,
         generators: Sequence[torch.Generator] = (),
         *,
+        at_will: bool = False,
         record: Record | None = None,
     ) -> None:
         self.work, self.rows, self.device = work, rows, device
         self.generators, self.record = generators, record or on_cuda
+        self.at_will, self.given_up = at_will, False
         self.done, self.replays = 0, 0
         self.given: Tensor | Batch | None = None
         self.again: Callable[[], None] | None = None
 
     def __call__(self, given: Tensor | Batch) -> Tensor:
         """Return the loss, detached, once the weights have moved; the next call may overwrite it."""
-        if len(given if isinstance(given, Tensor) else given.users.ids) != self.rows:
+        full = len(given if isinstance(given, Tensor) else given.users.ids) == self.rows
+        if not full or self.given_up:
             return self.work(given)
         if self.again is None and self.done < WARM_UPS:
             self.done += 1
             return beside(lambda: self.work(given), self.device)
-        if self.again is None:
-            held = self.given = copied(given, self.device)
-            self.again, self.loss = self.record(lambda: self.work(held), self.generators)
-        elif not self._take(given):
+        if self.again is None and not self._capture(given):
             return self.work(given)
+        if not self._take(given):
+            return self.work(given)
+        assert self.again is not None
         self.again()
         self.replays += 1
         return self.loss
+
+    def _capture(self, given: Tensor | Batch) -> bool:
+        """Capture one step, unless it may be left and there is a reason to."""
+        if self.at_will and taken_share(self.device) > LARGEST:
+            self.given_up = True
+            return False
+        held = copied(given, self.device)
+        try:
+            self.again, self.loss = self.record(lambda: self.work(held), self.generators)
+        except InputError as error:
+            if not self.at_will:
+                raise
+            log.info("steps are taken one by one: %s", error)
+            self.given_up = True
+            return False
+        self.given = held
+        return True
 
     def _take(self, given: Tensor | Batch) -> bool:
         """Copy into the captured step's input, where shapes allow it."""
@@ -96,9 +123,16 @@ def on_cuda(work: Callable[[], Tensor], generators: Sequence[torch.Generator]) -
     except RuntimeError as error:
         why = cut(str(error).splitlines()[0], 160)
         raise InputError(
-            f"training.capture: this step cannot be captured ({why}); set training.capture = false"
+            f"training.capture: this step cannot be captured ({why}); set training.capture = 'off'"
         ) from None
     return graph.replay, result
+
+
+def taken_share(device: torch.device) -> float:
+    """Return the largest share of a GPU's memory that was taken so far; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    return torch.cuda.max_memory_allocated(device) / torch.cuda.get_device_properties(device).total_memory
 
 
 def beside(work: Callable[[], Tensor], device: torch.device) -> Tensor:

@@ -48,14 +48,14 @@ class Steps:
         self.device = next(model.parameters()).device
         self.rate: float | None = None
         self.ahead = 0 if world.size > 1 else ahead
-        captured = config.capture and self._can_capture(objective)
+        captured = self._captures(objective)
         self.optimizer = build_optimizer(model, config, captured=captured)
         compiled = CompiledParts(model) if config.compile and self._can_compile() else None
         self.step = Step(model, rows, objective, self.optimizer, config, compiled)
         self.take: Callable[[Tensor | Batch], Tensor] = self.step
         if captured and isinstance(objective, Replayable):
-            full = min(config.batch_size, len(rows))
-            self.take = CapturedStep(self.step, full, self.device, objective.generators())
+            full, at_will = min(config.batch_size, len(rows)), config.capture == "auto"
+            self.take = CapturedStep(self.step, full, self.device, objective.generators(), at_will=at_will)
         self.captured = captured
 
     def given(self, batches: Iterator[Tensor]) -> Iterator[Tensor | Batch]:
@@ -91,18 +91,23 @@ class Steps:
         self.step.update()
         return loss.detach()
 
-    def _can_capture(self, objective: Objective) -> bool:
+    def _captures(self, objective: Objective) -> bool:
+        """Whether steps are captured; what was asked for and cannot be is told or refused."""
+        wanted = self.config.capture
+        here = self.device.type in CAPTURED and self.world.size == 1
+        known = bool(vars(type(self.model)).get("same_steps"))  # of the class itself: a subclass may do more
+        if wanted == "off" or (wanted == "auto" and not (here and known)):
+            return False
         if self.device.type not in CAPTURED:
             log.warning("training.capture is for a GPU; on '%s' steps are taken as ever", self.device.type)
+        elif self.world.size > 1:
+            log.warning("training.capture is for one process; on %d ranks steps are taken as ever", self.world.size)
+        if not here:
             return False
-        if self.world.size > 1:
-            log.warning(
-                "training.capture is for one process; on %d ranks each step is taken as it comes", self.world.size
-            )
-            return False
-        if reason := why_not_captured(self.model, objective, self.config):
-            raise InputError(f"training.capture: {reason}; set training.capture = false")
-        return True
+        reason = why_not_captured(self.model, objective, self.config)
+        if reason and wanted == "on":
+            raise InputError(f"training.capture: {reason}; set training.capture = 'auto'")
+        return not reason
 
     def _can_compile(self) -> bool:
         if self.world.size > 1:

@@ -132,7 +132,7 @@ def test_a_training_that_ends_within_an_epoch_leaves_no_thread(tiny_dataset):
 def test_captured_steps_give_the_same_weights(source, ahead, tiny_dataset, captures_here):
     log, num_items = tiny_dataset.log, tiny_dataset.schema.num_items
     found = []
-    for capture in (False, True):
+    for capture in ("off", "on"):
         counts = ItemCounts(log.items, num_items)
         drawn = Popularity(counts.counts, 3, torch_generator(0, "popularity"))
         sampler = {"all": None, "uniform": uniform(tiny_dataset), "mixed": Mixed([InBatch(counts), drawn])}[source]
@@ -146,7 +146,7 @@ def test_captured_steps_give_the_same_weights(source, ahead, tiny_dataset, captu
 
 def test_a_captured_training_under_a_schedule_is_the_plain_one_to_rounding(tiny_dataset, captures_here):
     found = []
-    for capture in (False, True):
+    for capture in ("off", "on"):
         model, rows, objective = events(tiny_dataset)
         fit(model, rows, objective, replace(CONFIG, schedule="cosine", warmup_steps=2, capture=capture))
         found.append(weights(model))
@@ -157,7 +157,7 @@ def test_a_captured_training_under_a_schedule_is_the_plain_one_to_rounding(tiny_
 
 @pytest.mark.parametrize("step", [2, 5, 7])
 def test_a_captured_training_is_resumed_to_the_bit(step, tiny_dataset, tmp_path, captures_here):
-    config = replace(CONFIG, capture=True, schedule="linear")
+    config = replace(CONFIG, capture="on", schedule="linear")
     model, rows, objective = events(tiny_dataset, uniform(tiny_dataset))
     fit(model, rows, objective, config, validate=judge)
     expected = weights(model)
@@ -173,7 +173,7 @@ def test_a_captured_training_is_resumed_to_the_bit(step, tiny_dataset, tmp_path,
 
 def test_on_a_cpu_capture_is_left_out_with_a_word(tiny_dataset, caplog):
     found = []
-    for capture in (False, True):
+    for capture in ("off", "on"):
         model, rows, objective = events(tiny_dataset)
         fit(model, rows, objective, replace(CONFIG, capture=capture))
         found.append(weights(model))
@@ -181,9 +181,59 @@ def test_on_a_cpu_capture_is_left_out_with_a_word(tiny_dataset, caplog):
     assert all(torch.equal(value, found[0][name]) for name, value in found[1].items())
 
 
+@pytest.mark.parametrize(
+    ("kind", "captured"),
+    [("all", True), ("bank", False), ("own loss", False), ("own model", False), ("windows", False)],
+)
+def test_auto_captures_what_is_known_to_take_the_same_step(kind, captured, tiny_dataset, captures_here):
+    class Own(TwoTower):
+        pass
+
+    class OwnLoss(SampledSoftmax):
+        __module__ = "mine"
+
+    if kind in ("bank", "windows"):
+        model, rows, objective, _ = refused(tiny_dataset, kind)
+    else:
+        model, rows, objective = events(
+            tiny_dataset,
+            uniform(tiny_dataset) if kind == "own loss" else None,
+            OwnLoss() if kind == "own loss" else None,
+        )
+    if kind == "own model":
+        model.__class__ = Own
+    fit(model, rows, objective, CONFIG)
+    assert bool(captures_here) == captured
+
+
+@pytest.mark.parametrize("reason", ["large", "impossible"])
+def test_auto_goes_on_step_by_step_where_a_captured_one_does_not_pay(reason, tiny_dataset, captures_here, monkeypatch):
+    def cannot(work, generators):
+        raise InputError("it waits for the device")
+
+    found = []
+    for capture in ("off", "auto"):
+        model, rows, objective = events(tiny_dataset)
+        if reason == "large":
+            monkeypatch.setattr(captured_step, "taken_share", lambda device: 0.3)
+        else:
+            made = steps.CapturedStep.__init__
+
+            def refuse(self, *given, made=made, **more):
+                made(self, *given, **more)
+                self.record = cannot
+
+            monkeypatch.setattr(steps.CapturedStep, "__init__", refuse)
+        fit(model, rows, objective, replace(CONFIG, capture=capture))
+        found.append(weights(model))
+    assert captures_here[0].given_up
+    assert not captures_here[0].replays
+    assert all(torch.equal(value, found[0][name]) for name, value in found[1].items())
+
+
 def refused(dataset, kind):
     """A model, rows, objective and settings whose steps cannot be captured."""
-    config = replace(CONFIG, capture=True)
+    config = replace(CONFIG, capture="on")
     if kind == "windows":
         model = SASRec(dataset.schema, dim=8, history_length=4)
         rows = SequenceRows(dataset, dataset.log, history_length=4, item_features=False)
@@ -231,6 +281,7 @@ def compiled(dataset, kind):
     return model, rows, objective
 
 
+@pytest.mark.skipif(hasattr(TwoTower.encode_users, "__wrapped__"), reason="checks of types would be compiled too")
 @pytest.mark.parametrize("kind", ["all", "uniform", "own draws", "sequences"])
 def test_compiled_steps_give_the_same_losses_and_compile_each_encoder_once(kind, tiny_dataset, monkeypatch):
     from torch._dynamo.utils import counters
