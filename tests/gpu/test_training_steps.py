@@ -122,7 +122,7 @@ def test_compiled_and_captured(tiny_dataset):
 
 
 @pytest.mark.parametrize("kind", ["all", "uniform", "mixed", "sequences"])
-@pytest.mark.parametrize("more", [{}, {"ahead": 3}, {"ahead": 3, "capture": "on"}])
+@pytest.mark.parametrize("more", [{}, {"ahead": 3}, {"capture": "on"}, {"ahead": 3, "capture": "on"}])
 def test_a_log_in_main_memory_trains_the_same_model(kind, more, tiny_dataset):
     if kind == "sequences" and "capture" in more:
         pytest.skip("windows are not captured")

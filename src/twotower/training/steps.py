@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch
+from twotower.data.dataset import Dataset
 from twotower.data.examples import Rows
 from twotower.models.base import Model
 from twotower.training.captured_step import CapturedStep, why_not_captured
@@ -60,7 +61,9 @@ class Steps:
 
     def given(self, batches: Iterator[Tensor]) -> Iterator[Tensor | Batch]:
         """Give what each step takes: rows where the step cuts them itself, else batches."""
-        if self.world.size > 1 or (self.captured and not self.ahead):
+        dataset = getattr(self.rows, "dataset", None)
+        near = isinstance(dataset, Dataset) and dataset.is_near
+        if self.world.size > 1 or (self.captured and not self.ahead and not near):
             return batches
         return fed(self.rows.cut, batches, self.device, ahead=self.ahead)
 
