@@ -102,7 +102,7 @@ class Trainer:
     def cut(self) -> None:
         """Begin an epoch."""
         with common.Clock() as clock:
-            self.batches = self.batching.batches(len(self.cutting), self.model)
+            self.batches = list(self.batching.batches(len(self.cutting), self.model))
         self.cutting.append(clock.wall if self.wall else clock.cpu)
         self.model.train()
 
@@ -148,7 +148,7 @@ def clustering_cost(users: int, device: str, repeats: int = 3) -> float:
     for _ in range(repeats):
         trainer.batching.inner.load_state_dict({"place": torch.tensor([1, -1])})  # type: ignore[attr-defined]
         with common.Clock() as clock:
-            trainer.batching.batches(0, trainer.model)
+            list(trainer.batching.batches(0, trainer.model))
         found.append(clock.wall if device == "cuda" else clock.cpu)
     return min(found)
 

@@ -36,10 +36,10 @@ from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.batching import random_batches
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstSamples
 
 DIM, HIDDEN, LENGTH = 64, (128,), 20
 RUNS = {

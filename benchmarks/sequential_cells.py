@@ -25,10 +25,10 @@ from twotower.data.splitters import leave_one_out
 from twotower.models.base import Model, attach_items
 from twotower.models.encode import inference, users_with_history
 from twotower.models.registry import MODELS, build_model, model_class
+from twotower.training.against_all import AgainstAll
 from twotower.training.callbacks import Silent
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll
 
 BASE = "sasrec"
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {

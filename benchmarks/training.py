@@ -21,10 +21,10 @@ from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.models.sequential import SASRec
+from twotower.training.against_all import AgainstAll
 from twotower.training.batching import random_batches
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll
 
 BATCH, LENGTH = 128, 200
 
@@ -33,7 +33,7 @@ class FirstBatches:
     """Rows of the first batches of an epoch's random order, so that a part of an epoch can be timed."""
 
     def __init__(self, rows: SequenceRows, batches: int) -> None:
-        order = random_batches(len(rows), BATCH, seed=0, epoch=0)
+        order = list(random_batches(len(rows), BATCH, seed=0, epoch=0))
         self.rows, self.kept = rows, torch.cat(order[:batches])
 
     def __len__(self) -> int:

@@ -26,8 +26,8 @@ from twotower.experiment.learn import new_model
 from twotower.experiment.recipes import recipe
 from twotower.experiment.run import Run
 from twotower.experiment.train import train
+from twotower.training.against_all import AgainstAll
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll
 
 GRID = [
     [f"training.learning_rate={rate}", f"training.schedule={schedule}", f"training.weight_decay={decay}"]

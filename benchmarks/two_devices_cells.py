@@ -28,8 +28,10 @@ from twotower.scorers.registry import build_scorer
 from twotower.scorers.temperature import Temperature
 from twotower.towers.registry import build_tower
 from twotower.towers.sharded_table import ShardedTable
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.distributed import World
-from twotower.training.objective import AgainstAll, AgainstSamples, Objective
+from twotower.training.objective import Objective
 from twotower.training.row_adagrad import RowAdagrad
 
 SEED = 0

@@ -23,7 +23,8 @@ from twotower.models.registry import all_settings, build_model
 from twotower.models.t2diff import T2Diff
 from twotower.serving.bundle import Bundle, Contents, write_bundle
 from twotower.towers.diffusion.restore import likeness
-from twotower.training.objective import AgainstAll, own_losses
+from twotower.training.against_all import AgainstAll
+from twotower.training.objective import own_losses
 
 FORMS = [(form, attention) for form in ("predicted", "as_served", "printed") for attention in ("causal", "mixed")]
 SMALL = {"dim": 8, "channels": 6, "history_length": 6, "session": 3, "noise_steps": 10}

@@ -16,9 +16,9 @@ from twotower.models.registry import build_model
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
 from twotower.towers.words import ResidualBlock
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstSamples
 
 SMALL = {"dim": 8, "text_dim": 5, "keyword_dim": 3, "keywords": 2, "dropout": 0.0}
 

@@ -23,9 +23,20 @@ if TYPE_CHECKING:
     from twotower.data.prepare.spec import Spec
 
 
+LOOKED_UP = 32
+"""Bytes an event that training adds to a log: its user and where its history ends, its pair and item as a positive."""
+
+
+def moved(part: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device: from main memory to a GPU by way of page-locked memory, without waiting for it."""
+    if part.device == device or device.type != "cuda" or part.device.type != "cpu":
+        return part.to(device)
+    return part.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Hold log, features and schema as tensors on one device.
+    """Hold log, features and schema as tensors on one device, or, `near` it, log and user features in main memory.
 
     Feature tensors have a row for every id, also for padding (0) and unknown (1). ``folder`` holds the vocabulary
     Parquet files; None for a data set made in memory.
@@ -39,6 +50,8 @@ class Dataset:
     folder: Path | None = None
     keeper: object | None = field(default=None, compare=False)
     """Holds a temporary ``folder``, which is removed with the last data set that has it; None for a lasting one."""
+    place: torch.device | None = None
+    """Where batches go when the log lies elsewhere, see `near`; None: where the log is."""
 
     def __repr__(self) -> str:
         return f"Dataset({self.name}: {', '.join(f'{count:,} {what}' for what, count in self._counts().items())})"
@@ -66,8 +79,13 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of its tensors."""
-        return self.log.items.device
+        """Return the device that it works for: that of its tensors, or the one that it is `near`."""
+        return self.place or self.log.items.device
+
+    @property
+    def is_near(self) -> bool:
+        """Return whether log and user features lie in main memory while another device computes."""
+        return self.log.items.device != self.device
 
     @property
     def is_ordered(self) -> bool:
@@ -76,6 +94,7 @@ class Dataset:
 
     def items(self, ids: Tensor) -> Items:
         """Return items with their features: ``ids`` int64 [rows]."""
+        ids = moved(ids, self.device)
         return Items(ids, {name: column[ids] for name, column in self.item_features.items()})
 
     def known_items(self) -> Tensor:
@@ -88,7 +107,10 @@ class Dataset:
 
     def users(self, ids: Tensor, history: Tensor, history_times: Tensor | None = None) -> Users:
         """Return users with their features: ``ids`` int64 [rows], ``history`` int64 [rows, length]."""
-        return Users(ids, {name: column[ids] for name, column in self.user_features.items()}, history, history_times)
+        at = ids.to(self.log.items.device)
+        features = {name: moved(column[at], self.device) for name, column in self.user_features.items()}
+        times = None if history_times is None else moved(history_times, self.device)
+        return Users(moved(ids, self.device), features, moved(history, self.device), times)
 
     def with_log(self, log: Log) -> Dataset:
         """Return the same users and items with another log."""
@@ -101,7 +123,25 @@ class Dataset:
             log=self.log.to(device),
             user_features={name: column.to(device) for name, column in self.user_features.items()},
             item_features={name: column.to(device) for name, column in self.item_features.items()},
+            place=None,
         )
+
+    def near(self, device: torch.device | str) -> Dataset:
+        """Return the data set with item features on the device, and log and user features in main memory.
+
+        Users and items that are cut from it are copied to the device, which then needs room for no log.
+        """
+        held, on_device = self.to("cpu"), torch.device(device)
+        if on_device.type == "cuda" and on_device.index is None:
+            on_device = torch.device("cuda", torch.cuda.current_device())
+        columns = {name: column.to(on_device) for name, column in self.item_features.items()}
+        return replace(held, item_features=columns, place=on_device)
+
+    @property
+    def bytes_of_log(self) -> int:
+        """Return how many bytes log and user features take on a device, with what training looks up in them."""
+        parts = [part for part in (*self.log, *self.user_features.values()) if part is not None]
+        return sum(part.numel() * part.element_size() for part in parts) + LOOKED_UP * self.log.num_events
 
     @staticmethod
     def load(folder: Path | str, *, device: torch.device | str = "cpu", verify: bool = True) -> Dataset:

@@ -1,4 +1,4 @@
-"""Training examples: rows cut from the log by index arithmetic, on the log's device."""
+"""Training examples: rows cut from the log by index arithmetic, on the device of the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Items
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, moved
 from twotower.data.log import Log
 from twotower.ops.windows import places, windows
 
@@ -65,8 +65,8 @@ class EventRows:
         if self.history.times is not None:
             times = windows(self.history.times, starts, ends, self.history_length)
         ids = self.log.items[rows]
-        items = self.dataset.items(ids) if self.item_features else Items(ids)
-        labels = None if self.log.labels is None else self.log.labels[rows]
+        items = self.dataset.items(ids) if self.item_features else Items(moved(ids, self.dataset.device))
+        labels = None if self.log.labels is None else moved(self.log.labels[rows], self.dataset.device)
         return Batch(self.dataset.users(users, history, times), items, labels)
 
 
@@ -74,10 +74,20 @@ class SequenceRows:
     """Cut rows of a user's latest window of positives: each item is paired with the one that follows it.
 
     Users with fewer than two events give no row. A batch is as long as its longest row.
+
+    Args:
+        dataset: features of users and items.
+        log: training events.
+        history_length: latest items of the history.
+        item_features: whether batches carry item features.
+        one_width: whether every batch is ``history_length`` long, so that all have one shape.
     """
 
-    def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool, one_width: bool = False
+    ) -> None:
         self.dataset = dataset
+        self.width = history_length if one_width else 0
         self.log = log = log.positives()
         self.item_features = item_features
         self.rows = (log.lengths >= 2).nonzero()[:, 0]
@@ -94,7 +104,7 @@ class SequenceRows:
     def cut(self, rows: Tensor) -> Batch:
         """Return the batch of these windows."""
         lengths = self.lengths[rows]
-        longest, total = int(lengths.max()), int(lengths.sum())
+        longest, total = self.width or int(lengths.max()), int(lengths.sum())
         rows = rows.to(self.log.items.device, non_blocking=True)
         starts, ends = self.starts[rows], self.ends[rows]
         pairs = places(ends - starts - 1, longest, total)
@@ -102,8 +112,10 @@ class SequenceRows:
         ids = window[:, 1:].contiguous()
         history = window[:, :-1].masked_fill(ids == PADDING, PADDING)
         times = None if self.log.times is None else windows(self.log.times, starts, ends - 1, longest)
+        device = self.dataset.device
         items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
-        return Batch(self.dataset.users(self.rows[rows], history, times), items._replace(ids=ids), pairs=pairs)
+        items = items._replace(ids=moved(ids, device))
+        return Batch(self.dataset.users(self.rows[rows], history, times), items, pairs=moved(pairs, device))
 
 
 ROWS: dict[str, type[EventRows] | type[SequenceRows]] = {"events": EventRows, "sequences": SequenceRows}

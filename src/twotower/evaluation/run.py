@@ -69,7 +69,8 @@ def evaluate(
     default = CUDA_TILE if device.type == "cuda" else CPU_TILE
     user_tile, item_tile = user_tile or default[0], item_tile or default[1]
     candidates, column_of = _candidates(dataset, protocol)
-    history, truth = targets.history.to(device), _distinct(targets.truth.to(device).positives())
+    history = targets.history.to(dataset.log.items.device)  # in main memory where the log is
+    truth = _distinct(targets.truth.to(device).positives())
     queries = truth.lengths.nonzero()[:, 0]
     if not len(queries):
         raise InputError(f"split '{protocol.split}': no user has an event to be found, so there is nothing to evaluate")
@@ -80,7 +81,7 @@ def evaluate(
     seen, faulty = torch.zeros((2,), dtype=torch.int64, device=device)
 
     # Users with histories of like length share a tile, so that windows are no wider than they need to be.
-    order = queries[read.lengths[queries].argsort(stable=True)]
+    order = queries[read.lengths.to(device)[queries].argsort(stable=True)]
     done = 0
     with inference(model):
         if items is None or protocol.candidates is not None:
@@ -115,7 +116,7 @@ def evaluate(
     per_user = metrics_per_query(ranks, rows, len(users), protocol.ks)
     metrics = {name: values.mean().item() for name, values in per_user.items()}
     if train is not None:
-        popularity = train.positives().items.to(device).bincount(minlength=dataset.schema.num_items)[candidates]
+        popularity = train.positives().items.bincount(minlength=dataset.schema.num_items).to(device)[candidates]
         for count, k in zip(counts, protocol.ks, strict=True):
             metrics |= {f"{name}@{k}": value for name, value in beyond_accuracy(count, popularity).items()}
     return Result(
@@ -161,8 +162,9 @@ def _distinct(truth: Log) -> Log:
 
 def _columns(log: Log, ids: Tensor, column_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The events of users ``ids`` whose item is a candidate: their places in the log, user rows and item columns."""
-    rows, events = expand(log.offsets[ids], log.offsets[ids + 1])
-    columns = column_of[log.items[events]]
+    at, device = ids.to(log.offsets.device), column_of.device
+    rows, events = (part.to(device) for part in expand(log.offsets[at], log.offsets[at + 1]))
+    columns = column_of[log.items[events.to(at.device)].to(device)]
     inside = columns >= 0
     return events[inside], rows[inside], columns[inside]
 

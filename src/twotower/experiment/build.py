@@ -21,11 +21,13 @@ from twotower.models.base import Model, new_item_model
 from twotower.sampling.base import Sampler
 from twotower.sampling.filters import BelowPositive, Hardest, HardFilter, WithinBatchRadius, WithinMargin, WithinRadius
 from twotower.sampling.known import Positives
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.all_scores import AgainstAllScores
 from twotower.training.batching import Batching, ClusteredUsers, RandomBatches
 from twotower.training.config import Sampling
 from twotower.training.distributed import World
-from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples, Objective
+from twotower.training.objective import AgainstLabels, Objective
 from twotower.training.regularise import Regulariser
 
 FILTERS: dict[str, Callable[[Sampling], HardFilter | None]] = {
@@ -98,7 +100,7 @@ def build_objective(
         dataset,
         parts.sampler or build_sampler(context),
         parts.loss or build_loss(loss, context.num_items - FIRST_KNOWN),
-        Positives(positives.offsets, positives.items, dataset.schema.num_items),
+        Positives(positives.offsets, positives.items, dataset.schema.num_items).to(dataset.device),
         regulariser,
         hard=FILTERS[sampling.hard](sampling),
         rescale_bank=bank is not None and bool(bank.settings.get("rescale")),
@@ -120,7 +122,8 @@ def build_batching(run: Run, dataset: Dataset, train: Log, rows: Rows, model: Mo
     """
     training = run.training
     if run.sampling.batches == "random":
-        return RandomBatches(len(rows), training.batch_size, seed=training.seed)
+        pinned = dataset.device.type == "cuda"
+        return RandomBatches(len(rows), training.batch_size, seed=training.seed, pinned=pinned)
     BuildContext(run, dataset, train, model).need_vectors("sampling.batches = 'clustered'")
     if run.objective.loss == "full_softmax" or not reads_batch(run.sampling):
         raise InputError(

@@ -62,7 +62,7 @@ class BuildContext:
     @cached_property
     def counts(self) -> ItemCounts:
         """Return how often each item occurs in the training log."""
-        return ItemCounts(self.train.positives().items, self.num_items)
+        return ItemCounts(self.train.positives().items, self.num_items).to(self.dataset.device)
 
     @cached_property
     def frequency(self) -> Frequency:

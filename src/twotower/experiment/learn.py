@@ -41,6 +41,7 @@ from twotower.models.size import check_batch_size, check_training_size
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.curves import Curves
 from twotower.training.distributed import World
+from twotower.training.feed import AHEAD
 from twotower.training.gradient_cache import GradientCached, check_in_parts
 from twotower.training.loop import Progress, Validate, fit
 from twotower.training.objective import AgainstLabels
@@ -122,6 +123,7 @@ def learn(
                 log,
                 history_length=training_length(model),
                 item_features=run.objective.loss != "full_softmax",
+                **({"one_width": True} if run.training.compile and model.batches == "sequences" else {}),
             )
             batching = build_batching(run, dataset, log, rows, model)
 
@@ -142,6 +144,7 @@ def learn(
             validate=None if validate is None else settled,
             epochs=epochs,
             world=world,
+            ahead=AHEAD if dataset.is_near else 0,
             **kept_in(folder, name, [*watch, *callbacks], resume, world, metric=run.training.metric),
         )
         settle(model, dataset, events)
@@ -220,7 +223,7 @@ def new_model(run: Run, dataset: Dataset) -> Model:
         build_index(run.index.kind, run.index.settings, model)  # refused here, where it is, and not after training
     check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
     attach_items(model, dataset.all_items())
-    attach_users(model, dataset.user_features)
+    attach_users(model, {name: column.to(dataset.device) for name, column in dataset.user_features.items()})
     return model
 
 

@@ -25,6 +25,7 @@ from twotower.evaluation.result import Result
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_space
 from twotower.experiment.index_users import show_users
+from twotower.experiment.placement import placed
 from twotower.experiment.registrations import own_parts
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_alike
@@ -145,7 +146,7 @@ def _train(
     keep: bool,
 ) -> Trained:
     with world.together():
-        dataset = (dataset or Dataset.load(run.data.path)).to(device)
+        dataset = placed(dataset or Dataset.load(run.data.path), device, run)
         task = task_of(run, dataset)
         split = task.split  # refused, where it is, before anything is written
         folder = None if to is None else to.with_name(to.name + ".run")
@@ -305,8 +306,8 @@ def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] 
         return None
     from twotower.diagnosis import diagnose
 
-    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items)[items.ids]
-    return diagnose(states.cpu(), popularity=popularity.cpu(), seed=0).to_json()
+    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items).cpu()[items.ids.cpu()]
+    return diagnose(states.cpu(), popularity=popularity, seed=0).to_json()
 
 
 def check_resumable(folder: Path, run: Run) -> bool:

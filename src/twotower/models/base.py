@@ -42,6 +42,10 @@ class Model(nn.Module, ABC):
         draws_rows: whether a training step encodes rows of the model's own drawing, and not the batch's pairs in their
             order: then no sampler can name candidates of a batch or of a row.
         wants_items: False where a model that `ReadsCatalogue` does without it by its settings.
+        compiled_parts: methods that training.compile compiles; () where there is nothing to gain.
+        same_steps: whether each training step of one shape does the same work on the device, with no state in Python
+            that moves along, so that training.capture = "auto" may replay one. A subclass says so for itself.
+        in_one_shape: set while compiled parts are in use: rows are then encoded together, at one width.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 
@@ -56,6 +60,9 @@ class Model(nn.Module, ABC):
     user_kind: type[Any] | None = None
     row_by_row: bool | None = None
     draws_rows: bool = False
+    compiled_parts: tuple[str, ...] = ("encode_users", "encode_items")
+    same_steps: bool = False
+    in_one_shape: bool = False
     no_onnx: str = ""
     wants_items: bool = True
 
@@ -117,6 +124,7 @@ class ClosedForm(Model, ABC):
     """Fit in one go, without gradients."""
 
     batches = "none"
+    compiled_parts = ()
 
     @abstractmethod
     def fit_log(self, log: Log) -> None:

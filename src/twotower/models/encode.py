@@ -50,7 +50,8 @@ def inference(model: Model) -> Iterator[None]:
 
 def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"], length: int | None) -> Users:
     """Return users ``ids`` with their last ``length`` events of ``history`` (None: all), as wide as the longest."""
-    starts, ends = history.offsets[ids], history.offsets[ids + 1]
+    at = ids.to(history.offsets.device)
+    starts, ends = history.offsets[at], history.offsets[at + 1]
     longest = int((ends - starts).max()) if len(ids) else 0
     width = max(1, longest if length is None else min(length, longest))
     times = None if history.times is None else windows(history.times, starts, ends, width)

@@ -97,6 +97,7 @@ class Sequential(SequenceModel):
         self.tower = encoder(dim=dim, **settings)
         self.draws_rows = not encoder.causal
         self.row_by_row = self.tower.row_by_row
+        self.compiled_parts = ("positions",) if self.row_by_row else ()
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
         """Return the state after each item of the history; meaningless where it is padded."""
@@ -135,10 +136,10 @@ class Sequential(SequenceModel):
         """
         if isinstance(self.tower, ClozeEncoder):
             found = self._filled_in(batch, self.tower)
-        elif batch.items.ids.device.type == "cpu" and not getattr(self.tower, "whole_batch", False):
-            found = self._in_groups(batch)
-        else:
+        elif self.in_one_shape or batch.items.ids.device.type != "cpu" or getattr(self.tower, "whole_batch", False):
             found = self._at_once(batch)
+        else:
+            found = self._in_groups(batch)
         items = None if batch.items.features is None else self.encode_items(Items(found.item_ids))
         return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
 

@@ -73,6 +73,8 @@ class TwoTower(Model):
         table_hashes: rows that are summed for an id of a hashed table.
     """
 
+    same_steps = True
+
     def __init__(
         self,
         schema: Schema,

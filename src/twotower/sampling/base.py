@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from twotower.core.records import PADDING, Batch, Encoded, Negatives
@@ -43,6 +44,15 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
+        ...
+
+
+@runtime_checkable
+class Replayed(Protocol):
+    """Do the same work on the device at each call, so that a captured training step can replay it."""
+
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return the generators that it draws from, which a captured step moves on; None: it cannot be replayed."""
         ...
 
 
@@ -87,3 +97,9 @@ def split_state(samplers: Sequence[Sampler], state: dict[str, Tensor]) -> None:
         if isinstance(sampler, Stateful):
             start = f"{place}."
             sampler.load_state_dict({key.removeprefix(start): state[key] for key in state if key.startswith(start)})
+
+
+def joined_generators(samplers: Sequence[object]) -> list[torch.Generator] | None:
+    """Return the generators of several samplers; None where one of them cannot be replayed: see `Replayed`."""
+    found = [one.replayed() if isinstance(one, Replayed) else None for one in samplers]
+    return None if any(part is None for part in found) else [one for part in found for one in part or []]

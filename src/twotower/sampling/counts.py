@@ -48,6 +48,14 @@ class ItemCounts:
         self.probabilities = weights / weights.sum()
         self._log_q = self.probabilities.log().float()
 
+    def to(self, device: torch.device | str) -> ItemCounts:
+        """Return the same counts on another device."""
+        moved = object.__new__(ItemCounts)
+        moved.counts, moved.probabilities, moved._log_q = (
+            part.to(device) for part in (self.counts, self.probabilities, self._log_q)
+        )
+        return moved
+
     @property
     def unseen(self) -> Tensor:
         """Return the known items without a training event: int64, ascending."""

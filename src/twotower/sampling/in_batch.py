@@ -10,6 +10,7 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Negatives
 from twotower.sampling.base import Frequency, Stateful, batch_items
+from twotower.sampling.counts import ItemCounts
 
 
 class InBatch:
@@ -59,6 +60,10 @@ class InBatch:
             return torch.zeros(ids.shape, device=ids.device)
         taken = min(self.count or rows, rows)
         return self.frequency.log_q(ids) + math.log(taken * max(rows - 1, 1) / rows)
+
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return no generator, as it draws nothing; None with a frequency that is learned from the stream."""
+        return [] if self.frequency is None or isinstance(self.frequency, ItemCounts) else None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return that of a frequency that is learned from the stream; nothing for exact counts."""

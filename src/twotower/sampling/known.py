@@ -128,5 +128,6 @@ def _marked(row: Tensor, place: Tensor, num_rows: int, slot: Tensor, num_distinc
     Places from ``num_distinct`` on are no candidates. Marked item by item, so that repeats are copied in whole rows.
     """
     found = torch.zeros(num_distinct + 1, num_rows, dtype=torch.bool, device=row.device)
-    found[place, row] = True
+    # A True of Python would be copied to a GPU, for which the host waits; this one is made there.
+    found.index_put_((place, row), found.new_ones(()))
     return found.index_select(0, slot).T.contiguous()

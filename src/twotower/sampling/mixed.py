@@ -11,7 +11,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Negatives
-from twotower.sampling.base import batch_items, joined_state, split_state
+from twotower.sampling.base import batch_items, joined_generators, joined_state, split_state
 
 
 @runtime_checkable
@@ -64,6 +64,10 @@ class Mixed:
         rows = len(batch_items(batch))
         log_q = reduce(torch.logaddexp, (source.log_q(ids, rows) for source in self.sources))
         return Negatives(ids, log_q, in_batch=drawn[0].in_batch)
+
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return the generators of the sources; None where one of them cannot be replayed."""
+        return joined_generators(self.sources)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the states of the sources."""

@@ -75,6 +75,10 @@ class Popularity:
         """Return the log of the expected count of any item, −inf for one never drawn; ``rows`` does not matter."""
         return self._log_q[ids]
 
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return its generator; draws of each row's own are encoded once an item, and so differ in number."""
+        return None if self.per_row else [self.generator]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the generator's state."""
         return {"generator": self.generator.get_state()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.core import states
 from twotower.core.errors import InputError
 from twotower.core.records import Batch, Encoded, Negatives
-from twotower.sampling.base import Observer, Sampler, joined_state, split_state
+from twotower.sampling.base import Observer, Sampler, joined_generators, joined_state, split_state
 from twotower.sampling.known import listed
 
 
@@ -84,6 +84,10 @@ class Sum:
         for source in self.sources:
             if isinstance(source, Observer):
                 source.observe(encoded)
+
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return the generators of the sources; None where one of them cannot be replayed."""
+        return joined_generators(self.sources)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the states of the sources."""

@@ -49,6 +49,10 @@ class Uniform:
         """Return the log of the expected count of any item, the same for all; ``rows`` does not matter."""
         return torch.full(ids.shape, self._log_q, device=ids.device)
 
+    def replayed(self) -> list[torch.Generator] | None:
+        """Return its generator; draws of each row's own are encoded once an item, and so differ in number."""
+        return None if self.per_row else [self.generator]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the generator's state."""
         return {"generator": self.generator.get_state()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,8 +25,8 @@ class Batching(Protocol):
     The same epoch gives the same batches every time, also after a resume.
     """
 
-    def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """Return the rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
+    def batches(self, epoch: int, model: Model) -> Iterable[Tensor]:
+        """Give the rows of each batch of ``epoch``, counted from 0: int64, on the CPU."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -37,27 +38,31 @@ class Batching(Protocol):
         ...
 
 
-def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
-    """Return a random partition of the rows, the same for the same seed and epoch, whatever came before.
+def random_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int, pinned: bool = False) -> Iterator[Tensor]:
+    """Give the batches of a random partition of the rows, the same for the same seed and epoch, whatever came before.
 
     Args:
         num_rows: rows to visit.
         batch_size: rows a batch; the last one may hold fewer.
         seed: of the run.
         epoch: counted from 0.
+        pinned: whether rows lie in page-locked memory, so that a GPU copies them without the host waiting.
     """
-    return list(torch.randperm(num_rows, generator=torch_generator(seed, "order", epoch)).split(batch_size))
+    order = torch.randperm(num_rows, generator=torch_generator(seed, "order", epoch))
+    order = order.pin_memory() if pinned else order
+    for start in range(0, num_rows, batch_size):
+        yield order[start : start + batch_size]
 
 
 class RandomBatches:
     """Cut every epoch by `random_batches`."""
 
-    def __init__(self, num_rows: int, batch_size: int, *, seed: int) -> None:
-        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+    def __init__(self, num_rows: int, batch_size: int, *, seed: int, pinned: bool = False) -> None:
+        self.num_rows, self.batch_size, self.seed, self.pinned = num_rows, batch_size, seed, pinned
 
-    def batches(self, epoch: int, model: Model) -> list[Tensor]:
-        """Return a random partition."""
-        return random_batches(self.num_rows, self.batch_size, seed=self.seed, epoch=epoch)
+    def batches(self, epoch: int, model: Model) -> Iterator[Tensor]:
+        """Give a random partition, batch by batch."""
+        return random_batches(self.num_rows, self.batch_size, seed=self.seed, epoch=epoch, pinned=self.pinned)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: seed and epoch give the order."""

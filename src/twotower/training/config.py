@@ -12,6 +12,8 @@ OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 ROW_STATES = ("float32", "bfloat16")
 PRECISIONS = ("float32", "bfloat16")
+PLACES = ("auto", "device", "host")
+CAPTURES = ("auto", "on", "off")
 REGULARISERS = ("uniformity", "decorrelation", "centring")
 GEOMETRY = ("off", "record", "warn", "stop")
 FREQUENCIES = ("counts", "streaming")
@@ -123,6 +125,14 @@ class Training:
     """Gradients are scaled down to this norm at most; 0: they are not."""
     precision: str = "float32"
     """float32, or bfloat16 for matrix products (weights and sums stay float32)."""
+    compile: bool = False
+    """Whether the encoders of a full batch go through torch.compile; worth it for deep encoders and many steps."""
+    capture: str = "auto"
+    """Whether a training step on a GPU is captured as one CUDA graph and replayed, which is worth it where steps are
+    small: auto (for models that are known to take the same step each time), on or off."""
+    data: str = "auto"
+    """Where events and user features lie while a GPU trains: device, host (batches are cut in main memory and copied
+    ahead of the steps), or auto: on the device where they take no more than half of its free memory."""
     patience: int = 0
     """Evaluations without a better validation metric before training stops; 0: never."""
     patience_steps: int = 100
@@ -153,6 +163,8 @@ class Training:
         _choice("training.row_state", self.row_state, ROW_STATES)
         _choice("training.schedule", self.schedule, SCHEDULES)
         _choice("training.precision", self.precision, PRECISIONS)
+        _choice("training.data", self.data, PLACES)
+        _choice("training.capture", self.capture, CAPTURES)
         _choice("training.geometry", self.geometry, GEOMETRY)
         for name, low in (
             ("epochs", 1),

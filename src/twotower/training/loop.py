@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown
+from twotower.core.records import Batch
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, UsesCodes, is_selectable
@@ -23,7 +25,8 @@ from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
-from twotower.training.optimize import build_optimizer, learning_rate
+from twotower.training.optimize import learning_rate, plain_state, restore_state
+from twotower.training.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ def fit(
     resume: bool = False,
     epochs: int | None = None,
     world: World | None = None,
+    ahead: int = 0,
 ) -> Progress:
     """Train ``model`` in place and leave it with its best weights by ``config.metric``.
 
@@ -87,16 +91,19 @@ def fit(
         resume: go on from ``checkpoint``.
         epochs: stop after so many, with the schedule of ``config.epochs``; None: all.
         world: the processes that train as one; each gives the same arguments, and rank 0 writes the checkpoint.
+        ahead: batches that a thread cuts before they are asked for, which a GPU wants whose rows lie in main memory;
+            0: none. Several ranks cut their own when a step begins.
 
     Raises:
         InputError: if the loss stops being finite, the metric has no such name, or the checkpoint is of another run.
         ConnectionError: if another rank is gone, or does not answer.
         Stopped: after Ctrl-C, once the checkpoint is written.
     """
-    batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed)
+    device = next(model.parameters()).device
+    batching = batching or RandomBatches(len(rows), config.batch_size, seed=config.seed, pinned=device.type == "cuda")
     world = world or World()
     run = _Run(
-        model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs, world
+        model, rows, objective, config, batching, validate, callbacks, checkpoint, epochs or config.epochs, world, ahead
     )
     if resume:
         if checkpoint is None:
@@ -104,7 +111,6 @@ def fit(
         with world.together():
             run.restore(load_checkpoint(checkpoint))
     world.same_weights(model)
-    device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if resume:
             run.restore_random()
@@ -129,12 +135,15 @@ class _Run:
         checkpoint: Path | None,
         epochs: int,
         world: World,
+        ahead: int,
     ) -> None:
         self.world = world
         self.model, self.rows, self.objective, self.config, self.batching = model, rows, objective, config, batching
         self.validate = validate if config.evaluate_every else None
         self.callbacks, self.checkpoint, self.epochs = callbacks, checkpoint, epochs
-        self.optimizer = build_optimizer(model, config)
+        self.device = next(model.parameters()).device
+        self.steps = Steps(model, rows, objective, config, world, ahead=ahead)
+        self.optimizer = self.steps.optimizer
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
@@ -168,10 +177,10 @@ class _Run:
         progress, config = self.progress, self.config
         started = saved = time.perf_counter()
         before = progress.seconds
-        summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=next(self.model.parameters()).device)
+        summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         self.model.train()
-        for batch_rows in self._rest_of_epoch():
-            summed += self._step(batch_rows, stop())
+        for given in self.steps.given(self._rest_of_epoch()):
+            summed += self._step(given, stop())
             progress.step += 1
             for callback in self.callbacks:
                 callback.stepped(progress.step)
@@ -194,31 +203,16 @@ class _Run:
     def _rest_of_epoch(self) -> Iterator[Tensor]:
         done = self.progress.step - self.progress.epoch * self.steps_per_epoch
         batches = self.batching.batches(self.progress.epoch, self.model)
-        yield from (batches if isinstance(self.batching, RandomBatches) else self.world.same_batches(batches))[done:]
+        if not isinstance(self.batching, RandomBatches):
+            batches = self.world.same_batches(list(batches))
+        return islice(batches, done, None)
 
-    def _step(self, batch_rows: Tensor, stop: bool) -> Tensor:
-        config = self.config
-        rate = learning_rate(config, self.progress.step, config.epochs * self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _step(self, given: Tensor | Batch, stop: bool) -> Tensor:
+        progress, config = self.progress, self.config
+        self.steps.set_rate(learning_rate(config, progress.step, config.epochs * self.steps_per_epoch))
         if isinstance(self.model, Phased):
-            self.model.set_progress(self.progress.step / self.steps_per_epoch)
-        batch = self.rows.cut(self.world.share(batch_rows))
-        self.world.reseed(config.seed, self.progress.step)
-        rows = self.world.tell(batch, stop=stop) if self.world.size > 1 else 0
-        with torch.autocast(batch.users.ids.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = self.objective(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.world.size > 1:
-            loss = loss * rows
-            loss.backward()
-            loss = self.world.average(self.model, loss)
-        else:
-            loss.backward()
-        if config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        return loss.detach()
+            self.model.set_progress(progress.step / self.steps_per_epoch)
+        return self.steps(given, step=progress.step, stop=stop)
 
     def _finish_epoch(self) -> None:
         progress, config = self.progress, self.config
@@ -233,12 +227,11 @@ class _Run:
             self.save()  # a run of more epochs does not validate here, so it goes on from before
         progress.epoch += 1
         progress.loss_sum = 0.0
-        rate = self.optimizer.param_groups[0]["lr"]
         record = EpochRecord(
             progress.epoch,
             progress.step,
             mean,
-            rate,
+            self.steps.rate or 0.0,
             round(progress.seconds, 3),
             selectable=is_selectable(self.model),
         )
@@ -297,7 +290,7 @@ class _Run:
             "progress": vars(self.progress) | {"records": [record.to_json() for record in self.progress.records]},
             "model": self.model.state_dict(),
             "best": self.best_weights,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain_state(self.optimizer),
             "loss": self.objective.state_dict(),
             "batching": self.batching.state_dict(),
             "random": {"cpu": torch.get_rng_state()},
@@ -316,11 +309,10 @@ class _Run:
             raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
         records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
         self.progress = Progress(**(state["progress"] | {"records": records}))
-        device = next(self.model.parameters()).device
         places = {name: value.device for name, value in self.model.state_dict().items()}  # a host table's stay there
-        self.best_weights = {name: value.to(places.get(name, device)) for name, value in state["best"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.load_state_dict(_on(device, state["loss"]))
+        self.best_weights = {name: value.to(places.get(name, self.device)) for name, value in state["best"].items()}
+        self.steps.set_rate(restore_state(self.optimizer, state["optimizer"]))
+        self.objective.load_state_dict(_on(self.device, state["loss"]))
         self.batching.load_state_dict(state["batching"])
         self.random = state["random"]
 

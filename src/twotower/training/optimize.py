@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twotower.core.errors import InputError
 from twotower.ops.exchange import Place
@@ -15,10 +16,16 @@ from twotower.training.row_adagrad import RowAdagrad
 from twotower.training.with_rows import WithRows
 
 
-def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: Training, *, captured: bool = False) -> torch.optim.Optimizer:
     """Build the optimiser of a run, in its fused form, with row-wise Adagrad for sparse and host tables.
 
     The rows of a sharded table are stepped by who made it.
+
+    Args:
+        model: whose weights it moves.
+        config: kind, first rate and decay.
+        captured: whether its update will be part of a captured step. The learning rate then lies on the device, in
+            float32, and every step, captured or not, reads it there.
 
     Raises:
         InputError: if the run asks of such a table what is not done to its rows, or there are several ranks.
@@ -32,8 +39,11 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # The fused Adagrad has no CUDA form.
     fused = not (config.optimizer == "adagrad" and parameters[0].is_cuda)
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
-    weights = kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
+    if captured:
+        options["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
+        options["capturable"] = parameters[0].is_cuda
+    weights = kinds[config.optimizer](parameters, **options)
     tables = {name: part for name, part in model.named_modules() if isinstance(part, SparseTable)}
     if not tables:
         return weights
@@ -50,6 +60,40 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     rate = config.row_rate or config.learning_rate
     rows = {name: RowAdagrad(table, rate=rate, state=config.row_state) for name, table in tables.items()}
     return WithRows(weights, rows, ratio=rate / config.learning_rate if config.learning_rate else 1.0)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, before: float | None) -> None:
+    """Set the learning rate of the next step; ``before``: that of the last one, None: not known."""
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = rate
+        elif rate != before:
+            group["lr"].fill_(rate)
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state as a checkpoint holds it: alike for steps that are captured and for others."""
+    state = optimizer.state_dict()
+    if isinstance(optimizer, WithRows):  # its steps are never captured
+        return state
+    groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+    return state | {"param_groups": groups}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> float:
+    """Take moments and step counts from a checkpoint, and return the learning rate of its last step.
+
+    How steps are taken stays as the optimiser was built.
+    """
+    built = [{name: group[name] for name in _BUILT if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    rate = float(optimizer.param_groups[0]["lr"])
+    for group, own in zip(optimizer.param_groups, built, strict=True):
+        group.update(own)
+    return rate
+
+
+_BUILT = ("lr", "capturable", "fused", "foreach")
 
 
 def learning_rate(config: Training, step: int, total: int) -> float:

@@ -25,8 +25,8 @@ from twotower.experiment.learn import learn, new_model
 from twotower.experiment.mining import miner
 from twotower.experiment.run import Run
 from twotower.sampling.frequency import StreamingFrequency
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.callbacks import Silent
-from twotower.training.objective import AgainstSamples
 from twotower.training.sources import NegativeSource
 
 USERS, ITEMS = 26, 32

@@ -18,10 +18,10 @@ from twotower.models.base import Model
 from twotower.models.two_tower import TwoTower
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.callbacks import JsonLines
 from twotower.training.config import Training
 from twotower.training.loop import Progress, fit
-from twotower.training.objective import AgainstSamples
 
 CONFIG = Training(epochs=7, batch_size=3, learning_rate=0.05, warmup_steps=2)
 

@@ -12,7 +12,9 @@ from twotower.data.log import Log
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.base import Model
 from twotower.sampling.known import Positives
-from twotower.training.objective import AgainstAll, AgainstLabels, AgainstSamples
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
+from twotower.training.objective import AgainstLabels
 
 ITEMS, DIM = 9, 3
 
@@ -214,7 +216,7 @@ def test_encoding_drawn_items_with_the_batch_s_changes_nothing(dataset, monkeypa
     bank = torch.tensor([[9.0, 0.0, 1.0]]).double()
     found = []
     for kinds in ((), ("cpu",)):
-        monkeypatch.setattr("twotower.training.objective.TOGETHER", kinds)
+        monkeypatch.setattr("twotower.training.against_samples.TOGETHER", kinds)
         model = Tables()
         source = Fixed(Negatives(ids, torch.zeros(7).double(), states=bank, in_batch=3))
         known = Positives(dataset.log.offsets, dataset.log.items, ITEMS)

@@ -23,9 +23,7 @@ def check_item_id(schema: Schema, item_id: bool) -> bool:
     return item_id
 
 
-def item_vectors(
-    items: Items, table: Table, fields: FeatureEmbedding, *, item_id: bool
-) -> Float[Tensor, "rows dim"]:
+def item_vectors(items: Items, table: Table, fields: FeatureEmbedding, *, item_id: bool) -> Float[Tensor, "rows dim"]:
     """Return one vector an item: its id's row of the table and the mean of its features', or the latter alone."""
     if fields.features and items.features is not None:
         means = fields(items.features).mean(1)
