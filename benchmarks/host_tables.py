@@ -26,8 +26,8 @@ from twotower.models.registry import build_model
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
-from twotower.training.objective import AgainstSamples
 from twotower.training.optimize import build_optimizer
 
 SIZES = (10_000, 100_000, 1_000_000)

@@ -19,10 +19,11 @@ from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
 from twotower.training.gradient_cache import GradientCached
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll, AgainstSamples
 from twotower.training.regularise import Regulariser
 
 SETTINGS = {"dim": 6, "field_dim": 4, "hidden": [5], "user_id": True, "pooling": "both"}

@@ -35,10 +35,11 @@ from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.sparse_table import SparseTable
 from twotower.towers.table import Table
 from twotower.towers.tables import build_table
+from twotower.training.against_all import AgainstAll
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.loop import fit
-from twotower.training.objective import AgainstAll, AgainstSamples
 from twotower.training.optimize import build_optimizer
 from twotower.training.row_adagrad import RowAdagrad
 
