@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -64,6 +65,61 @@ def test_keys_headers_and_labels_are_no_coordinates(tmp_path, diagnose, header, 
     assert (status, out.splitlines()[0]) == (0, "HEALTHY  60 vectors of 16 dimensions")
     assert out.splitlines()[1].startswith("read: 60 rows; vector: ")
     assert json.loads(diagnose(path, "--json")[1])["read"]["id"] == id_column
+
+
+def written(separator: str, *, comma: bool = False, header: bool = True) -> str:
+    """The space as text, with ids and a title that holds the other separators."""
+    lines = [["id", "title", *NAMES]] if header else []
+    lines += [[f"k{row}", '"a, b; c"', *(f"{number:.4f}" for number in vector)] for row, vector in enumerate(SPACE)]
+    if comma:
+        lines = [[cell.replace(".", ",") if place > 1 else cell for place, cell in enumerate(line)] for line in lines]
+    return "".join(separator.join(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("v.csv", written(";").encode()),
+        ("v.csv", written(";", comma=True).encode()),
+        ("v.csv", written("\t").encode()),
+        ("v.tsv", written("\t").encode()),
+        ("v.csv", written(",").encode("utf-16")),
+        ("v.csv", written(";", comma=True).encode("utf-16")),
+        ("v.csv", gzip.compress(written(",").encode())),
+        ("v.csv.gz", gzip.compress(written(";", comma=True).encode())),
+        ("v.csv.gz", written(",").encode()),
+        ("v.tsv.gz", gzip.compress(written("\t").encode())),
+    ],
+)
+def test_a_table_is_healthy_however_it_is_written(tmp_path, diagnose, name, content) -> None:
+    from twotower.diagnosis.load import load_table
+
+    (tmp_path / name).write_bytes(content)
+    status, out, _ = diagnose(tmp_path / name, "--html", str(tmp_path / "page.html"))
+    assert (status, out.splitlines()[0]) == (0, "HEALTHY  60 vectors of 16 dimensions")
+    table = load_table(tmp_path / name)
+    assert (table.ids[:2], table.titles[0]) == (["k0", "k1"], "a, b; c")  # type: ignore[index]
+    np.testing.assert_allclose(table.vectors, SPACE, atol=1e-4)
+
+
+def test_numbers_with_decimal_commas_and_no_header_are_coordinates(tmp_path, diagnose) -> None:
+    rows = "".join(";".join(f"{number:.4f}".replace(".", ",") for number in vector) + "\n" for vector in SPACE)
+    (tmp_path / "v.csv").write_text(rows)
+    assert diagnose(tmp_path / "v.csv")[1].startswith("HEALTHY  60 vectors of 16 dimensions\n")
+
+
+def test_a_comma_after_each_row_is_an_empty_column_and_no_id(tmp_path, diagnose) -> None:
+    (tmp_path / "v.csv").write_text("".join(",".join(map(str, vector)) + ",\n" for vector in SPACE))
+    status, out, _ = diagnose(tmp_path / "v.csv")
+    assert (status, out.splitlines()[0]) == (0, "HEALTHY  60 vectors of 16 dimensions")
+    assert "left out: column 17 (empty)" in " ".join(out.split())
+
+
+def test_half_a_packed_table_is_one_line(tmp_path, diagnose) -> None:
+    (tmp_path / "v.csv.gz").write_bytes(gzip.compress(written(",").encode())[:200])
+    status, _, error = diagnose(tmp_path / "v.csv.gz")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "v.csv.gz: not a readable text table" in error
 
 
 def test_whole_numbers_can_be_coordinates(tmp_path, diagnose) -> None:

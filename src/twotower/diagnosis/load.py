@@ -33,7 +33,8 @@ def load_table(path: Path, *, column: str | None = None) -> Table:
     .npz                  the array named ``column``, or the only 2-d one
     .safetensors          the tensor named ``column``, or the only 2-d one
     .parquet              the list column ``column``, or the only one, or the numeric columns that are coordinates
-    .csv, .tsv            the columns that are coordinates, or ``column`` with a list of numbers in each cell
+    .csv, .tsv            the columns that are coordinates, or ``column`` with a list of numbers in each cell; packed or
+                          not (.csv.gz)
     .faiss, .index        the vectors that the index can rebuild
     a bundle (folder)     its item states
     ====================  =============================================================================================
@@ -48,11 +49,14 @@ def load_table(path: Path, *, column: str | None = None) -> Table:
         return _read(path, column, *_BUNDLE)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix.lower() not in READERS:
+    suffix = path.suffix.lower()
+    if suffix == ".gz" and path.with_suffix("").suffix.lower() in (".csv", ".tsv"):
+        suffix = ".csv"
+    if suffix not in READERS:
         raise InputError(
             f"{path}: cannot read {shown(path.suffix or 'no suffix')}; give {', '.join(READERS)}, or a bundle folder"
         )
-    return _read(path, column, *READERS[path.suffix.lower()])
+    return _read(path, column, *READERS[suffix])
 
 
 def _read(path: Path, column: str | None, reader: str, wanted: str) -> Table:

@@ -13,11 +13,14 @@ import numpy as np
 
 from twotower.core.errors import InputError, closest, shown
 from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name, without_keys
+from twotower.diagnosis.readers.opening import is_number, opened, separator_of, with_point
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
 
 def read_text(path: Path, column: str | None = None) -> Table:
     """Read one vector a line: a number a column, or a list of numbers ("[0.1, 0.2]") in one column.
+
+    Cells stand between commas, semicolons (numbers may have decimal commas then) or tabs.
 
     The first line names the columns when its cells are not numbers, or when its numbers count 0, 1, 2, …
     `twotower.diagnosis.columns` tells keys from coordinates. A column of which no cell is a number is left out; every
@@ -26,15 +29,18 @@ def read_text(path: Path, column: str | None = None) -> Table:
     Raises:
         InputError: naming column and line, if a cell is not a number, or lines differ in length.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    with opened(path) as file:
+        separator = separator_of(file, path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix.lower())
+        lines = csv.reader(file, delimiter=separator)
         first = next(lines, None)
         if not first:
             raise InputError(f"{path}: the file is empty")
+        if separator == ";":
+            first = [with_point(cell) for cell in first]
         named, notice = _is_header(first)
         names = first if named else [str(place + 1) for place in range(len(first))]
         listed = _listed(path, names, column, named)
-        cells = _cells(path, lines, first, named)
+        cells = _cells(path, lines, first, named, separator)
         if listed is not None:
             return _read_lists(path, cells, names, listed)
         return _read_numbers(path, cells, names, named, notice)
@@ -42,7 +48,7 @@ def read_text(path: Path, column: str | None = None) -> Table:
 
 def _is_header(first: list[str]) -> tuple[bool, str | None]:
     """Whether the first line names the columns, with a notice where that is a rule and not plain to see."""
-    numbers = [cell for cell in first if _is_number(cell)]
+    numbers = [cell for cell in first if is_number(cell)]
     counted = [str(number) for number in range(len(numbers))]
     if len(numbers) == len(first):
         is_counted = len(first) > 1 and [cell.strip() for cell in first] == counted
@@ -61,8 +67,10 @@ def _listed(path: Path, names: list[str], column: str | None, named: bool) -> in
     return next(places, None) if named else None
 
 
-def _cells(path: Path, lines: Iterator[list[str]], first: list[str], named: bool) -> Iterator[tuple[int, list[str]]]:
-    """Every row that holds anything, with the number of its line."""
+def _cells(
+    path: Path, lines: Iterator[list[str]], first: list[str], named: bool, separator: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Every row that holds anything, with the number of its line; beside semicolons, decimal commas are points."""
     if not named:
         yield 1, first
     for cells in lines:
@@ -71,7 +79,7 @@ def _cells(path: Path, lines: Iterator[list[str]], first: list[str], named: bool
         line = lines.line_num  # type: ignore[attr-defined]
         if len(cells) != len(first):
             raise InputError(f"{path}: line {line} has {len(cells)} cells, the first line has {len(first)}")
-        yield line, cells
+        yield line, [with_point(cell) for cell in cells] if separator == ";" else cells
 
 
 def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], listed: int) -> Table:
@@ -110,11 +118,12 @@ def _read_numbers(
     line, cells = start
     roles = roles_of(names if named else [str(place) for place in range(len(names))])
     free = [place for place in range(len(names)) if place not in roles.taken]
-    words = [place for place in free if not _is_number(cells[place])]
+    words = [place for place in free if not is_number(cells[place])]
     places = [place for place in free if place not in words]
     if words and len(places) < 2:
         raise _not_a_number(path, line, names[words[0]], cells[words[0]])
-    id_at = words[0] if not named and words else roles.id  # a row that begins with a word: "king 0.1 0.2"
+    told_words = [place for place in words if cells[place].strip()]
+    id_at = told_words[0] if not named and told_words else roles.id  # a row that begins with a word: "king 0.1 0.2"
     beside = _Beside(path, names, id_at, roles.title, roles.popularity)
     values, count, told = array("d"), 0, (line, cells)
     while start is not None:
@@ -122,17 +131,17 @@ def _read_numbers(
         try:
             values.extend([float(cells[place]) for place in places])
         except ValueError:
-            place = next(place for place in places if not _is_number(cells[place]))
+            place = next(place for place in places if not is_number(cells[place]))
             raise _not_a_number(path, line, names[place], cells[place]) from None
         for place in words:
-            if _is_number(cells[place]):
+            if is_number(cells[place]):
                 raise _not_a_number(path, told[0], names[place], told[1][place])
         beside.add(line, cells)
         count += 1
         start = next(rows, None)
     shown = [shown_name(name, place) if named else f"column {place + 1}" for place, name in enumerate(names)]
     account = account_of(names, roles) if named else Account(id=None if id_at is None else shown[id_at])
-    left = {shown[place]: "text" for place in words if place != id_at}
+    left = {shown[place]: "text" if place in told_words else "empty" for place in words if place != id_at}
     account = replace(account, left_out={**account.left_out, **left}, notices=() if notice is None else (notice,))
     matrix = np.frombuffer(values, dtype=np.float64).reshape(count, len(places))
     account, matrix, ids = coordinates(account, [shown[place] for place in places], matrix, named=named)
@@ -163,7 +172,7 @@ class _Beside:
             self._titles.append(cells[title_at])
         if popularity_at is not None:
             cell = cells[popularity_at]
-            if not _is_number(cell):
+            if not is_number(cell):
                 raise _not_a_number(self._path, line, self._names[popularity_at], cell)
             self._popularity.append(float(cell))
 
@@ -190,11 +199,3 @@ def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
     raise InputError(
         f"{path}: line {line}, column {shown(name)} holds {shown(cell, 33)}, not a list of numbers like [0.1, 0.2]"
     )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from twotower.core.errors import InputError
 from twotower.diagnosis.columns import is_key
 from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.load import load_table
+from twotower.diagnosis.readers.opening import opened
 from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.report.write import write_report
 from twotower.diagnosis.table import POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES
@@ -105,6 +108,22 @@ def _opened(path: Path) -> Iterator[Any]:
             if path.suffix.lower() == ".parquet":
                 yield connection.read_parquet(only_file(path))
             else:
-                yield connection.read_csv(only_file(path), sample_size=-1)
+                with _plain(path) as plain:
+                    yield connection.read_csv(only_file(plain), sample_size=-1)
         except duckdb.Error as error:
             raise InputError(f"{path}: cannot read its columns ({str(error).splitlines()[0]})") from None
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """Give the file itself, or where it is packed or in UTF-16 a plain copy in UTF-8."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start not in (b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="twotower-") as folder, opened(path) as text:
+        copy = Path(folder) / "table.csv"
+        with copy.open("w", encoding="utf-8", newline="") as target:
+            shutil.copyfileobj(text, target)
+        yield copy
