@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).parents[2] / "src" / "twotower"
 
 # Imperative, since most lines are. A verb that is missing here may be added; a noun may not.
 VERBS = """
-    Account Add Answer Append Apply Attach Build Call Change Check Choose Close Combine Compare Compile Compute
+    Account Add Answer Append Apply Attach Attend Build Call Change Check Choose Close Combine Compare Compile Compute
     Configure Convert Convolve Copy Correct Count Cut Delete Dequantise Describe Diagnose Do Download Draw Drop Embed
     Encode End Estimate Evaluate Exchange Extract Fetch Fill Find Fit Flatten Flush Follow Forget Gather Give Guess
     Hand Handle Hold Index Join Keep Learn Leave Let List Load Log Look Make Map Measure Merge Move Name Narrow Note
-    Number Offer Open Order Parse Pass Pool Predict Prepare Print Project Put Quantise Raise Rank Read Recognise
-    Recommend Record Reduce Refuse Release Remove Replace Report Represent Reserve Restore Resume Return Run Scale
-    Schedule Score Search Select Serve Set Show Solve Sort Split Start Stop Store Sum Summarise Switch Take Test
-    Train Tune Turn Undo Unpack Update Verify Warn Watch Weight Wrap Write Yield
+    Number Offer Open Order Parse Pass Permute Pool Predict Prepare Print Project Put Quantise Raise Rank Read Recognise
+    Recommend Record Reduce Refuse Release Remove Replace Report Represent Reserve Restore Resume Return Round Run Scale
+    Schedule Score Search Select Send Serve Set Shorten Show Solve Sort Split Start Stop Store Sum Summarise Switch Take
+    Test Train Tune Turn Undo Unpack Update Verify Warn Watch Weight Wrap Write Yield
 """
 # Verbs that are nouns as well: "Score of every user" is a noun phrase.
 NOUN_PHRASE = re.compile(r"^\w+ of ")

@@ -1,4 +1,4 @@
-"""How many cores this process may use: those it is bound to, shared with the processes beside it."""
+"""Number of cores that this process may use: those it is bound to, shared with the processes beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _share = 1
 
 
 def share_cores(processes: int) -> None:
-    """Tell that so many processes like this one share the cores."""
+    """Set the number of processes that share the cores with this one, itself included."""
     global _share
     _share = processes
 

@@ -210,7 +210,7 @@ class ReadsUsers(Protocol):
 
 @runtime_checkable
 class ReadsEvents(Protocol):
-    """Read how many events each item has before it is built, for users to whom the model's scores say nothing."""
+    """Read how many events each item has before it is built, for users with the same score for every item."""
 
     def read_events(self, events: Tensor) -> None:
         """Take the number of events of each item, by its id; they hold from now on."""

@@ -1,4 +1,4 @@
-"""Answers by popularity: for users to whom a model gives no item a score above another's."""
+"""Answers by popularity, for users with the same score for every item."""
 
 from __future__ import annotations
 

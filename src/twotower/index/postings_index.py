@@ -100,7 +100,7 @@ class PostingsIndex(ModelIndex):
         return {"longest": self._longest, "precision": self._precision, "above": self._above}
 
     def read_events(self, events: Int[Tensor, " ids"]) -> None:
-        """Take the number of events of each item, by its id, for users to whom no item has a score above another's."""
+        """Take the number of events of each item, by its id, for users with the same score for every item."""
         self._popular = Popular(events)
 
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:

@@ -1,4 +1,4 @@
-"""What all models that are trained on sequences share: vectors of items, by id and features, and of events, by time."""
+"""Base of models that are trained on sequences: vectors of items, by id and features, and of events, by time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STD = 0.02
 
 
 class SequenceModel(Model):
-    """Own the item table, the features of items and the time between events, whatever reads them.
+    """Hold the item table, the features of items and the time between events, for any encoder of a sequence.
 
     Args:
         schema: of the data.

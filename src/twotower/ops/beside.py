@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 
 
 def beside(work: Callable[[], Found], *, like: Tensor) -> Callable[[], Found]:
-    """Begin ``work`` beside what is begun after this call; call what it returns to join both and have the result.
+    """Start ``work`` beside what is started after this call; call what it returns to join both and have the result.
 
     Only while a CUDA graph is captured does this make two branches. Everywhere else the work is done at once: a GPU
     that is handed one kernel after the other waits for the host, and not for other kernels.

@@ -12,7 +12,7 @@ from twotower.towers.hashed_table import check_buckets, only_unknown
 
 
 class QuotientRemainderTable(nn.Module):
-    """Multiply, number by number, a row for id // buckets with a row for id mod buckets: no two ids are the same.
+    """Embed an id as the product of a row for id // buckets and one for id mod buckets: no two ids are the same.
 
         v(i) = Q[i ÷ m] ∘ R[i mod m],  m the buckets
 

@@ -1,4 +1,4 @@
-"""The farthest of each user's known positives, which bounds the radius of NGAME's rule."""
+"""The farthest of each user's known positives, which bounds the radius of mined negatives."""
 
 from __future__ import annotations
 

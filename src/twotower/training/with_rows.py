@@ -12,7 +12,7 @@ from twotower.training.row_adagrad import RowAdagrad
 
 
 class WithRows(torch.optim.Optimizer):
-    """Step the weights, then the rows of each table, at a learning rate that follows that of the weights.
+    """Update the weights, then the rows of each table, at a learning rate that follows that of the weights.
 
     Args:
         weights: optimiser of the model's weights, whose groups these are.
@@ -27,7 +27,7 @@ class WithRows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Step the weights and the rows that a backward pass touched."""
+        """Update the weights and the rows that a backward pass touched."""
         self.weights.step(closure)
         for optimizer in self.rows.values():
             optimizer.step(rate=self.param_groups[0]["lr"] * self.ratio)

@@ -1,4 +1,4 @@
-"""The raw log as a table of events: its files read, each row judged, times looked at."""
+"""The raw log as a table of events: its files read, each row and the times checked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LogReport:
 
 
 class Times(NamedTuple):
-    """Hold what the times of some events tell of their unit."""
+    """Count times of some events that may be of another unit."""
 
     far: bool
     """Whether one lies beyond the year 5000."""
@@ -120,7 +120,7 @@ def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progres
 
 
 def times_of(connection: Any) -> Times:
-    """Return what the times of ``raw_events`` tell."""
+    """Return the counts of times in ``raw_events`` that may be of another unit."""
     sound = "FILTER (__fault IS NULL"
     return Times(
         *connection.execute(

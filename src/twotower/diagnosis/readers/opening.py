@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 
 def separator_of(file: TextIO, suffix: str) -> str:
-    """Return what stands between the cells: a tab in a ``.tsv``, else the comma, semicolon or tab that its lines have.
+    """Return the separator of cells: a tab in a ``.tsv``, else the comma, semicolon or tab that its lines have.
 
     A semicolon or a tab it is where it cuts the first two lines into equally many cells, two at least, and most of the
     second line's cells are numbers, with a point or a comma. The file is then at its start again.

@@ -30,7 +30,7 @@ class MixedFigures(NamedTuple):
 
 
 def mixed_with_lists(model: Model, run: Run, dataset: Dataset, split: Split, *, shrink: float) -> MixedFigures:
-    """Mix a trained model with lists counted from the same training events, and rank the catalogue for the test.
+    """Combine a trained model with lists counted from the same training events, and rank the catalogue for the test.
 
     Args:
         model: as ``run`` trained it; one vector a user and an item.

@@ -112,7 +112,7 @@ def kind_of(data: str) -> str:
 
 
 def asked_of(data: str) -> tuple[Data, Evaluation]:
-    """Return how a data set is cut, and how answers are judged."""
+    """Return how a data set is split, and how answers are evaluated."""
     if data in SESSIONS:
         return Data(split="by-user", split_options=dict(CLICKS)), Evaluation(ks=KS, mask_seen=False)
     return Data(split="leave-one-out"), Evaluation(ks=KS)
@@ -147,7 +147,7 @@ def counted(data: str, model: str, settings: dict[str, Any]) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every row with what it chooses from; EASE has no more than 20,000 items, so that sessions do without."""
+    """Return every row with the runs that it chooses from; a linear autoencoder is none where items are many."""
     kind = kind_of(data)
     rows: dict[str, Sequence[Run]] = {
         "popularity": [counted(data, "popularity", {})],
@@ -166,7 +166,7 @@ def ties_drawn(run: Run) -> Run:
 
 
 def twins(data: str) -> dict[str, Twin]:
-    """Return the rows with ties drawn anew, of data sets that have times."""
+    """Return the rows with ties in a drawn order, of data sets that have times."""
     if data not in FILMS:
         return {}
     return {f"{name}_ties": Twin(name, ties_drawn) for name in ("item_lists", "sasrec", "best")}

@@ -1,4 +1,4 @@
-"""SparCode by the score of a code with an item: dot product, max-sim, cross network, DNN, InnerPDNN.
+"""SparCode by the score of a code with an item: dot product, max-sim, cross network, a deep network (DNN), InnerPDNN.
 
 Source: Su et al., "Beyond two-tower matching", SIGIR 2023, table 3 (on Deezer). Ours: on the sequences of ML-1M with
 self-attention, two tokens an item, since max-sim of one is the dot product; every row chooses between two learning

@@ -1,4 +1,4 @@
-"""TDM by its tree: as it was made first, or learned in turn with the model; beside SparCode with the same encoder.
+"""Tree-based deep model (TDM) by its tree: as first built, or learned in turn with the model; SparCode beside it.
 
 Source: Su et al., "Beyond two-tower matching", SIGIR 2023, table 4, and the trees of Zhu et al., KDD 2018. Ours: first
 trees by co-occurrence or by popularity; in turn: new trees after the second and the fourth epoch of six. TDM has the

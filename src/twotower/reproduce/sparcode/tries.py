@@ -1,4 +1,4 @@
-"""What could make SparCode better than its twin, as the paper has it: tried one by one.
+"""Changes that could make SparCode better than its twin, as in the paper, one by one.
 
 On ML-1M: features of users beside those of items, every item as a negative, a larger InnerPDNN, and items that are
 their features alone with several tokens, each beside a twin that got the same. On KuaiRand's new users

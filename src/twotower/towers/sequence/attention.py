@@ -12,7 +12,7 @@ from twotower.towers.sequence.relative_bias import RelativeBias
 
 
 class CausalAttention(nn.Module):
-    """Mix values of the places up to each one, by scaled dot products; a block is made by inheriting from it.
+    """Attend to the places up to each one, by scaled dot products; a block is made by inheriting from it.
 
     Histories are padded at the end, so that the causal mask alone keeps padding away from every real place.
 

@@ -1,4 +1,4 @@
-"""Stacks of causal blocks over events and learnt positions: what all encoders by attention from left to right share."""
+"""Stacks of causal blocks over events and position embeddings, the base of all encoders by causal attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.towers.sequence.base import SequenceEncoder
 
 
 class Stack(SequenceEncoder):
-    """Encode events plus a learnt vector for each position by blocks, one after the other, and a last layer norm.
+    """Encode events plus position embeddings by blocks, one after the other, and a last layer norm.
 
     Position 0 is the oldest event of the window, in training as in serving. A block has `forward` for every place and
     `at_end` for the last real one alone.
@@ -39,7 +39,7 @@ class Stack(SequenceEncoder):
         mask: Bool[Tensor, "users length"] | None = None,
         times: Int[Tensor, "users length"] | None = None,
     ) -> Float[Tensor, "users length dim"]:
-        """Return one state a place; padding stands at the end, where no real place looks."""
+        """Return one state a place; padding comes last, where no real place attends to it."""
         x = self._placed(events)
         for block in self.blocks:
             x = block(x, times)

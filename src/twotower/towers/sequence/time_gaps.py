@@ -1,4 +1,4 @@
-"""Time between events as a vector: what any sequence encoder is told of the clock."""
+"""Time between events as a vector, an input of any sequence encoder."""
 
 from __future__ import annotations
 
