@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 _HEAD = 1 << 16
 """Characters by which the separator is told."""
@@ -17,7 +16,7 @@ _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[TextIO]:
+def opened(path: Path) -> Iterator[io.TextIOWrapper]:
     """Open a text file for reading, by its first bytes: packed with gzip or not, in UTF-16 or UTF-8."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -28,7 +27,7 @@ def opened(path: Path) -> Iterator[TextIO]:
             yield text
 
 
-def separator_of(file: TextIO, suffix: str) -> str:
+def separator_of(file: io.TextIOWrapper, suffix: str) -> str:
     """Return the separator of cells: a tab in a ``.tsv``, else the comma, semicolon or tab that its lines have.
 
     A semicolon or a tab it is where it cuts the first two lines into equally many cells, two at least, and most of the
