@@ -26,6 +26,8 @@ PDNN: dict[str, Any] = {"scorer": "inner_pdnn", "item_tokens": 2, "hidden": [256
 """The paper's widths, and two tokens an item."""
 SEVERAL: dict[str, Any] = {"scorer": "max_sim", "item_tokens": 4}
 WIDE: dict[str, Any] = {"dim": 64, "layers": 2}
+SCORES: tuple[dict[str, Any], ...] = ({"score": "dot", "temperature": 1.0}, {"temperature": 0.1})
+"""What the twin of new users chooses from where every item is a negative, beside the cosine over 0.2."""
 
 
 def of_sequences() -> dict[str, Sequence[Run]]:
@@ -65,6 +67,7 @@ def of_new_users() -> dict[str, Sequence[Run]]:
         "twin": twins({}),
         "twin_wide": twins(WIDE),
         "twin_all_negatives": all_items(twins({})),
+        "twin_scores_all_negatives": all_items([run for score in SCORES for run in twins(score)]),
         "twin_no_ids": twins(NO_IDS),
         "sparcode": codes({}),
         "sparcode_wide": codes(WIDE),
