@@ -73,7 +73,6 @@ def of_new_users() -> dict[str, Sequence[Run]]:
         "sparcode": codes({}),
         "sparcode_wide": codes(WIDE),
         "sparcode_all_negatives": all_items(codes({})),
-        "sparcode_dnn_all_negatives": all_items(codes({"tokenizer": "dnn"})),
         "sparcode_no_ids": codes({**NO_IDS, **SEVERAL}),
         "sparcode_pdnn": codes(PDNN),
         "sparcode_pdnn_no_ids": codes({**PDNN, **NO_IDS, "item_tokens": 4}),
@@ -96,6 +95,9 @@ TABLE = replace(
     reference="twin",
     notes={
         "twin": "the two-tower with SparCode's encoder (self-attention) and loss.",
+        "twin_all_negatives": "the cosine over 0.2, which every other row of the twin has.",
+        "twin_scores_all_negatives": "chooses between the dot product, which is SparCode's score, and the cosine over 0.1.",
+        "dssm_all_negatives": "the DSSM of `sparcode-cold`, cosine over 0.2.",
         "twin_no_ids": "items are their features alone.",
         "sparcode_no_ids": "likewise, with four tokens an item and max-sim.",
         "sparcode_pdnn": "InnerPDNN of three layers of 256, two tokens an item; on ML-1M against 128 items.",
