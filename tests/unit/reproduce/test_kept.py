@@ -171,6 +171,19 @@ def test_a_page_names_the_rows_that_have_no_result(table, tmp_path):
     assert "without a result" not in (tmp_path / "made.md").read_text()
 
 
+def test_a_page_says_how_many_seeds_and_which_columns_it_lacks(table, tmp_path):
+    table = replace(table, seeds=3, columns=("recall@10", "longest"))
+    chosen = run_table(table, DATA, tmp_path)
+    summarise(table, DATA, chosen, 2, tmp_path)
+    text = (tmp_path / "made.md").read_text()
+    assert "The table has 3 seeds; 2 were run." in text
+    assert "Columns of this table without a value on tiny: longest." in text
+    summarise(replace(table, columns=("recall@10",)), DATA, chosen, 3, tmp_path)
+    text = (tmp_path / "made.md").read_text()
+    assert "The table has" not in text
+    assert "Columns of this table" not in text
+
+
 def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
     chosen = run_table(table, DATA, tmp_path)
     for path in (tmp_path / "tiny" / "two").glob("*.safetensors"):

@@ -2,7 +2,8 @@
 
 On ML-1M: features of users beside those of items, every item as a negative, a larger InnerPDNN, and items that are
 their features alone with several tokens, each beside a twin that got the same. On KuaiRand's new users
-(``benchmarks/kuairand_cold.py``), where both sides have features: the same, and twice the width and layers.
+(``benchmarks/kuairand_cold.py``), where both sides have features: the same, twice the width and layers, and two-towers
+against every item too, one of which may take SparCode's dot product.
 
 ML-1M: one learning rate, of the networks a lower one; trainings as in `quick`. KuaiRand: rates and trainings of the
 table ``sparcode-cold``, every row chooses.
@@ -26,6 +27,9 @@ PDNN: dict[str, Any] = {"scorer": "inner_pdnn", "item_tokens": 2, "hidden": [256
 """The paper's widths, and two tokens an item."""
 SEVERAL: dict[str, Any] = {"scorer": "max_sim", "item_tokens": 4}
 WIDE: dict[str, Any] = {"dim": 64, "layers": 2}
+DSSM: dict[str, Any] = {**cold.TOWER, "score": "cosine", "temperature": 0.2}
+SCORES: tuple[dict[str, Any], ...] = ({"score": "dot", "temperature": 1.0}, {"temperature": 0.1})
+"""What the twin of new users chooses from where every item is a negative, beside the cosine over 0.2."""
 
 
 def of_sequences() -> dict[str, Sequence[Run]]:
@@ -65,6 +69,8 @@ def of_new_users() -> dict[str, Sequence[Run]]:
         "twin": twins({}),
         "twin_wide": twins(WIDE),
         "twin_all_negatives": all_items(twins({})),
+        "twin_scores_all_negatives": all_items([run for score in SCORES for run in twins(score)]),
+        "dssm_all_negatives": all_items(cold.trained("two_tower", DSSM)),
         "twin_no_ids": twins(NO_IDS),
         "sparcode": codes({}),
         "sparcode_wide": codes(WIDE),
@@ -91,6 +97,9 @@ TABLE = replace(
     reference="twin",
     notes={
         "twin": "the two-tower with SparCode's encoder (self-attention) and loss.",
+        "twin_all_negatives": "the cosine over 0.2, as in every other row of the twin.",
+        "twin_scores_all_negatives": "chooses between the dot product, as SparCode has it, and the cosine over 0.1.",
+        "dssm_all_negatives": "the DSSM of `sparcode-cold`, cosine over 0.2.",
         "twin_no_ids": "items are their features alone.",
         "sparcode_no_ids": "likewise, with four tokens an item and max-sim.",
         "sparcode_pdnn": "InnerPDNN of three layers of 256, two tokens an item; on ML-1M against 128 items.",
