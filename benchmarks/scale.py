@@ -42,11 +42,13 @@ from twotower.training.config import Training
 from twotower.training.loop import fit
 
 DIM, HIDDEN, LENGTH = 64, (128,), 20
+TOWER = ["--model", "two_tower", "--set", "model.history_dropout=0.0", "--set"]
 RUNS = {
-    "two_tower, in-batch": ["--model", "two_tower", "--set", "objective.loss=sampled_softmax"],
-    "two_tower, full softmax": ["--model", "two_tower"],
+    "two_tower, in-batch": [*TOWER, "objective.loss=sampled_softmax"],
+    "two_tower, full softmax": [*TOWER, "objective.loss=full_softmax"],
     "sasrec, full softmax": ["--model", "sasrec", "--set", "model.dropout=0.0"],
 }
+"""Without dropout, which each rank draws for its own rows."""
 
 
 def drawn(items: int, users: int, events: int) -> Dataset:
