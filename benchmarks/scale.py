@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[], help="prepare and score logs of so many rows too")
     options = common.parse(parser)
     sizes = (10_000, 1_000_000) if options.quick else (10_000, 100_000, 1_000_000)
-    batch, number, turns = 512, 16 if options.quick else 40, 5 if options.quick else 9
+    batch, number, turns = 512, 16 if options.quick else 40, 9 if options.quick else 15
     with tempfile.TemporaryDirectory() as folder:
         losses = curves(Path(folder), options.quick)
     memory = {items: peak(items, batch, 6) for items in sizes}
