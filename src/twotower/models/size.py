@@ -103,7 +103,7 @@ def check_training_size(model: Model, name: str, parameters: dict[str, Any], opt
 def _free_on(device: torch.device) -> float:
     """Bytes that can still be taken on a device, what PyTorch holds there and does not use among them."""
     if device.type == "cpu":
-        return available_memory()
+        return float(available_memory())
     if device.type != "cuda":
         return float("inf")
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -133,8 +133,8 @@ def _too_large(name: str, parameters: dict[str, Any], told: str, free: int | flo
     numbers = [f"{key} = {shown(value, 40)}" for key, value in parameters.items() if not isinstance(value, bool | str)]
     given = f" with {', '.join(numbers)}"[:200] if numbers else ""
     return InputError(
-        f"model '{name}'{given} {told}, and {_gb(free)} of memory are free{where}; lower its settings, or take a data set "
-        "with fewer ids"
+        f"model '{name}'{given} {told}, and {_gb(free)} of memory are free{where}; lower its settings, or take a "
+        "data set with fewer ids"
     )
 
 
