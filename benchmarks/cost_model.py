@@ -27,8 +27,8 @@ SERVER_MIB = 460.0
 """One that serves: with the web server, its threads and 2,000 users."""
 PREPARER_MIB = 320.0
 """One that prepares: with DuckDB."""
-COPIES = {"cuda": 4, "cpu": 5}
-"""Of every trained number, with Adam: weight, gradient, two moments; a second gradient in the making on a CPU."""
+COPIES = 5
+"""Of every number of a table, with Adam: weight, two moments, and a gradient each from histories and from items."""
 SCORE_COPIES = 2.32
 """Of the matrix of in-batch scores, at the worst moment of a step."""
 ROW_BYTES = 50_000
@@ -39,10 +39,14 @@ CHUNK_MIB = 2 * 256.0
 """Logits of a chunk of a full softmax on a GPU, and their gradient."""
 EVENT_BYTES = 64
 """Of an event of the log on a device: ids, counts, known positives."""
+ITEM_BYTES = 1_800
+"""Of an item in a full softmax of a two-tower with one hidden layer of 128: its tower goes over all items."""
 LAUNCH_MS = 6.7
 """Of a step on a GPU, at least: the processor starts kernels one by one."""
 SCORE_PS, POSITION_NS = 39.5, 107.0
 """Picoseconds a score in a batch; nanoseconds a position of SASRec: one H200, forward and back, Adam."""
+TABLE_PS = 16.0
+"""Of a number of a dense table in a step of Adam, gradient included: one H200."""
 WAIT_MS = 0.6
 """For each message between two devices in a short step."""
 SCAN_GB_S = 8.0
@@ -79,9 +83,14 @@ class Point(NamedTuple):
         return 1 / FACTORS[self.unit] <= self.ratio <= FACTORS[self.unit]
 
 
-def dense_mib(items: float, dim: int, device: str = "cuda") -> float:
+def dense_mib(items: float, dim: int) -> float:
     """A table whose every number has a gradient and moments; each device holds all of it."""
-    return COPIES[device] * 4 * items * dim / MIB
+    return COPIES * 4 * items * dim / MIB
+
+
+def full_softmax_mib(items: float, batch: float) -> float:
+    """States of all items through a two-tower's tower, and the logits that are held at once."""
+    return ITEM_BYTES * items / MIB + min(CHUNK_MIB, 2 * 4 * batch * items / MIB)
 
 
 def sharded_mib(items: float, dim: int, devices: int) -> float:
@@ -132,6 +141,7 @@ def points() -> list[Point]:
         *_training_on_cpu(),
         *_checks(),
         *_training_on_gpus(),
+        *_catalogues(),
         *_indexes(),
         *_serving(),
         *_scoring(),
@@ -149,7 +159,7 @@ def _training_on_cpu() -> list[Point]:
     record = _read("scale_quick")
     dim = record["settings"]["memory"]["dim"]
     return [
-        Point(f"train on a CPU, {int(items):,} items", "MiB", peak, PROCESS_MIB + dense_mib(int(items), dim, "cpu"))
+        Point(f"train on a CPU, {int(items):,} items", "MiB", peak, PROCESS_MIB + dense_mib(int(items), dim))
         for items, peak in record["peak_mib"].items()
     ]
 
@@ -160,7 +170,7 @@ def _checks() -> list[Point]:
             f"train on a CPU, {run['items']:,} items of {run['dim']} numbers (not fitted to)",
             "MiB",
             run["peak_mib"],
-            PROCESS_MIB + dense_mib(run["items"], run["dim"], "cpu"),
+            PROCESS_MIB + dense_mib(run["items"], run["dim"]),
         )
         for run in _read("cost_checks")["runs"]
     ]
@@ -209,6 +219,30 @@ def _training_on_gpus() -> list[Point]:
             found.append(Point(f"memory of a GPU: {about}", "MiB", max(side["peak_mib"]), mib))
             formula = step_ms(work, messages[kind] if devices > 1 else 0)
             found.append(Point(f"a step: {about}", "ms", side["step_milliseconds"], formula))
+    return found
+
+
+def _catalogues() -> list[Point]:
+    """Sampled and full softmax of a two-tower on one GPU; memory beyond that of 10,000 items."""
+    record = _read("scale_gpu")
+    dim, cases = record["settings"]["dim"], {(case["softmax"], case["items"]): case for case in record["catalogues"]}
+    found = []
+    for way, about in (("sampled", "1,024 drawn items"), ("tiles", "full softmax")):
+
+        def mib(items: float, batch: int, full: bool = way == "tiles") -> float:
+            return dense_mib(items, dim) + (full_softmax_mib(items, batch) if full else 0.0)
+
+        least = cases[way, 10_000]
+        for (kind, items), case in sorted(cases.items()):
+            if kind != way:
+                continue
+            batch, name = case["batch"], f"{about}, {items:,} items, batch {case['batch']:,}"
+            if items > least["items"]:
+                more = case["peak_mib"] - least["peak_mib"]
+                formula = mib(items, batch) - mib(least["items"], batch)
+                found.append(Point(f"memory of a GPU beyond that at 10,000 items: {name}", "MiB", more, formula))
+            work = items * dim * TABLE_PS / 1e9 if way == "sampled" else items * batch * SCORE_PS / 1e9
+            found.append(Point(f"a step: {name}", "ms", case["step_seconds"] * 1e3, step_ms(work)))
     return found
 
 

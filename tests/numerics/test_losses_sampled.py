@@ -174,3 +174,20 @@ def test_what_is_masked_may_be_anything(bad):
         results.append((loss, gradient))
     torch.testing.assert_close(results[1][0], results[0][0])
     torch.testing.assert_close(results[1][1], results[0][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_chunk_gives_the_gradient_of_many(dtype, monkeypatch):
+    positive, negative = torch.randn(9), torch.randn(9, 6).to(dtype)
+    log_q, mask = torch.rand(6).log(), torch.rand(9, 6) < 0.8
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        own, others = positive.clone().requires_grad_(), negative.clone().requires_grad_()
+        SampledSoftmax()(own, others, log_q, mask).backward()
+        return own.grad, others.grad
+
+    whole = both()
+    monkeypatch.setattr("twotower.losses.sampled_softmax._CACHED", 12)
+    parts = both()
+    assert all(one.dtype == other.dtype for one, other in zip(whole, parts, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))

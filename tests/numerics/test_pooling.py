@@ -94,3 +94,23 @@ def test_wrong_settings_are_refused():
         HistoryPooling(pooling="recent")
     with pytest.raises(ValueError, match="history_dropout"):
         HistoryPooling(dropout=1.0)
+
+
+def test_a_mean_in_which_nothing_is_left_out_reads_the_history_as_it_is():
+    read = []
+
+    class Kept(DenseTable):
+        def mean(self, ids: torch.Tensor) -> torch.Tensor:
+            read.append(ids)
+            return super().mean(ids)
+
+    table, pool = Kept(8, 3), HistoryPooling(pooling="mean", dropout=0.5)
+    pool.eval()
+    plain = pool(table, HISTORY)
+    assert read[0] is HISTORY
+    masked = table.mean(HISTORY.masked_fill(HISTORY == 0, 0))
+    assert torch.equal(plain, masked)
+    pool.train()
+    pool(table, HISTORY)
+    assert read[-1] is not HISTORY
+    assert not torch.equal(read[-1], HISTORY)

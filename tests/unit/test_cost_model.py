@@ -56,3 +56,10 @@ def test_the_numbers_of_the_paper_exercise_follow_from_the_formulas(model: Modul
     assert model.search_ms(1e9, 64) == pytest.approx(32_000)
     assert model.scored_us(1e9, 64) / 1e6 == pytest.approx(5.6, abs=0.05)
     assert model.index_bytes("hnsw", 64) * 1e9 / 2**30 == pytest.approx(672, abs=1)
+
+
+def test_catalogues_of_a_hundred_thousand_to_ten_million_items_on_a_gpu_are_among_them(model: ModuleType) -> None:
+    found = [one for one in model.points() if one.what.startswith("memory of a GPU beyond")]
+    assert len(found) == 6
+    for items in ("100,000", "1,000,000", "10,000,000"):
+        assert sum(f", {items} items," in one.what for one in found) == 2, "sampled and full softmax"

@@ -60,10 +60,7 @@ class EventRows:
         rows = rows.to(self.log.items.device, non_blocking=True)
         users, ends = self.event_users[rows], self.ends[rows]
         starts = self.history.offsets[users]
-        history = windows(self.history.items, starts, ends, self.history_length)
-        times = None
-        if self.history.times is not None:
-            times = windows(self.history.times, starts, ends, self.history_length)
+        history, times = self.history.windows(starts, ends, self.history_length)
         ids = self.log.items[rows]
         items = self.dataset.items(ids) if self.item_features else Items(moved(ids, self.dataset.device))
         labels = None if self.log.labels is None else moved(self.log.labels[rows], self.dataset.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.records import PADDING
-from twotower.ops.windows import windows
+from twotower.ops.windows import windows, windows_of_all
 
 NO_ITEM = -1
 """Stands where a list of item rows has no item."""
@@ -75,6 +75,16 @@ class Log(NamedTuple):
         starts, ends = self.offsets[users], self.offsets[users + 1]
         seen = windows(self.items, starts, ends, int((ends - starts).max()) if len(users) else 0)
         return seen.masked_fill(seen == PADDING, NO_ITEM)
+
+    def windows(self, starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+        """Return the last ``length`` items of each window of events, padded at the end, and their times if it has any.
+
+        ``starts`` and ``ends`` are int64 [rows], places in ``items``.
+        """
+        if self.times is None:
+            return windows(self.items, starts, ends, length), None
+        items, times = windows_of_all([self.items, self.times], starts, ends, length)
+        return items, times
 
     def to(self, device: torch.device | str) -> Log:
         """Return the log on another device."""

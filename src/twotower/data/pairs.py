@@ -16,7 +16,6 @@ from twotower.data.listed import Listed
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.data.unseen import Unseen
-from twotower.ops.windows import windows
 
 READINGS = ("last", "all")
 VALIDATIONS = ("random", "time", "last")
@@ -66,10 +65,7 @@ class PairRows:
         rows = rows.to(self.users.device, non_blocking=True)
         users, ends = self.users[rows], self.ends[rows]
         starts = self.log.offsets[users]
-        history = windows(self.log.items, starts, ends, self.history_length)
-        times = None
-        if self.log.times is not None:
-            times = windows(self.log.times, starts, ends, self.history_length)
+        history, times = self.log.windows(starts, ends, self.history_length)
         items, labels = self.items[rows], self.labels[rows]
         if self.fresh is not None:
             items = torch.where(labels == 0, self.fresh.draw(users), items)

@@ -77,7 +77,9 @@ class _SampledSoftmax(torch.autograd.Function):
     def forward(context: Any, positive: Tensor, negative: Tensor, log_q: Tensor, mask: Tensor, wanted: bool) -> Tensor:
         rows, candidates = negative.shape
         chunk = max(1, (_CACHED if negative.device.type == "cpu" else _RESIDENT) // max(candidates, 1))
-        negative_grad = torch.empty_like(negative) if wanted else None
+        # In one chunk the weights become the gradient where they lie.
+        whole = 0 < rows <= chunk and torch.promote_types(negative.dtype, log_q.dtype) == negative.dtype
+        negative_grad = torch.empty_like(negative) if wanted and not whole else None
         shares = torch.empty_like(positive)
         loss = positive.new_zeros(())
         for start in range(0, rows, chunk):
@@ -88,8 +90,12 @@ class _SampledSoftmax(torch.autograd.Function):
             total = weights.sum(1) + own
             loss += (total.log() + top - positive[part]).sum()
             shares[part] = own / total
-            if negative_grad is not None:
-                negative_grad[part] = weights.mul_((1.0 / (total * rows))[:, None])
+            if wanted:
+                weights.mul_((1.0 / (total * rows))[:, None])
+                if negative_grad is None:
+                    negative_grad = weights
+                else:
+                    negative_grad[part] = weights
         if negative_grad is not None:
             context.save_for_backward((shares - 1.0) / rows, negative_grad)
         return loss / rows

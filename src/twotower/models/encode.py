@@ -15,7 +15,6 @@ from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.base import Model
-from twotower.ops.windows import windows
 
 LONGEST = 200
 """Items of a history in training, for models that would read all of it."""
@@ -54,8 +53,7 @@ def users_with_history(dataset: Dataset, history: Log, ids: Int[Tensor, " users"
     starts, ends = history.offsets[at], history.offsets[at + 1]
     longest = int((ends - starts).max()) if len(ids) else 0
     width = max(1, longest if length is None else min(length, longest))
-    times = None if history.times is None else windows(history.times, starts, ends, width)
-    return dataset.users(ids, windows(history.items, starts, ends, width), times)
+    return dataset.users(ids, *history.windows(starts, ends, width))
 
 
 def encode_items(model: Model, dataset: Dataset, ids: Int[Tensor, " items"], tile: int) -> State:

@@ -82,20 +82,32 @@ def size_of(model: Model) -> tuple[int, int]:
 
 
 def check_training_size(model: Model, name: str, parameters: dict[str, Any], optimizer: str) -> None:
-    """Refuse to train a model on a CPU where gradients and moments need more memory than is free.
+    """Refuse to train a model where gradients and moments need more memory than is free on its device.
 
     Raises:
         InputError: with what is needed and what is there.
     """
     if isinstance(model, ClosedForm):
         return
-    trained = [part for part in model.parameters() if part.requires_grad and part.device.type == "cpu"]
+    trained = [part for part in model.parameters() if part.requires_grad]
     copies = COPIES.get(optimizer, MOST_COPIES) - 1  # the weights themselves are there
-    needed, free = copies * sum(part.numel() * part.element_size() for part in trained), available_memory()
-    if needed > free:
-        count = sum(part.numel() for part in trained)
-        told = f"trains {count:,} numbers, whose gradients and moments ({optimizer}) take {_gb(needed)}"
-        raise _too_large(name, parameters, told, free)
+    for device in dict.fromkeys(part.device for part in trained):
+        parts = [part for part in trained if part.device == device]
+        needed, free = copies * sum(part.numel() * part.element_size() for part in parts), _free_on(device)
+        if needed > free:
+            count = sum(part.numel() for part in parts)
+            told = f"trains {count:,} numbers, whose gradients and moments ({optimizer}) take {_gb(needed)}"
+            raise _too_large(name, parameters, told, free, "" if device.type == "cpu" else f" on '{device}'")
+
+
+def _free_on(device: torch.device) -> float:
+    """Bytes that can still be taken on a device, what PyTorch holds there and does not use among them."""
+    if device.type == "cpu":
+        return float(available_memory())
+    if device.type != "cuda":
+        return float("inf")
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + held)
 
 
 def check_batch_size(rows: int, length: int, name: str) -> None:
@@ -117,12 +129,12 @@ def check_batch_size(rows: int, length: int, name: str) -> None:
         )
 
 
-def _too_large(name: str, parameters: dict[str, Any], told: str, free: int | float) -> InputError:
+def _too_large(name: str, parameters: dict[str, Any], told: str, free: int | float, where: str = "") -> InputError:
     numbers = [f"{key} = {shown(value, 40)}" for key, value in parameters.items() if not isinstance(value, bool | str)]
     given = f" with {', '.join(numbers)}"[:200] if numbers else ""
     return InputError(
-        f"model '{name}'{given} {told}, and {_gb(free)} of memory are free; lower its settings, or take a data set "
-        "with fewer ids"
+        f"model '{name}'{given} {told}, and {_gb(free)} of memory are free{where}; lower its settings, or take a "
+        "data set with fewer ids"
     )
 
 

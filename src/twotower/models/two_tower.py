@@ -159,7 +159,7 @@ class TwoTower(Model):
         if self.user_table is not None:
             fields.append(self.user_table(users.ids))
         fields += self._features(self.user_fields, users.features)
-        return self.scorer.prepare(self.user_mlp(torch.cat(fields, dim=1)))
+        return self.scorer.prepare(self.user_mlp(_joined(fields)))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows dim"]:
         """Return one vector an item, of length 1 under the cosine."""
@@ -169,7 +169,7 @@ class TwoTower(Model):
             if self.training and self.id_dropout:
                 ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.id_dropout, 1, ids)
             fields.append(self.item_table(ids))
-        return self.scorer.prepare(self.item_mlp(torch.cat(fields, dim=1)))
+        return self.scorer.prepare(self.item_mlp(_joined(fields)))
 
     def score(
         self, users: Float[Tensor, "users dim"], items: Float[Tensor, "items dim"]
@@ -237,6 +237,10 @@ class TwoTower(Model):
         if not embed.features:
             return []
         return [dropped_fields(embed(values), self.feature_dropout if self.training else 0.0).flatten(1)]
+
+
+def _joined(fields: list[Tensor]) -> Tensor:
+    return torch.cat(fields, dim=1) if len(fields) > 1 else fields[0]
 
 
 def _only_layer(network: nn.Module) -> nn.Linear:

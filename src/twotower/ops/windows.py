@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -17,12 +19,26 @@ def windows(
         tensor([[6, 7],
                 [8, 0]])
     """
+    return windows_of_all([values], starts, ends, length)[0]
+
+
+def windows_of_all(
+    arrays: Sequence[Shaped[Tensor, " events"]], starts: Int[Tensor, " rows"], ends: Int[Tensor, " rows"], length: int
+) -> list[Shaped[Tensor, "rows length"]]:
+    """Return `windows` of each of ``arrays``, all as long as the first: where they lie is computed once.
+
+    Examples:
+        >>> items, times = torch.tensor([5, 6, 7, 8]), torch.tensor([10, 20, 30, 40])
+        >>> [part.tolist() for part in windows_of_all([items, times], torch.tensor([0]), torch.tensor([3]), 2)]
+        [[[6, 7]], [[20, 30]]]
+    """
     starts = torch.maximum(starts, ends - length)
-    index = starts[:, None] + torch.arange(length, device=values.device)
-    inside = index < ends[:, None]
-    if not len(values):
-        return values.new_zeros(len(starts), length)
-    return values[index.clamp_(max=len(values) - 1)].masked_fill_(~inside, 0)
+    index = starts[:, None] + torch.arange(length, device=starts.device)
+    outside = index >= ends[:, None]
+    if not len(arrays[0]):
+        return [values.new_zeros(len(starts), length) for values in arrays]
+    index.clamp_(max=len(arrays[0]) - 1)
+    return [values[index].masked_fill_(outside, 0) for values in arrays]
 
 
 def places(lengths: Int[Tensor, " rows"], width: int, total: int) -> Int[Tensor, " filled"]:

@@ -57,8 +57,11 @@ class HistoryPooling(nn.Module):
 
     def forward(self, table: Table, history: Int[Tensor, "rows length"]) -> Float[Tensor, "rows width"]:
         """Pool the vectors of ``table`` that a history names (padded at the end)."""
+        drops = self.training and self.dropout > 0
+        if self.pooling == "mean" and not drops:
+            return table.mean(history)
         kept = history != PADDING
-        if self.training and self.dropout:
+        if drops:
             kept = kept & (torch.rand(history.shape, device=history.device) >= self.dropout)
         parts = []
         if self.pooling != "recency":

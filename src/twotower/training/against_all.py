@@ -9,7 +9,7 @@ from twotower.data.dataset import Dataset
 from twotower.losses.full_softmax import full_softmax
 from twotower.models.base import Model
 from twotower.training.distributed import World
-from twotower.training.objective import Plain, own_losses
+from twotower.training.objective import Plain, own_losses, with_terms
 from twotower.training.regularise import Regulariser
 
 
@@ -49,9 +49,6 @@ class AgainstAll(Plain):
         targets = encoded.item_ids if self.slots is None else self.slots[encoded.item_ids]
         loss = full_softmax(encoded.users, table, targets, model.logit_scale())
         if not self.regulariser.weights:
-            return loss + own_losses(encoded)
-        return (
-            loss
-            + own_losses(encoded)
-            + self.regulariser(self.world.gather(encoded._replace(item_ids=targets, items=None)), table)
-        )
+            return with_terms(loss, own_losses(encoded))
+        together = self.world.gather(encoded._replace(item_ids=targets, items=None))
+        return with_terms(loss, own_losses(encoded), self.regulariser(together, table))

@@ -18,7 +18,7 @@ from twotower.sampling.filters import HardFilter, Scored
 from twotower.sampling.known import MOST_PADDED, Positives
 from twotower.training.distributed import World
 from twotower.training.farthest import farthest_positives
-from twotower.training.objective import own_losses
+from twotower.training.objective import own_losses, with_terms
 from twotower.training.regularise import Regulariser
 from twotower.training.step_candidates import (
     StepCandidates,
@@ -105,7 +105,7 @@ class AgainstSamples:
             loss = self.loss(own, candidates.scores, candidates.log_q, mask)
         if isinstance(self.sampler, Observer):
             self.sampler.observe(together)
-        return loss + own_losses(encoded) + self.regulariser(together)
+        return with_terms(loss, own_losses(encoded), self.regulariser(together))
 
     def _together(self, encoded: Encoded, negatives: Negatives, ids: Tensor) -> Encoded:
         """The rows of all ranks, where something looks at more than this rank's; candidates are items alone."""
@@ -211,7 +211,7 @@ class AgainstSamples:
                 stand_for = negatives.ids.numel() / encoded_now
                 parts = [states.map_state(lambda part: with_gradient_of(part, stand_for), part) for part in parts]
             parts.append(negatives.states)
-        return states.join(parts)
+        return states.join(parts) if len(parts) > 1 else parts[0]
 
     def _drawn(self, model: Model, encoded: Encoded, drawn: Tensor) -> State:
         """States of drawn items: the batch's own where it holds them, each other one encoded once."""

@@ -11,7 +11,7 @@ from twotower.core.records import FIRST_KNOWN, Batch, State
 from twotower.core.states import rows, take
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
-from twotower.training.objective import Stateless, own_losses
+from twotower.training.objective import Stateless, own_losses, with_terms
 
 PAIRS = {"cuda": 1 << 24, "cpu": 1 << 20}
 """Scores of rows with items that are held at a time; what a model makes on the way is a few times that."""
@@ -48,4 +48,4 @@ class AgainstAllScores(Stateless):
             given = take(encoded.users, part), table, targets[part]
             one = chunk >= len(targets)
             total = total + (part_of(*given) if one else checkpoint(part_of, *given, use_reentrant=False))
-        return total / len(targets) + own_losses(encoded)
+        return with_terms(total / len(targets), own_losses(encoded))

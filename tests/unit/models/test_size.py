@@ -83,6 +83,15 @@ def test_training_needs_memory_for_gradients_and_moments(monkeypatch):
             size.check_training_size(model, "sasrec", {}, optimizer)
 
 
+def test_memory_is_looked_at_where_the_weights_are(monkeypatch):
+    with torch.device("meta"):
+        model = build_model("sasrec", SCHEMA)
+    size.check_training_size(model, "sasrec", {}, "adamw")
+    monkeypatch.setattr(size, "_free_on", lambda device: 10.0 if device.type == "meta" else float("inf"))
+    with pytest.raises(InputError, match=r"gradients and moments \(adamw\) take .* are free on 'meta'; lower"):
+        size.check_training_size(model, "sasrec", {}, "adamw")
+
+
 def test_batches_of_histories_that_no_memory_holds_are_refused(tiny_dataset, monkeypatch):
     from twotower.experiment.train import train
 

@@ -163,3 +163,19 @@ def test_items_without_events_take_the_ids_of_items_with_features_like_theirs(id
         torch.testing.assert_close(table[item], wanted, rtol=1e-4, atol=1e-5)
     vectors = model.encode_items(tiny_dataset.all_items())
     assert not torch.allclose(vectors[4], vectors[9])
+
+
+def test_a_tower_that_reads_one_field_copies_nothing(tiny_dataset, monkeypatch):
+    bare = Schema(tiny_dataset.schema.num_users, tiny_dataset.schema.num_items, (), ())
+    model = TwoTower(bare, dim=4, history_length=3)
+    asked, offered = users_of(tiny_dataset, [2, 3], [[2, 4], [3]]), tiny_dataset.items(torch.tensor([4, 5]))
+    users, items = model.encode_users(asked), model.encode_items(offered)
+
+    def refused(*parts, **settings):
+        raise AssertionError("fields were joined")
+
+    monkeypatch.setattr(torch, "cat", refused)
+    assert torch.equal(model.encode_users(asked), users)
+    assert torch.equal(model.encode_items(offered), items)
+    with pytest.raises(AssertionError, match="joined"):
+        TwoTower(bare, dim=4, history_length=3, user_id=True).encode_users(asked)

@@ -14,7 +14,7 @@ from twotower.models.base import Model
 from twotower.sampling.known import Positives
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
-from twotower.training.objective import AgainstLabels
+from twotower.training.objective import AgainstLabels, with_terms
 
 ITEMS, DIM = 9, 3
 
@@ -227,3 +227,9 @@ def test_encoding_drawn_items_with_the_batch_s_changes_nothing(dataset, monkeypa
     torch.testing.assert_close(found[0][1], found[1][1])
     torch.testing.assert_close(found[0][2], found[1][2])
     assert [calls for *_, calls in found] == [2, 1]
+
+
+def test_a_term_that_a_run_does_not_have_costs_nothing():
+    loss = torch.tensor(2.0)
+    assert with_terms(loss, 0.0, 0.0) is loss
+    assert float(with_terms(loss, torch.tensor(0.5), 0.0, 1.0)) == 3.5
