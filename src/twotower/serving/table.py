@@ -86,9 +86,9 @@ def _stored_names(columns: list[str], bundle: Bundle) -> dict[str, str]:
     """The name that each column has in the catalogue, where that of titles is called ``title``."""
     spec = read_json(bundle.folder / "data.json").get("spec")
     items = spec.get("items") if isinstance(spec, dict) else None
-    title = items.get("title") if isinstance(items, dict) else None
+    title, id = (items.get("title"), items.get("id")) if isinstance(items, dict) else (None, None)
     names = {column: column for column in columns}
-    if title in names and title not in ("title", items.get("id")):
+    if isinstance(title, str) and title in names and title not in ("title", id):
         names |= {column: "title_" for column in columns if column.lower() == "title"} | {title: "title"}
     return names
 
