@@ -236,3 +236,22 @@ def test_the_command_says_what_it_did(bundle_folder: Path, new_items: Path, tmp_
     assert any("already" in text for text in told["notices"])
     assert call("add-items", bundle_folder, new_items) == 0
     assert "2 new items, 10 in all" in capsys.readouterr().out
+
+
+def test_a_new_item_has_its_title_whatever_the_column_of_titles_is_called(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,film,when\n" + "".join(f"u{u},f{(u + k) % 6},{k}\n" for u in range(12) for k in range(4))
+    )
+    (tmp_path / "films.csv").write_text(
+        "film,name,title,genre\n" + "".join(f"f{i},F {i},s,g{i % 2}\n" for i in range(6))
+    )
+    (tmp_path / "films.toml").write_text(
+        'name = "films"\n[interactions]\npath = "log.csv"\nuser = "user"\nitem = "film"\ntime = "when"\n'
+        '[items]\npath = "films.csv"\nid = "film"\ntitle = "name"\n[items.features]\ngenre = "categorical"\n'
+    )
+    dataset = Dataset.prepare(tmp_path / "films.toml", tmp_path / "prepared")
+    twotower.train("two_tower", dataset, to=tmp_path / "bundle", epochs=1)
+    (tmp_path / "new.csv").write_text("film,name,title,genre\nn1,Brand new,t,g1\n")
+    add_items(tmp_path / "bundle", tmp_path / "new.csv")
+    (found,) = Bundle.load(tmp_path / "bundle").item_vocabulary.records([8])
+    assert (found.id, found.columns["title"], found.columns["title_"]) == ("n1", "Brand new", "t")

@@ -115,6 +115,18 @@ def test_a_comma_after_each_row_is_an_empty_column_and_no_id(tmp_path, diagnose)
     assert "left out: column 17 (empty)" in " ".join(out.split())
 
 
+def test_a_comma_after_each_row_and_the_names_is_no_id_either(tmp_path, diagnose) -> None:
+    names = "id," + ",".join(f"d{place}" for place in range(16)) + ",\n"
+    rows = "".join(f"a{row}," + ",".join(map(str, vector)) + ",\n" for row, vector in enumerate(SPACE))
+    (tmp_path / "v.csv").write_text(names + rows)
+    _, out, _ = diagnose(tmp_path / "v.csv")
+    assert "id: id; left out: unnamed column 18 (empty)" in " ".join(out.split())
+    names = ",".join(f"d{place}" for place in range(16)) + ",\n"
+    (tmp_path / "bare.csv").write_text(names + "".join(",".join(map(str, vector)) + ",\n" for vector in SPACE))
+    _, out, _ = diagnose(tmp_path / "bare.csv")
+    assert "(16 columns); left out: unnamed column 17 (empty)" in " ".join(out.split())
+
+
 def test_half_a_packed_table_is_one_line(tmp_path, diagnose) -> None:
     (tmp_path / "v.csv.gz").write_bytes(gzip.compress(written(",").encode())[:200])
     status, _, error = diagnose(tmp_path / "v.csv.gz")

@@ -131,15 +131,17 @@ def test_a_pair_of_ids_meets_in_one_hash_as_often_as_chance_and_hardly_ever_in_t
     assert both < 5e-4
 
 
-def test_an_id_that_came_after_training_is_read_as_the_unknown_one(tiny_dataset):
-    settings = {"dim": 4, "field_dim": 3, **SHARED["hashed"]}
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder"])
+def test_an_id_that_came_after_training_is_read_as_the_unknown_one(kind, tiny_dataset):
+    settings = {"dim": 4, "field_dim": 3, **SHARED[kind]}
     model = build_model("two_tower", tiny_dataset.schema, settings)
-    grown = replace(tiny_dataset.schema, num_items=12)
+    grown = replace(tiny_dataset.schema, num_items=14)  # of quotients by 3 a row more
     served = enlarged(model, "two_tower", settings, grown, as_unknown=True).item_table
     trained = enlarged(model, "two_tower", settings, grown, as_unknown=False).item_table
     assert torch.equal(served(torch.tensor([11])), served(torch.tensor([1])))
     assert not torch.equal(trained(torch.tensor([11])), trained(torch.tensor([1])))
     assert torch.equal(trained.whole()[:10], model.item_table.whole())
+    assert len(trained.whole()[10:].unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,7 +291,9 @@ def test_rounding_by_chance_keeps_the_mean_and_numbers_that_fit():
             "at least 2 buckets and fewer than its 10 ids, got 0: set model.table_buckets",
         ),
         ({"table": "quotient_remainder", "table_buckets": 10}, "fewer than its 10 ids, got 10"),
-        ({"table": "hashed", "table_buckets": 4, "table_hashes": 0}, "wants a hash"),
+        ({"table": "hashed", "table_buckets": 4, "table_hashes": 0}, "model.table_hashes = 0: 1 to 64 rows"),
+        ({"table": "hashed", "table_buckets": 4, "table_hashes": 10**9}, "model.table_hashes = 1000000000: 1 to 64"),
+        ({"table": "quotient_remainder", "table_buckets": 4, "table_hashes": 3}, "read by a hashed table alone"),
         ({"table": "host", "table_buckets": 4}, "table_buckets is read by hashed and quotient_remainder alone"),
         ({"table": "hashed", "table_buckets": 4, "init": "cooccurrence", "hidden": [], "dim": 64}, "ids of a hashed"),
     ],
@@ -306,6 +310,14 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
     model, _, _ = case(tiny_dataset, table="host")
     with pytest.raises(InputError, match=f"training.{key} reaches weights alone"):
         build_optimizer(model, Training(**{key: 0.5}))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("setting", [{"row_rate": 0.1}, {"row_state": "bfloat16"}])
+def test_what_is_of_rows_is_refused_where_a_model_has_none(setting, tiny_dataset):
+    model, _, _ = case(tiny_dataset, table="dense")
+    with pytest.raises(InputError, match="rows of sparse and host tables, and this model has none"):
+        build_optimizer(model, Training(**setting))
 
 
 @pytest.mark.bad_input

@@ -194,7 +194,7 @@ def by_user(
     ratio: Sequence[int | float] = (8, 1, 1),
     fold_in: float = 0.8,
     held_out: HeldOut = "drawn",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Split:
     """Hold out whole users; the first part of their positives is the history, the rest is to be found.
 
@@ -207,14 +207,16 @@ def by_user(
         fold_in: share of a held-out user's positives that is history; above 0, below 1.
         held_out: "drawn", or "last": the users of the last rows, the test behind the validation, as where users are
             sessions whose ids stand in the order of time.
-        seed: of the draw.
+        seed: of the draw; None: 0. It goes with "drawn" alone.
 
     Raises:
         InputError: if an argument is out of range, or a part has no user.
     """
     if not 0 < fold_in < 1:
         raise InputError(f"by-user split: fold_in must lie between 0 and 1, got {fold_in}; nothing known: cold-users")
-    return _by_user("by-user", log, ratio, fold_in, seed, drawn=held_out == "drawn")
+    if held_out == "last" and seed is not None:
+        raise InputError(f'by-user split: seed = {seed} is of held_out = "drawn"; set that, or leave the seed out')
+    return _by_user("by-user", log, ratio, fold_in, seed or 0, drawn=held_out == "drawn")
 
 
 def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int = 0) -> Split:

@@ -73,6 +73,8 @@ def check_settings(kind: str, settings: dict[str, Any]) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if isinstance(default, int) and not isinstance(default, bool) and not (whole and value >= 0):
             raise InputError(f"index.{name} = {shown(value)}: a whole number of at least 0 is wanted")
+        if isinstance(default, float) and not (whole or isinstance(value, float)):
+            raise InputError(f"index.{name} = {shown(value)}: a number is wanted")
         if isinstance(default, str) and not isinstance(value, str):
             raise InputError(f"index.{name} = {shown(value)}: a text is wanted")
 

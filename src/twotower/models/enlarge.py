@@ -13,6 +13,8 @@ from twotower.core.schema import Schema
 from twotower.models.base import Model, new_item_model
 from twotower.models.registry import build_model
 
+QUOTIENTS = "quotients"
+"""Rows of a table of quotients and remainders, of which more ids may need more."""
 KNOWN_IDS = "known_ids"
 """How many ids a table of shared rows was trained on: those beyond are read as the unknown one."""
 
@@ -53,9 +55,11 @@ def enlarged(model: Model, name: str, parameters: dict[str, Any], schema: Schema
         if have is None or have.shape == wanted.shape:
             continue
         pair = (len(have), len(wanted)) if have.ndim and wanted.ndim else (0, 0)
-        if have.shape[1:] != wanted.shape[1:] or pair not in ids:
+        quotients = key.endswith(QUOTIENTS) and pair[0] < pair[1]
+        if have.shape[1:] != wanted.shape[1:] or not (pair in ids or quotients):
             raise _cannot(name)
-        mean = not as_unknown and pair in means and have.is_floating_point() and len(have) > FIRST_KNOWN
+        mean = not (as_unknown or quotients) and pair in means
+        mean = mean and have.is_floating_point() and len(have) > FIRST_KNOWN
         row = have[FIRST_KNOWN:].mean(dim=0) if mean else have[UNKNOWN]
         weights[key] = torch.cat([have, row.expand(pair[1] - pair[0], *have.shape[1:])])
     try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
+from twotower.core.files import read_json
 from twotower.core.records import UNKNOWN, Features, Items
 from twotower.core.states import join
 from twotower.data.prepare.database import database
@@ -70,14 +71,26 @@ def raw_columns(path: Path, bundle: Bundle) -> list[dict[str, Any]]:
         types = relation.types
         rows = connection.execute(f"SELECT * FROM {relation.sql} AS source").fetchall()
     left_out = id if id in types else "id"
+    names = _stored_names(list(types), bundle)
     return [
         {
-            column: json.loads(value) if kind == "JSON" and value is not None else plain(value)
+            names[column]: json.loads(value) if kind == "JSON" and value is not None else plain(value)
             for (column, kind), value in zip(types.items(), row, strict=True)
             if column != left_out
         }
         for row in rows
     ]
+
+
+def _stored_names(columns: list[str], bundle: Bundle) -> dict[str, str]:
+    """The name that each column has in the catalogue, where that of titles is called ``title``."""
+    spec = read_json(bundle.folder / "data.json").get("spec")
+    items = spec.get("items") if isinstance(spec, dict) else None
+    title, id = (items.get("title"), items.get("id")) if isinstance(items, dict) else (None, None)
+    names = {column: column for column in columns}
+    if isinstance(title, str) and title in names and title not in ("title", id):
+        names |= {column: "title_" for column in columns if column.lower() == "title"} | {title: "title"}
+    return names
 
 
 def _items(rows: Tensor, features: Features) -> Items:

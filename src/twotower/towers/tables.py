@@ -13,10 +13,13 @@ TABLES = ("dense", "hashed", "quotient_remainder", "sparse", "host")
 """What ``model.table`` may be."""
 SHARING = ("hashed", "quotient_remainder")
 """Those whose ids share rows."""
+HASHES = 2
+"""Rows that are summed for an id of a hashed table unless said otherwise."""
+MOST_HASHES = 64
 
 
 def build_table(
-    kind: str, num_rows: int, dim: int, *, buckets: int = 0, hashes: int = 2, std: float | None = None
+    kind: str, num_rows: int, dim: int, *, buckets: int = 0, hashes: int = HASHES, std: float | None = None
 ) -> Table:
     """Build a table of ids.
 
@@ -29,13 +32,13 @@ def build_table(
         std: of the normal entries; None: 1 / sqrt(dim).
 
     Raises:
-        InputError: if the kind is unknown, or the buckets do not suit it.
+        InputError: if the kind is unknown, or the buckets or hashes do not suit it.
 
     Examples:
         >>> build_table("hashed", 1000, 8, buckets=100).row_an_id
         False
     """
-    check_kind(kind, buckets)
+    check_kind(kind, buckets, hashes)
     if kind == "hashed":
         return HashedTable(num_rows, dim, buckets=buckets, hashes=hashes, std=std)
     if kind == "quotient_remainder":
@@ -44,8 +47,8 @@ def build_table(
     return made(num_rows, dim, std=std)
 
 
-def check_kind(kind: str, buckets: int) -> None:
-    """Refuse a kind that is none, and buckets where nothing reads them.
+def check_kind(kind: str, buckets: int, hashes: int) -> None:
+    """Refuse a kind that is none, and buckets and hashes where nothing reads them.
 
     Raises:
         InputError: says what there is.
@@ -54,3 +57,7 @@ def check_kind(kind: str, buckets: int) -> None:
         raise unknown_name("model.table", kind, TABLES)
     if buckets and kind not in SHARING:
         raise InputError(f"model.table_buckets is read by {' and '.join(SHARING)} alone, and model.table is '{kind}'")
+    if hashes != HASHES and kind != "hashed":
+        raise InputError(f"model.table_hashes is read by a hashed table alone, and model.table is '{kind}'")
+    if not 1 <= hashes <= MOST_HASHES:
+        raise InputError(f"model.table_hashes = {hashes}: 1 to {MOST_HASHES} rows make the vector of an id")

@@ -46,6 +46,11 @@ def build_optimizer(model: nn.Module, config: Training, *, captured: bool = Fals
     weights = kinds[config.optimizer](parameters, **options)
     tables = {name: part for name, part in model.named_modules() if isinstance(part, SparseTable)}
     if not tables:
+        if config.row_rate or config.row_state != Training.row_state:
+            raise InputError(
+                "training.row_rate and row_state are of the rows of sparse and host tables, and this model has none: "
+                "leave them out, or set model.table = 'sparse'"
+            )
         return weights
     if Place.current().size > 1:
         raise InputError(

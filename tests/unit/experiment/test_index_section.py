@@ -10,7 +10,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.experiment.run import IndexSection, ModelSection, Run
 from twotower.experiment.train import spelled_out, train
-from twotower.index.registry import INDEXES, build_index, serves
+from twotower.index.registry import INDEXES, build_index, check_settings, serves
 
 
 class Wide:
@@ -71,3 +71,11 @@ def test_an_index_that_scores_by_the_model_serves_any_model():
     assert serves("brute_force", inner_product=False)
     assert serves("exact", inner_product=True)
     assert not serves("exact", inner_product=False)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("value", ["abc", [1.0], True])
+def test_a_number_that_is_none_is_refused_for_a_threshold_of_lists(value):
+    with pytest.raises(InputError, match=r"index\.above = .*: a number is wanted"):
+        check_settings("postings", {"above": value})
+    check_settings("postings", {"above": 1})

@@ -116,7 +116,8 @@ def _read_numbers(
     if start is None:
         raise InputError(f"{path}: has column names but no line of numbers")
     line, cells = start
-    roles = roles_of(names if named else [str(place) for place in range(len(names))])
+    called = [name if name.strip() or cells[place].strip() else "empty" for place, name in enumerate(names)]
+    roles = roles_of(called if named else [str(place) for place in range(len(names))])  # no name, no cell: no key
     free = [place for place in range(len(names)) if place not in roles.taken]
     words = [place for place in free if not is_number(cells[place])]
     places = [place for place in free if place not in words]
