@@ -36,6 +36,7 @@ def run(capsys):
         ("diagnose", "BUNDLE", "--html", "BUNDLE/page.html"),
         ("data", "generate", "--users", "6", "--items", "5", "--events", "30", "--to", "BUNDLE/raw"),
         ("data", "get", "synthetic", "--to", "BUNDLE/raw"),
+        ("push", "BUNDLE", "BUNDLE/copy"),
         ("reproduce", "negatives", "--to", "BUNDLE/table"),
     ],
 )
@@ -76,3 +77,16 @@ def test_a_note_beside_the_files_of_a_bundle_is_not_lost_when_it_is_trained_anew
     with pytest.raises(InputError, match=r"notes\.txt in it was not written by twotower, and would be lost"):
         write(tmp_path / "bundle", titled_dataset)
     assert (tmp_path / "bundle" / "notes.txt").read_text() == "years of work"
+
+
+def test_a_space_that_is_nested_too_deeply_is_no_traceback(run, tmp_path):
+    space = "training.learning_rate=" + "[" * 2000 + "]" * 2000
+    status, line = run("tune", "--model", "two_tower", "--space", space, "--to", tmp_path / "tuning")
+    assert (status, "write section.key=[0.1, 0.3]" in line, len(line) < 500) == (2, True, True)
+
+
+def test_a_target_below_a_file_is_a_wrong_name_and_no_failure_of_the_machine(run, bundle_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, line = run("vectors", bundle_folder, "--to", tmp_path / "file" / "x.parquet")
+    assert (status, "file" in line) == (2, True)
+    assert (tmp_path / "file").read_text() == "mine"
