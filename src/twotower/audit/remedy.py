@@ -16,6 +16,7 @@ from twotower.audit.retrain import train_again
 from twotower.audit.text import Readers, enrich_table
 from twotower.core.devices import find_device
 from twotower.core.errors import InputError, unknown_name
+from twotower.core.files import check_outside
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items
 from twotower.core.schema import Feature
 from twotower.data.prepare.encode import prepare_table
@@ -115,6 +116,7 @@ def remedy(
         asked = "an encoder belongs" if encoder else "keywords belong"
         raise InputError(f"{asked} to the strategy 'semantic', not to '{strategy}'")
     loaded, table, to = Bundle.load(bundle), Path(items), Path(to)
+    check_outside(to)
     if not loaded.schema.item_features:
         raise InputError(f"{loaded.folder}: its items have no features, so there is nothing to repair")
     ids, features = prepare_table(table, loaded.schema, loaded.folder / "vocabulary", "item")

@@ -13,7 +13,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
-from twotower.core.files import replacing_file
+from twotower.core.files import check_outside, replacing_file
 from twotower.core.terminal import json_text, literal
 from twotower.serving.columns import cell, telling
 from twotower.serving.retriever import Answer
@@ -50,6 +50,7 @@ def row(answer: Answer) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write flat records as CSV, with every column that any of them has; lists are joined by '|'."""
+    check_outside(path)
     names = list(dict.fromkeys(name for record in rows for name in record))
     with replacing_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="")

@@ -54,7 +54,7 @@ EXAMPLES = examples(
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-_WRONG_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_WRONG_NAMES = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of the system that mean: another path was wanted, not: the machine failed."""
 
 

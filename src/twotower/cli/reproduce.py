@@ -40,6 +40,7 @@ def command(
 
     What is done stays done: a stopped table goes on where it was.
     """
+    from twotower.core.files import check_outside
     from twotower.reproduce.tables import TABLES, table_of
 
     if show:
@@ -54,7 +55,7 @@ def command(
         raise InputError("name a table; 'twotower reproduce --list' shows them")
     table = table_of(name)
     folder = to or Path("runs") / "reproduce" / name
-
+    check_outside(folder)
     try:
         _reproduce(table, data or [], folder, seeds, only or [], jobs, device, as_json)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,12 +146,14 @@ def _described(run_file: Path | None, model: str | None, recipe: str | None) -> 
 
 
 def _own_space(texts: list[str]) -> dict[str, Any]:
+    from twotower.core.files import parse_toml
+
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         try:
-            found[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
+            found[key.strip()] = parse_toml(f"value = {value.strip()}", "--space")["value"]
+        except (InputError, KeyError):
             equals = ""
         if not equals or "." not in key:
             raise InputError(

@@ -15,7 +15,8 @@ def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
     """Convert objects to an array of one type, None where a value is missing; lists of any sort become lists.
 
     Raises:
-        InputError: if ``strict`` and they are of several types; says how many of each.
+        InputError: if ``strict`` and they are of several types, says how many of each; or if they have no text of their
+            own, as dicts have none.
     """
     values = [None if _is_missing(value) else value for value in values]
     families: Counter[str] = Counter()
@@ -32,6 +33,8 @@ def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
             raise InputError(f"{where} holds values of several types: {said}; convert it to one of them")
         families = Counter({"mixed": 1})
     family = next(iter(families), "missing")
+    if strict and family == "other objects":
+        _check_texts(values, where)
     if family in ("lists", "UUIDs", "other objects", "mixed"):
         change = _listed if family == "lists" else str
         values = [None if value is None else change(value) for value in values]
@@ -58,6 +61,14 @@ def _family(kind: type[Any]) -> str:
         if names & words:
             return family
     return "other objects"
+
+
+def _check_texts(values: list[Any], where: str) -> None:
+    """Refuse objects whose text is no name of theirs: dicts, and what shows nothing but its place in memory."""
+    for kind in {type(value) for value in values if value is not None}:
+        shows = any({"__str__", "__repr__"} & vars(base).keys() for base in kind.__mro__ if base is not object)
+        if issubclass(kind, dict) or not shows:
+            raise InputError(f"{where} holds values of type {kind.__name__[:80]}; convert them to numbers or texts")
 
 
 def _has_zone(value: Any) -> bool:

@@ -20,6 +20,10 @@ from twotower.data.prepare.spec import Interactions, Source, Spec
 from twotower.data.sources.tables import database, write
 
 SPEC = "spec.toml"
+MARKER = "truth/world.json"
+"""A file that such a folder has and no other."""
+OWN = (SPEC, MARKER, "interactions/part-*.parquet", "truth/users-*.parquet", "truth/items-*.parquet")
+"""All that such a folder holds."""
 FILE_ROWS = 1 << 21
 """Rows from which a file is closed and the next begun: what is held in memory, with one block more."""
 MOST_OF_ONE = 1 << 23
@@ -51,7 +55,7 @@ def generate(settings: WorldSettings, target: Path | str, *, partitions: int = 1
             block, or the disk is too small.
     """
     world, target = World(settings), Path(target)
-    check_replaceable(target, marker=SPEC)
+    check_replaceable(target, marker=MARKER, own=OWN)
     if not 1 <= partitions <= world.blocks:
         raise InputError(
             f"generate: partitions must lie between 1 and {world.blocks:,}, the blocks of {world.block_users:,} users "
@@ -63,7 +67,7 @@ def generate(settings: WorldSettings, target: Path | str, *, partitions: int = 1
             "are drawn at a time; ask for more users, fewer events or a lower user_exponent"
         )
     _check_disk(settings, target)
-    with replacing_folder(target, marker=SPEC) as folder, database() as connection:
+    with replacing_folder(target, marker=MARKER, own=OWN) as folder, database() as connection:
         for name in ("interactions", "truth"):
             (folder / name).mkdir()
         for part in range(partitions):

@@ -104,6 +104,14 @@ def compare(
         if result.num_items != base.num_items:
             counts = name, result.num_items, reference, base.num_items
             log.warning("'%s' ranks %d items, '%s' %d: among fewer it is easier to be right", *counts)
+        if None not in (result.mask_seen, base.mask_seen) and result.mask_seen != base.mask_seen:
+            without, with_seen = (name, reference) if result.mask_seen else (reference, name)
+            log.warning(
+                "'%s' leaves out what a user has seen, '%s' does not: these are two tasks, and the difference is not "
+                "that of the models; judge both alike (evaluation.mask_seen of the run)",
+                without,
+                with_seen,
+            )
         for metric in metrics:
             if metric not in result.per_user:
                 raise unknown_name(f"metric of '{name}'", metric, result.per_user)

@@ -38,6 +38,8 @@ class Result:
     slices: dict[str, Slice] = field(default_factory=dict)
     asked: str = ""
     """Hash of users and truths, by which two results are known to answer the same question; empty: not known."""
+    mask_seen: bool | None = None
+    """Whether what a user had seen was left out of the answers; None: not known."""
 
     def __repr__(self) -> str:
         shown = [name for name in ("ndcg@10", "recall@10") if name in self.per_user] or list(self.per_user)[:2]

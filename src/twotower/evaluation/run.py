@@ -130,6 +130,7 @@ def evaluate(
         unreachable_truths=int((column_of[truth.items] < 0).sum()),
         slices={} if train is None else slices(ranks, rows, items_of_truth, users, train, protocol.ks),
         asked=question(users, truth.lengths[queries].cpu(), items_of_truth),
+        mask_seen=protocol.mask_seen,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from twotower.core.address import is_address
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_file
+from twotower.core.files import check_outside, replacing_file
 from twotower.core.lock import writing_alone
 from twotower.core.parts import Note, finish_parts
 from twotower.core.store import Store
@@ -23,13 +23,14 @@ def parquet_file(to: Path | str) -> Path | None:
     """Return the file to write; None for a folder of parts.
 
     Raises:
-        InputError: if the name is neither.
+        InputError: if the name is neither, or as `check_outside`.
     """
     if is_address(to):
         if str(to).lower().endswith(".parquet"):
             raise InputError(f"{to}: an address takes a folder of parts; name it without .parquet")
         return None
     path = Path(to)
+    check_outside(path)
     if path.suffix.lower() == ".parquet":
         if path.is_dir():
             raise InputError(f"{path}: a folder; name a file to write")

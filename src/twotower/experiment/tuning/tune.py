@@ -11,7 +11,7 @@ from typing import Any
 
 from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_file
+from twotower.core.files import check_outside, replacing_file
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
 from twotower.experiment.run import Run
@@ -112,6 +112,7 @@ def tune(
     if trials < 0 or isinstance(trials, bool):
         raise InputError(f"trials must be at least 0, got {trials}")
     need_optuna()
+    check_outside(to)
     axes = space_of(run, fixed=tuple(fixed), own=space)
     metric = metric_name(run)
     device = pick_device(run.training.device)

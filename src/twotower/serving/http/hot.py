@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twotower.serving.http.answers import encoded, error, listed
-from twotower.serving.http.limits import Limits, too_slow
+from twotower.serving.http.limits import Limits, each_once, too_slow
 from twotower.serving.http.service import Service
 
 LONGEST_BODY = 1024
 AT_ONCE = 0.001
 """Seconds of CPU up to which an answer is made between two others; a thread would cost a good part of that."""
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=each_once)
 _KEYS = frozenset({"user", "k", "include_seen"})
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
@@ -111,7 +112,7 @@ async def read_json(request: Request, limits: Limits) -> Any:
 
     Raises:
         RefusedError: as `read_body`; 415 if it is said to be something else.
-        InputError: if it is not JSON, nested too deeply, or holds NaN or infinity.
+        InputError: if it is not JSON, nested too deeply, names a key twice, or holds NaN or infinity.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request, limits)
@@ -123,7 +124,7 @@ async def read_json(request: Request, limits: Limits) -> Any:
     if deep and nesting(body, limits.depth) > limits.depth:
         raise InputError(f"the JSON is nested more than {limits.depth} levels deep; send it flat")
     try:
-        return json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(body, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=each_once)
     except InputError:
         raise
     except RecursionError:
@@ -152,6 +153,19 @@ def nesting(body: bytes, most: int) -> int:
         elif sign != b'"':
             depth -= 1
     return deepest
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two values under one key, Python's own reading would take the last without a word.
+
+    Raises:
+        InputError: if a key comes twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise InputError(f"the body names {shown(twice, 60)} more than once; give it once")
+    return found
 
 
 def _refuse(word: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from twotower.core.address import open_address, reaching, shown_address
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_folder
+from twotower.core.files import check_outside, replacing_folder
 from twotower.core.manifest import check_files
 from twotower.serving.share.address import (
     BUNDLE,
@@ -105,6 +105,7 @@ class Files:
                     self.fs.rm(partial, recursive=True)
 
     def _store_locally(self, to: Path, folder: Path, hashes: dict[str, str], *, replace: bool) -> None:
+        check_outside(to)
         with replacing_folder(to) as partial:
             for name in (*hashes, MANIFEST):
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)

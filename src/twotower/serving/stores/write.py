@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.files import replacing_file
+from twotower.core.files import check_outside, replacing_file
 from twotower.serving.retriever import Retriever
 from twotower.serving.stores.forms import FORMS
 from twotower.serving.stores.rows import Rows
@@ -44,6 +44,7 @@ def write_for_store(retriever: Retriever, to: Path | str, *, store: str, side: s
         raise InputError(f"{to}: name it *{form.suffix}, as {store} loads it")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
         raise InputError(f"name {shown(name)}: letters without accents, digits and _, up to 63, no digit first")
+    check_outside(to)
     rows = Rows(retriever, side)
     if not retriever.bundle.model.inner_product:
         log.warning(
