@@ -170,9 +170,9 @@ def _digest(rows: Vectors, popularity: Tensor | None, seed: int, exact_rows: int
     """Of all that decides which pairs are compared."""
     found = sha256(repr((rows.count, rows.dim, popularity is None, seed, exact_rows)).encode())
     for chunk in rows.chunks():
-        found.update(chunk.contiguous().numpy())
+        found.update(chunk.numpy().tobytes())
     if popularity is not None:
-        found.update(popularity.contiguous().numpy())
+        found.update(popularity.numpy().tobytes())
     return found.digest()
 
 

@@ -146,8 +146,8 @@ def nearest(
     """Return the ``k`` rows with the largest inner product with each query, over rows that arrive in chunks.
 
     ``skip`` is the row of each query itself, which is not returned. Rows are numbered in order of arrival. With fewer
-    than ``k`` rows the answer is padded with -inf and -1. With ``share`` each rank looks for a block of the queries, and
-    all get the answers to all.
+    than ``k`` rows the answer is padded with -inf and -1. With ``share`` each rank looks for a block of the queries,
+    and all get the answers to all.
     """
     if share.size > 1:
         return _shared_nearest(queries, chunks, k, skip, share)
