@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from twotower.core.errors import InputError
+from twotower.ops.exchange import Place
 from twotower.ops.uniform_by_id import uniform_by_id
 from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.table import DenseTable, Table
@@ -175,6 +176,19 @@ def test_the_shard_is_no_weight_that_ranks_would_average_or_overwrite():
     table = ShardedTable(9, 3, seed=0)
     assert list(table.parameters()) == []
     assert table.state_dict() == {}
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_more_ranks_than_rows_are_refused_by_every_rank_alike(saved, rank, monkeypatch):
+    monkeypatch.setattr(Place, "current", classmethod(lambda cls: cls(rank, 4)))
+    said = "a table of 3 rows cannot be shared out over 4 ranks: each needs a row; start fewer ranks"
+    with pytest.raises(InputError, match=said):
+        ShardedTable(3, 4, seed=0)
+    manifest = saved / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rows": 3}))
+    with pytest.raises(InputError, match=said):
+        load_table(saved)
+    assert len(ShardedTable(4, 4, seed=0).shard) == 1
 
 
 def test_an_id_beyond_the_table_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from twotower.diagnosis.statistics import EXACT_ROWS, check_given, measure
 from twotower.diagnosis.thresholds import Thresholds, load_thresholds
 from twotower.diagnosis.vectors import Vectors
 from twotower.diagnosis.verdict import Reason, Verdict, judge
+from twotower.ops.share import ALONE, Share
 
 FIGURES = ("mean_cosine", "std_cosine", "rankme", "effective_dimensions", "dimensions")
 """Shown of a diagnosis in a notebook."""
@@ -92,6 +94,7 @@ def diagnose(
     thresholds: Thresholds | Path | str | None = None,
     seed: int = 0,
     exact_rows: int = EXACT_ROWS,
+    share: Share = ALONE,
 ) -> Diagnosis:
     """Measure an embedding space and give a verdict: healthy, suspect or collapsed, with the reasons.
 
@@ -109,9 +112,13 @@ def diagnose(
         thresholds: as `load_thresholds` gives them, or the path of a TOML file to lay over the shipped ones.
         seed: of k-means, samples and noise.
         exact_rows: up to this many vectors every pair is compared; beyond, stratified samples are.
+        share: which part of the work is this rank's, where several processes call this alike: each compares its share
+            of the pairs, and all return the same.
 
     Raises:
-        InputError: if the vectors cannot be read or judged, in one line that says why.
+        InputError: if the vectors cannot be read or judged, or ranks have other ones than rank 0, in one line that says
+            why.
+        ConnectionError: if another rank is gone or does not answer in time.
 
     Examples:
         >>> space = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
@@ -134,6 +141,8 @@ def diagnose(
     rows = Vectors(vectors, where=where, ids=names)
     seen = None if popularity is None else torch.as_tensor(popularity).double()
     check_given(rows, seen, positive_pairs)
+    if share.size > 1:
+        share.agree(_digest(rows, seen, seed, exact_rows), "vectors, popularity or settings")
     judged, cold = rows, {}
     if (parts := warm_and_cold(seen)) is not None and seen is not None:
         cold = judge_cold(rows, parts[1], limits, seed=seed)
@@ -148,12 +157,23 @@ def diagnose(
             seed=seed,
             exact_rows=exact_rows,
             dimension_names=coordinates if len(coordinates) == rows.dim else None,
+            share=share,
         )
     except (torch.linalg.LinAlgError, np.linalg.LinAlgError, OverflowError):  # type: ignore[attr-defined]
         raise InputError(f"{where}: the numbers are too uneven to be measured; look for values far too large") from None
     verdict, reasons = judge(found, limits)
     read = {"rows": rows.count, "dimensions": rows.dim, **read}
     return Diagnosis(verdict, reasons, **found._asdict(), cold=cold, read=read)
+
+
+def _digest(rows: Vectors, popularity: Tensor | None, seed: int, exact_rows: int) -> bytes:
+    """Of all that decides which pairs are compared."""
+    found = sha256(repr((rows.count, rows.dim, popularity is None, seed, exact_rows)).encode())
+    for chunk in rows.chunks():
+        found.update(chunk.numpy().tobytes())
+    if popularity is not None:
+        found.update(popularity.numpy().tobytes())
+    return found.digest()
 
 
 def _figure(value: object) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from twotower.core.seeds import numpy_generator, torch_generator
 from twotower.diagnosis.vectors import Vectors
 from twotower.ops.cosines import nearest
+from twotower.ops.share import ALONE, Share
 
 NOISE = 0.05
 """Length of the noise as a share of the vector's, about what 4-bit storage adds."""
@@ -79,16 +80,19 @@ def stability(
     neighbours: Int[Tensor, "queries k"],
     chunks: Iterator[Float[Tensor, "_ dim"]],
     seed: int,
+    *,
+    share: Share = ALONE,
 ) -> float:
     """Return the share of each query's nearest that stay among its nearest under noise.
 
     Gaussian noise of length `NOISE` is added to the query.
 
-    ``queries`` are unit vectors; ``chunks`` hold all rows, up to one shift that they share (it moves no rank).
+    ``queries`` are unit vectors; ``chunks`` hold all rows, up to one shift that they share (it moves no rank). With
+    ``share`` the search is shared out over ranks.
     """
     generator = torch_generator(seed, "noise")
     noise = torch.randn(queries.shape, generator=generator, dtype=torch.float64).to(queries.dtype)
     moved = queries + NOISE * noise / torch.linalg.vector_norm(noise, dim=1, keepdim=True)
-    _, after = nearest(moved, chunks, neighbours.shape[1], skip=rows)
+    _, after = nearest(moved, chunks, neighbours.shape[1], skip=rows, share=share)
     kept = (after[:, :, None] == neighbours[:, None, :]).any(2)
     return kept.double().mean().item()

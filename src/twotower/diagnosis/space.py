@@ -21,6 +21,7 @@ from twotower.diagnosis.similarity import (
 )
 from twotower.diagnosis.vectors import UnitRows
 from twotower.ops.cosines import Directions, PairScan, directions, nearest, pair_cosines, scan_pairs
+from twotower.ops.share import ALONE, Share
 from twotower.ops.spectrum import Moments, moments
 
 PAIR_NAMES = ("mean", "median", "std", "min", "max", "p10", "p25", "p75", "p90")
@@ -68,9 +69,12 @@ class _Found(NamedTuple):
 
 
 def measure_space(
-    unit: UnitRows, *, seed: int, exact_rows: int, self_pairs: bool = False
+    unit: UnitRows, *, seed: int, exact_rows: int, self_pairs: bool = False, share: Share = ALONE
 ) -> tuple[Space, dict[str, Any]]:
-    """Return figures of the directions of ``unit``, and curves to draw (empty when there is no spread)."""
+    """Return figures of the directions of ``unit``, and curves to draw (empty when there is no spread).
+
+    With ``share`` the scan of pairs and the search for neighbours are shared out over ranks; all get the same figures.
+    """
     count = len(unit.kept)
     if count < 2:
         return Space(dict.fromkeys(NAMES), dict.fromkeys(NAMES[:11]), {}, 0, "no pair", None), {}
@@ -79,15 +83,15 @@ def measure_space(
     mean, deviation = pair_moments(total)
     exact = count <= exact_rows
     if exact:
-        found = [_scan(torch.cat(list(unit.chunks())), self_pairs)]
+        found = [_scan(torch.cat(list(unit.chunks())), self_pairs, share)]
     else:
-        found = [_scan(unit.take(index), self_pairs) for index in _strata(unit, total, seed)]
+        found = [_scan(unit.take(index), self_pairs, share) for index in _strata(unit, total, seed)]
     k = min(TOP, count - 1)
     if exact:
         rows = torch.arange(count)
         best, where = found[0].scan.similarities, found[0].scan.neighbours
     else:
-        rows, best, where = _sampled_neighbours(unit, total, k, seed)
+        rows, best, where = _sampled_neighbours(unit, total, k, seed, share)
     names = found[0].pairs
     joined = {name: sum(part.pairs[name] for part in found) / len(found) for name in names}
     joined |= {"mean": mean, "std": deviation}
@@ -99,7 +103,7 @@ def measure_space(
         "entropy": joined["entropy"],
         "uniformity": joined["uniformity"],
         "improvement_over_random": (top3 - mean) / mean if mean != 0.0 else None,
-        **_neighbour_figures(unit, total, rows, best, where, seed),
+        **_neighbour_figures(unit, total, rows, best, where, seed, share),
         **hubs,
     }
     paper = _paper(found, with_self(mean, deviation, count), top3, count) if self_pairs else {}
@@ -132,10 +136,10 @@ def _paper(found: list[_Found], moments: tuple[float, float], top3: float, count
     }
 
 
-def _scan(unit: Tensor, self_pairs: bool) -> _Found:
+def _scan(unit: Tensor, self_pairs: bool, share: Share) -> _Found:
     sort = len(unit) <= SORTED_ROWS
     space = directions(unit, dtype=torch.float64 if sort else torch.float32)
-    scan = scan_pairs(space, min(TOP, len(unit) - 1), count=not sort)
+    scan = scan_pairs(space, min(TOP, len(unit) - 1), count=not sort, share=share)
     if scan.histogram is None:
         cosines = pair_cosines(space).sort().values
         pairs, joined = describe_values(cosines), describe_values(cosines, len(unit)) if self_pairs else {}
@@ -150,7 +154,7 @@ def _scan(unit: Tensor, self_pairs: bool) -> _Found:
 
 
 def _neighbour_figures(
-    unit: UnitRows, total: Moments, rows: Tensor, best: Tensor, where: Tensor, seed: int
+    unit: UnitRows, total: Moments, rows: Tensor, best: Tensor, where: Tensor, seed: int, share: Share
 ) -> dict[str, Any]:
     spread = math.sqrt(max(total.covariance().trace().item(), 0.0))
     distances = neighbours.chord_distances(unit.take, rows, where[:, :2])
@@ -171,6 +175,7 @@ def _neighbour_figures(
             where[pick, : neighbours.STABILITY_NEIGHBOURS],
             _shifted(unit, total.mean, dtype),
             seed,
+            share=share,
         ),
         "neighbour_stability_noise": neighbours.NOISE,
     }
@@ -190,10 +195,12 @@ def _strata(unit: UnitRows, total: Moments, seed: int) -> list[Tensor]:
     return [order[(start + step * torch.arange(size, dtype=torch.float64)).long()] for start in starts.tolist()]
 
 
-def _sampled_neighbours(unit: UnitRows, total: Moments, k: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _sampled_neighbours(
+    unit: UnitRows, total: Moments, k: int, seed: int, share: Share
+) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.randperm(len(unit.kept), generator=torch_generator(seed, "neighbours"))[:SAMPLED_QUERIES]
     queries = unit.take(rows).float()
-    best, where = nearest(queries, _shifted(unit, total.mean, torch.float32), k, skip=rows)
+    best, where = nearest(queries, _shifted(unit, total.mean, torch.float32), k, skip=rows, share=share)
     return rows, best + (unit.take(rows) @ total.mean).float()[:, None], where
 
 

@@ -27,6 +27,7 @@ from twotower.diagnosis.neighbours import duplicates
 from twotower.diagnosis.similarity import ENTROPY_BASE, ENTROPY_BINS
 from twotower.diagnosis.space import measure_space
 from twotower.diagnosis.vectors import UnitRows, Vectors
+from twotower.ops.share import ALONE, Share
 from twotower.ops.spectrum import eigenvalues, moments, participation_ratio, rankme
 
 EXACT_ROWS = 100_000
@@ -54,6 +55,7 @@ def measure(
     seed: int = 0,
     exact_rows: int = EXACT_ROWS,
     dimension_names: Sequence[str] | None = None,
+    share: Share = ALONE,
 ) -> Statistics:
     """Measure ``rows``.
 
@@ -64,6 +66,7 @@ def measure(
         seed: of k-means, samples and noise.
         exact_rows: up to this many vectors every pair is compared.
         dimension_names: of the coordinates, where they have some.
+        share: this rank's share of comparing pairs and looking for neighbours; all ranks get the same figures.
 
     Raises:
         InputError: if ``popularity`` or ``positive_pairs`` do not fit the rows.
@@ -75,9 +78,9 @@ def measure(
     zero = rows.count - len(unit.kept)
     if zero:
         notes.append(f"{zero} zero vector(s) have no direction: they are left out of every cosine")
-    whole, curves = measure_space(unit, seed=seed, exact_rows=exact_rows, self_pairs=True)
+    whole, curves = measure_space(unit, seed=seed, exact_rows=exact_rows, self_pairs=True, share=share)
     around = UnitRows(rows, raw.mean)
-    centred, _ = measure_space(around, seed=seed, exact_rows=exact_rows)
+    centred, _ = measure_space(around, seed=seed, exact_rows=exact_rows, share=share)
     covariance = raw.covariance()
     if centred.moments is None:
         notes.append("all vectors are the same: figures about their mean are undefined (null)")

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from twotower.ops.share import ALONE, Share
+
 BINS_PER_UNIT = 625_000
 """Fine bins per unit of cosine: the middle of a bin is within 0.8e-6 of what it holds, and float32 adds 0.1e-6."""
 _GROUP = 64
@@ -78,10 +80,11 @@ def top_k(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Tensor, Tensor
     return best.values, groups.gather(1, best.indices // _GROUP) * _GROUP + best.indices % _GROUP
 
 
-def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
+def scan_pairs(space: Directions, k: int, *, count: bool = True, share: Share = ALONE) -> PairScan:
     """Return the ``k`` nearest rows of every row and, with ``count``, the histogram of all pairs' cosines.
 
-    Work is rows² · dim; memory is one tile of 12 million cosines, whatever the number of rows.
+    Work is rows² · dim; memory is one tile of 12 million cosines, whatever the number of rows. With ``share`` the tiles
+    are dealt out over ranks: the same answer to the bit, on all of them.
 
     Raises:
         ValueError: if ``k`` is not from 1 to rows − 1.
@@ -97,8 +100,10 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
     scaled = right.new_empty(tile * n if count else 0)
     first = right.new_tensor((1.0 + space.offset) * BINS_PER_UNIT)
     histogram = torch.zeros(_TRASH + 1, dtype=torch.int64) if count else None
-    values, columns = [], []
-    for start in range(0, n, tile):
+    values, columns = scores.new_zeros(n, k), torch.zeros(n, k, dtype=torch.int64)
+    for number, start in enumerate(range(0, n, tile)):
+        if not share.has(number):
+            continue
         stop = min(n, start + tile)
         block = torch.mm(left[start:stop], right, out=scores[: stop - start])
         if histogram is not None:
@@ -111,13 +116,13 @@ def scan_pairs(space: Directions, k: int, *, count: bool = True) -> PairScan:
             histogram += torch.bincount(upper.view(-1), minlength=_TRASH + 1)
         block[:, n:] = -torch.inf
         block.diagonal(start).fill_(-torch.inf)
-        best, where = top_k(block, k)
-        values.append(best + space.offset)
-        columns.append(where)
+        best, columns[start:stop] = top_k(block, k)
+        values[start:stop] = best + space.offset
     if histogram is not None:
+        share.summed(histogram)
         histogram[_BINS - 1] += histogram[_BINS]
         histogram = histogram[:_BINS]
-    return PairScan(histogram, torch.cat(values), torch.cat(columns))
+    return PairScan(histogram, share.summed(values), share.summed(columns))
 
 
 def pair_cosines(space: Directions) -> Float[Tensor, " pairs"]:
@@ -136,12 +141,16 @@ def nearest(
     k: int,
     *,
     skip: Int[Tensor, " queries"] | None = None,
+    share: Share = ALONE,
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
     """Return the ``k`` rows with the largest inner product with each query, over rows that arrive in chunks.
 
     ``skip`` is the row of each query itself, which is not returned. Rows are numbered in order of arrival. With fewer
-    than ``k`` rows the answer is padded with -inf and -1.
+    than ``k`` rows the answer is padded with -inf and -1. With ``share`` each rank looks for a block of the queries,
+    and all get the answers to all.
     """
+    if share.size > 1:
+        return _shared_nearest(queries, chunks, k, skip, share)
     values = queries.new_full((len(queries), k), -torch.inf)
     columns = torch.full((len(queries), k), -1, dtype=torch.int64)
     start = 0
@@ -158,6 +167,16 @@ def nearest(
             values = merged.values
             start += len(part)
     return values, columns
+
+
+def _shared_nearest(
+    queries: Tensor, chunks: Iterator[Tensor], k: int, skip: Tensor | None, share: Share
+) -> tuple[Tensor, Tensor]:
+    mine = share.block(len(queries))
+    values, columns = queries.new_zeros(len(queries), k), torch.zeros(len(queries), k, dtype=torch.int64)
+    if mine.start < mine.stop:
+        values[mine], columns[mine] = nearest(queries[mine], chunks, k, skip=None if skip is None else skip[mine])
+    return share.summed(values), share.summed(columns)
 
 
 def _augmented(space: Directions) -> tuple[Tensor, Tensor]:

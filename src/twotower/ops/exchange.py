@@ -78,8 +78,11 @@ def side_by_side(part: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def lost_rank() -> Iterator[None]:
+def lost_rank(does: str = "holds rows of a table") -> Iterator[None]:
     """Turn what a backend raises when a rank is gone, or late, into one line.
+
+    Args:
+        does: what the rank is for, in the error.
 
     Raises:
         ConnectionError: says that a rank did not answer.
@@ -88,7 +91,7 @@ def lost_rank() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = "did not answer in time" if "imed out" in str(error) else "is gone"
-        raise ConnectionError(f"a rank that holds rows of a table {reason}; all ranks end: start them again") from error
+        raise ConnectionError(f"a rank that {does} {reason}; all ranks end: start them again") from error
 
 
 def _moved(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:

@@ -36,7 +36,7 @@ class ShardedTable(RowTable):
         shard: this rank's rows, [rows of the shard, dim]; changed in place by the optimiser.
 
     Raises:
-        InputError: if a size is below 1, or ``std`` is negative.
+        InputError: if a size is below 1, ``std`` is negative, or there are more ranks than rows.
 
     Examples:
         >>> table = ShardedTable(10, 4, seed=0)
@@ -58,6 +58,11 @@ class ShardedTable(RowTable):
         if not 0.0 <= std < float("inf"):
             raise InputError(f"a table's standard deviation must be 0 or more, got {std}")
         self.place = Place.current()
+        if num_rows < self.place.size:
+            raise InputError(
+                f"a table of {num_rows} rows cannot be shared out over {self.place.size} ranks: each needs a row; "
+                "start fewer ranks, or take a dense table"
+            )
         # Not persistent: what is saved with the model, or sent by rank 0 to all, is the same on every rank.
         self.register_buffer("shard", _drawn(self.own_ids(device), dim, seed, std), persistent=False)
 

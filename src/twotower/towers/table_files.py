@@ -72,7 +72,8 @@ def load_table(
         verify: whether the hash of every file that is read is compared with the manifest.
 
     Raises:
-        InputError: if the folder holds no table, or one that is damaged or of a newer version.
+        InputError: if the folder holds no table, or one that is damaged or of a newer version, or with fewer rows than
+            there are ranks.
     """
     manifest = _manifest(folder)
     table = ShardedTable(manifest["rows"], manifest["dim"], seed=0, std=0.0, device=device)
