@@ -1,4 +1,4 @@
-"""Ranks: a command under torchrun, where one process speaks for all and when all must end one tells why."""
+"""Ranks: a command under torchrun, where one process prints for all, and one says why all must end."""
 
 from __future__ import annotations
 
