@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.cli.options import Device, examples
-from twotower.core.errors import InputError, SharedError
+from twotower.cli.ranks import ranks, several
+from twotower.core.errors import InputError
 from twotower.core.terminal import visible
 
 if TYPE_CHECKING:
@@ -70,8 +68,7 @@ def command(
     wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
 ) -> None:
     """Train a model, evaluate it on the test split, and write its bundle; under torchrun on several processes."""
-    several = os.environ.get("WORLD_SIZE", "1") != "1"
-    with _ranks(wait) if several else contextlib.nullcontext() as world:
+    with ranks(wait) if several() else contextlib.nullcontext() as world:
         with world.together() if world else contextlib.nullcontext():
             run = _described(run_file, model, recipe).with_settings(settings or [])
             if data is not None:
@@ -91,37 +88,6 @@ def command(
                 words = dict.fromkeys([*(track or []), *(["tensorboard"] if tensorboard else [])])
                 trackers = [tracker(word, to.with_name(to.name + ".run")) for word in words]
         _train(run, to, resume=resume, keep=keep, trackers=trackers, as_json=as_json, world=world)
-
-
-@contextlib.contextmanager
-def _ranks(wait: float) -> Iterator[World]:
-    """The processes that torchrun started; all but rank 0 are silent, and when all must end one tells why."""
-    from twotower.training.collectives import AGAIN
-    from twotower.training.distributed import World
-    from twotower.training.interrupt import ends_when_told
-
-    ended = f"the training was told to end, as torchrun does when a rank is gone; {AGAIN}"
-
-    def tell() -> None:
-        if world.tells_first():
-            _notice(f"error: {ended}")
-
-    world = World.current(wait)
-    if world.rank:
-        logging.getLogger("twotower").setLevel(logging.ERROR)
-    lost = False
-    try:
-        with ends_when_told(ended, tell):
-            yield world
-    except SharedError:
-        raise
-    except (InputError, OSError) as error:
-        lost = isinstance(error, OSError)
-        if world.tells_first():
-            raise
-        raise SharedError(str(error), status=1 if lost else 2) from None
-    finally:
-        world.close(lost=lost)
 
 
 def _train(

@@ -15,25 +15,44 @@ from torch.autograd.function import once_differentiable
 AGAIN = "all ranks end; the same command with --resume goes on from the last checkpoint"
 
 
+class LostRankError(ConnectionError):
+    """Report that a rank did not answer.
+
+    Args:
+        reason: "is gone", or "did not answer in time".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def line(self, work: str = "training", again: str = AGAIN) -> str:
+        """Return what happened to ``work``, and how to go on."""
+        return f"a rank of the {work} {self.reason}; {again}"
+
+    def __str__(self) -> str:
+        return self.line()
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Turn what a backend raises when a rank is gone, or late, into one line.
 
     Raises:
-        ConnectionError: says that a rank did not answer, and how to go on.
+        LostRankError: says that a rank did not answer, and how to go on.
     """
     try:
         yield
     except RuntimeError as error:
-        reason = "did not answer in time" if "imed out" in str(error) else "is gone"
-        raise ConnectionError(f"a rank of the training {reason}; {AGAIN}") from error
+        late = any(words in str(error) for words in ("imed out", "wait timeout"))
+        raise LostRankError("did not answer in time" if late else "is gone") from error
 
 
 def in_time(work: Callable[[], object], seconds: float) -> None:
     """Do work that may wait for a lost rank beyond any limit, as gloo does while ranks connect.
 
     Raises:
-        ConnectionError: if it is not done in time; the thread that does it is left behind.
+        LostRankError: if it is not done in time; the thread that does it is left behind.
     """
     failures: list[BaseException] = []
 
@@ -47,7 +66,7 @@ def in_time(work: Callable[[], object], seconds: float) -> None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise ConnectionError(f"a rank of the training did not answer in time; {AGAIN}")
+        raise LostRankError("did not answer in time")
     if failures:
         raise failures[0]
 
