@@ -112,12 +112,12 @@ def data(tmp_path_factory) -> Path:
     return prepare(Spec.from_toml(spec), folder / "prepared")
 
 
-def bundle(data: Path, to: Path, name: str = "two_tower", **parts: Any) -> Path:
+def bundle(prepared: Path, to: Path, name: str = "two_tower", **parts: Any) -> Path:
     short = Training(epochs=1, batch_size=50, seed=3, device="cpu", evaluate_every=0)
     run = Run(
         model=ModelSection(name, MODELS.get(name, {})), training=short, evaluation=Evaluation(ks=(5, 10)), **parts
     )
-    train(run, dataset=Dataset.load(data), to=to)
+    train(run, dataset=Dataset.load(prepared), to=to)
     return to
 
 
