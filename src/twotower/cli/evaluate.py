@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twotower.cli.options import Device, examples
+from twotower.cli.ranks import ranks, several
 from twotower.core.errors import InputError
+
+if TYPE_CHECKING:
+    from twotower.training.distributed import World
 
 EXAMPLES = examples(
     "twotower evaluate runs/sasrec",
@@ -41,12 +45,22 @@ def command(
     ] = None,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds that ranks started by torchrun wait for each other.")] = 600.0,
 ) -> None:
-    """Rank the whole catalogue for every user of a split, and show the metrics with their intervals."""
-    from twotower.cli.notices import gathered
-    from twotower.cli.results import show_test
-    from twotower.experiment.evaluate import judge_served
+    """Rank the whole catalogue for every user of a split, and show the metrics with their intervals.
 
+    Under torchrun the users are shared out over several processes.
+    """
+    if several():
+        again = "all ranks end; nothing was changed: start the same command again"
+        with ranks(wait, "evaluation", again) as world:
+            with world.together():
+                if then is not None:
+                    raise InputError("--then judges a pair in one process: start it without torchrun")
+                _check_alone(candidates)
+                lengths = _lengths(ks)
+            _bundle(bundle, data, split, lengths, include_seen, device=device, as_json=as_json, world=world)
+        return
     if then is not None:
         if data is not None or split != "test":
             raise InputError(
@@ -54,11 +68,37 @@ def command(
             )
         _pair(bundle, then, candidates, _lengths(ks), device=device, as_json=as_json)
         return
+    _check_alone(candidates)
+    _bundle(bundle, data, split, _lengths(ks), include_seen, device=device, as_json=as_json)
+
+
+def _bundle(
+    bundle: Path,
+    data: Path | None,
+    split: str,
+    ks: tuple[int, ...],
+    include_seen: bool | None,
+    *,
+    device: str,
+    as_json: bool,
+    world: World | None = None,
+) -> None:
+    """Judge one bundle; of several ranks, the first shows it."""
+    from twotower.cli.notices import gathered
+    from twotower.cli.results import show_test
+    from twotower.experiment.evaluate import judge_served
+
+    with gathered() as warnings:
+        judged = judge_served(
+            bundle, data=data, split=split, ks=ks, include_seen=include_seen, device=device, world=world
+        )
+    if world is None or not world.rank:
+        show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
+
+
+def _check_alone(candidates: int | None) -> None:
     if candidates is not None:
         raise InputError("--candidates are what --then puts in order: name the pre-ranker's bundle by --then")
-    with gathered() as warnings:
-        judged = judge_served(bundle, data=data, split=split, ks=_lengths(ks), include_seen=include_seen, device=device)
-    show_test(judged.result, title=judged.title, as_json=as_json, index=judged.index_loss, warnings=warnings)
 
 
 def _pair(bundle: Path, then: Path, candidates: int | None, ks: tuple[int, ...], *, device: str, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.ranks import ranks_by_counting, ranks_in_lists
 from twotower.evaluation.result import Result, question
+from twotower.evaluation.share import Alone, Share
 from twotower.evaluation.slices import slices
 from twotower.metrics.beyond_accuracy import beyond_accuracy
 from twotower.metrics.ranking import MISSED
@@ -43,6 +44,7 @@ def evaluate(
     user_tile: int | None = None,
     item_tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    share: Share | None = None,
 ) -> Result:
     """Rank all candidates for every user of ``targets``, and give the ranks of the relevant ones.
 
@@ -59,12 +61,14 @@ def evaluate(
             ``protocol.candidates`` names its own.
         user_tile: users scored at a time; None: by device.
         item_tile: items encoded and scored at a time; None: by device.
-        progress: called with (users done, users in all) after each tile.
+        progress: called with (users done, users in all) after each tile, of those that are this process's.
+        share: the processes that evaluate together, with the same arguments; the tiles of users are dealt out, and each
+            returns the result of all. None: this one alone.
 
     Raises:
         InputError: if no user has a truth, a candidate is no item of the catalogue, or the model's scores are NaN.
     """
-    protocol = protocol or Protocol()
+    protocol, share = protocol or Protocol(), share or Alone()
     device = dataset.device
     default = CUDA_TILE if device.type == "cuda" else CPU_TILE
     user_tile, item_tile = user_tile or default[0], item_tile or default[1]
@@ -82,13 +86,14 @@ def evaluate(
 
     # Users with histories of like length share a tile, so that windows are no wider than they need to be.
     order = queries[read.lengths.to(device)[queries].argsort(stable=True)]
-    done = 0
-    with inference(model):
+    mine = order.split(min(user_tile, -(-len(order) // share.size)))[share.rank :: share.size]
+    done, to_do = 0, sum(map(len, mine))
+    with inference(model), share.together():
         if items is None or protocol.candidates is not None:
             states_of_items = encode_items(model, dataset, candidates, item_tile)
         else:
             states_of_items = items.states
-        for ids in order.split(user_tile):
+        for ids in mine:
             states = model.encode_users(users_with_history(dataset, read, ids, model.history_length))
             left_out = _columns(history, ids, column_of)[1:] if protocol.mask_seen else None
             tiles = _replay(
@@ -107,7 +112,9 @@ def evaluate(
             faulty += found.faulty
             done += len(ids)
             if progress is not None:
-                progress(done, len(order))
+                progress(done, to_do)
+    ranks = share.summed(ranks - MISSED) + MISSED  # each truth is found by one process at most
+    counts, seen, faulty = (share.summed(part) for part in (counts, seen, faulty))
     if faulty:
         raise InputError(f"split '{protocol.split}': the model's scores hold NaN; it has diverged or was never trained")
 

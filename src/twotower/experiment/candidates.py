@@ -19,6 +19,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.candidates import drawn_lists, evaluate_candidates, retrieved_lists
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
 from twotower.evaluation.result import Result
+from twotower.evaluation.share import Share
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check
 from twotower.experiment.learn import kept_in, new_model
@@ -289,13 +290,21 @@ class Candidates:
         return validate_pairs(model, self.split)
 
     def test(
-        self, model: Model, *, part: str = "test", ks: tuple[int, ...] = (), items: ItemStates | None = None
+        self,
+        model: Model,
+        *,
+        part: str = "test",
+        ks: tuple[int, ...] = (),
+        items: ItemStates | None = None,
+        share: Share | None = None,
     ) -> Result:
         """Order the test item of each user among random unseen ones.
 
         Raises:
-            InputError: if validation is asked for, which has pairs and no requests.
+            InputError: if validation is asked for, which has pairs and no requests, or several processes share.
         """
+        if share is not None and share.size > 1:
+            raise InputError(f"a run on split '{PAIRS}' is judged in one process: start it without torchrun")
         if part == "validation":
             raise InputError(f"split '{PAIRS}' has labelled pairs, whose validation is no ranking: judge the test")
         return judge_pairs(model, self.dataset, self.split, ks=ks or self.run.evaluation.ks, items=items).request

@@ -13,6 +13,7 @@ from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.evaluation.share import Share
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_popularity
 from twotower.experiment.learn import learn, learnt_log, validation_metrics
@@ -78,12 +79,18 @@ class Catalogue:
         return validation_metrics(model, self.run, self.dataset, self.split)
 
     def test(
-        self, model: Model, *, part: str = "test", ks: tuple[int, ...] = (), items: ItemStates | None = None
+        self,
+        model: Model,
+        *,
+        part: str = "test",
+        ks: tuple[int, ...] = (),
+        items: ItemStates | None = None,
+        share: Share | None = None,
     ) -> Result:
-        """Rank the catalogue for the users of a part."""
+        """Rank the catalogue for the users of a part, each process of ``share`` for some of them."""
         evaluation = self.run.evaluation
         protocol = Protocol(ks=ks or evaluation.ks, split=part, mask_seen=evaluation.mask_seen)
-        return evaluate(model, self.dataset, self.targets(part), protocol, train=self.learnt, items=items)
+        return evaluate(model, self.dataset, self.targets(part), protocol, train=self.learnt, items=items, share=share)
 
     def targets(self, part: str) -> Targets:
         """Return the users of a part, and what is to be found for them."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +22,11 @@ from twotower.experiment.index_loss import IndexLoss, index_loss
 from twotower.experiment.next_log import later
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run
+from twotower.experiment.several import check_judged_alike
 from twotower.experiment.tasks import task_of
+from twotower.experiment.train import pick_device
 from twotower.serving.bundle import Bundle
+from twotower.training.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,7 @@ def judge_served(
     with_index: bool = True,
     include_seen: bool | None = None,
     device: str = "cpu",
+    world: World | None = None,
 ) -> Judged:
     """Evaluate a bundle on a split: what its model finds, and what an approximate index loses of it.
 
@@ -72,11 +78,39 @@ def judge_served(
         with_index: whether an approximate index is judged too.
         include_seen: whether what a user has seen may be an answer; None: as ``evaluation.mask_seen`` of the run says.
         device: where the model runs.
+        world: the processes that judge together: each takes some of the users and returns the figures of all, and the
+            first one judges the index. None: this one alone.
 
     Raises:
-        InputError: if the bundle is damaged, the split unknown, the data of another catalogue, or the device
-            not there.
+        InputError: if the bundle is damaged, the split unknown, the data of another catalogue, the device not there, or
+            several processes were not started alike.
     """
+    world = world or World()
+    with world.together():
+        asked = _asked(folder, data, split, ks, include_seen, pick_device(device, world, key="device"))
+    check_judged_alike(world, asked.bundle, asked.dataset, f"split {split}, -k {asked.ks}, mask_seen {asked.mask_seen}")
+    result = asked.judge(share=world)
+    if asked.targets is None or not with_index or world.rank:
+        return Judged(result, asked.title)
+    loss = index_loss(asked.bundle, asked.dataset, asked.targets, asked.ks, mask_seen=asked.mask_seen)
+    return Judged(result, asked.title, loss)
+
+
+class _Asked(NamedTuple):
+    """Hold what is judged on what, read and checked."""
+
+    bundle: Bundle
+    dataset: Dataset
+    targets: Targets | None
+    ks: tuple[int, ...]
+    mask_seen: bool
+    title: str
+    judge: Callable[..., Result]
+
+
+def _asked(
+    folder: Path, data: Path | None, split: str, ks: tuple[int, ...], include_seen: bool | None, device: torch.device
+) -> _Asked:
     if split not in ("test", "validation"):
         raise unknown_name("split", split, ("test", "validation"))
     bundle = Bundle.load(folder, device)
@@ -92,9 +126,10 @@ def judge_served(
     evaluation = run.evaluation
     title = f"{run.model.name} on {dataset.name}"
     targets: Targets | None
+    judge: Callable[..., Result]
     if same:
         task = task_of(run, dataset, with_lists=False)
-        result = task.test(bundle.model, part=split, ks=ks)
+        judge = partial(task.test, bundle.model, part=split, ks=ks)
         targets = task.targets(split)
     else:
         if split != "test":
@@ -103,13 +138,10 @@ def judge_served(
             raise InputError(f"{folder}: orders labelled pairs, and only those of the data it was trained on judge it")
         if rows:
             log.warning("%s: holds other events than %s was trained on, and is judged as a later log", data, folder)
-        asked = later(bundle, dataset)
-        bundle, dataset, targets = asked.bundle, asked.dataset, asked.targets
-        result = asked.judge(ks or evaluation.ks, mask_seen=evaluation.mask_seen)
-    if targets is None or not with_index:
-        return Judged(result, title)
-    loss = index_loss(bundle, dataset, targets, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
-    return Judged(result, title, loss)
+        then = later(bundle, dataset)
+        bundle, dataset, targets = then.bundle, then.dataset, then.targets
+        judge = partial(then.judge, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
+    return _Asked(bundle, dataset, targets, ks or evaluation.ks, evaluation.mask_seen, title, judge)
 
 
 def _same_rows(bundle: Bundle, dataset: Dataset) -> bool:

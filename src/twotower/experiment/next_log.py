@@ -15,6 +15,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.evaluation.share import Share
 from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle
 from twotower.serving.joined import Joined, join_data
@@ -33,12 +34,12 @@ class Later:
     """The bundle's own events, in the rows of ``dataset``."""
     targets: Targets
 
-    def judge(self, ks: tuple[int, ...], *, mask_seen: bool, split: str = "test") -> Result:
-        """Rank what the bundle knows for every user of the targets."""
+    def judge(self, ks: tuple[int, ...], *, mask_seen: bool, split: str = "test", share: Share | None = None) -> Result:
+        """Rank what the bundle knows for every user of the targets, each process of ``share`` for some of them."""
         protocol = Protocol(
             ks=ks, split=split, mask_seen=mask_seen, candidates=tuple(self.bundle.item_ids.sort().values.tolist())
         )
-        return evaluate(self.bundle.model, self.dataset, self.targets, protocol, train=self.stored)
+        return evaluate(self.bundle.model, self.dataset, self.targets, protocol, train=self.stored, share=share)
 
 
 def later(bundle: Bundle, data: Dataset) -> Later:

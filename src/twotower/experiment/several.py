@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from twotower.data.split import Targets
 from twotower.evaluation.result import Result
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
+from twotower.serving.bundle import Bundle
 from twotower.towers.sparse_table import SparseTable
 from twotower.training.distributed import World
 
@@ -34,16 +36,35 @@ def check_alike(world: World, run: Run, dataset: Dataset) -> None:
     if world.size == 1:
         return
     run_hash = hashlib.sha256(replace(run, data=replace(run.data, path="")).to_toml().encode()).hexdigest()
-    world.agree(
-        {
-            "version of twotower": __version__,
-            "version of torch": torch.__version__,
-            "version of Python": platform.python_version(),
-            "kind of device": dataset.device.type,
-            "run file": run_hash,
-            "data set": fingerprint(dataset),
-        }
-    )
+    world.agree(_machine(dataset.device) | {"run file": run_hash, "data set": fingerprint(dataset)})
+
+
+def check_judged_alike(world: World, bundle: Bundle, dataset: Dataset, asked: str) -> None:
+    """Refuse ranks that would evaluate something else than rank 0.
+
+    Args:
+        world: the processes.
+        bundle: what is judged.
+        dataset: what it is judged on.
+        asked: split, list lengths and the like, in one line.
+
+    Raises:
+        InputError: names the first rank that differs, and in what: version, device, bundle, data or options.
+    """
+    if world.size == 1:
+        return
+    manifest = json.dumps(bundle.manifest, sort_keys=True, default=str)  # it has the hashes of all files
+    kept = hashlib.sha256(manifest.encode()).hexdigest()
+    world.agree(_machine(dataset.device) | {"bundle": kept, "data set": fingerprint(dataset), "set of options": asked})
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    return {
+        "version of twotower": __version__,
+        "version of torch": torch.__version__,
+        "version of Python": platform.python_version(),
+        "kind of device": device.type,
+    }
 
 
 def check_model(world: World, run: Run, model: Model) -> None:

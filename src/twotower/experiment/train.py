@@ -276,8 +276,13 @@ def with_choice(run: Run, model: OffersChoices) -> Run:
     return replace(run, model=replace(run.model, settings=settings))
 
 
-def pick_device(name: str, world: World | None = None) -> torch.device:
+def pick_device(name: str, world: World | None = None, *, key: str = "training.device") -> torch.device:
     """Return the device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
+
+    Args:
+        name: of the device.
+        world: the processes; None: this one alone.
+        key: what the name was given by, for errors.
 
     Raises:
         InputError: if the name is no device, or the device is not there.
@@ -288,15 +293,13 @@ def pick_device(name: str, world: World | None = None) -> torch.device:
         if world.local_rank >= gpus:
             raise InputError(
                 f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
-                "many processes as there are GPUs, or set training.device = 'cpu'"
+                "many processes as there are GPUs, or set {key} to 'cpu'"
             )
         torch.cuda.set_device(world.device)
         return world.device
     if name.startswith("cuda:") and world.size > 1:
-        raise InputError(
-            f"training.device is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own"
-        )
-    return find_device(name, "training.device")
+        raise InputError(f"{key} is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own")
+    return find_device(name, key)
 
 
 def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:

@@ -309,6 +309,10 @@ class World:
         found = collectives.summed(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, found.tolist(), strict=True))
 
+    def summed(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over ranks, in place; all give one of the same shape."""
+        return tensor if self.size == 1 else collectives.summed(tensor)
+
     def same_batches(self, batches: list[Tensor]) -> list[Tensor]:
         """Return the batches of rank 0, for orders that rest on arithmetic which machines may round apart."""
         if self.size == 1:
