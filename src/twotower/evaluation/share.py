@@ -12,7 +12,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Share(Protocol):
-    """Say which part of the users is this process's; `twotower.training.distributed.World` is one."""
+    """Name the part of the users that is this process's; `twotower.training.distributed.World` is one."""
 
     @property
     def rank(self) -> int:
