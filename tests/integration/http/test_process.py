@@ -79,6 +79,7 @@ def test_the_service_answers_swaps_on_a_signal_and_stops_with_status_0(
     assert "stray" in running.wait_for(r"ERROR SIGHUP: (not swapped.*)")
     assert running.get("/readyz")["bundle"] == first
 
+    (bundle_folder / "stray").unlink()
     write(bundle_folder, titled_dataset, "sasrec", parameters={"dim": 4, "heads": 1})
     running.process.send_signal(signal.SIGHUP)
     running.wait_for(r"SIGHUP: (serving sasrec)")

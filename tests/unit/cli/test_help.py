@@ -33,6 +33,8 @@ def examples(epilog: str) -> list[str]:
 def parse(line: str) -> tuple[str, ...]:
     """Read an example as the command line would, run nothing, and return the words that call its command."""
     program, *words = shlex.split(line)
+    if program == "torchrun":
+        program, *words = words[words.index("-m") + 1 :]
     assert program == "twotower"
     command, called, context = APP, [], None
     while hasattr(command, "commands"):
