@@ -182,7 +182,7 @@ def test_ranks_beyond_the_number_of_users_have_nothing_to_do_and_know_all(kept, 
 
     def work(rank: int) -> Any:
         done: list[tuple[int, int]] = []
-        found = evaluate(model, dataset, targets, share=World.current(), progress=lambda *at: done.append(at))
+        found = evaluate(model, dataset, targets, processes=World.current(), progress=lambda *at: done.append(at))
         return plain(found), done
 
     told = on_ranks(3, tmp_path, work)
@@ -200,7 +200,7 @@ def test_scores_that_are_no_numbers_on_one_rank_are_refused_by_all(kept, data, t
 
     def work(rank: int) -> Any:
         model.encode_users = lambda users: whole(users) * (float("nan") if rank == 1 else 1.0)
-        return evaluate(model, dataset, targets, share=World.current())
+        return evaluate(model, dataset, targets, processes=World.current())
 
     for found in on_ranks(2, tmp_path, work):
         assert isinstance(found.value, InputError)

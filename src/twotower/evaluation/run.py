@@ -13,10 +13,10 @@ from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
+from twotower.evaluation.processes import Alone, Processes
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.ranks import ranks_by_counting, ranks_in_lists
 from twotower.evaluation.result import Result, question
-from twotower.evaluation.share import Alone, Share
 from twotower.evaluation.slices import slices
 from twotower.metrics.beyond_accuracy import beyond_accuracy
 from twotower.metrics.ranking import MISSED
@@ -44,7 +44,7 @@ def evaluate(
     user_tile: int | None = None,
     item_tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    share: Share | None = None,
+    processes: Processes | None = None,
 ) -> Result:
     """Rank all candidates for every user of ``targets``, and give the ranks of the relevant ones.
 
@@ -62,13 +62,13 @@ def evaluate(
         user_tile: users scored at a time; None: by device.
         item_tile: items encoded and scored at a time; None: by device.
         progress: called with (users done, users in all) after each tile, of those that are this process's.
-        share: the processes that evaluate together, with the same arguments; the tiles of users are dealt out, and each
+        processes: that evaluate together, with the same arguments; the tiles of users are dealt out, and each
             returns the result of all. None: this one alone.
 
     Raises:
         InputError: if no user has a truth, a candidate is no item of the catalogue, or the model's scores are NaN.
     """
-    protocol, share = protocol or Protocol(), share or Alone()
+    protocol, processes = protocol or Protocol(), processes or Alone()
     device = dataset.device
     default = CUDA_TILE if device.type == "cuda" else CPU_TILE
     user_tile, item_tile = user_tile or default[0], item_tile or default[1]
@@ -86,9 +86,9 @@ def evaluate(
 
     # Users with histories of like length share a tile, so that windows are no wider than they need to be.
     order = queries[read.lengths.to(device)[queries].argsort(stable=True)]
-    mine = order.split(min(user_tile, -(-len(order) // share.size)))[share.rank :: share.size]
+    mine = order.split(min(user_tile, -(-len(order) // processes.size)))[processes.rank :: processes.size]
     done, to_do = 0, sum(map(len, mine))
-    with inference(model), share.together():
+    with inference(model), processes.together():
         if items is None or protocol.candidates is not None:
             states_of_items = encode_items(model, dataset, candidates, item_tile)
         else:
@@ -113,8 +113,8 @@ def evaluate(
             done += len(ids)
             if progress is not None:
                 progress(done, to_do)
-    ranks = share.summed(ranks - MISSED) + MISSED  # each truth is found by one process at most
-    counts, seen, faulty = (share.summed(part) for part in (counts, seen, faulty))
+    ranks = processes.summed(ranks - MISSED) + MISSED  # each truth is found by one process at most
+    counts, seen, faulty = (processes.summed(part) for part in (counts, seen, faulty))
     if faulty:
         raise InputError(f"split '{protocol.split}': the model's scores hold NaN; it has diverged or was never trained")
 

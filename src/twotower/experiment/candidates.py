@@ -18,8 +18,8 @@ from twotower.data.pairs import PairRows, PairSplit, pre_ranking_pairs
 from twotower.data.split import Targets
 from twotower.evaluation.candidates import drawn_lists, evaluate_candidates, retrieved_lists
 from twotower.evaluation.pointwise import PairResult, evaluate_rows
+from twotower.evaluation.processes import Processes
 from twotower.evaluation.result import Result
-from twotower.evaluation.share import Share
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check
 from twotower.experiment.learn import kept_in, new_model
@@ -296,14 +296,14 @@ class Candidates:
         part: str = "test",
         ks: tuple[int, ...] = (),
         items: ItemStates | None = None,
-        share: Share | None = None,
+        processes: Processes | None = None,
     ) -> Result:
         """Order the test item of each user among random unseen ones.
 
         Raises:
             InputError: if validation is asked for, which has pairs and no requests, or several processes share.
         """
-        if share is not None and share.size > 1:
+        if processes is not None and processes.size > 1:
             raise InputError(f"a run on split '{PAIRS}' is judged in one process: start it without torchrun")
         if part == "validation":
             raise InputError(f"split '{PAIRS}' has labelled pairs, whose validation is no ranking: judge the test")

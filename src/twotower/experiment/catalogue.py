@@ -10,10 +10,10 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
 from twotower.data.splitters import split_log
+from twotower.evaluation.processes import Processes
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
-from twotower.evaluation.share import Share
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check, check_popularity
 from twotower.experiment.learn import learn, learnt_log, validation_metrics
@@ -85,12 +85,14 @@ class Catalogue:
         part: str = "test",
         ks: tuple[int, ...] = (),
         items: ItemStates | None = None,
-        share: Share | None = None,
+        processes: Processes | None = None,
     ) -> Result:
-        """Rank the catalogue for the users of a part, each process of ``share`` for some of them."""
+        """Rank the catalogue for the users of a part, each of ``processes`` for some of them."""
         evaluation = self.run.evaluation
         protocol = Protocol(ks=ks or evaluation.ks, split=part, mask_seen=evaluation.mask_seen)
-        return evaluate(model, self.dataset, self.targets(part), protocol, train=self.learnt, items=items, share=share)
+        return evaluate(
+            model, self.dataset, self.targets(part), protocol, train=self.learnt, items=items, processes=processes
+        )
 
     def targets(self, part: str) -> Targets:
         """Return the users of a part, and what is to be found for them."""

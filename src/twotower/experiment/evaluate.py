@@ -89,7 +89,7 @@ def judge_served(
     with world.together():
         asked = _asked(folder, data, split, ks, include_seen, pick_device(device, world, key="device"))
     check_judged_alike(world, asked.bundle, asked.dataset, f"split {split}, -k {asked.ks}, mask_seen {asked.mask_seen}")
-    result = asked.judge(share=world)
+    result = asked.judge(processes=world)
     if asked.targets is None or not with_index or world.rank:
         return Judged(result, asked.title)
     loss = index_loss(asked.bundle, asked.dataset, asked.targets, asked.ks, mask_seen=asked.mask_seen)

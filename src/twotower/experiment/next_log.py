@@ -12,10 +12,10 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
+from twotower.evaluation.processes import Processes
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
-from twotower.evaluation.share import Share
 from twotower.models.enlarge import enlarged
 from twotower.serving.bundle import Bundle
 from twotower.serving.joined import Joined, join_data
@@ -34,12 +34,14 @@ class Later:
     """The bundle's own events, in the rows of ``dataset``."""
     targets: Targets
 
-    def judge(self, ks: tuple[int, ...], *, mask_seen: bool, split: str = "test", share: Share | None = None) -> Result:
-        """Rank what the bundle knows for every user of the targets, each process of ``share`` for some of them."""
+    def judge(
+        self, ks: tuple[int, ...], *, mask_seen: bool, split: str = "test", processes: Processes | None = None
+    ) -> Result:
+        """Rank what the bundle knows for every user of the targets, each of ``processes`` for some of them."""
         protocol = Protocol(
             ks=ks, split=split, mask_seen=mask_seen, candidates=tuple(self.bundle.item_ids.sort().values.tolist())
         )
-        return evaluate(self.bundle.model, self.dataset, self.targets, protocol, train=self.stored, share=share)
+        return evaluate(self.bundle.model, self.dataset, self.targets, protocol, train=self.stored, processes=processes)
 
 
 def later(bundle: Bundle, data: Dataset) -> Later:

@@ -10,8 +10,8 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split, Targets
+from twotower.evaluation.processes import Processes
 from twotower.evaluation.result import Result
-from twotower.evaluation.share import Share
 from twotower.experiment.build import Parts
 from twotower.experiment.checks import Check
 from twotower.experiment.run import Run
@@ -72,7 +72,7 @@ class Task(Protocol):
         part: str = "test",
         ks: tuple[int, ...] = (),
         items: ItemStates | None = None,
-        share: Share | None = None,
+        processes: Processes | None = None,
     ) -> Result:
         """Evaluate a model on a held-out part of the split.
 
@@ -81,7 +81,7 @@ class Task(Protocol):
             part: "test" or "validation".
             ks: list lengths; empty: those of the run.
             items: what the model makes of every known item, where that is at hand.
-            share: the processes that evaluate together; None: this one alone.
+            processes: that evaluate together; None: this one alone.
 
         Raises:
             InputError: if the task has no figures of that part, or is not shared out.

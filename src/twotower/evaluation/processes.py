@@ -1,4 +1,4 @@
-"""Share of an evaluation: which of several processes this one is, and how they put their parts together."""
+"""Processes that evaluate together: which of them this one is, and how they put their parts together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @runtime_checkable
-class Share(Protocol):
+class Processes(Protocol):
     """Name the part of the users that is this process's; `twotower.training.distributed.World` is one."""
 
     @property
@@ -34,7 +34,7 @@ class Share(Protocol):
 
 
 class Alone:
-    """Evaluate all users in this process: a `Share`."""
+    """Evaluate all users in this process: `Processes` of one."""
 
     rank = 0
     size = 1
