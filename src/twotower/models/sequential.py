@@ -45,8 +45,8 @@ class Sequential(SequenceModel):
         history_length: positions of a window.
         score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
-        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse" or "host", as in
-            `TwoTower`.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host" or "sharded",
+            as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
         settings: the encoder's own.
@@ -190,7 +190,7 @@ class Sequential(SequenceModel):
         real = window != PADDING
         hidden = tower.draw(real)
         everyone = torch.arange(len(window), device=window.device)
-        on_cpu = window.device.type == "cpu"
+        on_cpu = window.device.type == "cpu" and not self.in_one_shape
         states, ids, user_rows = [], [], []
         for rows, length in _groups(real.sum(dim=1)) if on_cpu else [(everyone, window.shape[1])]:
             part, away = window[rows, :length], hidden[rows, :length]
@@ -244,8 +244,8 @@ class SASRec(Sequential):
         history_length: positions of a window.
         score: "dot" or "cosine".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
-        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse" or "host", as in
-            `TwoTower`.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host" or "sharded",
+            as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
     """

@@ -26,6 +26,7 @@ from twotower.core.errors import InputError, SharedError
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.seeds import derive
 from twotower.sampling.base import batch_items, batch_users
+from twotower.towers.shared_table import shared_out
 from twotower.training import collectives
 
 WAIT = 600.0
@@ -277,8 +278,7 @@ class World:
         there = mean.new_ones(len(mine)) if all(mine) else mean.new_tensor(mine)
         parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in weights]
         flat = torch.cat([mean, there, *(part.to(mean.dtype) for part in parts)])
-        total = sum(rows for rows, _ in self._all_told())
-        sums = collectives.summed(flat).div_(total)
+        sums = collectives.summed(flat).div_(self.total())
         place = 1 + len(mine)
         known = mine if all(mine) else [share > 0.0 for share in sums[1:place].tolist()]
         for weight, some in zip(weights, known, strict=True):
@@ -286,6 +286,10 @@ class World:
                 weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
             place += weight.numel()
         return sums[0]
+
+    def total(self) -> int:
+        """Return how many rows of the loss the step at hand has on all ranks, once they have been told."""
+        return sum(rows for rows, _ in self._all_told())
 
     def any(self, wish: bool) -> bool:
         """Return whether some rank asks for it."""
@@ -321,10 +325,11 @@ class World:
         return list(collectives.of_first(torch.cat(batches)).split(sizes.tolist()))
 
     def same_weights(self, model: nn.Module) -> None:
-        """Give every rank the weights and buffers of rank 0."""
+        """Give every rank the weights and buffers of rank 0, but for its own rows of tables that are shared out."""
         if self.size > 1:
+            own = {f"{name}.shard" for name in shared_out(model)}
             with torch.no_grad():
-                for part in model.state_dict().values():
+                for part in (part for name, part in model.state_dict().items() if name not in own):
                     collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
 
 

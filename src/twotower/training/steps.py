@@ -20,6 +20,7 @@ from twotower.training.feed import fed
 from twotower.training.objective import Objective, Replayable
 from twotower.training.optimize import build_optimizer, set_rate
 from twotower.training.step import Step
+from twotower.training.with_rows import WithRows
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Steps:
         loss = loss * rows
         loss.backward()
         loss = self.world.average(self.model, loss)
+        if isinstance(self.optimizer, WithRows):
+            self.optimizer.divisor = self.world.total()
         self.step.update()
         return loss.detach()
 
