@@ -179,25 +179,29 @@ class World:
         self.idle = not self._shares[self.rank]
         return rows[-1:] if self.idle else rows[cuts[self.rank] : cuts[self.rank + 1]]
 
-    def tell(self, batch: Batch, *, stop: bool) -> int:
-        """Start to send all ranks how many rows of the loss this one has, which it returns, and if it is to stop.
+    def tell(self, batch: Batch, *, stop: bool, save: bool = False) -> int:
+        """Start to send all ranks how many rows of the loss this one has, which it returns, if it is to stop or save.
 
         All that a step says through the host. It is waited for where a step needs it, at the latest before gradients
         are summed, so that a rank that is lost, or late, ends the others by one line, whatever a GPU waits for.
         """
         rows = self.rows(batch)
         if self.size > 1:
-            self._heard, self._told = collectives.told(rows, stop), []
+            self._heard, self._told = collectives.told(rows, stop, save), []
             if batch.items.ids.ndim > 1:  # as many as the windows are long
                 self._shares = []
         return rows
 
     def stops(self, stop: bool) -> bool:
         """Return whether some rank was to stop when the step began; alone, whether this one is to."""
-        return stop if self.size == 1 else any(wish for _, wish in self._all_told())
+        return stop if self.size == 1 else any(wish for _, wish, _ in self._all_told())
+
+    def saves(self, due: bool) -> bool:
+        """Return whether a checkpoint was due on some rank when the step began; alone, whether it is due."""
+        return due if self.size == 1 else any(wish for _, _, wish in self._all_told())
 
     def _all_told(self) -> list[list[int]]:
-        """What each rank told of this step: rows, and whether to stop."""
+        """What each rank told of this step: rows, whether to stop, and whether to save."""
         if not self._told:
             assert self._heard is not None, "tell before"
             self._told = self._heard()
@@ -206,7 +210,7 @@ class World:
     def _sizes(self, mine: int) -> list[int]:
         """Rows of the loss of each rank: by arithmetic where each row of a batch is one."""
         if not self._shares:
-            return [rows for rows, _ in self._all_told()]
+            return [rows for rows, _, _ in self._all_told()]
         if not self.idle and mine != self._shares[self.rank]:
             raise InputError(f"a batch of {self._shares[self.rank]} rows has {mine} pairs, and must have one a row")
         return self._shares
@@ -289,7 +293,7 @@ class World:
 
     def total(self) -> int:
         """Return how many rows of the loss the step at hand has on all ranks, once they have been told."""
-        return sum(rows for rows, _ in self._all_told())
+        return sum(rows for rows, _, _ in self._all_told())
 
     def any(self, wish: bool) -> bool:
         """Return whether some rank asks for it."""

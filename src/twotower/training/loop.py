@@ -187,14 +187,13 @@ class _Run:
         summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         self.model.train()
         for given in self.steps.given(self._rest_of_epoch()):
-            summed += self._step(given, stop())
+            summed += self._step(given, stop(), time.perf_counter() - saved > config.checkpoint_seconds)
             progress.step += 1
             for callback in self.callbacks:
                 callback.stepped(progress.step)
             now = time.perf_counter()
             stopping = self.world.stops(stop())
-            due = now - saved > config.checkpoint_seconds
-            if stopping or (self.world.first(due) if self.meets else due):
+            if stopping or self.world.saves(now - saved > config.checkpoint_seconds):
                 saved = now
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
@@ -215,12 +214,12 @@ class _Run:
             batches = self.world.same_batches(list(batches))
         return islice(batches, done, None)
 
-    def _step(self, given: Tensor | Batch, stop: bool) -> Tensor:
+    def _step(self, given: Tensor | Batch, stop: bool, save: bool) -> Tensor:
         progress, config = self.progress, self.config
         self.steps.set_rate(learning_rate(config, progress.step, config.epochs * self.steps_per_epoch))
         if isinstance(self.model, Phased):
             self.model.set_progress(progress.step / self.steps_per_epoch)
-        return self.steps(given, step=progress.step, stop=stop)
+        return self.steps(given, step=progress.step, stop=stop, save=save)
 
     def _finish_epoch(self) -> None:
         progress, config = self.progress, self.config
