@@ -19,6 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.run import Data, ModelSection, Run
 from twotower.experiment.train import train
+from twotower.models import sequential
 from twotower.models.encode import encode_known_items
 from twotower.serving.bundle import Bundle
 from twotower.towers import shared_table
@@ -176,6 +177,12 @@ def test_alone_the_rows_are_a_sparse_table(dataset):
 def test_ranks_without_a_row_of_the_last_batch_look_up_all_the_same(dataset, tmp_path):
     rows = split_of(a_run(), dataset).train.num_events
     work = learnt(a_run(training=replace(TRAINING, batch_size=(rows - 1) // 4)), dataset)
+    assert_same(on_ranks(3, tmp_path, work), work(World()))
+
+
+def test_ranks_with_more_groups_of_like_length_than_others_look_up_as_often(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequential, "CPU_GROUP", 4)  # of 14 windows on three ranks one has a group, the others two
+    work = learnt(a_run(SASREC, training=replace(WINDOWS, epochs=1)), dataset)
     assert_same(on_ranks(3, tmp_path, work), work(World()))
 
 

@@ -190,7 +190,7 @@ class Sequential(SequenceModel):
         real = window != PADDING
         hidden = tower.draw(real)
         everyone = torch.arange(len(window), device=window.device)
-        on_cpu = window.device.type == "cpu" and not self.in_one_shape
+        on_cpu = window.device.type == "cpu"
         states, ids, user_rows = [], [], []
         for rows, length in _groups(real.sum(dim=1)) if on_cpu else [(everyone, window.shape[1])]:
             part, away = window[rows, :length], hidden[rows, :length]
