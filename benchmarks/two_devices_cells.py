@@ -32,7 +32,6 @@ from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
 from twotower.training.distributed import World
 from twotower.training.objective import Objective
-from twotower.training.row_adagrad import RowAdagrad
 
 SEED = 0
 HISTORY = 20
@@ -41,13 +40,13 @@ HISTORY = 20
 
 @dataclass
 class Job:
-    """One training: what `twotower.training.loop.fit` is given, and the optimiser of a sharded table."""
+    """One training: what `twotower.training.loop.fit` is given, and the rate of the rows of a sharded table."""
 
     model: Model
     rows: Rows
     objective: Objective
     about: dict[str, object]
-    optimizer: RowAdagrad | None = None
+    row_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def sharded(world: World, device: torch.device, quick: bool, data: Path | None) 
         "item_gradient": "sparse rows to the owner by all-to-all (ShardedTable); dense weights by all-reduce",
         "optimizer": "row-wise Adagrad for the table, Adam for the rest",
     }
-    return Job(model, rows, _in_batch(dataset, world), about, RowAdagrad(model.table, rate=0.02))
+    return Job(model, rows, _in_batch(dataset, world), about, row_rate=0.02)
 
 
 CELLS = {

@@ -153,18 +153,6 @@ class FirstRows:
         return self.rows.cut(rows)
 
 
-class TableSteps(Silent):
-    """Moves the rows of a sharded table after each step of the loop, which moves the weights."""
-
-    def __init__(self, job: Job, rows: int) -> None:
-        self.optimizer, self.rows = job.optimizer, rows
-
-    def stepped(self, step: int) -> None:
-        """One more step; on several ranks gradients came as sums over the batch."""
-        if self.optimizer is not None:
-            self.optimizer.step(rows=self.rows)
-
-
 class Stopwatch(Silent):
     """Times the steps after the warm-up, and has the last ones profiled."""
 
@@ -227,11 +215,11 @@ def train(job: Job, world: World, batch: int, steps: int, callbacks: Sequence[Si
         batch_size=batch,
         optimizer="adam",
         learning_rate=1e-3,
+        row_rate=job.row_rate,
         evaluate_every=0,
         seed=SEED,
     )
-    table = TableSteps(job, batch if world.size > 1 else 1)
-    fit(job.model, FirstRows(job.rows, an_epoch * batch), recorded, config, callbacks=[table, *callbacks], world=world)
+    fit(job.model, FirstRows(job.rows, an_epoch * batch), recorded, config, callbacks=callbacks, world=world)
     return recorded
 
 
@@ -274,8 +262,6 @@ def measure(cell: Cell, world: World, device: torch.device, traffic: Traffic, ta
         _tidy(device)
     job = cell.build(world, device, quick, data)
     job.model.double()
-    if job.optimizer is not None:
-        job.optimizer.squares = job.optimizer.squares.double()
     small = cell.rows_a_step(quick=quick, exact=True)
     found["float64_batch"] = small
     found["float64_curve"] = train(job, world, small, EXACT).curve()

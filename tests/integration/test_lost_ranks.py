@@ -173,11 +173,14 @@ def test_one_bundle_is_written_and_one_answer_printed(data, tmp_path):
     assert [path.name for path in (tmp_path / "b.run").glob("*.safetensors")] == ["train.safetensors"]
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_rank_ends_all_with_one_line_and_a_state_to_go_on_from(killed, data, tmp_path):
-    with ranks(tmp_path / "whole", *[training(data, tmp_path / "a", epochs=4)] * 2) as started:
+@pytest.mark.parametrize(
+    ("killed", "table"), [pytest.param(0, "dense", marks=pytest.mark.slow), (1, "dense"), (1, "sharded")]
+)
+def test_a_killed_rank_ends_all_with_one_line_and_a_state_to_go_on_from(killed, table, data, tmp_path):
+    table = ["--set", f"model.table={table}"]
+    with ranks(tmp_path / "whole", *[[*training(data, tmp_path / "a", epochs=4), *table]] * 2) as started:
         assert [one.status for one in started.ended()] == [0, 0]
-    words = training(data, tmp_path / "b", epochs=4)
+    words = [*training(data, tmp_path / "b", epochs=4), *table]
     with ranks(tmp_path / "lost", *[words] * 3) as started:
         wait_for_steps(tmp_path / "b")
         started.send(signal.SIGKILL, killed)

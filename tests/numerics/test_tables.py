@@ -43,8 +43,10 @@ from twotower.training.loop import fit
 from twotower.training.optimize import build_optimizer
 from twotower.training.row_adagrad import RowAdagrad
 
-KINDS = ("dense", "hashed", "quotient_remainder", "sparse", "host")
-SHARED = {"hashed": {"table": "hashed", "table_buckets": 4}, "sparse": {"table": "sparse"}, "host": {"table": "host"}}
+KINDS = ("dense", "hashed", "quotient_remainder", "sparse", "host", "sharded")
+SHARED = {"hashed": {"table": "hashed", "table_buckets": 4}} | {
+    kind: {"table": kind} for kind in ("sparse", "host", "sharded")
+}
 SHARED["quotient_remainder"] = {"table": "quotient_remainder", "table_buckets": 3}
 
 
@@ -236,7 +238,7 @@ def test_a_resumed_training_is_the_one_that_was_not_stopped_to_the_bit(kind, tin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded"])
 def test_a_bundle_comes_back_with_its_table(kind, tiny_dataset, tmp_path):
     run = default_run("two_tower")
     settings = run.model.settings | {"dim": 8, "field_dim": 8} | SHARED[kind]
@@ -316,7 +318,7 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
 @pytest.mark.parametrize("setting", [{"row_rate": 0.1}, {"row_state": "bfloat16"}])
 def test_what_is_of_rows_is_refused_where_a_model_has_none(setting, tiny_dataset):
     model, _, _ = case(tiny_dataset, table="dense")
-    with pytest.raises(InputError, match="rows of sparse and host tables, and this model has none"):
+    with pytest.raises(InputError, match="rows of sparse, host and sharded tables, and this model has none"):
         build_optimizer(model, Training(**setting))
 
 
@@ -334,9 +336,13 @@ def test_a_host_table_on_several_ranks_and_a_state_of_no_type_are_refused(tiny_d
         RowAdagrad(HostTable(3, 2), rate=0.1, state="int8")
 
 
-def test_a_sharded_table_in_a_model_is_left_to_who_made_it():
-    model = torch.nn.ModuleList([ShardedTable(9, 3, seed=0), torch.nn.Linear(2, 2)])
-    assert isinstance(build_optimizer(model, Training()), torch.optim.AdamW)
+def test_a_sharded_table_of_a_model_of_ones_own_is_trained_with_its_weights():
+    table, layer = ShardedTable(9, 3, seed=0), torch.nn.Linear(3, 1)
+    before = table.shard.clone()
+    optimizer = build_optimizer(torch.nn.ModuleList([table, layer]), Training(row_rate=0.1))
+    layer(table(torch.tensor([4]))).sum().backward()
+    optimizer.step()
+    assert (table.shard != before).any(1).nonzero()[:, 0].tolist() == [4]
 
 
 @pytest.mark.bad_input
@@ -346,7 +352,7 @@ def test_a_shared_row_cannot_be_set(kind):
         table_of(kind).put(torch.tensor([3]), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded"])
 def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
     torch.manual_seed(5)
     settings = {"dim": 8, "history_length": 4, "dropout": 0.0} | SHARED[kind]
@@ -364,7 +370,7 @@ def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded"])
 def test_both_towers_export_with_any_table(kind, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

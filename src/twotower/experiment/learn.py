@@ -38,6 +38,7 @@ from twotower.models.base import (
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
 from twotower.models.size import check_batch_size, check_training_size
+from twotower.towers.shared_table import shared_out
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.curves import Curves
 from twotower.training.distributed import World
@@ -95,7 +96,8 @@ def learn(
     metric_length(run.training.metric)  # refused before anything is trained
 
     def validate(current: Model) -> dict[str, float]:
-        return shared_metrics(world, split.validation, lambda part: ranked(current, run, dataset, part))
+        own = World() if shared_out(current) else world  # ranks that look rows up together judge the same users
+        return shared_metrics(own, split.validation, lambda part: ranked(current, run, dataset, part))
 
     if isinstance(model, OffersChoices):
         metric = run.training.metric
@@ -222,6 +224,8 @@ def new_model(run: Run, dataset: Dataset) -> Model:
     if run.index != IndexSection() and issubclass(index_class(run.index.kind), ModelIndex):
         build_index(run.index.kind, run.index.settings, model)  # refused here, where it is, and not after training
     check_training_size(model, run.model.name, run.model.settings, run.training.optimizer)
+    if shared_out(model):
+        model.in_one_shape = True  # ranks look the same number of times
     attach_items(model, dataset.all_items())
     attach_users(model, {name: column.to(dataset.device) for name, column in dataset.user_features.items()})
     return model

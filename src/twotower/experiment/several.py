@@ -21,6 +21,7 @@ from twotower.evaluation.result import Result
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm, Model
 from twotower.serving.bundle import Bundle
+from twotower.towers.shared_table import shared_out
 from twotower.towers.sparse_table import SparseTable
 from twotower.training.distributed import World
 
@@ -71,8 +72,8 @@ def check_model(world: World, run: Run, model: Model) -> None:
     """Refuse what several ranks cannot do as one does; say what they do alike in distribution only.
 
     Raises:
-        InputError: if the model has a closed form, a sparse or host table, or looks at its batch as a whole, or a batch
-            has fewer rows than ranks.
+        InputError: if the model has a closed form, a sparse or host table, looks at its batch as a whole, or a batch
+            has fewer rows than ranks, or rows of a sharded table would be looked up unlike.
     """
     if world.size == 1:
         return
@@ -86,8 +87,18 @@ def check_model(world: World, run: Run, model: Model) -> None:
     if any(isinstance(part, SparseTable) for part in model.modules()):
         raise InputError(
             f"model '{name}' keeps the rows of a table in one process (model.table = 'sparse' or 'host'), "
-            "so it is not trained on several: start it without torchrun, or set model.table = 'dense'"
+            "so it is not trained on several: start it without torchrun, or set model.table = 'sharded'"
         )
+    if shared_out(model):
+        for key, asked in (
+            ("training.encode_rows", run.training.encode_rows),
+            ("sampling.hard = 'radius'", run.sampling.hard == "radius"),
+        ):
+            if asked:
+                raise InputError(
+                    f"{key} looks rows up more often on one rank than on another, and {many} the rows of a sharded "
+                    "table are looked up together: leave it out, or set model.table = 'dense'"
+                )
     norms = [place for place, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if norms:
         raise InputError(

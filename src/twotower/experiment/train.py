@@ -40,6 +40,7 @@ from twotower.serving.bundle import Contents, check_target, write_bundle
 from twotower.serving.card import CARD
 from twotower.serving.collections import deleted_on_failure
 from twotower.serving.filters.fill import fill_columns
+from twotower.towers.shared_table import unite
 from twotower.training.callbacks import Callback, EpochRecord, Silent
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped
@@ -174,6 +175,7 @@ def _train(
         test = task.test(model, items=items)
         if isinstance(model, OffersChoices):
             run = with_choice(run, model)
+        unite(model)
         if world.rank:
             return Trained(run, model, dataset, split, test, records, items, None)
         claim.made()  # closed forms have no training that would begin

@@ -45,7 +45,8 @@ class Model(nn.Module, ABC):
         compiled_parts: methods that training.compile compiles; () where there is nothing to gain.
         same_steps: whether each training step of one shape does the same work on the device, with no state in Python
             that moves along, so that training.capture = "auto" may replay one. A subclass says so for itself.
-        in_one_shape: set while compiled parts are in use: rows are then encoded together, at one width.
+        in_one_shape: set while compiled parts are in use, and where rows of a table are shared out: rows are then
+            encoded together, at one width.
         no_onnx: why it has no ONNX form ("" for most, which have one): what an export says instead.
     """
 

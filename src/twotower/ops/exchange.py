@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
+
+_alone = ContextVar("_alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Build what is built inside for this process alone, however many ranks there are."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
 
 
 class Place(NamedTuple):
@@ -21,7 +34,7 @@ class Place(NamedTuple):
     @classmethod
     def current(cls) -> Place:
         """Return the ranks of this process; alone where torch.distributed is not set up."""
-        if dist.is_available() and dist.is_initialized():
+        if not _alone.get() and dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls(0, 1)
 
@@ -77,6 +90,19 @@ def side_by_side(part: Tensor) -> Tensor:
     return torch.stack(held)
 
 
+class LostOwnerError(ConnectionError):
+    """Report that a rank did not answer.
+
+    Args:
+        does: what the rank is for.
+        reason: "is gone", or "did not answer in time".
+    """
+
+    def __init__(self, does: str, reason: str) -> None:
+        super().__init__(f"a rank that {does} {reason}; all ranks end: start them again")
+        self.reason = reason
+
+
 @contextlib.contextmanager
 def lost_rank(does: str = "holds rows of a table") -> Iterator[None]:
     """Turn what a backend raises when a rank is gone, or late, into one line.
@@ -85,13 +111,13 @@ def lost_rank(does: str = "holds rows of a table") -> Iterator[None]:
         does: what the rank is for, in the error.
 
     Raises:
-        ConnectionError: says that a rank did not answer.
+        LostOwnerError: says that a rank did not answer.
     """
     try:
         yield
     except RuntimeError as error:
         reason = "did not answer in time" if "imed out" in str(error) else "is gone"
-        raise ConnectionError(f"a rank that {does} {reason}; all ranks end: start them again") from error
+        raise LostOwnerError(does, reason) from error
 
 
 def _moved(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:

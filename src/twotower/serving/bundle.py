@@ -32,6 +32,7 @@ from twotower.index.registry import index_kind, load_index
 from twotower.models.base import Model
 from twotower.models.encode import ItemStates, users_with_history
 from twotower.models.registry import build_model
+from twotower.ops.exchange import alone
 from twotower.serving.card import write_card
 from twotower.serving.collections import LEFT, left_behind
 from twotower.serving.manifest import note_versions, read_manifest, verify_files, versions, write_manifest
@@ -68,7 +69,8 @@ class Bundle:
         note_versions(folder, manifest["versions"])
         schema = Schema.load(folder / "schema.json")
         check_registered(folder, manifest)
-        model = build_model(manifest["model"]["name"], schema, manifest["model"]["parameters"])
+        with alone():  # ranks that judge a bundle have all of it each
+            model = build_model(manifest["model"]["name"], schema, manifest["model"]["parameters"])
         try:
             load_model(model, folder / "weights.safetensors")
         except (RuntimeError, SafetensorError, OSError) as error:

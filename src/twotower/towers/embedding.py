@@ -85,10 +85,12 @@ def settle_unknown(table: Table, events: Int[Tensor, " rows"]) -> None:
         table: with a row an id, which is changed in place.
         events: training events of each id.
     """
-    learnt = _learnt(events)
-    if learnt.any():
-        unknown = torch.tensor([UNKNOWN], device=events.device)
-        table.put(unknown, table(learnt.nonzero()[:, 0]).mean(dim=0, keepdim=True))
+    learnt = _learnt(events).nonzero()[:, 0]
+    if len(learnt):
+        mean = torch.zeros(1, table.dim, device=events.device)
+        for part in learnt.split(BLOCK // table.dim):  # never a second table
+            mean = mean + table(part).mean(dim=0, keepdim=True) * (len(part) / len(learnt))
+        table.put(torch.tensor([UNKNOWN], device=events.device), mean)
 
 
 @torch.no_grad()

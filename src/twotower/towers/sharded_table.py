@@ -19,9 +19,9 @@ _TILE = 1 << 24
 class ShardedTable(RowTable):
     """Keep row i on rank i mod ranks, as row i // ranks of its shard; a lookup moves each distinct row once.
 
-    The shard is no weight of the model: its gradient is kept as sparse rows by the owner, in the order of lookups and
-    ranks, until an optimiser such as `twotower.training.row_adagrad.RowAdagrad` takes it. Rows are drawn by their id,
-    so that the table is the same on any number of ranks and on any device.
+    The shard is a buffer, and no weight of the model: its gradient is kept as sparse rows by the owner, in the order of
+    lookups and ranks, until an optimiser such as `twotower.training.row_adagrad.RowAdagrad` takes it. Rows are drawn by
+    their id, so that the table is the same on any number of ranks and on any device.
 
     All ranks look up, and pass back, the same number of times in the same order, with any number of ids (also none).
 
@@ -63,8 +63,8 @@ class ShardedTable(RowTable):
                 f"a table of {num_rows} rows cannot be shared out over {self.place.size} ranks: each needs a row; "
                 "start fewer ranks, or take a dense table"
             )
-        # Not persistent: what is saved with the model, or sent by rank 0 to all, is the same on every rank.
-        self.register_buffer("shard", _drawn(self.own_ids(device), dim, seed, std), persistent=False)
+        # Of this rank alone: `twotower.towers.shared_table` makes what is kept of it.
+        self.register_buffer("shard", drawn_rows(self.own_ids(device), dim, seed=seed, std=std))
 
     def own_ids(self, device: torch.device | str | None = None) -> Int[Tensor, " rows"]:
         """Return the ids of this rank's rows, in the order of the shard."""
@@ -93,10 +93,11 @@ class ShardedTable(RowTable):
         return f"{self.num_rows}, {self.dim}, rank {self.place.rank} of {self.place.size}"
 
 
-def _drawn(ids: Tensor, dim: int, seed: int, std: float) -> Tensor:
-    """Uniform rows of this standard deviation; zero for padding."""
+def drawn_rows(ids: Int[Tensor, " rows"], dim: int, *, seed: int, std: float) -> Float[Tensor, "rows dim"]:
+    """Draw uniform rows of a standard deviation by their ids; zero for padding."""
     rows = torch.empty(len(ids), dim, device=ids.device)
-    for part in torch.arange(len(ids), device=ids.device).split(max(1, _TILE // dim)):
-        rows[part[0] : part[-1] + 1] = uniform_by_id(ids[part], dim, seed=seed)
+    step = max(1, _TILE // dim)
+    for start in range(0, len(ids), step):
+        rows[start : start + step] = uniform_by_id(ids[start : start + step], dim, seed=seed)
     rows *= std * 3.0**0.5
     return rows.masked_fill_((ids == PADDING)[:, None], 0.0)

@@ -220,6 +220,8 @@ class AgainstSamples:
         rows_of[encoded.item_ids] = torch.arange(len(encoded.item_ids), device=drawn.device)
         at = rows_of[distinct]
         fresh = at < 0
+        if self.world.size > 1 and len(fresh):  # ranks whose rows of a table are shared out meet to encode
+            fresh[0] = True
         pool = encoded.items
         if fresh.any():
             # By the class's own method: how many they are differs, and a compiled one would be compiled again.

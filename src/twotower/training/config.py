@@ -113,8 +113,8 @@ class Training:
     weight_decay: float = 0.0
     """Decoupled for adamw, L2 for the others."""
     row_rate: float = 0.0
-    """Learning rate of row-wise Adagrad, which trains the rows of sparse and host tables (model.table); it follows
-    the schedule. 0: learning_rate."""
+    """Learning rate of row-wise Adagrad, which trains the rows of sparse, host and sharded tables (model.table); it
+    follows the schedule. 0: learning_rate."""
     row_state: str = "float32"
     """What row-wise Adagrad keeps for each row: float32, or bfloat16."""
     schedule: str = "constant"

@@ -26,6 +26,7 @@ from twotower.core.errors import InputError, SharedError
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.seeds import derive
 from twotower.sampling.base import batch_items, batch_users
+from twotower.towers.shared_table import shared_out
 from twotower.training import collectives
 
 WAIT = 600.0
@@ -178,25 +179,29 @@ class World:
         self.idle = not self._shares[self.rank]
         return rows[-1:] if self.idle else rows[cuts[self.rank] : cuts[self.rank + 1]]
 
-    def tell(self, batch: Batch, *, stop: bool) -> int:
-        """Start to send all ranks how many rows of the loss this one has, which it returns, and if it is to stop.
+    def tell(self, batch: Batch, *, stop: bool, save: bool = False) -> int:
+        """Start to send all ranks how many rows of the loss this one has, which it returns, if it is to stop or save.
 
         All that a step says through the host. It is waited for where a step needs it, at the latest before gradients
         are summed, so that a rank that is lost, or late, ends the others by one line, whatever a GPU waits for.
         """
         rows = self.rows(batch)
         if self.size > 1:
-            self._heard, self._told = collectives.told(rows, stop), []
+            self._heard, self._told = collectives.told(rows, stop, save), []
             if batch.items.ids.ndim > 1:  # as many as the windows are long
                 self._shares = []
         return rows
 
     def stops(self, stop: bool) -> bool:
         """Return whether some rank was to stop when the step began; alone, whether this one is to."""
-        return stop if self.size == 1 else any(wish for _, wish in self._all_told())
+        return stop if self.size == 1 else any(wish for _, wish, _ in self._all_told())
+
+    def saves(self, due: bool) -> bool:
+        """Return whether a checkpoint was due on some rank when the step began; alone, whether it is due."""
+        return due if self.size == 1 else any(wish for _, _, wish in self._all_told())
 
     def _all_told(self) -> list[list[int]]:
-        """What each rank told of this step: rows, and whether to stop."""
+        """What each rank told of this step: rows, whether to stop, and whether to save."""
         if not self._told:
             assert self._heard is not None, "tell before"
             self._told = self._heard()
@@ -205,7 +210,7 @@ class World:
     def _sizes(self, mine: int) -> list[int]:
         """Rows of the loss of each rank: by arithmetic where each row of a batch is one."""
         if not self._shares:
-            return [rows for rows, _ in self._all_told()]
+            return [rows for rows, _, _ in self._all_told()]
         if not self.idle and mine != self._shares[self.rank]:
             raise InputError(f"a batch of {self._shares[self.rank]} rows has {mine} pairs, and must have one a row")
         return self._shares
@@ -277,8 +282,7 @@ class World:
         there = mean.new_ones(len(mine)) if all(mine) else mean.new_tensor(mine)
         parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in weights]
         flat = torch.cat([mean, there, *(part.to(mean.dtype) for part in parts)])
-        total = sum(rows for rows, _ in self._all_told())
-        sums = collectives.summed(flat).div_(total)
+        sums = collectives.summed(flat).div_(self.total())
         place = 1 + len(mine)
         known = mine if all(mine) else [share > 0.0 for share in sums[1:place].tolist()]
         for weight, some in zip(weights, known, strict=True):
@@ -286,6 +290,10 @@ class World:
                 weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
             place += weight.numel()
         return sums[0]
+
+    def total(self) -> int:
+        """Return how many rows of the loss the step at hand has on all ranks, once they have been told."""
+        return sum(rows for rows, _, _ in self._all_told())
 
     def any(self, wish: bool) -> bool:
         """Return whether some rank asks for it."""
@@ -321,10 +329,11 @@ class World:
         return list(collectives.of_first(torch.cat(batches)).split(sizes.tolist()))
 
     def same_weights(self, model: nn.Module) -> None:
-        """Give every rank the weights and buffers of rank 0."""
+        """Give every rank the weights and buffers of rank 0, but for its own rows of tables that are shared out."""
         if self.size > 1:
+            own = {f"{name}.shard" for name in shared_out(model)}
             with torch.no_grad():
-                for part in model.state_dict().values():
+                for part in (part for name, part in model.state_dict().items() if name not in own):
                     collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
 
 

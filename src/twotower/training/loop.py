@@ -18,9 +18,12 @@ from twotower.core.records import Batch
 from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, UsesCodes, is_selectable
+from twotower.ops.exchange import LostOwnerError
+from twotower.towers.shared_table import own_states, own_weights, shared_out, whole_states, whole_weights
 from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, EpochRecord, StopTraining
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
+from twotower.training.collectives import LostRankError
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped, stop_requested
@@ -116,7 +119,10 @@ def fit(
             run.restore_random()
         else:
             torch.manual_seed(derive(config.seed, "dropout"))
-        run.go()
+        try:
+            run.go()
+        except LostOwnerError as error:  # of rows of a table
+            raise LostRankError(error.reason) from error
     return run.progress
 
 
@@ -144,6 +150,7 @@ class _Run:
         self.device = next(model.parameters()).device
         self.steps = Steps(model, rows, objective, config, world, ahead=ahead)
         self.optimizer = self.steps.optimizer
+        self.meets = bool(shared_out(model))  # to write a checkpoint, which holds the rows of all
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
@@ -180,13 +187,13 @@ class _Run:
         summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         self.model.train()
         for given in self.steps.given(self._rest_of_epoch()):
-            summed += self._step(given, stop())
+            summed += self._step(given, stop(), time.perf_counter() - saved > config.checkpoint_seconds)
             progress.step += 1
             for callback in self.callbacks:
                 callback.stepped(progress.step)
             now = time.perf_counter()
             stopping = self.world.stops(stop())
-            if stopping or now - saved > config.checkpoint_seconds:
+            if stopping or self.world.saves(now - saved > config.checkpoint_seconds):
                 saved = now
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
                 self.save()
@@ -207,12 +214,12 @@ class _Run:
             batches = self.world.same_batches(list(batches))
         return islice(batches, done, None)
 
-    def _step(self, given: Tensor | Batch, stop: bool) -> Tensor:
+    def _step(self, given: Tensor | Batch, stop: bool, save: bool) -> Tensor:
         progress, config = self.progress, self.config
         self.steps.set_rate(learning_rate(config, progress.step, config.epochs * self.steps_per_epoch))
         if isinstance(self.model, Phased):
             self.model.set_progress(progress.step / self.steps_per_epoch)
-        return self.steps(given, step=progress.step, stop=stop)
+        return self.steps(given, step=progress.step, stop=stop, save=save)
 
     def _finish_epoch(self) -> None:
         progress, config = self.progress, self.config
@@ -282,36 +289,38 @@ class _Run:
         return bool(before - now > self.config.patience_loss * abs(before))
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        if self.checkpoint is None or self.world.rank:
+        """Write the checkpoint; where rows are shared out, all ranks hand theirs over."""
+        if self.checkpoint is None or (self.world.rank and not self.meets):
             return
         state: dict[str, Any] = {
             "rows": len(self.rows),
             "progress": vars(self.progress) | {"records": [record.to_json() for record in self.progress.records]},
-            "model": self.model.state_dict(),
-            "best": self.best_weights,
-            "optimizer": plain_state(self.optimizer),
+            "model": whole_weights(self.model, self.model.state_dict()),
+            "best": whole_weights(self.model, self.best_weights),
+            "optimizer": whole_states(self.model, plain_state(self.optimizer)),
             "loss": self.objective.state_dict(),
             "batching": self.batching.state_dict(),
             "random": {"cpu": torch.get_rng_state()},
         }
         if torch.cuda.is_available():
             state["random"]["cuda"] = torch.cuda.get_rng_state()
-        save_checkpoint(self.checkpoint, state)
+        if not self.world.rank:
+            save_checkpoint(self.checkpoint, state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take everything but the random state from a checkpoint."""
         if state["rows"] != len(self.rows):
             raise InputError(f"{self.checkpoint}: made with {state['rows']} training rows, these are {len(self.rows)}")
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(own_weights(self.model, state["model"]))
         except RuntimeError as error:
             raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
         records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
         self.progress = Progress(**(state["progress"] | {"records": records}))
         places = {name: value.device for name, value in self.model.state_dict().items()}  # a host table's stay there
-        self.best_weights = {name: value.to(places.get(name, self.device)) for name, value in state["best"].items()}
-        self.steps.set_rate(restore_state(self.optimizer, state["optimizer"]))
+        best = own_weights(self.model, state["best"])
+        self.best_weights = {name: value.to(places.get(name, self.device)) for name, value in best.items()}
+        self.steps.set_rate(restore_state(self.optimizer, own_states(self.model, state["optimizer"])))
         self.objective.load_state_dict(_on(self.device, state["loss"]))
         self.batching.load_state_dict(state["batching"])
         self.random = state["random"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from twotower.core.errors import InputError
 from twotower.ops.exchange import Place
+from twotower.towers.row_table import RowTable
 from twotower.towers.sparse_table import SparseTable
 from twotower.training.config import Training
 from twotower.training.row_adagrad import RowAdagrad
@@ -17,9 +18,7 @@ from twotower.training.with_rows import WithRows
 
 
 def build_optimizer(model: nn.Module, config: Training, *, captured: bool = False) -> torch.optim.Optimizer:
-    """Build the optimiser of a run, in its fused form, with row-wise Adagrad for sparse and host tables.
-
-    The rows of a sharded table are stepped by who made it.
+    """Build the optimiser of a run, in its fused form, with row-wise Adagrad for sparse, host and sharded tables.
 
     Args:
         model: whose weights it moves.
@@ -44,23 +43,24 @@ def build_optimizer(model: nn.Module, config: Training, *, captured: bool = Fals
         options["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
         options["capturable"] = parameters[0].is_cuda
     weights = kinds[config.optimizer](parameters, **options)
-    tables = {name: part for name, part in model.named_modules() if isinstance(part, SparseTable)}
+    tables = {name: part for name, part in model.named_modules() if isinstance(part, RowTable)}
     if not tables:
         if config.row_rate or config.row_state != Training.row_state:
             raise InputError(
-                "training.row_rate and row_state are of the rows of sparse and host tables, and this model has none: "
-                "leave them out, or set model.table = 'sparse'"
+                "training.row_rate and row_state are of the rows of sparse, host and sharded tables, and this model "
+                "has none: leave them out, or set model.table = 'sparse'"
             )
         return weights
-    if Place.current().size > 1:
+    if Place.current().size > 1 and any(isinstance(table, SparseTable) for table in tables.values()):
         raise InputError(
-            "sparse and host tables are trained by one process: start it without torchrun, or set model.table = 'dense'"
+            "sparse and host tables are trained by one process: start it without torchrun, or set "
+            "model.table = 'sharded'"
         )
     for key in ("clip_norm", "weight_decay"):
         if getattr(config, key):
             raise InputError(
-                f"training.{key} reaches weights alone, and the rows of sparse and host tables are none: set it to 0, "
-                "or model.table = 'dense'"
+                f"training.{key} reaches weights alone, and the rows of sparse, host and sharded tables are none: set "
+                "it to 0, or model.table = 'dense'"
             )
     rate = config.row_rate or config.learning_rate
     rows = {name: RowAdagrad(table, rate=rate, state=config.row_state) for name, table in tables.items()}

@@ -20,6 +20,7 @@ from twotower.training.feed import fed
 from twotower.training.objective import Objective, Replayable
 from twotower.training.optimize import build_optimizer, set_rate
 from twotower.training.step import Step
+from twotower.training.with_rows import WithRows
 
 log = logging.getLogger(__name__)
 
@@ -72,25 +73,28 @@ class Steps:
         set_rate(self.optimizer, rate, self.rate)
         self.rate = rate
 
-    def __call__(self, given: Tensor | Batch, *, step: int, stop: bool) -> Tensor:
+    def __call__(self, given: Tensor | Batch, *, step: int, stop: bool, save: bool = False) -> Tensor:
         """Take one step and return its loss, detached, which the next step may overwrite.
 
         Args:
             given: the rows of a batch, or a batch.
             step: its number, from 0.
             stop: whether this rank is to stop, which the others are told.
+            save: whether a checkpoint is due, likewise.
         """
         if self.world.size == 1:
             return self.take(given)
         assert isinstance(given, Tensor)
         batch = self.rows.cut(self.world.share(given))
         self.world.reseed(self.config.seed, step)
-        rows = self.world.tell(batch, stop=stop)
+        rows = self.world.tell(batch, stop=stop, save=save)
         loss = self.step.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss = loss * rows
         loss.backward()
         loss = self.world.average(self.model, loss)
+        if isinstance(self.optimizer, WithRows):
+            self.optimizer.divisor = self.world.total()
         self.step.update()
         return loss.detach()
 

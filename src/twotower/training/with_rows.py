@@ -18,11 +18,16 @@ class WithRows(torch.optim.Optimizer):
         weights: optimiser of the model's weights, whose groups these are.
         rows: optimisers of the tables, by the place of the table in the model.
         ratio: learning rate of rows over that of weights.
+
+    Attributes:
+        divisor: what gradients of rows are divided by in the next step: 1 where the loss is a mean, and where it is a
+            sum, as on several ranks, the rows of the batch of all of them.
     """
 
     def __init__(self, weights: torch.optim.Optimizer, rows: Mapping[str, RowAdagrad], *, ratio: float) -> None:
         super().__init__([part for group in weights.param_groups for part in group["params"]], {})
         self.weights, self.rows, self.ratio = weights, dict(rows), ratio
+        self.divisor = 1
         self.param_groups = weights.param_groups  # one list: a rate that is set here is that of the weights
 
     @torch.no_grad()
@@ -30,7 +35,7 @@ class WithRows(torch.optim.Optimizer):
         """Update the weights and the rows that a backward pass touched."""
         self.weights.step(closure)
         for optimizer in self.rows.values():
-            optimizer.step(rate=self.param_groups[0]["lr"] * self.ratio)
+            optimizer.step(rows=self.divisor, rate=self.param_groups[0]["lr"] * self.ratio)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of weights and rows."""
