@@ -44,7 +44,10 @@ function Scene({ answer, marks, which, add }) {
   const [theme, setTheme] = useState();
   const [cursor, setCursor] = useState(-1);
   useLayoutEffect(() => {
-    const resized = new ResizeObserver(() => setSize([canvas.current.clientWidth, canvas.current.clientHeight]));
+    // at once, too: an observer reports with the next frame, and a key may be quicker
+    const measure = () => setSize([canvas.current.clientWidth, canvas.current.clientHeight]);
+    measure();
+    const resized = new ResizeObserver(measure);
     resized.observe(canvas.current);
     const themed = new MutationObserver(() => setTheme(document.documentElement.dataset.theme));
     themed.observe(document.documentElement, { attributeFilter: ["data-theme"] });
