@@ -14,7 +14,6 @@ import pytest
 from safetensors.torch import load_file
 
 from twotower.core.errors import InputError, SharedError
-from twotower.data.dataset import Dataset
 from twotower.experiment.run import ModelSection, Run
 from twotower.towers.torchrec_rows import check_torchrec
 from twotower.training.checkpoint import load_checkpoint

@@ -15,10 +15,11 @@ from twotower.core.schema import Schema
 from twotower.experiment.recipes import default_run
 from twotower.experiment.several import check_model
 from twotower.models.registry import build_model
+from twotower.ops.exchange import LostOwnerError
 from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.table import Table
 from twotower.towers.tables import build_table
-from twotower.towers.torchrec_rows import check_torchrec
+from twotower.towers.torchrec_rows import check_torchrec, lost_to_torchrec
 from twotower.towers.torchrec_table import FusedRows, TorchRecTable
 from twotower.training.config import Training
 from twotower.training.distributed import World
@@ -136,6 +137,7 @@ def test_without_torchrec_its_rows_are_read_as_those_of_a_sharded_table(tmp_path
         from safetensors.torch import load_file
         from twotower.core.schema import Schema
         from twotower.models.registry import build_model
+from twotower.ops.exchange import LostOwnerError
         model = build_model("two_tower", Schema(9, 40, (), (), has_times=False), {{"table": "torchrec"}})
         model.load_state_dict(load_file({str(tmp_path / "weights.safetensors")!r}))
         table = model.item_table
@@ -182,3 +184,10 @@ def test_a_width_that_fbgemm_does_not_take_and_a_state_in_bfloat16_are_refused()
         build_table("torchrec", 9, 6)
     with pytest.raises(InputError, match="row_state = 'bfloat16': TorchRec keeps the state of rows in float32"):
         FusedRows(TorchRecTable(9, 4, seed=0), rate=0.1, state="bfloat16")
+
+
+def test_only_what_a_backend_raises_within_torchrec_means_a_lost_rank():
+    with pytest.raises(LostOwnerError, match="holds rows of a table is gone"), lost_to_torchrec():
+        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="no kernel"), lost_to_torchrec():
+        raise RuntimeError("no kernel for this type")

@@ -16,7 +16,10 @@ from twotower.towers.row_table import RowTable
 class RowOptimizer(Protocol):
     """Move the rows of a table by the gradients that backward passes left with it: `RowAdagrad`, or TorchRec's."""
 
-    table: RowTable
+    @property
+    def table(self) -> RowTable:
+        """Return the table whose rows it moves."""
+        ...
 
     def step(self, *, rows: int = 1, rate: float | None = None) -> None:
         """Move the touched rows; gradients are divided by ``rows``."""
