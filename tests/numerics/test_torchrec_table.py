@@ -137,7 +137,6 @@ def test_without_torchrec_its_rows_are_read_as_those_of_a_sharded_table(tmp_path
         from safetensors.torch import load_file
         from twotower.core.schema import Schema
         from twotower.models.registry import build_model
-from twotower.ops.exchange import LostOwnerError
         model = build_model("two_tower", Schema(9, 40, (), (), has_times=False), {{"table": "torchrec"}})
         model.load_state_dict(load_file({str(tmp_path / "weights.safetensors")!r}))
         table = model.item_table
