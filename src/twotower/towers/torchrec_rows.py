@@ -44,13 +44,13 @@ class Collection:
         self.rows, self.squares = _only(self.module.state_dict()), _only(_only(self.optimizer.state_dict()["state"]))
 
     def look_up(self, places: Int[Tensor, " rows"]) -> Float[Tensor, "rows dim"]:
-        """Return the rows at these places. All ranks meet."""
+        """Return the rows at these places. Every rank calls it."""
         # FBGEMM has no kernel for inference mode, whose tensors it may not keep either.
         with torch.inference_mode(False), torch.no_grad(), lost_to_torchrec():
             return self._rows_at(places.clone())
 
     def move(self, places: Int[Tensor, " rows"], gradient: Float[Tensor, "rows dim"], rate: float) -> None:
-        """Move the rows at distinct places by one step of row-wise Adagrad. All ranks meet."""
+        """Move the rows at distinct places by one step of row-wise Adagrad. Every rank calls it."""
         if self.alone and not len(places):
             return
         for group in self.optimizer.param_groups:

@@ -52,7 +52,7 @@ class TorchRecTable(ShardedTable):
         self.kept: Collection | None = None
 
     def hand_over(self, *, eps: float) -> Collection:
-        """Give the rows to TorchRec, where they are looked up and moved from now on. All ranks meet."""
+        """Give the rows to TorchRec, where they are looked up and moved from now on. Every rank calls it."""
         if self.shard.dtype != torch.float32:
             raise InputError(f"TorchRec keeps rows in float32, and this model is in {self.shard.dtype}")
         kept = Collection(self.block * self.place.size, self.dim, self.place, self.shard.device, eps=eps)
@@ -121,7 +121,7 @@ class FusedRows:
         self.squares = self.kept.squares[: len(table.shard)]
 
     def step(self, *, rows: int = 1, rate: float | None = None) -> None:
-        """Take the gradients that backward passes left with the table, and move its rows. All ranks meet.
+        """Take the gradients that backward passes left with the table, and move its rows. Every rank calls it.
 
         Args:
             rows: what gradients are divided by.
