@@ -219,8 +219,9 @@ MODULE_OF = {
     "umap-learn": "umap",
     "tensorboard": "torch.utils.tensorboard",
     "mlflow-skinny": "mlflow",
+    "fbgemm-gpu": "torchrec",
 }
-"""Modules of packages that have another name; PyTorch imports tensorboard for us."""
+"""Modules of packages that have another name; PyTorch imports tensorboard for us, and TorchRec FBGEMM."""
 
 
 def imported_modules() -> set[str]:

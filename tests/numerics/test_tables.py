@@ -45,7 +45,7 @@ from twotower.training.row_adagrad import RowAdagrad
 
 KINDS = ("dense", "hashed", "quotient_remainder", "sparse", "host", "sharded")
 SHARED = {"hashed": {"table": "hashed", "table_buckets": 4}} | {
-    kind: {"table": kind} for kind in ("sparse", "host", "sharded")
+    kind: {"table": kind} for kind in ("sparse", "host", "sharded", "torchrec")
 }
 SHARED["quotient_remainder"] = {"table": "quotient_remainder", "table_buckets": 3}
 
@@ -370,7 +370,7 @@ def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded"])
+@pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded", "torchrec"])
 def test_both_towers_export_with_any_table(kind, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

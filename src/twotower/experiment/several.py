@@ -23,6 +23,8 @@ from twotower.models.base import ClosedForm, Model
 from twotower.serving.bundle import Bundle
 from twotower.towers.shared_table import shared_out
 from twotower.towers.sparse_table import SparseTable
+from twotower.towers.torchrec_rows import check_torchrec
+from twotower.towers.torchrec_table import TorchRecTable
 from twotower.training.distributed import World
 
 log = logging.getLogger(__name__)
@@ -73,8 +75,11 @@ def check_model(world: World, run: Run, model: Model) -> None:
 
     Raises:
         InputError: if the model has a closed form, a sparse or host table, looks at its batch as a whole, or a batch
-            has fewer rows than ranks, or rows of a sharded table would be looked up unlike.
+            has fewer rows than ranks, or rows of a sharded table would be looked up unlike; or if TorchRec is to keep
+            rows, and is not there.
     """
+    if any(isinstance(part, TorchRecTable) for part in model.modules()):
+        check_torchrec()
     if world.size == 1:
         return
     name, many = run.model.name, f"on {world.size} ranks"

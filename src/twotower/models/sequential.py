@@ -45,8 +45,8 @@ class Sequential(SequenceModel):
         history_length: positions of a window.
         score: "dot" or "cosine", as far as the encoder's states suit it.
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
-        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host" or "sharded",
-            as in `TwoTower`.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host", "sharded" or
+            "torchrec", as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
         settings: the encoder's own.
@@ -244,8 +244,8 @@ class SASRec(Sequential):
         history_length: positions of a window.
         score: "dot" or "cosine".
         temperature: scores are divided by it in training; 0.05 to 0.2 suits cosines.
-        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host" or "sharded",
-            as in `TwoTower`.
+        table: how ids become vectors: "dense", "hashed", "quotient_remainder", "sparse", "host", "sharded" or
+            "torchrec", as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
     """

@@ -68,8 +68,8 @@ class TwoTower(Model):
             drawn, which is logged.
         table: how ids become vectors: "dense" (a row an id, a weight of the model), "hashed" or "quotient_remainder"
             (ids share ``table_buckets`` rows), "sparse" (a row an id; a step reads and moves those of its batch alone,
-            by row-wise Adagrad), "host" (the same, and rows stay in the host's memory) or "sharded" (as "sparse", and
-            rows are shared out over the processes of a training).
+            by row-wise Adagrad), "host" (the same, and rows stay in the host's memory), "sharded" (as "sparse", and
+            rows are shared out over the processes of a training) or "torchrec" (the same, by TorchRec).
         table_buckets: rows that ids share; a table of users with no more ids than this stays dense.
         table_hashes: rows that are summed for an id of a hashed table.
     """

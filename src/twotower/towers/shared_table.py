@@ -29,13 +29,18 @@ def share_or_all(num_rows: int, dim: int, *, std: float | None = None) -> Sharde
     Raises:
         InputError: if there are more ranks than rows.
     """
-    seed = int(torch.randint(1 << 62, (), device="cpu"))
+    seed = drawn_seed()
     if Place.current().size > 1:
         return ShardedTable(num_rows, dim, seed=seed, std=std)
     with torch.device("meta"):  # so that none are drawn but those by their ids
         table = SparseTable(num_rows, dim)
     table.shard = drawn_rows(torch.arange(num_rows), dim, seed=seed, std=dim**-0.5 if std is None else std)
     return table
+
+
+def drawn_seed() -> int:
+    """Draw the seed of a table's rows from the global generator."""
+    return int(torch.randint(1 << 62, (), device="cpu"))
 
 
 def shared_out(model: nn.Module) -> dict[str, ShardedTable]:

@@ -6,11 +6,12 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.towers.hashed_table import HashedTable
 from twotower.towers.host_table import HostTable
 from twotower.towers.quotient_table import QuotientRemainderTable
-from twotower.towers.shared_table import share_or_all
+from twotower.towers.shared_table import drawn_seed, share_or_all
 from twotower.towers.sparse_table import SparseTable
 from twotower.towers.table import DenseTable, Table
+from twotower.towers.torchrec_table import TorchRecTable
 
-TABLES = ("dense", "hashed", "quotient_remainder", "sparse", "host", "sharded")
+TABLES = ("dense", "hashed", "quotient_remainder", "sparse", "host", "sharded", "torchrec")
 """What ``model.table`` may be."""
 SHARING = ("hashed", "quotient_remainder")
 """Those whose ids share rows."""
@@ -30,7 +31,7 @@ def build_table(
         dim: width of a vector.
         buckets: rows that a table of `SHARING` has for them.
         hashes: rows that are summed for an id of a hashed table.
-        std: of the normal entries (of a sharded table: uniform ones); None: 1 / sqrt(dim).
+        std: of the normal entries (of a sharded or TorchRec table: uniform ones); None: 1 / sqrt(dim).
 
     Raises:
         InputError: if the kind is unknown, the buckets or hashes do not suit it, or a table to be shared out has fewer
@@ -47,6 +48,8 @@ def build_table(
         return QuotientRemainderTable(num_rows, dim, buckets=buckets, std=std)
     if kind == "sharded":
         return share_or_all(num_rows, dim, std=std)
+    if kind == "torchrec":
+        return TorchRecTable(num_rows, dim, seed=drawn_seed(), std=std)
     made = {"sparse": SparseTable, "host": HostTable}.get(kind, DenseTable)
     return made(num_rows, dim, std=std)
 

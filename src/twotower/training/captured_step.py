@@ -11,7 +11,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, cut
 from twotower.core.records import Batch, Items, Users
 from twotower.models.base import Model, Phased
-from twotower.towers.sparse_table import SparseTable
+from twotower.towers.row_table import RowTable
 from twotower.training.config import Training
 from twotower.training.feed import tensors_of
 from twotower.training.objective import Objective, Replayable
@@ -181,8 +181,8 @@ def why_not_captured(model: Model, objective: Objective, config: Training) -> st
         return f"{type(model).__name__} learns from windows, whose batches differ in shape"
     if isinstance(model, Phased):
         return f"{type(model).__name__} changes in the course of training"
-    if any(isinstance(part, SparseTable) for part in model.modules()):
-        return "rows of sparse and host tables are stepped one batch at a time"
+    if any(isinstance(part, RowTable) for part in model.modules()):
+        return "rows of sparse, host and TorchRec tables are stepped one batch at a time"
     if config.optimizer not in OPTIMIZERS:
         return f"training.optimizer = '{config.optimizer}' cannot be captured; take adam or adamw"
     if not isinstance(objective, Replayable):

@@ -12,9 +12,10 @@ from twotower.core.errors import InputError
 from twotower.ops.exchange import Place
 from twotower.towers.row_table import RowTable
 from twotower.towers.sparse_table import SparseTable
+from twotower.towers.torchrec_table import FusedRows, TorchRecTable
 from twotower.training.config import Training
 from twotower.training.row_adagrad import RowAdagrad
-from twotower.training.with_rows import WithRows
+from twotower.training.with_rows import RowOptimizer, WithRows
 
 
 def build_optimizer(model: nn.Module, config: Training, *, captured: bool = False) -> torch.optim.Optimizer:
@@ -63,7 +64,12 @@ def build_optimizer(model: nn.Module, config: Training, *, captured: bool = Fals
                 "it to 0, or model.table = 'dense'"
             )
     rate = config.row_rate or config.learning_rate
-    rows = {name: RowAdagrad(table, rate=rate, state=config.row_state) for name, table in tables.items()}
+    rows: dict[str, RowOptimizer] = {
+        name: FusedRows(table, rate=rate, state=config.row_state)
+        if isinstance(table, TorchRecTable)
+        else RowAdagrad(table, rate=rate, state=config.row_state)
+        for name, table in tables.items()
+    }
     return WithRows(weights, rows, ratio=rate / config.learning_rate if config.learning_rate else 1.0)
 
 

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.training.row_adagrad import RowAdagrad
+from twotower.towers.row_table import RowTable
+
+
+@runtime_checkable
+class RowOptimizer(Protocol):
+    """Move the rows of a table by the gradients that backward passes left with it: `RowAdagrad`, or TorchRec's."""
+
+    @property
+    def table(self) -> RowTable:
+        """Return the table whose rows it moves."""
+        ...
+
+    def step(self, *, rows: int = 1, rate: float | None = None) -> None:
+        """Move the touched rows; gradients are divided by ``rows``."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs, one row a row of the shard."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        ...
 
 
 class WithRows(torch.optim.Optimizer):
@@ -24,7 +47,7 @@ class WithRows(torch.optim.Optimizer):
             sum, as on several ranks, the rows of the batch of all of them.
     """
 
-    def __init__(self, weights: torch.optim.Optimizer, rows: Mapping[str, RowAdagrad], *, ratio: float) -> None:
+    def __init__(self, weights: torch.optim.Optimizer, rows: Mapping[str, RowOptimizer], *, ratio: float) -> None:
         super().__init__([part for group in weights.param_groups for part in group["params"]], {})
         self.weights, self.rows, self.ratio = weights, dict(rows), ratio
         self.divisor = 1
