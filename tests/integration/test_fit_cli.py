@@ -215,8 +215,8 @@ def test_a_log_of_users_who_come_back_is_cut_at_one_moment_and_the_spec_says_so(
 
 def test_a_data_frame_is_fitted_as_its_file(closed, tmp_path, log):
     frame = pd.read_csv(log)
-    fitted = twotower.fit(frame, to=tmp_path / "frame", budget=9)
-    from_file = twotower.fit(log, to=tmp_path / "file", budget=9)
+    fitted = twotower.fit(frame, to=tmp_path / "frame", budget=60)
+    from_file = twotower.fit(log, to=tmp_path / "file", budget=60)
     assert fitted.choice.p_values == from_file.choice.p_values
     assert (tmp_path / "frame.run" / "raw" / "events.parquet").is_file()
 
