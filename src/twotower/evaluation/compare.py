@@ -98,7 +98,10 @@ def compare(
     base = results[reference]
     for name, result in results.items():
         if not torch.equal(result.users, base.users):
-            raise InputError(f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made")
+            raise InputError(
+                f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made; train both on "
+                "the same prepared data, or judge both on one later log (evaluate with data) and compare the results"
+            )
         if result.asked and base.asked and result.asked != base.asked:
             raise InputError(f"'{name}' and '{reference}' were to find different items, so no pairs can be made")
         if result.num_items != base.num_items:

@@ -38,7 +38,7 @@ def with_setting(run: Run, key: str, value: Any) -> Run:
         value: plain, or for `PARTS` the registered class or function.
 
     Raises:
-        InputError: if nothing has that key (the closest is named), more than one part has it, or the value does not suit.
+        InputError: if nothing has that key (the closest is named), several parts have it, or the value does not suit.
     """
     sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
     sections["model"] = set(model_parameters(run.model.name))
@@ -68,7 +68,7 @@ def with_setting(run: Run, key: str, value: Any) -> Run:
 
 
 def _sources_with(run: Run, key: str) -> list[str]:
-    """The run's sources that take a setting of that key; none where a source of it reads a key of [sampling] so called."""
+    """The run's sources that take a setting of that key; none where one of them reads that key of [sampling]."""
     names = [source.name for source in run.sampling.sources]
     if key in OLD_OPTIONS and not set(names).isdisjoint(OLD_OPTIONS[key].sources):
         return []
