@@ -99,8 +99,8 @@ def compare(
     for name, result in results.items():
         if not torch.equal(result.users, base.users):
             raise InputError(
-                f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made; compare models "
-                "of the same prepared data and split (a refreshed bundle notes its own verdict against the old one)"
+                f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made; compare "
+                "models of the same prepared data and split (a refreshed bundle notes its verdict against the old one)"
             )
         if result.asked and base.asked and result.asked != base.asked:
             raise InputError(f"'{name}' and '{reference}' were to find different items, so no pairs can be made")

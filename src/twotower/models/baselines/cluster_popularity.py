@@ -29,8 +29,9 @@ class ClusterPopularity(ClosedForm):
 
     n_ci counts the events of cluster c with item i, p_i is the item's share of all events. Clusters are k-means centres
     of the features of users with events: each value of a feature is a fixed random vector (a projection of one-hot
-    codes), a number its standardised value times one, a user the sum. So a new user is served by its features alone.
-    Without user features there is one cluster, and this is popularity.
+    codes), a number its standardised value times one, a user the sum. So a new user is served by its features alone;
+    one of whom no feature is known gets the mean over all clusters. Without user features there is one cluster, and
+    this is popularity.
 
     Source: the yardstick of Briand et al., KDD 2021, section 4.2 (popularity), by cluster; the projection is ours.
 
@@ -81,11 +82,13 @@ class ClusterPopularity(ClosedForm):
         self.popular.copy_((counts + self.smoothing * share) / (counts.sum(0) + self.smoothing))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows clusters"]:
-        """Return 1 at the place of the user's cluster."""
-        rows = self.centres.new_zeros(users.ids.shape[0], WIDTH)
-        if self.schema.user_features:
-            rows = self._projected(users.features)
-        return F.one_hot(self._nearest(rows), len(self.centres)).to(self.centres.dtype)
+        """Return 1 at the place of the user's cluster; the same share at each where no feature is known."""
+        clusters = len(self.centres)
+        if not self.schema.user_features:
+            return F.one_hot(users.ids.new_zeros(users.ids.shape[0]), clusters).to(self.centres.dtype)
+        rows = self._projected(users.features)
+        own = F.one_hot(self._nearest(rows), clusters).to(self.centres.dtype)
+        return torch.where((rows != 0.0).any(1, keepdim=True), own, torch.full_like(own, 1.0 / clusters))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows clusters"]:
         """Return the item's share of each cluster's events."""
