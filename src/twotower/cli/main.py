@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None and "_TWOTOWER_COMPLETE" in os.environ:  # a shell asks what may come next
         build_app()(prog_name="twotower")
-    verb = next((word for before, word in pairwise([None, *words]) if word[:1] != "-" and before != IMPORT), None)
+    verb = next((word for before, word in pairwise(["", *words]) if word[:1] != "-" and before != IMPORT), None)
     if verb is not None and verb not in VERBS:
         sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:
