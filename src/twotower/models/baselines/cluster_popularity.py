@@ -20,6 +20,8 @@ from twotower.towers.table import mean_of_rows
 
 WIDTH = 64
 """Numbers that a user's features are projected to."""
+DECIMALS = 4
+"""Decimals of these numbers by which users are told apart."""
 
 
 class ClusterPopularity(ClosedForm):
@@ -36,7 +38,7 @@ class ClusterPopularity(ClosedForm):
     Source: the yardstick of Briand et al., KDD 2021, section 4.2 (popularity), by cluster; the projection is ours.
 
     Args:
-        clusters: of users; fewer where the log has fewer users.
+        clusters: of users; fewer where they have fewer different features.
         smoothing: s, in events.
     """
 
@@ -70,8 +72,8 @@ class ClusterPopularity(ClosedForm):
         if self._users is None or not len(there):
             self.centres[0] = 0.0
         else:
-            number = min(clusters, len(there))
             rows = self._users[there].cpu()
+            number = min(clusters, len(rows.round(decimals=DECIMALS).unique(dim=0)))  # no centre twice: no ties
             found = kmeans(rows, number, restarts=3, generator=torch_generator(0, "clusters of features"))
             self.centres[:number] = found.centres.to(self.centres.device)
             label[there] = self._nearest(self._users[there])
