@@ -187,7 +187,7 @@ def test_models_of_other_items_are_not_compared(tmp_path: Path) -> None:
     assert call("compare", first, same)[0] == 0
     status, out, err = call("compare", first, other)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "number items otherwise: 'a0' is 'b0' there" in err
+    assert "number items differently: 'a0' in the one is 'b0' in the other" in err
 
 
 def test_models_that_were_to_find_other_items_are_not_compared(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_command_line_filters(bundle_folder: Path, retriever: Retriever, tmp
     ("words", "said"),
     [
         (["--filter", "yeer = 3"], "filter, character 1: items have no column 'yeer'; did you mean 'year'?"),
-        (["--filter", "year = "], "the filter ends where a value"),
+        (["--filter", "year = "], "is wanted here, but the filter ends"),
         (["--only", "no-such-file.txt"], "no-such-file.txt: no such file"),
     ],
 )

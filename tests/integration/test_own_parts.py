@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_parts_of_every_kind_are_used_by_class_and_missed_by_name_in_a_new_proce
         "True",
     ], made.stderr
     refused = elsewhere.run("-c", REFUSED)
-    ending = "is not registered here; import own_parts before you load it"
+    ending = "is not registered here; import own_parts before you load it (command line: twotower --import own_parts …)"
     assert refused.stdout.splitlines() == [
         f"whole: its index 'noted_exact' {ending}",
         f"scored: its score 'half_dot' {ending}",
@@ -168,6 +169,13 @@ def test_parts_of_every_kind_are_used_by_class_and_missed_by_name_in_a_new_proce
     ], refused.stderr
     opened = elsewhere.run("-c", f"import own_parts\n{REFUSED}")
     assert opened.stdout.splitlines() == ["whole Retriever", "scored Retriever", "learnt Result", "learnt Retriever"]
+
+    told = elsewhere.run("-m", "twotower", "--import", "own_parts", "evaluate", "learnt", "--json")
+    assert json.loads(told.stdout)["metrics"], told.stderr
+    shared = elsewhere.run(
+        *("-m", "twotower", "--import=own_parts", "recommend", "scored", "--all", "--to", "l.parquet", "--workers", "2")
+    )
+    assert (elsewhere.folder / "l.parquet").is_file(), shared.stderr
 
     elsewhere.plug_in(ENTRY_POINTS)
     found = elsewhere.run("-c", PLUGGED)

@@ -193,7 +193,7 @@ def test_other_catalogues_and_other_states(bundle_of, titled_dataset, tmp_path):
         f"COPY (SELECT row, 'i' || (11 - row) AS id FROM range(2, 10) AS t(row)) TO '{target}' (FORMAT parquet)"
     )
     second = twotower.load(bundle_of("fit", replace(titled_dataset, folder=folder))[0])
-    with pytest.raises(InputError, match="'i2' is 'i9' there; train both on the same prepared data"):
+    with pytest.raises(InputError, match="'i2' in the one is 'i9' in the other; train both on the same prepared data"):
         Pipeline(first, second)
     with changing_bundle(second.bundle.folder) as (partial, _):
         save_file({"state": torch.zeros(8, 4)}, partial / "items" / "states.safetensors")

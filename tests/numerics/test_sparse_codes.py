@@ -90,6 +90,16 @@ def test_few_lists_find_most_of_the_best_and_more_lists_find_more():
 
 
 @pytest.mark.bad_input
+def test_short_lists_name_a_setting_that_this_index_has(caplog):
+    index = SparseCodesIndex(active=1, read=1)
+    index.build(torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(2, 62))
+    found = index.search(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), 40)
+    assert (found.ids >= 0).all(), "a scan fills what the lists lack"
+    (said,) = caplog.messages
+    assert said.endswith("raise index.read")
+    assert "read" in index.settings
+
+
 def test_bad_settings_and_bad_vectors_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"index.read = 0: at least 1 is wanted"):
         SparseCodesIndex(read=0)

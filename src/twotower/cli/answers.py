@@ -88,8 +88,9 @@ def table(title: str, items: Sequence[Answer | Record], most: int = 20) -> Table
 
 
 def print_beside(title: str, answers: Sequence[Answer], other: str, seen: Sequence[Record]) -> None:
-    """Print answers, and beside them (below, where the terminal is narrow) what is known of the user."""
-    Console().print(Columns([table(title, answers, len(answers)), table(other, seen, max(10, len(answers)))]))
+    """Print answers, and beside them (below, where the terminal is narrow) what is known of the user, if anything."""
+    found = table(title, answers, len(answers))
+    Console().print(Columns([found, table(other, seen, max(10, len(answers)))]) if seen else found)
 
 
 def because(why: Why) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from itertools import pairwise
 from types import ModuleType
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import typer
 
 from twotower.cli.options import examples
 from twotower.core.errors import InputError, SharedError, closest, cut, shown
+from twotower.core.own_modules import import_own
 from twotower.core.terminal import escape_unknown, visible
 from twotower.core.version import __version__
 
@@ -43,6 +45,9 @@ VERBS = [
 ]
 """A verb is the function ``command`` (or the typer app ``app``) of the module of its name in this folder,
 with an underscore for each dash."""
+
+IMPORT = "--import"
+"""Option before the verb whose value is the word that follows."""
 
 EXAMPLES = examples(
     "twotower demo",
@@ -77,10 +82,16 @@ def build_app(only: str | None = None) -> typer.Typer:
             bool, typer.Option("--verbose", "-v", help="Show what is being done, step by step.")
         ] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results alone.")] = False,
+        own: Annotated[
+            list[str] | None,
+            typer.Option(IMPORT, metavar="MODULE", help="Import a module with parts of your own; may be repeated."),
+        ] = None,
     ) -> None:
         if verbose and quiet:
             raise InputError("give --verbose or --quiet, not both")
         _set_notices(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        for name in own or []:
+            import_own(name)
 
     for verb in VERBS if only is None else [only]:
         module = import_module(f"twotower.cli.{verb.replace('-', '_')}")
@@ -108,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None and "_TWOTOWER_COMPLETE" in os.environ:  # a shell asks what may come next
         build_app()(prog_name="twotower")
-    verb = next((word for word in words if not word.startswith("-")), None)
+    verb = next((word for before, word in pairwise(["", *words]) if word[:1] != "-" and before != IMPORT), None)
     if verb is not None and verb not in VERBS:
         sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
     try:

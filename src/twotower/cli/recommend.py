@@ -1,4 +1,4 @@
-"""``twotower recommend``: recommend items to a user, or to someone with a history typed in."""
+"""``twotower recommend``: recommend items to a user, or to someone with a history or features typed in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli.options import Device, Engine, Filter, Only, Workers, examples
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ EXAMPLES = examples(
     "twotower recommend runs/sasrec --user 196 --history 50,181",
     "twotower recommend runs/sasrec --user 196 --filter \"genres contains 'Comedy' and year >= 1990\"",
     "twotower recommend runs/sasrec --user 196 --why",
+    "twotower recommend runs/cold --feature age=30 --feature city=Turin",
     "twotower recommend runs/sasrec --then runs/fit --candidates 500 --user 196",
     "twotower recommend runs/sasrec --all --to lists.parquet -k 20",
     "twotower recommend runs/sasrec --all --then runs/fit --candidates 500 --to lists.parquet",
@@ -32,6 +33,14 @@ def command(
     user: Annotated[str | None, typer.Option(help="Id of a known user.")] = None,
     history: Annotated[
         str | None, typer.Option(help='Item ids, oldest first: A,B,C; with --user: what came since. "A,1" is one id.')
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--feature",
+            metavar="COLUMN=VALUE",
+            help="A raw column of somebody new, beside a history or alone; may be repeated.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="Further item ids to leave out: A,B,C.")] = None,
@@ -65,7 +74,7 @@ def command(
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Recommend items to a user, by id, by a history typed in or by both; or to every user, into a file."""
+    """Recommend items to a user, by id, by history, by both or by features; or to every user, into a file."""
     from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.cli.options import listed_items
@@ -78,7 +87,7 @@ def command(
             "--candidates are what --then puts in order: name the pre-ranker's bundle by --then, or leave it out"
         )
     if everyone or users is not None or to is not None:
-        _check_many(everyone, users, to, user, history, why)
+        _check_many(everyone, users, to, user, history, features, why)
         assert to is not None, "it was checked to be given"
         from twotower.cli.recommend_all import write
 
@@ -102,7 +111,7 @@ def command(
         return
     if engine != "local" or workers != 1:
         raise InputError("--engine and --workers go with --all or --users")
-    typed = None if history is None else split_ids(history)
+    typed, told = None if history is None else split_ids(history), _columns(features)
     with gathered() as notices:
         retriever = Retriever(Bundle.load(Path(bundle), device))
         asked: Retriever | Pipeline = retriever
@@ -111,20 +120,23 @@ def command(
         answers = asked.recommend(
             user=user,
             history=typed,
+            features=told,
             k=k,
             exclude=split_ids(exclude or ""),
             include_seen=include_seen,
             filter=filter,
             only=listed_items(retriever.bundle, only),
         )
-        by = retriever.answered_by(user, typed)
+        by = retriever.answered_by(user, typed, told)
         scorer = retriever
         if isinstance(asked, Pipeline) and asked.weight > 0.0:
             scorer = asked.ranker
             if why and asked.weight < 1.0:
                 log.warning("the scores are a mixture of both stages; --why explains the part of the pre-ranker")
-        reasons = scorer.explain(user, [answer.id for answer in answers], history=typed) if why and answers else []
-    given = (("user", user), ("history", typed), ("filter", filter))
+        reasons = []
+        if why and answers:
+            reasons = scorer.explain(user, [answer.id for answer in answers], history=typed, features=told)
+    given = (("user", user), ("history", typed), ("features", told), ("filter", filter))
     query = {name: value for name, value in given if value is not None}
     if json:
         rows = [row(answer) for answer in answers]
@@ -134,12 +146,32 @@ def command(
         return
     known = [id for id in typed or [] if retriever.bundle.item_vocabulary.known([id])]
     since = retriever.items(known)[::-1]
-    if by == "history":
-        print_beside("For this history", answers, "The history, latest first", since)
+    if by in ("history", "features"):
+        title = "For this history" if by == "history" else "For somebody with these features"
+        print_beside(title, answers, "The history, latest first", since)
     else:
         print_beside(f"For user {user}", answers, "Latest in the history", since + retriever.seen(user))
     if reasons:
         print_why(reasons)
+
+
+def _columns(texts: list[str] | None) -> dict[str, str] | None:
+    """The raw columns of ``--feature``, by name.
+
+    Raises:
+        InputError: if one is not COLUMN=VALUE, or a column comes twice.
+    """
+    if not texts:
+        return None
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals):
+            raise InputError(f"--feature {shown(text)}: write column=value, such as age=30")
+        if name.strip() in found:
+            raise InputError(f"--feature {shown(text)}: column {shown(name.strip())} is given twice")
+        found[name.strip()] = value
+    return found
 
 
 def _check_many(
@@ -148,6 +180,7 @@ def _check_many(
     to: str | None,
     user: str | None,
     history: str | None,
+    features: list[str] | None,
     why: bool,
 ) -> None:
     """Refuse options that do not go together.
@@ -161,7 +194,7 @@ def _check_many(
         raise InputError("--to FILE.parquet goes with --all or --users FILE")
     if to is None:
         raise InputError("--all and --users write a file: name it by --to FILE.parquet")
-    if user is not None or history is not None:
-        raise InputError("--user and --history ask for one; leave them out with --all and --users")
+    if user is not None or history is not None or features:
+        raise InputError("--user, --history and --feature ask for one; leave them out with --all and --users")
     if why:
         raise InputError("--why explains the answers of one; leave it out with --all and --users")

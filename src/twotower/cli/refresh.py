@@ -62,6 +62,7 @@ def command(
     from rich.console import Console
 
     Console().print(verdict_table(done.verdict))
+    typer.echo(visible(drift_line(done.verdict)))
     news = f"{done.events:,} new events, {done.users:,} new users, {done.items:,} new items"
     for reason in done.verdict.reasons:
         typer.echo(visible(f"worse: {reason}"))
@@ -69,19 +70,20 @@ def command(
     return WORSE if done.verdict.worse else 0
 
 
+def drift_line(found: Verdict) -> str:
+    """Return how far the newest events are from the stored ones, by popularity and feature, as one line."""
+    drifts = ", ".join(f"{one.name} {one.distance:.2f} (by chance {one.by_chance:.2f})" for one in found.drifts)
+    return f"drift: {drifts or 'none measured'}"
+
+
 def verdict_table(found: Verdict) -> Table:
-    """Build a table of the old bundle beside the new one, with the drift below."""
+    """Build a table of the old bundle beside the new one."""
     from rich.table import Table
 
     from twotower.core.terminal import literal
 
-    drifts = ", ".join(f"{one.name} {one.distance:.2f} (by chance {one.by_chance:.2f})" for one in found.drifts)
-    table = Table(
-        title="on the newest events",
-        caption=literal(f"{found.users:,} users; p = {found.p_value:.4f}; drift: {drifts or 'none measured'}"),
-        title_justify="left",
-        caption_justify="left",
-    )
+    about = literal(f"{found.users:,} users; p = {found.p_value:.4f}")
+    table = Table(title="on the newest events", caption=about, title_justify="left", caption_justify="left")
     for name in ("", "old", "new"):
         table.add_column(name, justify="right")
     table.add_row(found.metric, f"{found.old:.4f}", f"{found.new:.4f}")

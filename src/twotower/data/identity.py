@@ -55,7 +55,10 @@ def check_same_numbers(mine: Path, other: Path, what: str) -> None:
             ).fetchone()
             if found is not None:
                 side = name.removesuffix(".parquet")
-                raise InputError(f"{what} number {side} otherwise: {shown(found[0])} is {shown(found[1])} there")
+                raise InputError(
+                    f"{what} number {side} differently: {shown(found[0])} in the one is {shown(found[1])} in the "
+                    "other; train both on the same prepared data"
+                )
 
 
 def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
@@ -87,6 +90,6 @@ def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
             ).fetchone()
             if found is not None:
                 raise InputError(
-                    f"{what} number {name.removesuffix('.parquet')} otherwise: '{found[0]}' is '{found[1]}' there; "
+                    f"{what} number {name.removesuffix('.parquet')} differently: '{found[0]}' is '{found[1]}' there; "
                     "give the data that the model was trained on"
                 )

@@ -98,7 +98,10 @@ def compare(
     base = results[reference]
     for name, result in results.items():
         if not torch.equal(result.users, base.users):
-            raise InputError(f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made")
+            raise InputError(
+                f"'{name}' and '{reference}' were evaluated on different users, so no pairs can be made; compare "
+                "models of the same prepared data and split (a refreshed bundle notes its verdict against the old one)"
+            )
         if result.asked and base.asked and result.asked != base.asked:
             raise InputError(f"'{name}' and '{reference}' were to find different items, so no pairs can be made")
         if result.num_items != base.num_items:

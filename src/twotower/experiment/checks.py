@@ -22,15 +22,17 @@ class Check(NamedTuple):
 
 
 def check_space(diagnosis: Mapping[str, Any]) -> Check:
-    """Check the mean cosine and the dimensions in use, from the diagnosis of the item vectors."""
+    """Check the mean cosine and the directions filled, by which the diagnosis of the item vectors judges the space."""
     found = diagnosis["statistics"]
-    cosine, used, width = found["mean_cosine"], found["effective_dimensions"], found["dimensions"]
-    shown, many = ("undefined" if value is None else f"{value:.2f}" for value in (cosine, used))
-    text = f"item vectors: mean cosine {shown}, effective dimensions {many} of {width}"
+    cosine, filled, width = found["mean_cosine"], diagnosis["centred"]["direction_participation"], found["dimensions"]
+    shown = "undefined" if cosine is None else f"{cosine:.2f}"
+    many = "no" if filled is None else f"about {filled:.1f}"
+    text = f"item vectors: mean cosine {shown}, {many} of {width} directions filled"
     if cold := diagnosis.get("cold"):
         text += f" ({cold['rows']:,} of {cold['of']:,} items, without a training event, left out)"
     if diagnosis["verdict"] == "collapsed":
-        return Check(f"{text}: they have collapsed; see 'twotower diagnose' for the bundle", False)
+        why = "; ".join(reason["sentence"] for reason in diagnosis["reasons"] if reason["level"] == "collapsed")
+        return Check(f"{text}: they have collapsed ({why}); see 'twotower diagnose' for the bundle", False)
     return Check(text, True)
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.registry import Registry
 from twotower.data.dataset import Dataset
 from twotower.data.identity import check_same_numbers
-from twotower.data.splitters import SPLITTERS
 from twotower.evaluation import compare as comparison
 from twotower.evaluation.compare import Comparison
 from twotower.evaluation.result import Result
@@ -23,29 +21,19 @@ from twotower.experiment.pair import judge_trained
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.refresh import Refreshed
 from twotower.experiment.run import Run
+from twotower.experiment.setting import with_setting
 from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
 from twotower.experiment.tuning import tune as tuning
 from twotower.experiment.tuning.tune import Tuned
-from twotower.index.registry import INDEXES, index_parameters
 from twotower.losses.base import Loss
 from twotower.losses.registry import LOSSES
 from twotower.models.base import Model
-from twotower.models.registry import MODELS, model_class, model_parameters
+from twotower.models.registry import MODELS, model_class
 from twotower.sampling.base import Sampler
-from twotower.scorers.registry import SCORERS
-from twotower.towers.registry import TOWERS
 from twotower.training.callbacks import Callback
 from twotower.training.distributed import World
-from twotower.training.sources import OLD_OPTIONS, NegativeSource
-
-PARTS: dict[tuple[str, str], Registry[Any]] = {
-    ("model", "score"): SCORERS,
-    ("model", "tower"): TOWERS,
-    ("data", "split"): SPLITTERS,
-    ("index", "kind"): INDEXES,
-}
-"""Settings that name a part: section and key. Their value may be the registered class or function itself."""
+from twotower.training.sources import NegativeSource
 
 
 def train(
@@ -75,7 +63,8 @@ def train(
         callbacks: told of epochs; trackers, such as `twotower.training.trackers.mlflow.MLflow`, of the whole run.
         **settings: keys of the run, such as ``epochs=5``, and settings of the model, such as ``dim=32``. Where two
             sections have a key of one name, give the section too: ``**{"training.seed": 3}``. A scorer, tower, split or
-            index (``score``, ``tower``, ``split``, ``index``) is a name or a registered class or function.
+            index (``score``, ``tower``, ``split``, ``index``) is a name or a registered class or function. Settings of
+            a source of negatives go by their name too, or as ``**{"sampling.sources.memory_bank.start": 500}``.
 
     Raises:
         InputError: if a name, a key or a value is unknown or does not suit the model or the data.
@@ -84,7 +73,7 @@ def train(
     run, own_loss = _with_loss(run, loss)
     run, own_sampler = _with_sampler(run, sampler)
     for key, value in settings.items():
-        run = _with_setting(run, key, value)
+        run = with_setting(run, key, value)
     dataset = data if isinstance(data, Dataset) else None
     if dataset is None and not run.data.path:
         raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
@@ -134,7 +123,7 @@ def tune(
     """
     run, fixed = _described(model, data), []
     for key, value in settings.items():
-        run = _with_setting(run, key, value)
+        run = with_setting(run, key, value)
         fixed += [key] if "." in key else [f"{part.name}.{key}" for part in fields(run)]
     dataset = data if isinstance(data, Dataset) else None
     if dataset is None and not run.data.path:
@@ -212,7 +201,7 @@ def refresh(
 
     def change(run: Run) -> Run:
         for key, value in settings.items():
-            run = _with_setting(run, key, value)
+            run = with_setting(run, key, value)
         return run
 
     return refreshing.refresh(bundle, data, to=to, device=device, change=change, callbacks=callbacks)
@@ -294,34 +283,3 @@ def _with_sampler(run: Run, sampler: Any) -> tuple[Run, Sampler | None]:
     is_object = hasattr(sampler, "sample") and not isinstance(sampler, type)
     name = SAMPLERS.name_of(type(sampler) if is_object else sampler)
     return replace(run, sampling=replace(run.sampling, sources=(NegativeSource(name),))), sampler if is_object else None
-
-
-def _with_setting(run: Run, key: str, value: Any) -> Run:
-    """The run with one key changed, found by its name among the sections and the model's own settings."""
-    sections = {part.name: {item.name for item in fields(getattr(run, part.name))} for part in fields(run)}
-    sections["model"] = set(model_parameters(run.model.name))
-    sections["sampling"] |= OLD_OPTIONS.keys()
-    sections["index"] = {"kind", *index_parameters(run.index.kind)}
-    section, dot, name = ("index", ".", "kind") if key == "index" else key.partition(".")
-    places = [(section, name)] if dot else [(part, key) for part, names in sections.items() if key in names]
-    if not places:
-        raise unknown_name("setting", key, {name for names in sections.values() for name in names})
-    if len(places) > 1:
-        shown = " and ".join(f"{part}.{key}" for part, _ in places)
-        raise InputError(f"'{key}' is a key of {shown}; say which: **{{'{places[0][0]}.{key}': {value!r}}}")
-    section, name = places[0]
-    if section not in sections:
-        raise unknown_name("section", section, sections)
-    if (section, name) in PARTS and not isinstance(value, str):
-        value = _name_of_part(PARTS[section, name], value)
-    values = run.to_dict()
-    values[section][name] = list(value) if isinstance(value, tuple) else value
-    return Run.from_dict(values, "train", override=True)
-
-
-def _name_of_part(registry: Registry[Any], part: Any) -> str:
-    """The name of a class or function; an object is refused, since a bundle makes the part anew from its name."""
-    if not isinstance(part, type) and not hasattr(part, "__qualname__"):
-        kind = type(part).__name__
-        raise InputError(f"{registry.what} is an object of type {kind}: hand over the registered name or class")
-    return registry.name_of(part)

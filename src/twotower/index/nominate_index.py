@@ -287,7 +287,7 @@ class NominateIndex(ModelIndex):
         if self._lists is not None:
             ids = torch.tensor(self._lists.lists.ids)
             score = inner_product if self._model.inner_product else self._score
-            self._items = WholeCatalogue(score, self._lists.item_states, ids)
+            self._items = WholeCatalogue(score, self._lists.item_states, ids, raised="index.longest or index.nearest")
 
     def _score(self, users: State, items: State) -> Tensor:
         """The model's score, where the model is."""

@@ -216,7 +216,7 @@ class PostingsIndex(ModelIndex):
 
     def _hold(self, lists: Postings, states: State) -> None:
         self._lists = lists
-        self._items = WholeCatalogue(self._score, states, torch.tensor(lists.ids))
+        self._items = WholeCatalogue(self._score, states, torch.tensor(lists.ids), raised="index.longest")
 
     def _of_lists(self, user_states: Any, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
         assert self._lists is not None, "searched once there are lists"

@@ -26,11 +26,12 @@ class WholeCatalogue(Scan):
         score: every user with every item.
         states: of the items, by ascending id.
         ids: ascending, int64 [items].
+        raised: settings of the other index that give longer answers when they are raised, in words.
     """
 
-    def __init__(self, score: Score, states: State, ids: Tensor) -> None:
+    def __init__(self, score: Score, states: State, ids: Tensor, *, raised: str) -> None:
         super().__init__(score)
-        self._states, self._ids = states, ids
+        self._states, self._ids, self._raised = states, ids, raised
         self._said = False
 
     @property
@@ -71,10 +72,11 @@ class WholeCatalogue(Scan):
             self._said = True
             log.warning(
                 "the lists of %d of %d users hold fewer than %d items that may come back: such users are answered by a "
-                "scan of all items (said once); raise index.longest or index.nearest",
+                "scan of all items (said once); raise %s",
                 more,
                 len(short),
                 found.ids.shape[1],
+                self._raised,
             )
         found.ids[short], found.scores[short] = again.ids, again.scores
         return found

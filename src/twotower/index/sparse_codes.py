@@ -199,7 +199,7 @@ class SparseCodesIndex(Scan):
         number = len(self._directions.bias)
         codes, values = encode(vectors, self._directions, min(self._settings["active"], number))
         self._lists = lists_of(codes.numpy(), values.numpy(), ids.numpy(), number)
-        self._items = WholeCatalogue(inner_product, on_cpu(self._states), ids)
+        self._items = WholeCatalogue(inner_product, on_cpu(self._states), ids, raised="index.read")
 
     def _of_lists(self, user_states: State, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
         assert self._lists is not None, "searched once there are lists"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, shown
 from twotower.core.records import Users
+from twotower.core.states import to_tensors
 from twotower.serving.bundle import Bundle
 from twotower.serving.newcomers import newcomer_features
 
@@ -30,13 +31,16 @@ def asker_of(
     """Encode the user of a request: see `twotower.serving.retriever.Retriever.asker`.
 
     Raises:
-        InputError: if neither is given, the user is unknown and there is no history, or the history of one who is
-            not known is empty or all unknown; if features come with a user alone, or name a column that is none.
+        InputError: if none of the three is given, the user is unknown and there is neither history nor features, or
+            the history of one who is not known is empty or all unknown and no features say more; if features come with
+            a known user alone, or name a column that is none.
     """
-    if user is None and history is None:
-        raise InputError("give either a user or a history, or both: a user with what came since")
+    if user is None and history is None and features is None:
+        raise InputError(
+            "give either a user or a history, or both: a user with what came since; or the features of somebody new"
+        )
     given = None if history is None else bundle.item_vocabulary.texts(history)
-    if user is not None and (not given or knows(bundle, user)):
+    if user is not None and (not (given or features) or knows(bundle, user)):
         if features is not None and not given:
             raise InputError("a known user has stored features; give features with a history alone")
         if features is not None:
@@ -47,22 +51,44 @@ def asker_of(
         since = known_rows(bundle, given, required=False)
         return Asker(bundle.returning(int(row), since), torch.cat([seen(bundle, row), since[None]], dim=1))
     if user is not None:
-        log.warning("user %s is unknown here: the history alone is read", shown(user))
-    items = known_rows(bundle, given or ())
-    if not len(items):
-        raise InputError("the history is empty; name at least one item")
-    users = bundle.newcomer(items)
+        read = "the history alone is read" if given else "the features alone are read"
+        log.warning("user %s is unknown here: %s", shown(user), read)
+    described = bool(features) and bool(bundle.schema.user_features)
+    items = known_rows(bundle, given or (), required=not described)
+    if not len(items) and not described:
+        if features and not given:
+            raise InputError("the data has no user features, so that they answer nothing; give a history")
+        raise InputError(
+            "the history is empty; name at least one item"
+            + (", or give features" if bundle.schema.user_features else "")
+        )
+    users = bare = bundle.newcomer(items)
     if features is not None:
         encoded = newcomer_features(bundle, features)
         users = users._replace(features={name: part.to(items.device) for name, part in encoded.items()})
+    if not len(items):
+        _tell_if_unread(bundle, users, bare)
     return Asker(users, items[None])
 
 
-def answered_by(bundle: Bundle, user: object, history: Iterable[object] | None) -> str:
-    """Return what a request is answered from: "user", "history" or "user+history"."""
+@torch.inference_mode()
+def _tell_if_unread(bundle: Bundle, users: Users, bare: Users) -> None:
+    """Warn where the features of somebody without a history change nothing."""
+    with_features, without = (to_tensors(bundle.model.encode_users(one)) for one in (users, bare))
+    if all(torch.equal(part, without[name]) for name, part in with_features.items()):
+        log.warning(
+            "%s makes the same of these features as of none: the answer is that of anybody of whom nothing is known",
+            bundle.manifest["model"]["name"],
+        )
+
+
+def answered_by(
+    bundle: Bundle, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None
+) -> str:
+    """Return what a request is answered from: "user", "history", "user+history" or "features"."""
     given = history is not None and bool(bundle.item_vocabulary.texts(history))
-    if user is None or (given and not knows(bundle, user)):
-        return "history"
+    if user is None or ((given or features) and not knows(bundle, user)):
+        return "history" if given or not features else "features"
     return "user+history" if given else "user"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import duckdb
 import torch
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.core.records import Features
 from twotower.data.prepare.encode import missing, prepare_table
 from twotower.data.prepare.vocabulary import feature_path, read_columns
@@ -56,4 +57,9 @@ def newcomer_features(bundle: Bundle, columns: Mapping[str, Any]) -> Features:
         encoded = prepare_table([{readers.id: "new", **row}], wanted, vocabulary, "user")
     except duckdb.Error as error:
         raise InputError(f"features: {' '.join(str(error).split())[:160]}") from None
+    for feature in given:
+        value = next(columns[name] for name in sources[feature.name] if columns.get(name) is not None)
+        nothing = isinstance(value, float) and math.isnan(value)
+        if feature.kind == "numeric" and not nothing and not encoded[1][feature.name].isfinite().all():
+            raise InputError(f"user feature {shown(feature.name)}: {shown(value)} is no number")
     return features | encoded[1]

@@ -156,5 +156,6 @@ def check_same_catalogue(first: Bundle, second: Bundle) -> None:
     for one, other in zip(first.item_vocabulary.ids(rows), second.item_vocabulary.ids(rows), strict=True):
         if one != other:
             raise InputError(
-                f"{first.folder} and {second.folder} number items otherwise: '{one}' is '{other}' there; {advice}"
+                f"{first.folder} and {second.folder} number items differently: '{one}' in the one is "
+                f"'{other}' in the other; {advice}"
             )

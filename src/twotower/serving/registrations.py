@@ -68,4 +68,7 @@ def check_known(folder: Path, what: str, name: str, registry: Registry[Any], mod
     if name not in registry:
         named = module and module != "__main__"  # a script or notebook is nothing to import
         where = f"import {module}" if named else f"import the module that registers {shown(name)}"
-        raise InputError(f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it")
+        raise InputError(
+            f"{folder}: its {what} {shown(name)} is not registered here; {where} before you load it "
+            f"(command line: twotower --import {module if named else 'MODULE'} …)"
+        )

@@ -80,16 +80,16 @@ class Retriever:
         model was judged (``evaluation.mask_seen`` of its run). ``exclude``
         names further items to leave out. Fewer than ``k`` come back when the catalogue has no more. A history that is
         typed in takes place, for a model that reads the clock, at the time of the latest stored event; ``features`` are
-        the raw columns of who has it, by name (None: missing).
+        the raw columns of somebody who is not known, by name (None: missing), beside a history or alone.
 
         ``filter`` is an expression on columns of the items, such as ``genre = 'Comedy' and year >= 1990``
         (`twotower.serving.filters.parse.parse`); ``only`` are ids of items that alone may come back, such as those in
         stock.
 
         Raises:
-            InputError: if neither ``user`` nor ``history`` is given, ``k`` is below 1, the user is unknown and there is
-                no history, the history of one who is not known is empty or holds nothing known, or the filter is no
-                expression on these columns.
+            InputError: if neither ``user``, ``history`` nor ``features`` is given, ``k`` is below 1, the user is
+                unknown and there is neither history nor features, the history of one who is not known is empty or
+                holds nothing known and no features say more, or the filter is no expression on these columns.
         """
         allowed, asker = self.allowed(filter, only), self.asker(user, history, features)
         return self.answers(self.found(asker, k, exclude, include_seen=include_seen, allowed=allowed))
@@ -267,13 +267,16 @@ class Retriever:
     def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
         """Encode the user of a request: a known one, a history of item ids (oldest first) with raw columns, or both.
 
+        Of somebody new, raw columns alone are enough where the data has features of users.
+
         With both, the history is what came since the bundle was written: it follows the stored one, at the time of the
         latest stored event. A user who is not known is then left aside with a warning, and the history answers alone;
         ``features`` are those of such a one.
 
         Raises:
-            InputError: if neither is given, the user is unknown and there is no history, or the history of one who is
-                not known is empty or all unknown; if features come with a user alone, or name a column that is none.
+            InputError: if none of the three is given, the user is unknown and there is neither history nor features,
+                or the history of one who is not known is empty or all unknown and no features say more; if features
+                come with a known user alone, or name a column that is none.
         """
         return asker_of(self.bundle, user, history, features)
 
@@ -281,9 +284,11 @@ class Retriever:
         """Return rows to leave out, int64; ids that the catalogue does not have change nothing and are a warning."""
         return excluded_rows(self.bundle, ids)
 
-    def answered_by(self, user: object, history: Iterable[object] | None) -> str:
-        """Return what a request is answered from: "user", "history" or "user+history"."""
-        return answered_by(self.bundle, user, history)
+    def answered_by(
+        self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return what a request is answered from: "user", "history", "user+history" or "features"."""
+        return answered_by(self.bundle, user, history, features)
 
     @property
     def item_columns(self) -> ItemColumns:

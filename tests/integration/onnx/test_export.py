@@ -91,6 +91,15 @@ def test_a_process_that_cannot_import_torch_answers_as_the_retriever(bundle: Pat
     assert answer["users"][1] == pytest.approx(second, abs=1e-4)
 
 
+def test_somebody_new_is_answered_by_columns_alone(bundle: Path, out: Path) -> None:
+    from twotower.serving.onnx.loader import Towers
+
+    found = Towers(out).recommend([], columns={"age": 30, "city": "city2"}, k=4)
+    wanted = twotower.load(bundle).recommend(features={"age": 30, "city": "city2"}, k=4)
+    assert [id for id, _ in found] == [answer.id for answer in wanted]
+    assert [score for _, score in found] == pytest.approx([answer.score for answer in wanted], abs=1e-4)
+
+
 def test_columns_are_read_as_the_training_data_was(bundle: Path, out: Path) -> None:
     from twotower.data.prepare.encode import prepare_table
     from twotower.serving.onnx.loader import Towers

@@ -169,3 +169,25 @@ def test_memory_that_is_not_there_is_one_line_and_2(run, error):
     assert (status, out) == (2, "")
     assert errors.startswith("error: more memory was asked for than is free")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "--import 'own_part_of_a_test': no such module, neither in this folder nor installed"),
+        ("import nothing_of_this_name", "it imports 'nothing_of_this_name', which is not installed"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if text is not None:
+        (tmp_path / "own_part_of_a_test.py").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as done:
+        entry.main(["--import", "own_part_of_a_test", "recommend", "nowhere", "--user", "1"])
+    error = capsys.readouterr().err
+    assert done.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1

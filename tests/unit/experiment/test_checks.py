@@ -18,7 +18,7 @@ def test_a_trained_model_is_compared_with_popularity_and_its_space_is_looked_at(
         trained = twotower.train("two_tower", tiny_dataset, epochs=1)
     space, popularity = (check.text for check in trained.checks)
     assert space.startswith("item vectors: mean cosine ")
-    assert space.partition("effective dimensions ")[2].partition(" of 128")[1]
+    assert " of 128 directions filled" in space
     assert popularity.startswith(f"test ndcg@10: {trained.test.metrics['ndcg@10']:.4f}")
     assert all(check.text in caplog.text for check in trained.checks)
 
@@ -44,7 +44,9 @@ def test_a_model_below_popularity_is_told_of(fine, tiny_dataset):
 
 @pytest.mark.parametrize(("verdict", "fine"), [("healthy", True), ("doubtful", True), ("collapsed", False)])
 def test_a_collapsed_space_is_told_of(verdict, fine):
-    statistics = {"mean_cosine": 0.9998, "effective_dimensions": 1.5, "dimensions": 64}
-    check = check_space({"verdict": verdict, "statistics": statistics})
-    assert check.text.startswith("item vectors: mean cosine 1.00, effective dimensions 1.50 of 64")
-    assert (check.fine, "collapsed" in check.text) == (fine, not fine)
+    statistics = {"mean_cosine": 0.9998, "effective_dimensions": 64, "dimensions": 64}
+    reasons = [{"level": "suspect", "sentence": "odd"}, {"level": "collapsed", "sentence": "few directions"}]
+    found = {"statistics": statistics, "centred": {"direction_participation": 1.5}, "reasons": [] if fine else reasons}
+    check = check_space({"verdict": verdict, **found})
+    assert check.text.startswith("item vectors: mean cosine 1.00, about 1.5 of 64 directions filled")
+    assert (check.fine, "they have collapsed (few directions);" in check.text) == (fine, not fine)

@@ -170,6 +170,17 @@ def test_a_closed_form_that_would_take_hours_is_left_out(tiny_dataset, tmp_path,
     assert ladder._left_out("popularity", 60.0) == ""
 
 
+def test_the_budget_asked_for_counts_what_is_spent_already(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "solving_speed", lambda: 2e10)
+    schema = dataclasses.replace(tiny_dataset.schema, num_items=9_000)
+    ladder = Ladder(tiny_dataset, tmp_path, Budget(120.0))
+    ladder.dataset = dataclasses.replace(tiny_dataset, schema=schema)
+    ladder.budget.start -= 100.0
+    needed = costs.seconds_of_fit("ease", 8_998)
+    assert 2 * needed < 120.0, "less than the budget, so that to ask for twice as much would contradict it"
+    assert ladder._left_out("ease", 60.0).endswith(f"raise --budget beyond {clock(100.0 + 2 * needed)}")
+
+
 def test_a_closed_form_of_which_one_fit_is_in_the_budget_is_tried(tiny_dataset, tmp_path, monkeypatch):
     """5,000 users and 9,447 items in 90 seconds: EASE was left out for the time of five fits, and it would have won."""
     monkeypatch.setattr(costs, "solving_speed", lambda: 3e10)

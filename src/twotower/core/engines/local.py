@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from twotower.core.cores import cores, share_cores
 from twotower.core.engines.base import TRIES, Task, Work, lost
 from twotower.core.errors import InputError
+from twotower.core.own_modules import import_own, own_modules
 
 
 class ThisProcess:
@@ -73,7 +74,10 @@ class Processes:
         if self._pool is None:
             self._others = set(active_children())
             self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.workers,)
+                self.workers,
+                mp_context=get_context("spawn"),
+                initializer=_begin,
+                initargs=(self.workers, own_modules()),
             )
         pool = self._pool
         running: dict[Future[None], int] = {}
@@ -106,11 +110,12 @@ class Processes:
             raise
 
 
-def _begin(workers: int) -> None:
-    """Leave Ctrl-C to the process that started this one, and share the cores."""
+def _begin(workers: int, modules: Sequence[str]) -> None:
+    """Leave Ctrl-C to the process that started this one, share the cores, and know the parts that it knows."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
+    for name in modules:
+        import_own(name)
     share_cores(workers)
     torch.set_num_threads(min(torch.get_num_threads(), cores()))

@@ -233,8 +233,8 @@ class Ladder:
         needed = seconds_of_fit(model, items)
         if needed > max(LEAST_CLOSED_SECONDS, self.budget.left / 2):
             what = "one fit" if model in SEARCHED else "it"
-            most = clock(2 * needed)
-            return f"for {items:,} items {what} would take about {clock(needed)}; raise --budget beyond {most}"
+            wanted = clock(self.budget.spent + 2 * needed)
+            return f"for {items:,} items {what} would take about {clock(needed)}; raise --budget beyond {wanted}"
         return ""
 
 

@@ -30,6 +30,8 @@ SHARE = 0.05
 FAILURES = 5
 """Trials without a figure after which a tuning gives up: what is wrong is then not in the values."""
 
+UNJUDGED = "the budget ended before the first validation; raise the budget, or train smaller models"
+
 log = logging.getLogger(__name__)
 
 
@@ -158,7 +160,7 @@ def tune(
     if best is None:
         if stopped:
             raise KeyboardInterrupt
-        reason = next((trial.reason for trial in done if trial.reason), "the budget ended before a validation")
+        reason = next((trial.reason for trial in done if trial.reason), UNJUDGED)
         raise InputError(f"no trial came to a figure: {reason}")
     shares = importance(axes, done)
     tuned = Tuned(with_values(run, best.values), metric, best, done, axes, shares, edges(axes, done), to, stopped)

@@ -20,6 +20,8 @@ from twotower.towers.table import mean_of_rows
 
 WIDTH = 64
 """Numbers that a user's features are projected to."""
+DECIMALS = 4
+"""Decimals of these numbers by which users are told apart."""
 
 
 class ClusterPopularity(ClosedForm):
@@ -29,13 +31,14 @@ class ClusterPopularity(ClosedForm):
 
     n_ci counts the events of cluster c with item i, p_i is the item's share of all events. Clusters are k-means centres
     of the features of users with events: each value of a feature is a fixed random vector (a projection of one-hot
-    codes), a number its standardised value times one, a user the sum. So a new user is served by its features alone.
-    Without user features there is one cluster, and this is popularity.
+    codes), a number its standardised value times one, a user the sum. So a new user is served by its features alone;
+    one of whom no feature is known gets the mean over all clusters. Without user features there is one cluster, and
+    this is popularity.
 
     Source: the yardstick of Briand et al., KDD 2021, section 4.2 (popularity), by cluster; the projection is ours.
 
     Args:
-        clusters: of users; fewer where the log has fewer users.
+        clusters: of users; fewer where they have fewer different features.
         smoothing: s, in events.
     """
 
@@ -69,8 +72,8 @@ class ClusterPopularity(ClosedForm):
         if self._users is None or not len(there):
             self.centres[0] = 0.0
         else:
-            number = min(clusters, len(there))
             rows = self._users[there].cpu()
+            number = min(clusters, len(rows.round(decimals=DECIMALS).unique(dim=0)))  # no centre twice: no ties
             found = kmeans(rows, number, restarts=3, generator=torch_generator(0, "clusters of features"))
             self.centres[:number] = found.centres.to(self.centres.device)
             label[there] = self._nearest(self._users[there])
@@ -81,11 +84,13 @@ class ClusterPopularity(ClosedForm):
         self.popular.copy_((counts + self.smoothing * share) / (counts.sum(0) + self.smoothing))
 
     def encode_users(self, users: Users) -> Float[Tensor, "rows clusters"]:
-        """Return 1 at the place of the user's cluster."""
-        rows = self.centres.new_zeros(users.ids.shape[0], WIDTH)
-        if self.schema.user_features:
-            rows = self._projected(users.features)
-        return F.one_hot(self._nearest(rows), len(self.centres)).to(self.centres.dtype)
+        """Return 1 at the place of the user's cluster; the same share at each where no feature is known."""
+        clusters = len(self.centres)
+        if not self.schema.user_features:
+            return F.one_hot(users.ids.new_zeros(users.ids.shape[0]), clusters).to(self.centres.dtype)
+        rows = self._projected(users.features)
+        own = F.one_hot(self._nearest(rows), clusters).to(self.centres.dtype)
+        return torch.where((rows != 0.0).any(1, keepdim=True), own, torch.full_like(own, 1.0 / clusters))
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows clusters"]:
         """Return the item's share of each cluster's events."""

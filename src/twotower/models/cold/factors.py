@@ -69,7 +69,7 @@ def factorise(
     need_memory(
         8.0 * dim * (num_users + num_items) + 24.0 * log.num_events + 16.0 * BLOCK,
         f"factorisation of {num_users:,} users and {num_items:,} items with {dim} numbers needs",
-        "lower model.dim",
+        "lower model.factor_dim",
     )
     items = 0.1 * torch.randn(num_items, dim, generator=torch_generator(0, "factors"), dtype=torch.float64).to(dtype)
     by_item: csr_array = seen.T.tocsr()

@@ -119,7 +119,7 @@ class _Parser:
         if word.kind == "name":
             name = shown(str(word.value), 40)
             raise fault(word.at, f"{name} is no value; a text stands in single quotes: {name}")
-        raise self._unwanted("a value: a text in single quotes, a number, true or false")
+        raise self._unwanted("a value (a text in single quotes, a number, true or false)")
 
     def _took(self, kind: str, value: str) -> bool:
         here = self._now.kind == kind and self._now.value == value
@@ -131,5 +131,5 @@ class _Parser:
         return self._words[self._place - 1]
 
     def _unwanted(self, wanted: str) -> InputError:
-        there = "the filter ends" if self._now.kind == "end" else f"{shown(str(self._now.value), 40)} stands"
-        return fault(self._now.at, f"{there} where {wanted} is wanted")
+        found = "the filter ends" if self._now.kind == "end" else f"there is {shown(str(self._now.value), 40)}"
+        return fault(self._now.at, f"{wanted} is wanted here, but {found}")

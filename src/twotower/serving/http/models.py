@@ -41,7 +41,9 @@ class Recommend(Request):
     history: list[Id] | None = Field(
         None, description="Item ids, oldest first: of one who is not known, or since the bundle."
     )
-    features: dict[str, Any] | None = Field(None, description="Raw columns of one who is not known, with a history.")
+    features: dict[str, Any] | None = Field(
+        None, description="Raw columns of one who is not known, with a history or alone."
+    )
     k: int = Field(10, description="How many items.")
     exclude: list[Id] = Field(default_factory=list, description="Further item ids to leave out.")
     include_seen: bool | None = Field(
@@ -59,7 +61,9 @@ class Rank(Request):
     history: list[Id] | None = Field(
         None, description="Item ids, oldest first: of one who is not known, or since the bundle."
     )
-    features: dict[str, Any] | None = Field(None, description="Raw columns of one who is not known, with a history.")
+    features: dict[str, Any] | None = Field(
+        None, description="Raw columns of one who is not known, with a history or alone."
+    )
     k: int | None = Field(None, description="How many of them; all where it is left out.")
 
 

@@ -66,7 +66,7 @@ class Service:
                 filter=asked.filter,
                 only=asked.only,
             )
-            return answers, notices, served.retriever.answered_by(asked.user, asked.history)
+            return answers, notices, served.retriever.answered_by(asked.user, asked.history, asked.features)
 
         answers, notices, by = await self.workers.run(call)
         _note(request, by)
@@ -85,7 +85,7 @@ class Service:
             answers = served.ranker.rank(
                 asked.user, asked.candidates, history=asked.history, features=asked.features, k=asked.k
             )
-            return answers, notices, served.ranker.answered_by(asked.user, asked.history)
+            return answers, notices, served.ranker.answered_by(asked.user, asked.history, asked.features)
 
         answers, notices, by = await self.workers.run(call)
         _note(request, by)

@@ -130,13 +130,15 @@ class Towers:
     ) -> list[tuple[str, float]]:
         """Find the best ``k`` known items for a history, best first, by scoring all; those of the history are left out.
 
+        Of somebody new, ``columns`` of the user alone are enough.
+
         Raises:
-            InputError: if the history is empty, nothing in it is known, or ``k`` is below 1.
+            InputError: if nothing in the history is known and there are no columns, or ``k`` is below 1.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
-        if not any(plain_id(item) in self._items for item in history):
-            raise InputError("nothing in the history is known; name at least one known item")
+        if not columns and not any(plain_id(item) in self._items for item in history):
+            raise InputError("nothing in the history is known; name at least one known item, or give columns")
         table = {name: [value] for name, value in (columns or {}).items()}
         scores = self.score(self.users([history], columns=table), self.item_states)[0].copy()
         first = next(iter(self._items.values()))
