@@ -65,7 +65,7 @@ def parts(dataset: Dataset, batch: int, sampler: Any) -> tuple[TwoTower, EventRo
     """A model, its rows, its objective and one epoch of training."""
     torch.manual_seed(1)
     model = TwoTower(dataset.schema, dim=DIM, field_dim=DIM, hidden=HIDDEN, history_length=LENGTH)
-    rows = EventRows(dataset, dataset.log, history_length=LENGTH, item_features=True)
+    rows = EventRows(dataset, dataset.log, history_length=LENGTH, item_features=True, times=False)
     positives = Positives(dataset.log.offsets, dataset.log.items, dataset.schema.num_items)
     objective = AgainstSamples(dataset, sampler, SampledSoftmax(), positives)
     return model, rows, objective, Training(epochs=1, batch_size=batch, evaluate_every=0, device="cpu")

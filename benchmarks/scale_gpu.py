@@ -143,7 +143,7 @@ def ours(dataset: Dataset, model: TwoTower, batch: int, timed: Timed, *, ahead: 
         SampledSoftmax(),
         positives_of(dataset),
     )
-    rows = EventRows(dataset, dataset.log, history_length=scale.LENGTH, item_features=True)
+    rows = EventRows(dataset, dataset.log, history_length=scale.LENGTH, item_features=True, times=False)
     fit(model, rows, objective, config, callbacks=[timed], ahead=ahead)
 
 
@@ -220,7 +220,8 @@ def catalogue(device: torch.device, items: int, batch: int, clock: Clock) -> Ite
         kind, _, precision = way.partition(", ")
         precision = precision or "float32"
         config = Training(epochs=1, batch_size=batch, evaluate_every=0, device=str(device), precision=precision)
-        rows = EventRows(dataset, dataset.log, history_length=scale.LENGTH, item_features=kind == "sampled")
+        features = kind == "sampled"
+        rows = EventRows(dataset, dataset.log, history_length=scale.LENGTH, item_features=features, times=False)
         timed = Timed(number, device, warm)
         try:
             if kind == "sampled":

@@ -14,7 +14,7 @@ from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
-from twotower.data.examples import ROWS
+from twotower.data.examples import EventRows, Rows, SequenceRows
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
@@ -34,6 +34,7 @@ from twotower.models.base import (
     attach_items,
     attach_users,
     new_item_model,
+    reads_times,
 )
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
@@ -120,13 +121,7 @@ def learn(
                 check_in_parts(model, run.model.name)
                 objective = GradientCached(objective, run.training.encode_rows)
             events = item_events(dataset, log)
-            rows = ROWS[model.batches](
-                dataset,
-                log,
-                history_length=training_length(model),
-                item_features=run.objective.loss != "full_softmax",
-                **({"one_width": True} if run.training.compile and model.batches == "sequences" else {}),
-            )
+            rows = _rows(run, dataset, log, model)
             batching = build_batching(run, dataset, log, rows, model)
 
         def settled(current: Model) -> dict[str, float]:
@@ -164,6 +159,15 @@ def learn(
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def _rows(run: Run, dataset: Dataset, log: Log, model: Model) -> Rows:
+    """The training rows of a log, with what the model reads and no more."""
+    length, features = training_length(model), run.objective.loss != "full_softmax"
+    if model.batches == "sequences":
+        one_width = run.training.compile
+        return SequenceRows(dataset, log, history_length=length, item_features=features, one_width=one_width)
+    return EventRows(dataset, log, history_length=length, item_features=features, times=reads_times(model))
 
 
 def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:
