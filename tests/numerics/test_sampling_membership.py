@@ -21,9 +21,7 @@ def make_log(num_users, num_items, num_events, seed=0):
 
 def slow(offsets, items, users, candidates):
     sets = [set(items[start:end].tolist()) for start, end in itertools.pairwise(offsets)]
-    return [
-        [item in sets[user] for item in row] for user, row in zip(users.tolist(), candidates.tolist(), strict=True)
-    ]
+    return [[item in sets[user] for item in row] for user, row in zip(users.tolist(), candidates.tolist(), strict=True)]
 
 
 @pytest.fixture(params=["walk", "padded walk", "search"])

@@ -89,9 +89,7 @@ class _SampledSoftmax(torch.autograd.Function):
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
             of_part = log_q if log_q.ndim == 1 else log_q[part]
-            summed, shares[part], weights = _of_chunk(
-                positive[part], negative[part], of_part, mask[part], rows, wanted
-            )
+            summed, shares[part], weights = _of_chunk(positive[part], negative[part], of_part, mask[part], rows, wanted)
             loss += summed
             if negative_grad is not None:
                 negative_grad[part] = weights

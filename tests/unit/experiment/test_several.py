@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,15 @@ def test_ranks_of_two_kinds_are_refused_in_one_line_that_says_in_what_they_diffe
         assert "\n" not in str(refused.value)
     monkeypatch.setattr(collectives, "texts", lambda text: [text, text])
     check_alike(World(0, 2), Run(), tiny_dataset)
+
+
+def test_a_version_that_tells_of_less_is_refused_by_its_number(monkeypatch):
+    monkeypatch.setattr(collectives, "texts", lambda text: [text, json.dumps({"version of twotower": "0.1"})])
+    with pytest.raises(InputError, match=r"rank 1 has another version of twotower than rank 0 \(0.1, not 0.2\)"):
+        World(0, 2).agree({"version of twotower": "0.2", "something newer": "here"})
+    monkeypatch.setattr(collectives, "texts", lambda text: [text, json.dumps({"version of twotower": "0.2"})])
+    with pytest.raises(InputError, match=r"another something newer than rank 0 \(none, not here\)"):
+        World(0, 2).agree({"version of twotower": "0.2", "something newer": "here"})
 
 
 def test_more_processes_than_gpus_are_refused_with_the_setting_to_change(monkeypatch):

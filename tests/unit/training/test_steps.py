@@ -360,7 +360,9 @@ def test_only_a_class_that_says_so_itself_is_trained_without_times(tiny_dataset)
     assert told == [False, True, True]
     run = Run(model=ModelSection("two_tower", settings))
     seen = []
-    with mock.patch.object(EventRows, "cut", lambda self, rows, cut=EventRows.cut: seen.append(cut(self, rows)) or seen[-1]):
+    with mock.patch.object(
+        EventRows, "cut", lambda self, rows, cut=EventRows.cut: seen.append(cut(self, rows)) or seen[-1]
+    ):
         train(run.with_settings(["training.epochs=1", "training.device=cpu"]), dataset=tiny_dataset)
     assert seen
     assert all(batch.users.history_times is None for batch in seen)
