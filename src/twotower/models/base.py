@@ -43,8 +43,8 @@ class Model(nn.Module, ABC):
             order: then no sampler can name candidates of a batch or of a row.
         wants_items: False where a model that `ReadsCatalogue` does without it by its settings.
         compiled_parts: methods that training.compile compiles; () where there is nothing to gain.
-        reads_times: False where no training step reads when the events of a history were, so that batches need not carry
-            it. A subclass says so for itself.
+        reads_times: False where no training step reads when the events of a history were, so that batches carry no
+            times. A subclass says so for itself.
         same_steps: whether each training step of one shape does the same work on the device, with no state in Python
             that moves along, so that training.capture = "auto" may replay one. A subclass says so for itself.
         in_one_shape: set while compiled parts are in use, and where rows of a table are shared out: rows are then

@@ -14,7 +14,7 @@ MOST_PADDED = 1 << 25
 WAITING = ("cuda",)
 """Kinds of device for which the host must not wait, and on which a kernel costs its launch."""
 MOST_SEARCHED = 1 << 19
-"""Rows × shared candidates up to which they are searched for there."""
+"""Rows times shared candidates up to which they are searched for there."""
 
 
 class Positives:
