@@ -147,8 +147,8 @@ def check_scores_size(rows: int, candidates: int, name: str, device: torch.devic
         where = "" if device.type == "cpu" else f" on '{device}'"
         raise InputError(
             f"model '{name}': the scores of {rows:,} rows with {candidates:,} items of their batch, and their "
-            f"gradients, take {_gb(needed)}, and {_gb(free)} of memory are free{where}; lower training.batch_size, or set "
-            "sampling.in_batch_number"
+            f"gradients, take {_gb(needed)}, and {_gb(free)} of memory are free{where}; lower training.batch_size, or "
+            "set sampling.in_batch_number"
         )
 
 
