@@ -111,7 +111,15 @@ class World:
             if world.tells_first():
                 raise
             raise SharedError(str(error), status=1) from error
+        world._meet()
         return world
+
+    def _meet(self) -> None:
+        """Wait a little until all have met: one that ends at once would break the meeting of those that still do."""
+        with contextlib.suppress(RuntimeError):  # one is late, or gone: that is found out where it is asked
+            if self._store.add("met", 1) == self.size:
+                self._store.set("all met", "1")
+            self._store.wait(["all met"], datetime.timedelta(seconds=TELLING))
 
     def tells_first(self) -> bool:
         """Return whether this rank calls first: when all must end, one reports the reason."""
