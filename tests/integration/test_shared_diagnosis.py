@@ -71,9 +71,9 @@ def same(found: Any, expected: Any) -> None:
         assert found == (pytest.approx(expected, rel=1e-6, abs=1e-7) if isinstance(found, float) else expected)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("exact_rows", [100_000, 600], ids=["every pair", "samples"])
-@pytest.mark.parametrize("rows", [ROWS, 400])
+@pytest.mark.parametrize(
+    ("size", "exact_rows", "rows"), [(2, 100_000, ROWS), (3, 100_000, 400), (2, 600, 400), (3, 600, ROWS)]
+)
 def test_ranks_give_the_report_of_one_process(size, exact_rows, rows, tmp_path):
     vectors, seen = space(rows), torch.arange(rows) % 7
     expected = diagnose(vectors, popularity=seen, seed=3, exact_rows=exact_rows).to_json()

@@ -155,7 +155,6 @@ def test_one_report_is_printed_and_it_is_that_of_one_process(kept, tmp_path):
         (["--data", "nowhere"], "rank 1: "),
         (["-k", "a"], "rank 1: -k a: write list lengths"),
         (["-k", "3"], "rank 1 has another set of options than rank 0"),
-        (["--split", "validation"], "rank 1 has another set of options than rank 0"),
     ],
 )
 def test_a_rank_that_fails_or_was_not_started_alike_ends_all_with_one_line(more, said, kept, tmp_path):

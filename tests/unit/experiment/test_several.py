@@ -10,8 +10,9 @@ import torch
 
 from twotower.core.errors import InputError, SharedError
 from twotower.experiment import several
-from twotower.experiment.run import Run
-from twotower.experiment.several import check_alike
+from twotower.experiment.learn import new_model
+from twotower.experiment.run import ModelSection, Run
+from twotower.experiment.several import check_alike, check_model
 from twotower.experiment.train import pick_device
 from twotower.training import collectives
 from twotower.training.distributed import World
@@ -49,6 +50,26 @@ def test_ranks_of_two_kinds_are_refused_in_one_line_that_says_in_what_they_diffe
         assert "\n" not in str(refused.value)
     monkeypatch.setattr(collectives, "texts", lambda text: [text, text])
     check_alike(World(0, 2), Run(), tiny_dataset)
+
+
+REFUSED = {
+    "computed at once": (ModelSection("ease", {}), 56),
+    "normalises over its batch (user_stack.norms.0)": (ModelSection("int_tower", {}), 56),
+    "looks at its batch as a whole": (ModelSection("int_tower", {"batch_norm": False}), 56),
+    "each needs a row": (ModelSection("two_tower", {"dim": 4}), 1),
+    "set model.table = 'sharded'": (ModelSection("two_tower", {"dim": 4, "table": "sparse"}), 56),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_several_ranks_cannot_do_alike_is_refused_and_one_process_may(said, tiny_dataset):
+    model, batch = REFUSED[said]
+    run = Run(model=model).with_settings([f"training.batch_size={batch}"])
+    made = new_model(run, tiny_dataset)
+    check_model(World(), run, made)
+    with pytest.raises(InputError) as refused:
+        check_model(World(1, 2), run, made)
+    assert said in str(refused.value)
 
 
 def test_a_version_that_tells_of_less_is_refused_by_its_number(monkeypatch):
