@@ -48,7 +48,7 @@ def shared_out(model: nn.Module) -> dict[str, ShardedTable]:
 
 
 def whole_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state of the model with all rows of its tables, on rank 0; on others they are empty. All ranks call it."""
+    """Return a state of the model with all rows of its tables, on rank 0; on others they are empty. All ranks call."""
     tables = {f"{name}.shard": table for name, table in shared_out(model).items()}
     return {key: all_rows(tables[key], part) if key in tables else part for key, part in weights.items()}
 
@@ -60,7 +60,7 @@ def own_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def whole_states(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state of `twotower.training.with_rows.WithRows` with that of all rows, on rank 0. All ranks call it."""
+    """Return a state of `twotower.training.with_rows.WithRows` with that of all rows, on rank 0. All ranks call."""
     return _states(model, state, all_rows)
 
 
@@ -70,7 +70,7 @@ def own_states(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def unite(model: nn.Module) -> None:
-    """Give the model on rank 0 all rows, in the host's memory; other ranks send theirs and keep them. All ranks call it.
+    """Give the model on rank 0 all rows, in the host's memory; other ranks send theirs and keep them. All ranks call.
 
     The device need not hold the table: it takes the rows of a batch, as of a `HostTable`.
     """
@@ -91,7 +91,7 @@ def unite(model: nn.Module) -> None:
 def all_rows(table: ShardedTable, part: Tensor) -> Tensor:
     """Return the rows of all ranks in the order of ids, in the host's memory of rank 0; elsewhere no row.
 
-    They come by blocks, so that rank 0 holds little beside the whole. All ranks call it.
+    They come by blocks, so that rank 0 holds little beside the whole. All ranks call.
 
     Args:
         table: says which rows are whose.
