@@ -48,7 +48,7 @@ def two_tower(dataset: Dataset, precision: str) -> tuple[Model, Rows, Objective,
     """The model, rows, objective and settings of a small step."""
     log = split_log(dataset.log, "leave-one-out").train
     model = scale_gpu.two_tower(dataset, dataset.device)
-    rows = EventRows(dataset, log, history_length=training_length(model), item_features=True)
+    rows = EventRows(dataset, log, history_length=training_length(model), item_features=True, times=False)
     objective = AgainstSamples(
         dataset,
         InBatch(ItemCounts(log.items, dataset.schema.num_items)),

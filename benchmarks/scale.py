@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 
 import common
-import scale_parts
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema
 from twotower.core.seeds import torch_generator
@@ -65,7 +64,7 @@ def parts(dataset: Dataset, batch: int, sampler: Any) -> tuple[TwoTower, EventRo
     """A model, its rows, its objective and one epoch of training."""
     torch.manual_seed(1)
     model = TwoTower(dataset.schema, dim=DIM, field_dim=DIM, hidden=HIDDEN, history_length=LENGTH)
-    rows = EventRows(dataset, dataset.log, history_length=LENGTH, item_features=True)
+    rows = EventRows(dataset, dataset.log, history_length=LENGTH, item_features=True, times=False)
     positives = Positives(dataset.log.offsets, dataset.log.items, dataset.schema.num_items)
     objective = AgainstSamples(dataset, sampler, SampledSoftmax(), positives)
     return model, rows, objective, Training(epochs=1, batch_size=batch, evaluate_every=0, device="cpu")
@@ -166,6 +165,11 @@ def main() -> None:
         losses = curves(Path(folder), options.quick)
     memory = {items: peak(items, batch, 6) for items in sizes}
     seconds = steps(10_000, batch, number, turns)
+    work: list[dict[str, Any]] = []
+    if options.rows:
+        import scale_parts  # only here: a GPU's machine has scale_gpu.py and this file
+
+        work = [one for rows in options.rows for one in scale_parts.measure(rows)]
     ratios = [one / other for one, other in zip(seconds["ours"], seconds["minimal"], strict=True)]
     added = (memory[sizes[-1]] - memory[sizes[0]]) * 2**20 / (sizes[-1] - sizes[0])
     common.finish(
@@ -184,7 +188,7 @@ def main() -> None:
             "losses": losses,
             "peak_mib": {str(items): value for items, value in memory.items()},
             "cpu_seconds_a_step": seconds,
-            **({"parts": [one for rows in options.rows for one in scale_parts.measure(rows)]} if options.rows else {}),
+            **({"parts": work} if work else {}),
         },
     )
 

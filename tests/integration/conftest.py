@@ -29,6 +29,19 @@ def heeds_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small prepared data set with features, by the synthetic source: 60 users, 40 items, 3 of them new."""
+    from twotower.data import sources
+    from twotower.data.prepare.prepare import prepare
+    from twotower.data.prepare.spec import Spec
+    from twotower.data.sources.synthetic import Synthetic
+
+    folder = tmp_path_factory.mktemp("data")
+    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
+    return prepare(Spec.from_toml(spec), folder / "prepared")
+
+
 @pytest.fixture
 def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
     """`tiny_dataset` with a vocabulary: users u2 to u6, items i2 to i9 with a title and a year.

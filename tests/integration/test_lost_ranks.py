@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import torch
-import torch._dynamo  # optimisers import it: read once for all ranks
+import rank_processes
 import torch.distributed as dist
+from rank_processes import FORK, Ended, as_torchrun_does
 
 import twotower.cli.results
 import twotower.cli.train
@@ -29,10 +26,10 @@ import twotower.experiment.train  # noqa: F401 - what ranks read, read once
 from twotower.cli.main import main
 from twotower.serving.retriever import load
 from twotower.training.collectives import in_time
+from twotower.training.distributed import World
 from twotower.training.interrupt import ends_when_told
 
 pytestmark = pytest.mark.ranks
-FORK = multiprocessing.get_context("fork")
 SETTINGS = [
     "model.dim=8",
     "model.field_dim=4",
@@ -44,94 +41,16 @@ SETTINGS = [
 SETTINGS += ["objective.loss=sampled_softmax", "training.batch_size=50", "training.checkpoint_seconds=0"]
 
 
-class Ended(NamedTuple):
-    """How a rank ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-def _rank(rank: int, size: int, port: int, folder: Path, words: list[str]) -> None:
-    torch.set_num_threads(1)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    status = 1
-    try:
-        main(words)
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-class Ranks:
-    """Ranks as torchrun starts them, each with words of its own, by a store that outlives them."""
-
-    def __init__(self, folder: Path, *words: list[str]) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.ranks = [
-            FORK.Process(target=_rank, args=(rank, len(words), self.store.port, folder, said))
-            for rank, said in enumerate(words)
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            for one in self.ranks:
-                one.start()
-
-    def send(self, number: int, *ranks: int) -> None:
-        for rank in ranks or range(len(self.ranks)):
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(self.ranks[rank].pid or 0, number)
-
-    def ended(self, seconds: float = 60.0, *ranks: int) -> list[Ended]:
-        """Wait for all, or some; none may take longer."""
-        until = time.monotonic() + seconds
-        for rank in ranks or range(len(self.ranks)):
-            self.ranks[rank].join(max(0.0, until - time.monotonic()))
-        return [
-            Ended(
-                one.exitcode if one.exitcode is not None else 99,
-                (self.folder / f"out{rank}").read_text(),
-                (self.folder / f"err{rank}").read_text(),
-            )
-            for rank, one in enumerate(self.ranks)
-        ]
-
-    def close(self) -> None:
-        for one in self.ranks:
-            one.kill()
-            one.join()
-
-
 @contextlib.contextmanager
 def ranks(folder: Path, *words: list[str]):
-    started = Ranks(folder, *words)
-    try:
+    """Ranks with words of their own."""
+    with rank_processes.ranks(folder, *[lambda said=said: main(said) for said in words]) as started:
         yield started
-    finally:
-        started.close()
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """A small prepared data set with features, by the synthetic source."""
-    from twotower.data import sources
-    from twotower.data.prepare.prepare import prepare
-    from twotower.data.prepare.spec import Spec
-    from twotower.data.sources.synthetic import Synthetic
-
-    folder = tmp_path_factory.mktemp("data")
-    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
-    return prepare(Spec.from_toml(spec), folder / "prepared")
+def data(small_set) -> Path:
+    return small_set
 
 
 def training(data: Path, to: Path, *more: str, epochs: int = 2) -> list[str]:
@@ -224,6 +143,22 @@ def test_ctrl_c_ends_all_ranks_with_one_notice_and_the_run_goes_on_alone(data, t
     with ranks(tmp_path / "again", [*words, "--resume"]) as started:
         assert started.ended()[0].status == 0
     assert len(curve(tmp_path / "b")) == 4
+
+
+def test_no_rank_goes_on_before_all_have_met(tmp_path):
+    def work(rank: int) -> bool:
+        known = dist.init_process_group
+
+        def slowly(*given: object, **named: object) -> None:
+            known(*given, **named)
+            time.sleep(0.5 * rank)
+            (tmp_path / f"met{rank}").touch()
+
+        dist.init_process_group = slowly
+        World.current(30.0)
+        return (tmp_path / "met1").is_file()
+
+    assert [one.value for one in as_torchrun_does(2, tmp_path, work)] == [True, True]
 
 
 @pytest.mark.parametrize(

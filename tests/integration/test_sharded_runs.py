@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # optimisers import it: read once for all ranks
-import torch.distributed as dist
+from rank_processes import on_ranks
 
 from twotower.core.errors import InputError, SharedError
 from twotower.data.dataset import Dataset
@@ -32,7 +28,6 @@ from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
 
 pytestmark = pytest.mark.ranks
-FORK = multiprocessing.get_context("fork")
 SHARDED = {"table": "sharded"}
 TOWER = ModelSection("two_tower", {"dim": 8, "field_dim": 4, "hidden": [8]} | SHARDED)
 THREE = ModelSection("two_tower", TOWER.settings | {"user_id": True, "history_table": True, "pooling": "both"})
@@ -42,52 +37,9 @@ TRAINING = Training(epochs=2, batch_size=56, learning_rate=0.01, optimizer="sgd"
 WINDOWS = replace(TRAINING, batch_size=14)
 
 
-def _one_rank(rank: int, size: int, store: str, work: Callable[[World], Any], pipe: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    try:
-        pipe.send(work(World.current()))
-    except Exception as error:
-        pipe.send(error)
-    finally:
-        dist.destroy_process_group()
-
-
-def on_ranks(size: int, folder: Path, work: Callable[[World], Any]) -> list[Any]:
-    """What ``work`` gives, or raises, on each of so many processes; one is this one."""
-    if size == 1:
-        try:
-            return [work(World())]
-        except Exception as error:
-            return [error]
-    ends = [FORK.Pipe(duplex=False) for _ in range(size)]
-    store = str(folder / f"store{size}.{len(list(folder.glob('store*')))}")
-    started = [FORK.Process(target=_one_rank, args=(rank, size, store, work, ends[rank][1])) for rank in range(size)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which then do nothing here
-        for process in started:
-            process.start()
-    for _, theirs in ends:
-        theirs.close()
-    try:
-        return [ours.recv() if ours.poll(100) else TimeoutError("ranks wait for each other") for ours, _ in ends]
-    finally:
-        for process in started:
-            process.join(5)
-            process.kill()
-
-
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Dataset:
-    """A small prepared data set with features, by the synthetic source."""
-    from twotower.data import sources
-    from twotower.data.prepare.prepare import prepare
-    from twotower.data.prepare.spec import Spec
-    from twotower.data.sources.synthetic import Synthetic
-
-    folder = tmp_path_factory.mktemp("data")
-    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
-    return Dataset.load(prepare(Spec.from_toml(spec), folder / "prepared"))
+def dataset(small_set) -> Dataset:
+    return Dataset.load(small_set)
 
 
 def a_run(model: ModelSection = TOWER, loss: str = "sampled_softmax", **parts: Any) -> Run:
@@ -197,7 +149,7 @@ class StopAt(Silent):
             raise ZeroDivisionError
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3)])
 def test_a_sharded_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after, dataset, tmp_path):
     # The first epoch is the best one, so that kept weights of before come back in the end.
     training = replace(TRAINING, epochs=3, batch_size=30, optimizer="adamw", checkpoint_seconds=0.0)
@@ -257,7 +209,6 @@ REFUSED = {
     "sampling.hard = 'radius' looks rows up more often": a_run(hard="radius"),
     "training.clip_norm reaches weights alone": a_run(training=replace(TRAINING, clip_norm=1.0)),
     "training.weight_decay reaches weights alone": a_run(training=replace(TRAINING, weight_decay=0.1)),
-    "set model.table = 'sharded'": a_run(ModelSection("two_tower", TOWER.settings | {"table": "sparse"})),
 }
 
 

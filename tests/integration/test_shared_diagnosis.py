@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rank_processes
 import torch
-import torch.distributed as dist
+from rank_processes import as_torchrun_does, ranks
 
 import twotower.cli.diagnose
 import twotower.training.distributed
@@ -30,44 +29,13 @@ from twotower.ops.cosines import directions, nearest, scan_pairs
 from twotower.ops.share import ALONE, Share
 
 pytestmark = pytest.mark.ranks
-FORK = multiprocessing.get_context("fork")
 ROWS = 1_300
 """Above the number that is sorted in float64, so that cosines are counted."""
 
 
-def _one_rank(rank: int, size: int, store: str, work: Callable[[Share], Any], pipe: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    try:
-        pipe.send(work(Share(rank, size)))
-    except Exception as error:
-        pipe.send(error)
-    finally:
-        dist.destroy_process_group()
-
-
-def forked(processes: list[Any]) -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which then do nothing here
-        for process in processes:
-            process.start()
-    return processes
-
-
 def on_ranks(size: int, folder: Path, work: Callable[[Share], Any]) -> list[Any]:
     """What ``work`` gives, or raises, on each of so many processes."""
-    ends = [FORK.Pipe(duplex=False) for _ in range(size)]
-    store = str(folder / f"store{size}")
-    arguments = [(rank, size, store, work, ends[rank][1]) for rank in range(size)]
-    started = forked([FORK.Process(target=_one_rank, args=given) for given in arguments])
-    for _, theirs in ends:
-        theirs.close()
-    try:
-        return [ours.recv() for ours, _ in ends]
-    finally:
-        for process in started:
-            process.join(20)
-            process.kill()
+    return rank_processes.on_ranks(size, folder, lambda world: work(Share(world.rank, world.size)))
 
 
 def arrays(tensors: Any) -> list[Any]:
@@ -103,9 +71,9 @@ def same(found: Any, expected: Any) -> None:
         assert found == (pytest.approx(expected, rel=1e-6, abs=1e-7) if isinstance(found, float) else expected)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("exact_rows", [100_000, 600], ids=["every pair", "samples"])
-@pytest.mark.parametrize("rows", [ROWS, 400])
+@pytest.mark.parametrize(
+    ("size", "exact_rows", "rows"), [(2, 100_000, ROWS), (3, 100_000, 400), (2, 600, 400), (3, 600, ROWS)]
+)
 def test_ranks_give_the_report_of_one_process(size, exact_rows, rows, tmp_path):
     vectors, seen = space(rows), torch.arange(rows) % 7
     expected = diagnose(vectors, popularity=seen, seed=3, exact_rows=exact_rows).to_json()
@@ -180,14 +148,8 @@ def test_a_rank_that_is_gone_is_one_line_for_the_others(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return diagnose(space(400), share=share)
 
-    ends = FORK.Pipe(duplex=False)
-    arguments = [(rank, 2, str(tmp_path / "store"), work, ends[1]) for rank in range(2)]
-    started = forked([FORK.Process(target=_one_rank, args=given) for given in arguments])
-    assert ends[0].poll(60)
-    found = ends[0].recv()
-    for process in started:
-        process.join(20)
-        process.kill()
+    found, gone = on_ranks(2, tmp_path, work)
+    assert gone is None
     assert isinstance(found, ConnectionError)
     assert str(found) == "a rank that shares the work is gone; all ranks end: start them again"
 
@@ -201,34 +163,10 @@ def test_one_process_shares_nothing():
 # By the command line
 
 
-def _command(rank: int, size: int, port: int, folder: Path, words: list[str]) -> None:
-    torch.set_num_threads(1)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    status = 1
-    try:
-        main(words)
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def told(folder: Path, *words: list[str]) -> tuple[list[int | None], list[str], list[str]]:
+def told(folder: Path, *words: list[str]) -> tuple[list[int], list[str], list[str]]:
     """Statuses, standard output and errors of ranks that are given these words."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    arguments = [(rank, len(words), store.port, folder, ["diagnose", *said]) for rank, said in enumerate(words)]
-    started = forked([FORK.Process(target=_command, args=given) for given in arguments])
-    for process in started:
-        process.join(90)
-        process.kill()
-    texts = [[(folder / f"{name}{rank}").read_text() for rank in range(len(words))] for name in ("out", "err")]
-    return [process.exitcode for process in started], texts[0], texts[1]
+    ended = as_torchrun_does(len(words), folder, lambda rank: main(["diagnose", *words[rank]]), 90.0)
+    return [one.status for one in ended], [one.stdout for one in ended], [one.stderr for one in ended]
 
 
 @pytest.fixture
@@ -275,13 +213,10 @@ def test_what_one_process_refuses_ranks_refuse_in_one_line(words, said, file, tm
 
 
 def test_a_rank_that_does_not_come_is_one_line_about_the_diagnosis(file, tmp_path):
-    words = [str(file), "--wait", "2"]
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    (process,) = forked([FORK.Process(target=_command, args=(0, 2, store.port, tmp_path, ["diagnose", *words]))])
-    process.join(60)
-    process.kill()
-    assert process.exitcode == 1
-    (line,) = [line for line in (tmp_path / "err0").read_text().splitlines() if line.startswith("error: ")]
+    with ranks(tmp_path, lambda: main(["diagnose", str(file), "--wait", "2"]), size=2) as started:
+        (ended,) = started.ended()
+    assert ended.status == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert re.fullmatch(
         "error: a rank of the diagnosis (is gone|did not answer in time); all ranks end: start them again", line
     )

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # optimisers import it: read once for all ranks
-import torch.distributed as dist
+from rank_processes import Ended
+from rank_processes import as_torchrun_does as on_ranks
 
 import twotower.cli.evaluate
 import twotower.cli.results  # noqa: F401 - what ranks read, read once
@@ -35,7 +31,6 @@ from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
 
 pytestmark = pytest.mark.ranks
-FORK = multiprocessing.get_context("fork")
 MODELS: dict[str, dict[str, Any]] = {
     "two_tower": {"dim": 8, "field_dim": 4, "hidden": [8]},
     "sasrec": {"dim": 8, "history_length": 6, "layers": 1},
@@ -45,71 +40,9 @@ MODELS: dict[str, dict[str, Any]] = {
 PAIRS = Data(split="pre-ranking", split_options={"reading": "all"})
 
 
-class Ended(NamedTuple):
-    """What the work of a rank gave or raised, how it ended, and what it printed."""
-
-    value: Any
-    status: int
-    stdout: str
-    stderr: str
-
-
-def _one_rank(rank: int, size: int, port: int, folder: Path, work: Callable[[int], Any], pipe: Any) -> None:
-    torch.set_num_threads(1)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    status = 0
-    try:
-        pipe.send(work(rank))
-    except SystemExit as ended:
-        pipe.send(None)
-        status = int(ended.code or 0)
-    except Exception as error:
-        pipe.send(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def on_ranks(size: int, folder: Path, work: Callable[[int], Any]) -> list[Ended]:
-    """Do ``work`` on processes as torchrun starts them, by a store that outlives them."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ends = [FORK.Pipe(duplex=False) for _ in range(size)]
-    started = [
-        FORK.Process(target=_one_rank, args=(rank, size, store.port, folder, work, ends[rank][1]))
-        for rank in range(size)
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which then do nothing here
-        for process in started:
-            process.start()
-    values = []
-    for process, (ours, theirs) in zip(started, ends, strict=True):
-        theirs.close()
-        try:
-            values.append(ours.recv() if ours.poll(60.0) else None)
-        except EOFError:  # it was killed
-            values.append(None)
-        process.join(20.0)
-        process.kill()
-    texts = [[(folder / f"{name}{rank}").read_text() for name in ("out", "err")] for rank in range(size)]
-    return [Ended(values[rank], started[rank].exitcode or 0, *texts[rank]) for rank in range(size)]
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """A small prepared data set with features, by the synthetic source."""
-    from twotower.data import sources
-    from twotower.data.prepare.prepare import prepare
-    from twotower.data.prepare.spec import Spec
-    from twotower.data.sources.synthetic import Synthetic
-
-    folder = tmp_path_factory.mktemp("data")
-    spec = sources.get("synthetic", folder / "raw", settings=Synthetic(users=60, items=40, cold_items=3, events=8))
-    return prepare(Spec.from_toml(spec), folder / "prepared")
+def data(small_set) -> Path:
+    return small_set
 
 
 def bundle(prepared: Path, to: Path, name: str = "two_tower", **parts: Any) -> Path:
@@ -222,7 +155,6 @@ def test_one_report_is_printed_and_it_is_that_of_one_process(kept, tmp_path):
         (["--data", "nowhere"], "rank 1: "),
         (["-k", "a"], "rank 1: -k a: write list lengths"),
         (["-k", "3"], "rank 1 has another set of options than rank 0"),
-        (["--split", "validation"], "rank 1 has another set of options than rank 0"),
     ],
 )
 def test_a_rank_that_fails_or_was_not_started_alike_ends_all_with_one_line(more, said, kept, tmp_path):

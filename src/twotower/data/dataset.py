@@ -29,7 +29,9 @@ LOOKED_UP = 32
 
 def moved(part: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device: from main memory to a GPU by way of page-locked memory, without waiting for it."""
-    if part.device == device or device.type != "cuda" or part.device.type != "cpu":
+    if part.device == device:
+        return part
+    if device.type != "cuda" or part.device.type != "cpu":
         return part.to(device)
     return part.pin_memory().to(device, non_blocking=True)
 

@@ -35,20 +35,22 @@ class EventRows:
         log: training events; with labels, its negatives are rows too, but never history.
         history_length: latest items of the history.
         item_features: whether batches carry item features; without, the step looks them up for what it encodes.
+        times: whether batches carry the times of the history.
     """
 
-    def __init__(self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, log: Log, *, history_length: int, item_features: bool, times: bool = True
+    ) -> None:
         if not log.num_events:
             raise InputError(f"data set '{dataset.name}': no events to train on")
         self.dataset = dataset
         self.log = log
-        self.history = log.positives()
+        self.history = log.positives() if times else log.positives()._replace(times=None)
         self.history_length = history_length
         self.item_features = item_features
         self.event_users = log.users()
-        if log.labels is None:
-            self.ends = torch.arange(log.num_events, device=log.items.device)
-        else:
+        self.ends: Tensor | None = None  # an event's own place
+        if log.labels is not None:
             positive = (log.labels >= 0.5).to(torch.int64)
             self.ends = positive.cumsum(0) - positive
 
@@ -58,7 +60,7 @@ class EventRows:
     def cut(self, rows: Tensor) -> Batch:
         """Return the batch of these events."""
         rows = rows.to(self.log.items.device, non_blocking=True)
-        users, ends = self.event_users[rows], self.ends[rows]
+        users, ends = self.event_users[rows], rows if self.ends is None else self.ends[rows]
         starts = self.history.offsets[users]
         history, times = self.history.windows(starts, ends, self.history_length)
         ids = self.log.items[rows]
@@ -113,7 +115,3 @@ class SequenceRows:
         items = self.dataset.items(ids.flatten()) if self.item_features else Items(ids)
         items = items._replace(ids=moved(ids, device))
         return Batch(self.dataset.users(self.rows[rows], history, times), items, pairs=moved(pairs, device))
-
-
-ROWS: dict[str, type[EventRows] | type[SequenceRows]] = {"events": EventRows, "sequences": SequenceRows}
-"""How a model's training rows are cut, by `Model.batches`."""

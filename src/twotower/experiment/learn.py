@@ -14,7 +14,7 @@ from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.seeds import derive
 from twotower.data.dataset import Dataset
-from twotower.data.examples import ROWS
+from twotower.data.examples import EventRows, Rows, SequenceRows
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
@@ -34,11 +34,13 @@ from twotower.models.base import (
     attach_items,
     attach_users,
     new_item_model,
+    reads_times,
 )
 from twotower.models.encode import training_length
 from twotower.models.registry import build_model
-from twotower.models.size import check_batch_size, check_training_size
+from twotower.models.size import check_batch_size, check_scores_size, check_training_size
 from twotower.towers.shared_table import shared_out
+from twotower.training.against_samples import AgainstSamples
 from twotower.training.callbacks import Callback, EpochRecord, JsonLines
 from twotower.training.curves import Curves
 from twotower.training.distributed import World
@@ -111,30 +113,25 @@ def learn(
         )
         return model, []
 
+    own_sampler = parts is not None and parts.sampler is not None
+
     def train(model: Model, log: Log, name: str, validate: Validate | None, epochs: int | None) -> Progress:
         with world.together():
             objective = build_objective(run, dataset, log, model, parts, world=world)
             if not isinstance(objective, AgainstLabels):
                 log = log.positives()
+            rows = _rows(run, dataset, log, model)
+            check_batches(run, rows, model, world, sampled=isinstance(objective, AgainstSamples) and not own_sampler)
             if run.training.encode_rows:
                 check_in_parts(model, run.model.name)
                 objective = GradientCached(objective, run.training.encode_rows)
             events = item_events(dataset, log)
-            rows = ROWS[model.batches](
-                dataset,
-                log,
-                history_length=training_length(model),
-                item_features=run.objective.loss != "full_softmax",
-                **({"one_width": True} if run.training.compile and model.batches == "sequences" else {}),
-            )
             batching = build_batching(run, dataset, log, rows, model)
 
         def settled(current: Model) -> dict[str, float]:
             settle(current, dataset, events)
             return validate(current) if validate is not None else {}
 
-        if model.batches == "events":  # sequences are as long as the longest, whatever the model could read
-            check_batch_size(min(run.training.batch_size, len(rows)), training_length(model), run.model.name)
         if isinstance(model, StartsFromLog) and (start is None or name == "refit"):
             model.start_from(log)
         progress = fit(
@@ -164,6 +161,42 @@ def learn(
         watch.clear()  # it judges evaluations, and there are none
         train(model, split.known, "refit", None, progress.best_epoch)
     return model, progress.records
+
+
+def _rows(run: Run, dataset: Dataset, log: Log, model: Model) -> Rows:
+    """The training rows of a log, with what the model reads and no more."""
+    length, features = training_length(model), run.objective.loss != "full_softmax"
+    if model.batches == "sequences":
+        one_width = run.training.compile
+        return SequenceRows(dataset, log, history_length=length, item_features=features, one_width=one_width)
+    return EventRows(dataset, log, history_length=length, item_features=features, times=reads_times(model))
+
+
+def check_batches(run: Run, rows: Rows, model: Model, world: World, *, sampled: bool) -> None:
+    """Refuse batches that the memory does not hold.
+
+    Args:
+        run: with batch size and sources of negatives.
+        rows: that are cut into batches.
+        model: on the device of the steps.
+        world: the processes that share a batch.
+        sampled: whether negatives come from the run's sources.
+
+    Raises:
+        InputError: with what is needed and what is there.
+    """
+    number, name = min(run.training.batch_size, len(rows)), run.model.name
+    pairs = number
+    if isinstance(rows, SequenceRows):  # as long as the longest of a batch, whatever the model could read
+        pairs = int(number * rows.lengths.double().mean())
+    else:
+        check_batch_size(number, training_length(model), name)
+    own = run.sampling.source("in_batch", "mixed")
+    if sampled and own is not None and not model.draws_rows:
+        candidates = min(own.settings.get("rows") or pairs, pairs)
+        width = 2 if run.training.precision == "bfloat16" else 4
+        device = next(model.parameters()).device
+        check_scores_size(-(-pairs // world.size), candidates, name, device, width=width)
 
 
 def validation_metrics(model: Model, run: Run, dataset: Dataset, split: Split) -> dict[str, float]:

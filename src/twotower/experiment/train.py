@@ -295,7 +295,7 @@ def pick_device(name: str, world: World | None = None, *, key: str = "training.d
         if world.local_rank >= gpus:
             raise InputError(
                 f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
-                "many processes as there are GPUs, or set {key} to 'cpu'"
+                f"many processes as there are GPUs, or set {key} to 'cpu'"
             )
         torch.cuda.set_device(world.device)
         return world.device

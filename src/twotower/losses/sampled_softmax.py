@@ -77,25 +77,22 @@ class _SampledSoftmax(torch.autograd.Function):
     def forward(context: Any, positive: Tensor, negative: Tensor, log_q: Tensor, mask: Tensor, wanted: bool) -> Tensor:
         rows, candidates = negative.shape
         chunk = max(1, (_CACHED if negative.device.type == "cpu" else _RESIDENT) // max(candidates, 1))
-        # In one chunk the weights become the gradient where they lie.
-        whole = 0 < rows <= chunk and torch.promote_types(negative.dtype, log_q.dtype) == negative.dtype
-        negative_grad = torch.empty_like(negative) if wanted and not whole else None
+        if 0 < rows <= chunk and torch.promote_types(negative.dtype, log_q.dtype) == negative.dtype:
+            # In one chunk nothing is cut or copied: the weights become the gradient where they lie.
+            loss, shares, weights = _of_chunk(positive, negative, log_q, mask, rows, wanted)
+            if wanted:
+                context.save_for_backward((shares - 1.0) / rows, weights)
+            return loss / rows
+        negative_grad = torch.empty_like(negative) if wanted else None
         shares = torch.empty_like(positive)
         loss = positive.new_zeros(())
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
-            logits = negative[part] - (log_q if log_q.ndim == 1 else log_q[part])
-            top, weights = _weights(logits, mask[part], positive[part])
-            own = (positive[part] - top).exp()
-            total = weights.sum(1) + own
-            loss += (total.log() + top - positive[part]).sum()
-            shares[part] = own / total
-            if wanted:
-                weights.mul_((1.0 / (total * rows))[:, None])
-                if negative_grad is None:
-                    negative_grad = weights
-                else:
-                    negative_grad[part] = weights
+            of_part = log_q if log_q.ndim == 1 else log_q[part]
+            summed, shares[part], weights = _of_chunk(positive[part], negative[part], of_part, mask[part], rows, wanted)
+            loss += summed
+            if negative_grad is not None:
+                negative_grad[part] = weights
         if negative_grad is not None:
             context.save_for_backward((shares - 1.0) / rows, negative_grad)
         return loss / rows
@@ -105,6 +102,18 @@ class _SampledSoftmax(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         positive, negative = context.saved_tensors
         return positive * gradient, negative * gradient, None, None, None
+
+
+def _of_chunk(
+    positive: Tensor, negative: Tensor, log_q: Tensor, mask: Tensor, rows: int, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of losses, each positive's share, and the gradient of the scores where it is wanted; ``rows`` of all."""
+    top, weights = _weights(negative - log_q, mask, positive)
+    own = (positive - top).exp()
+    total = weights.sum(1) + own
+    if wanted:
+        weights.mul_((total * rows).reciprocal()[:, None])
+    return (total.log() + top - positive).sum().to(positive.dtype), (own / total).to(positive.dtype), weights
 
 
 def _weights(logits: Tensor, mask: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

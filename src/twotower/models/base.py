@@ -43,6 +43,8 @@ class Model(nn.Module, ABC):
             order: then no sampler can name candidates of a batch or of a row.
         wants_items: False where a model that `ReadsCatalogue` does without it by its settings.
         compiled_parts: methods that training.compile compiles; () where there is nothing to gain.
+        reads_times: False where no training step reads when the events of a history were, so that batches carry no
+            times. A subclass says so for itself.
         same_steps: whether each training step of one shape does the same work on the device, with no state in Python
             that moves along, so that training.capture = "auto" may replay one. A subclass says so for itself.
         in_one_shape: set while compiled parts are in use, and where rows of a table are shared out: rows are then
@@ -62,6 +64,7 @@ class Model(nn.Module, ABC):
     row_by_row: bool | None = None
     draws_rows: bool = False
     compiled_parts: tuple[str, ...] = ("encode_users", "encode_items")
+    reads_times: bool = True
     same_steps: bool = False
     in_one_shape: bool = False
     no_onnx: str = ""
@@ -215,6 +218,11 @@ class SumsOverHistory(Protocol):
 def is_selectable(model: Model) -> bool:
     """Return whether the current weights may be kept as the best checkpoint: see `Phased`."""
     return not isinstance(model, Phased) or model.selectable
+
+
+def reads_times(model: Model) -> bool:
+    """Return whether a training step may read when events were: unless the class itself says no, and not one above."""
+    return bool(vars(type(model)).get("reads_times", True))
 
 
 def reads_catalogue(model: Model) -> bool:

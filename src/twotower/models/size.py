@@ -129,6 +129,29 @@ def check_batch_size(rows: int, length: int, name: str) -> None:
         )
 
 
+def check_scores_size(rows: int, candidates: int, name: str, device: torch.device, *, width: int = 4) -> None:
+    """Refuse steps whose scores, of each row with each candidate, and their gradients need more memory than is free.
+
+    Args:
+        rows: whose losses a step computes on this device.
+        candidates: of each row.
+        name: of the model.
+        device: of the steps.
+        width: bytes of a score.
+
+    Raises:
+        InputError: with what is needed and what is there.
+    """
+    needed, free = 2 * width * rows * candidates, _free_on(device)
+    if needed > free:
+        where = "" if device.type == "cpu" else f" on '{device}'"
+        raise InputError(
+            f"model '{name}': the scores of {rows:,} rows with {candidates:,} items of their batch, and their "
+            f"gradients, take {_gb(needed)}, and {_gb(free)} of memory are free{where}; lower training.batch_size, or "
+            "set sampling.in_batch_number"
+        )
+
+
 def _too_large(name: str, parameters: dict[str, Any], told: str, free: int | float, where: str = "") -> InputError:
     numbers = [f"{key} = {shown(value, 40)}" for key, value in parameters.items() if not isinstance(value, bool | str)]
     given = f" with {', '.join(numbers)}"[:200] if numbers else ""

@@ -75,6 +75,7 @@ class TwoTower(Model):
     """
 
     same_steps = True
+    reads_times = False
 
     def __init__(
         self,

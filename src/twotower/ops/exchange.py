@@ -100,7 +100,11 @@ class LostOwnerError(ConnectionError):
 
     def __init__(self, does: str, reason: str) -> None:
         super().__init__(f"a rank that {does} {reason}; all ranks end: start them again")
-        self.reason = reason
+        self.does, self.reason = does, reason
+
+    def __reduce__(self) -> tuple[type[LostOwnerError], tuple[str, str]]:
+        """Pass to another process as it was made."""
+        return type(self), (self.does, self.reason)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,10 @@ from twotower.ops.ragged import expand
 
 MOST_PADDED = 1 << 25
 """Places of a padded walk on a GPU at most: a quarter of a GiB."""
+WAITING = ("cuda",)
+"""Kinds of device for which the host must not wait, and on which a kernel costs its launch."""
+MOST_SEARCHED = 1 << 19
+"""Rows times shared candidates up to which they are searched for there."""
 
 
 class Positives:
@@ -20,8 +24,9 @@ class Positives:
 
     Each (user, item) pair is one int64, user · num_items + item, in sorted order, and the item once more: memory is 16
     bytes an event. Shared candidates are met by walking the rows' own positives (their work grows with those, not with
-    rows × candidates); candidates of a row's own are met by binary search. On a GPU nothing waits for the device as
-    long as the walk, padded to the longest list, is no more than `MOST_PADDED` places.
+    rows × candidates); candidates of a row's own are met by binary search, and on a GPU so are shared ones where they
+    are few, which takes a third of the kernels. On a GPU nothing waits for the device as long as the walk, padded to
+    the longest list, is no more than `MOST_PADDED` places.
 
     Args:
         offsets: int64 [num_users + 1], as in a log: user u owns items[offsets[u]:offsets[u + 1]].
@@ -42,7 +47,7 @@ class Positives:
         users = torch.arange(len(offsets) - 1, device=offsets.device)
         owners = users.repeat_interleave(offsets.diff(), output_size=len(items))
         self.num_items = num_items
-        self.pairs = (owners * num_items + items).unique(sorted=True)
+        self._keep((owners * num_items + items).unique(sorted=True))
         self.items = self.pairs % num_items
         self.offsets = torch.searchsorted(self.pairs, torch.arange(len(offsets), device=offsets.device) * num_items)
         self.longest = int(self.offsets.diff().max()) if len(offsets) > 1 else 0
@@ -51,8 +56,13 @@ class Positives:
         """Return the same look-up on another device."""
         moved = object.__new__(Positives)
         moved.num_items, moved.longest = self.num_items, self.longest
-        moved.pairs, moved.items, moved.offsets = (part.to(device) for part in (self.pairs, self.items, self.offsets))
+        moved._keep(self.pairs.to(device))
+        moved.items, moved.offsets = self.items.to(device), self.offsets.to(device)
         return moved
+
+    def _keep(self, pairs: Tensor) -> None:
+        self._ended = torch.cat([pairs, pairs.new_full((1,), -1)])  # no pair is -1: a search may end past the last
+        self.pairs = self._ended[:-1]
 
     def contains(
         self,
@@ -70,16 +80,14 @@ class Positives:
             tensor([[ True, False],
                     [False,  True]])
         """
-        if candidates.ndim == 1:
+        few = users.device.type in WAITING and len(users) * len(candidates) <= MOST_SEARCHED
+        if candidates.ndim == 1 and not few:
             return self._walk(users, candidates, own)
         found = self._search(users[:, None] * self.num_items + candidates)
         return found if own is None else found.logical_or_(candidates == own[:, None])
 
     def _search(self, keys: Tensor) -> Tensor:
-        if not len(self.pairs):
-            return torch.zeros_like(keys, dtype=torch.bool)
-        place = torch.searchsorted(self.pairs, keys).clamp_(max=len(self.pairs) - 1)
-        return self.pairs[place] == keys
+        return self._ended[torch.searchsorted(self.pairs, keys)] == keys
 
     def _walk(self, users: Tensor, candidates: Tensor, own: Tensor | None) -> Tensor:
         # The slot of an item is the place of one of its candidates; of all others, the place past the last.
@@ -88,7 +96,7 @@ class Positives:
         slots[candidates] = torch.arange(none, device=device)
         starts, ends = self.offsets[users], self.offsets[users + 1]
         rows = torch.arange(len(users), device=device)
-        if device.type == "cpu" or len(users) * self.longest > MOST_PADDED:
+        if device.type not in WAITING or len(users) * self.longest > MOST_PADDED:
             row, place = expand(starts, ends)
             slot = slots[self.items[place]]
         else:

@@ -96,7 +96,7 @@ def unite(model: nn.Module) -> None:
 def all_rows(table: ShardedTable, part: Tensor) -> Tensor:
     """Return the rows of all ranks in the order of ids, in the host's memory of rank 0; elsewhere no row.
 
-    They come by blocks, so that rank 0 holds little beside the whole. All ranks meet.
+    They come by blocks, so that rank 0 holds little beside the whole. All ranks call.
 
     Args:
         table: says which rows are whose.

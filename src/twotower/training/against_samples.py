@@ -24,6 +24,7 @@ from twotower.training.step_candidates import (
     StepCandidates,
     by_row,
     drawn_ids,
+    drawn_number,
     own_rows,
     side_by_side,
     users_of,
@@ -121,11 +122,11 @@ class AgainstSamples:
         On a GPU one long call costs as much as one short call, and repeats among shared draws are few. A model with a
         forward of its own does not let others into it.
         """
-        drawn = drawn_ids(negatives)
-        apart = negatives.ids.ndim == 2 or not len(drawn) or not (drawn.device.type in TOGETHER or model.in_one_shape)
-        if apart or model.own_forward:
-            return model(batch), None
         ids = batch.items.ids
+        apart = negatives.ids.ndim == 2 or not (ids.device.type in TOGETHER or model.in_one_shape)
+        if apart or model.own_forward or not drawn_number(negatives):
+            return model(batch), None
+        drawn = drawn_ids(negatives)
         both = model.encode_items(self.dataset.items(torch.cat([ids, drawn])))
         own, fresh = (states.take(both, part) for part in (slice(len(ids)), slice(len(ids), None)))
         return Encoded(model.encode_users(batch.users), own, ids, {}), fresh
@@ -201,12 +202,13 @@ class AgainstSamples:
         self, model: Model, encoded: Encoded, negatives: Negatives, together: Encoded, fresh: State | None
     ) -> State:
         """States of all candidates: the batch's own, those the step encodes, those the sampler kept."""
-        drawn = drawn_ids(negatives)
-        parts = [states.take(together.items, slice(negatives.in_batch))]
-        if len(drawn):
-            parts.append(self._drawn(model, encoded, drawn) if fresh is None else fresh)
+        drawn, taken = drawn_number(negatives), negatives.in_batch
+        every = not drawn and taken == states.rows(together.items)  # then no rows are cut out, nor their gradients
+        parts = [together.items if every else states.take(together.items, slice(taken))] if taken or not drawn else []
+        if drawn:
+            parts.append(self._drawn(model, encoded, drawn_ids(negatives)) if fresh is None else fresh)
         if negatives.states is not None:
-            encoded_now = negatives.in_batch + len(drawn)
+            encoded_now = negatives.in_batch + drawn
             if self.rescale_bank and encoded_now:
                 stand_for = negatives.ids.numel() / encoded_now
                 parts = [states.map_state(lambda part: with_gradient_of(part, stand_for), part) for part in parts]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -110,7 +111,15 @@ class World:
             if world.tells_first():
                 raise
             raise SharedError(str(error), status=1) from error
+        world._meet()
         return world
+
+    def _meet(self) -> None:
+        """Wait a little until all have met: one that ends at once would break the meeting of those that still do."""
+        with contextlib.suppress(RuntimeError):  # one is late, or gone: that is found out where it is asked
+            if self._store.add("met", 1) == self.size:
+                self._store.set("all met", "1")
+            self._store.wait(["all met"], datetime.timedelta(seconds=TELLING))
 
     def tells_first(self) -> bool:
         """Return whether this rank calls first: when all must end, one reports the reason."""
@@ -161,13 +170,12 @@ class World:
         """
         if self.size == 1:
             return
-        told = [
-            dict(zip(facts, text.split("\n"), strict=True)) for text in collectives.texts("\n".join(facts.values()))
-        ]
+        told: list[dict[str, str]] = [json.loads(text) for text in collectives.texts(json.dumps(dict(facts)))]
         for rank, other in enumerate(told):
-            for name, value in other.items():
-                if value != told[0][name]:
-                    shown = "" if max(len(value), len(told[0][name])) > 32 else f" ({value}, not {told[0][name]})"
+            for name in dict.fromkeys([*told[0], *other]):  # another version may tell of more, or of less
+                value, first = other.get(name, "none"), told[0].get(name, "none")
+                if value != first:
+                    shown = "" if max(len(value), len(first)) > 32 else f" ({value}, not {first})"
                     raise self.said(f"rank {rank} has another {name} than rank 0{shown}: start all ranks alike")
 
     # While training

@@ -42,9 +42,13 @@ def own_rows(negatives: Negatives, own: slice) -> Negatives:
 
 def drawn_ids(negatives: Negatives) -> Tensor:
     """Return the candidates that the step must encode: neither the batch's own nor kept ones, one after the other."""
-    ids = negatives.ids.flatten()
+    return negatives.ids.flatten()[negatives.in_batch : negatives.in_batch + drawn_number(negatives)]
+
+
+def drawn_number(negatives: Negatives) -> int:
+    """Return how many candidates the step must encode."""
     kept = 0 if negatives.states is None else states.rows(negatives.states)
-    return ids[negatives.in_batch : len(ids) - kept]
+    return negatives.ids.numel() - negatives.in_batch - kept
 
 
 def with_gradient_of(part: Tensor, many: float) -> Tensor:

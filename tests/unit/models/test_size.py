@@ -1,10 +1,13 @@
 """A model that the machine has no memory for is refused before it is built, with the number in the line."""
 
+import contextlib
+
 import pytest
 import torch
 
 from twotower.core.errors import InputError
 from twotower.core.schema import Feature, Schema
+from twotower.experiment import learn
 from twotower.experiment.run import Run
 from twotower.models import size
 from twotower.models.registry import MODELS, build_model
@@ -100,3 +103,32 @@ def test_batches_of_histories_that_no_memory_holds_are_refused(tiny_dataset, mon
     run = Run.from_dict({"model": model, "training": {"epochs": 1, "device": "cpu"}})
     with pytest.raises(InputError, match=r"histories of 2,000,000,000 items takes .* lower model.history_length"):
         train(run, dataset=tiny_dataset)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "many"),
+    [({"name": "two_tower", "dim": 4}, 4, 4), ({"name": "sasrec", "dim": 4, "history_length": 3}, 2, 3 * 2)],
+)
+def test_scores_of_a_batch_that_no_memory_holds_are_refused_before_training(
+    model, rows, many, tiny_dataset, monkeypatch
+):
+    from twotower.experiment.train import train
+
+    training = {"epochs": 1, "device": "cpu", "batch_size": rows, "evaluate_every": 0, "patience": 0}
+    run = Run.from_dict({"model": model, "training": training, "objective": {"loss": "sampled_softmax"}})
+    seen = []
+    monkeypatch.setattr(learn, "check_scores_size", lambda *given, **more: seen.append((*given, more["width"])))
+    train(run, dataset=tiny_dataset)
+    train(run.with_settings(["sampling.in_batch_number=2", "training.precision=bfloat16"]), dataset=tiny_dataset)
+    found, candidates, name, device, width = seen[0]
+    assert found == candidates <= many
+    assert (name, device.type, width) == (model["name"], "cpu", 4)
+    assert seen[1][0] == found
+    assert (seen[1][1], seen[1][4]) == (2, 2)
+
+
+@pytest.mark.parametrize(("free", "fine"), [(800_000, True), (799_999, False)])
+def test_scores_take_their_own_memory_and_that_of_their_gradients(free, fine, monkeypatch):
+    monkeypatch.setattr(size, "_free_on", lambda device: free)
+    with contextlib.nullcontext() if fine else pytest.raises(InputError, match=r"lower training.batch_size, or set"):
+        size.check_scores_size(100, 1000, "two_tower", torch.device("cuda:0"))

@@ -5,16 +5,25 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from twotower.core.errors import InputError
+from twotower.core.schema import Schema
 from twotower.core.seeds import torch_generator
+from twotower.data.dataset import Dataset
 from twotower.data.examples import EventRows, SequenceRows
+from twotower.data.log import Log
+from twotower.experiment.run import ModelSection, Run
+from twotower.experiment.train import train
 from twotower.losses.sampled_softmax import SampledSoftmax
+from twotower.models.base import reads_times
 from twotower.models.sequential import SASRec
 from twotower.models.two_tower import TwoTower
+from twotower.sampling import known
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
@@ -31,7 +40,9 @@ from twotower.training.compiled import CompiledParts
 from twotower.training.config import Training
 from twotower.training.feed import fed
 from twotower.training.loop import fit
+from twotower.training.optimize import build_optimizer
 from twotower.training.regularise import Regulariser
+from twotower.training.step import Step
 
 CONFIG = Training(epochs=3, batch_size=4, learning_rate=0.0625, clip_norm=1.0)
 """18 events: four full batches an epoch, and one of two rows. A rate that float32 holds exactly."""
@@ -312,6 +323,49 @@ def test_the_plain_encoders_come_back_after_a_compiled_step(tiny_dataset):
         assert model.in_one_shape
     assert model.encode_users == type(model).encode_users.__get__(model)
     assert not model.in_one_shape
+
+
+class Counted(TorchDispatchMode):
+    """Counts operators, those of the backward pass too, but for views."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += not func.is_view and func is not torch.ops.aten.detach.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_plain_step_does_little_beyond_what_a_loop_by_hand_does(monkeypatch):
+    """On a GPU every operator is a launch, and launches are the time of a small step."""
+    monkeypatch.setattr(known, "WAITING", ("cpu",))  # as on a GPU
+    log = Log(torch.tensor([0, 0, 0, 6, 12]), torch.tensor([2, 3, 4, 5, 6, 7] * 2), times=torch.arange(12))
+    dataset = Dataset(Schema(4, 8, (), ()), log, {}, {}, {"name": "plain"})
+    model = TwoTower(dataset.schema, dim=4, field_dim=4, hidden=(4,))
+    rows = EventRows(dataset, log, history_length=3, item_features=True, times=reads_times(model))
+    positives = Positives(log.offsets, log.items, 8)
+    objective = AgainstSamples(dataset, InBatch(ItemCounts(log.items, 8)), SampledSoftmax(), positives)
+    step = Step(model, rows, objective, build_optimizer(model, CONFIG), replace(CONFIG, clip_norm=0.0))
+    step(torch.arange(4))  # moments are made
+    with Counted() as counted:
+        step(torch.arange(4))
+    assert counted.number <= 144
+
+
+def test_only_a_class_that_says_so_itself_is_trained_without_times(tiny_dataset):
+    class Own(TwoTower):
+        pass
+
+    settings = {"dim": 4, "history_length": 3}
+    told = [reads_times(cls(tiny_dataset.schema, **settings)) for cls in (TwoTower, Own, SASRec)]
+    assert told == [False, True, True]
+    run = Run(model=ModelSection("two_tower", settings))
+    seen = []
+    with mock.patch.object(
+        EventRows, "cut", lambda self, rows, cut=EventRows.cut: seen.append(cut(self, rows)) or seen[-1]
+    ):
+        train(run.with_settings(["training.epochs=1", "training.device=cpu"]), dataset=tiny_dataset)
+    assert seen
+    assert all(batch.users.history_times is None for batch in seen)
 
 
 def test_a_captured_batch_is_a_copy_on_its_own(tiny_dataset):
