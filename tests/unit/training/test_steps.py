@@ -30,6 +30,7 @@ from twotower.training.captured_step import WARM_UPS, CapturedStep
 from twotower.training.compiled import CompiledParts
 from twotower.training.config import Training
 from twotower.training.feed import fed
+from twotower.training.gradient_cache import GradientCached
 from twotower.training.loop import fit
 from twotower.training.regularise import Regulariser
 
@@ -302,6 +303,24 @@ def test_compiled_steps_give_the_same_losses_and_compile_each_encoder_once(kind,
     parts = 1 if kind == "sequences" else 2
     assert graphs == [0, 0, parts, parts]  # the ragged last batches and the second training compile nothing
     assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.skipif(hasattr(TwoTower.encode_users, "__wrapped__"), reason="checks of types would be compiled too")
+@pytest.mark.parametrize("size", ["a batch in parts", "a log that is one batch"])
+def test_each_encoder_is_compiled_once_for(size, tiny_dataset, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(steps, "CompiledParts", functools.partial(CompiledParts, backend="eager"))
+    torch.compiler.reset()
+    counters.clear()
+    model, rows, objective = compiled(tiny_dataset, "uniform")
+    if size == "a batch in parts":
+        config, objective = replace(CONFIG, batch_size=8), GradientCached(objective, 3)
+    else:
+        config = replace(CONFIG, batch_size=256)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        fit(model, rows, objective, replace(config, compile=True))
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_the_plain_encoders_come_back_after_a_compiled_step(tiny_dataset):
