@@ -315,6 +315,13 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
 
 
 @pytest.mark.bad_input
+@pytest.mark.bad_input
+def test_a_rate_of_rows_that_no_step_would_take_is_refused(tiny_dataset):
+    model, _, _ = case(tiny_dataset, table="sparse")
+    with pytest.raises(InputError, match="training.row_rate follows .*learning_rate, which is 0"):
+        build_optimizer(model, Training(learning_rate=0.0, row_rate=0.1))
+
+
 @pytest.mark.parametrize("setting", [{"row_rate": 0.1}, {"row_state": "bfloat16"}])
 def test_what_is_of_rows_is_refused_where_a_model_has_none(setting, tiny_dataset):
     model, _, _ = case(tiny_dataset, table="dense")
