@@ -22,6 +22,7 @@ from twotower.sampling.memory_bank import MemoryBank
 from twotower.sampling.mixed import Mixed
 from twotower.sampling.popularity import Popularity
 from twotower.sampling.uniform import Uniform
+from twotower.towers.sparse_table import SparseTable
 from twotower.training import captured_step, steps
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
@@ -232,6 +233,15 @@ def test_auto_goes_on_step_by_step_where_a_captured_one_does_not_pay(reason, tin
     assert all(torch.equal(value, found[0][name]) for name, value in found[1].items())
 
 
+class Warming(TwoTower):
+    """Changes as training goes on."""
+
+    selectable = True
+
+    def set_progress(self, epochs):
+        self.id_dropout = 0.2 if epochs < 1 else 0.0
+
+
 def refused(dataset, kind):
     """A model, rows, objective and settings whose steps cannot be captured."""
     config = replace(CONFIG, capture="on")
@@ -246,6 +256,13 @@ def refused(dataset, kind):
         return model, rows, AgainstAll(dataset, Regulariser({"uniformity": 0.1})), config
     if kind == "own draws":
         return *events(dataset, uniform(dataset, per_row=True)), config
+    if kind in ("phases", "rows of a table"):
+        model, rows, objective = events(dataset)
+        if kind == "phases":
+            model.__class__ = Warming
+        else:
+            model.item_table = SparseTable(dataset.schema.num_items, 4)
+        return model, rows, objective, replace(config, clip_norm=0.0)
     bank = MemoryBank(8, 4, ItemCounts(dataset.log.items, dataset.schema.num_items))
     return *events(dataset, bank), config
 
@@ -258,6 +275,8 @@ def refused(dataset, kind):
         ("regulariser", "objective.regularise is set"),
         ("own draws", "negatives of Uniform differ in number"),
         ("bank", "negatives of MemoryBank differ in number or change"),
+        ("phases", "Warming changes in the course of training"),
+        ("rows of a table", "rows of sparse and host tables are stepped one batch at a time"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_with_the_reason(kind, why, tiny_dataset, captures_here):
@@ -331,6 +350,18 @@ def test_the_plain_encoders_come_back_after_a_compiled_step(tiny_dataset):
         assert model.in_one_shape
     assert model.encode_users == type(model).encode_users.__get__(model)
     assert not model.in_one_shape
+
+
+def test_a_batch_as_long_as_the_captured_one_but_wider_is_trained_on_as_ever():
+    def again(work, generators):
+        return lambda: work(), torch.zeros(())
+
+    seen = []
+    step = CapturedStep(lambda given: seen.append(given.shape) or given.sum(), 4, torch.device("cpu"), record=again)
+    for width in (1, 1, 1, 1, 3, 1):
+        step(torch.ones(4, width))
+    assert [width for _, width in seen] == [1, 1, 1, 1, 3, 1]
+    assert step.replays == 2
 
 
 def test_a_captured_batch_is_a_copy_on_its_own(tiny_dataset):
