@@ -292,7 +292,7 @@ class World:
         return sums[0]
 
     def total(self) -> int:
-        """Return how many rows of the loss the step at hand has on all ranks, once they have been told."""
+        """Return how many rows of the loss the current step has on all ranks; it waits for their messages."""
         return sum(rows for rows, _, _ in self._all_told())
 
     def any(self, wish: bool) -> bool:
