@@ -27,6 +27,7 @@ from twotower.sampling.uniform import Uniform
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
+from twotower.training.gradient_cache import InParts
 from twotower.training.loop import fit
 
 pytestmark = pytest.mark.gpu
@@ -154,6 +155,17 @@ def test_a_whole_run_from_main_memory_trains_and_tests(model, loss, tiny_dataset
         found.append([record.loss for record in done.records])
     if model == "two_tower":  # the other draws dropout
         assert found[1] == pytest.approx(found[0], rel=2e-3)
+
+
+def test_a_batch_in_parts_draws_the_same_dropout_for_its_gradient(tiny_dataset):
+    model, rows, _ = case(tiny_dataset, "uniform", 0.5)
+    drawn = []
+    plain = model.user_mlp.forward
+    model.user_mlp.forward = lambda given: drawn.append(plain(given)) or drawn[-1]
+    InParts(model, 5).encode_users(rows.cut(torch.arange(18)).users).sum().backward()
+    assert len(drawn) == 8
+    for first, second in zip(drawn[:4], drawn[:3:-1], strict=True):
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("tile", [7, 1000])

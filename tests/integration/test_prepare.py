@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,9 @@ def test_all_formats_give_the_same_arrays(tmp_path):
     csv = f"read_csv('{tmp_path}/log.csv', all_varchar=true)"
     duckdb.connect().sql(f"COPY (FROM {csv}) TO '{tmp_path}/log.parquet'")
     duckdb.connect().sql(f"COPY (SELECT * REPLACE (time::INTEGER AS time) FROM {csv}) TO '{tmp_path}/typed.parquet'")
+    for name in ("log.parquet", "log.csv", "log.jsonl"):  # a folder that is called like a column
+        (tmp_path / "user=7").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / name, tmp_path / "user=7" / name)
     moment = "make_timestamp(time::BIGINT * 1000000) AS time"
     duckdb.connect().sql(f"COPY (SELECT * REPLACE ({moment}) FROM {csv}) TO '{tmp_path}/clock.parquet'")
     half = len(rows) // 2
@@ -184,6 +188,9 @@ def test_all_formats_give_the_same_arrays(tmp_path):
         "strings.jsonl": {},
         "log.parquet": {},
         "typed.parquet": {},
+        "user=7/log.parquet": {},
+        "user=7/log.csv": {},
+        "user=7/log.jsonl": {},
         "clock.parquet": {},
         "part-*.csv": {},
     }

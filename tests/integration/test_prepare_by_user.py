@@ -107,6 +107,28 @@ def test_users_apart_give_the_folder_of_one_process(folder: Path, kind: str, ite
 
 
 @pytest.mark.parametrize("folder", ["names"], indirect=True)
+@pytest.mark.parametrize("above", ["user=7", "item=7", "time=7", "row=7", "number=7", "kind=0"])
+def test_a_folder_called_like_a_column_above_the_files_is_no_column(above: str, folder: Path) -> None:
+    path = spec(folder, SPECS["by time"], items=True)
+    prepare(path, folder / "plain")
+    for way, engine in (("one", None), ("parts", ThisProcess())):
+        prepare(path, folder / above / way, engine=engine)
+        assert hash_folder(folder / above / way, leave_out=()) == hash_folder(folder / "plain", leave_out=())
+
+
+@pytest.mark.parametrize("folder", ["names"], indirect=True)
+def test_odd_times_of_every_file_are_told(folder: Path) -> None:
+    path = spec(folder, SPECS["by time"])
+    for number, times in enumerate((["1500000000", "0"], ["0", "5000000000"])):
+        lines = ["user,item,stars,when", *(f"u{place},i{place},5,{time}" for place, time in enumerate(times))]
+        (folder / f"log-{number}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prepare(path, folder / "parts", engine=ThisProcess())
+    said = " ".join(read_json(folder / "parts" / "manifest.json")["treatments"])
+    assert "2 events have a time in 'when' of 0 or less" in said
+    assert "1 events lie after the year 2100" in said
+
+
+@pytest.mark.parametrize("folder", ["names"], indirect=True)
 def test_repeats_are_counted_alike_in_any_number_of_shares(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spec(folder, SPECS["by time"])
     prepare(path, folder / "one")

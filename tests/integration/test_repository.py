@@ -105,6 +105,17 @@ def test_nothing_is_left_for_later():
     assert not found
 
 
+def test_a_folder_above_a_parquet_file_is_never_a_column():
+    """DuckDB takes a folder called item=3 for one, in place of the file's own, unless each reader is told not to."""
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in SOURCE.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(?<!def )read_parquet\(", line) and not re.search("hive_partitioning|NO_FOLDERS", line)
+    ]
+    assert found == []
+
+
 def test_every_module_says_what_it_is():
     silent = [name for name, tree in trees() if not ast.get_docstring(tree)]
     assert not silent

@@ -19,6 +19,7 @@ from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
+from twotower.training import gradient_cache
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
@@ -131,6 +132,19 @@ def test_dropout_is_drawn_alike_both_times(dataset):
             ends.append(float(loss()))
             weight[0, 0] -= sign * step
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
+
+
+def test_what_is_encoded_again_is_told_the_device_that_dropout_is_drawn_on(dataset, monkeypatch):
+    plain, told = gradient_cache.checkpoint, []
+
+    def noted(encode, *given, **more):
+        told.append({part.device for part in given if isinstance(part, torch.Tensor)})  # of all that PyTorch looks at
+        return plain(encode, *given, **more)
+
+    monkeypatch.setattr(gradient_cache, "checkpoint", noted)
+    batch = EventRows(dataset, dataset.log, history_length=3, item_features=True).cut(torch.arange(18))
+    GradientCached(objective_of("in-batch", dataset), 5)(built(dataset), batch)
+    assert told == [{torch.device("cpu")}] * 8
 
 
 @pytest.mark.parametrize("table", ["dense", "host"])

@@ -72,6 +72,18 @@ def test_under_autocast_products_are_bfloat16_and_the_result_stays_close():
         assert (found - wanted).norm() < 0.02 * wanted.norm()
 
 
+def test_an_item_that_is_the_target_of_many_rows_has_their_whole_gradient_in_bfloat16():
+    users, items, _, _, _ = make_case(2048, 40, 8, torch.float32, 0.3)
+    users, targets = users.detach() + 0.5, torch.full((2048,), 5)
+
+    def gradient(dtype, **way):
+        given = [part.detach().to(dtype).requires_grad_() for part in (users, items)]
+        return torch.autograd.grad(full_softmax(*given, targets, **way), given[1])[0].float()
+
+    exact = gradient(torch.float32)
+    assert (gradient(torch.bfloat16, tile=16) - exact).norm() < 0.01 * exact.norm()
+
+
 def test_logits_far_apart_give_a_finite_loss():
     users, items = torch.tensor([[1000.0], [1.0]]), torch.tensor([[0.0], [0.0], [1.0], [0.0]])
     loss = full_softmax(users, items, torch.tensor([3, 3]), tile=1)

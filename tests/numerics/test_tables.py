@@ -40,7 +40,7 @@ from twotower.training.against_samples import AgainstSamples
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.loop import fit
-from twotower.training.optimize import build_optimizer
+from twotower.training.optimize import build_optimizer, plain_state, restore_state, set_rate
 from twotower.training.row_adagrad import RowAdagrad
 
 KINDS = ("dense", "hashed", "quotient_remainder", "sparse", "host", "sharded")
@@ -315,6 +315,13 @@ def test_what_is_not_done_to_rows_of_the_host_is_refused(key, tiny_dataset):
 
 
 @pytest.mark.bad_input
+@pytest.mark.bad_input
+def test_a_rate_of_rows_that_no_step_would_take_is_refused(tiny_dataset):
+    model, _, _ = case(tiny_dataset, table="sparse")
+    with pytest.raises(InputError, match="training.row_rate follows .*learning_rate, which is 0"):
+        build_optimizer(model, Training(learning_rate=0.0, row_rate=0.1))
+
+
 @pytest.mark.parametrize("setting", [{"row_rate": 0.1}, {"row_state": "bfloat16"}])
 def test_what_is_of_rows_is_refused_where_a_model_has_none(setting, tiny_dataset):
     model, _, _ = case(tiny_dataset, table="dense")
@@ -343,6 +350,42 @@ def test_a_sharded_table_of_a_model_of_ones_own_is_trained_with_its_weights():
     layer(table(torch.tensor([4]))).sum().backward()
     optimizer.step()
     assert (table.shard != before).any(1).nonzero()[:, 0].tolist() == [4]
+
+
+def stepped(rates, *, between=lambda optimizer: None):
+    """How far the rows of a table and the weights of a layer moved in the last step of some."""
+    torch.manual_seed(0)
+    table, layer = SparseTable(9, 3), torch.nn.Linear(3, 1)
+    optimizer = build_optimizer(torch.nn.ModuleList([table, layer]), Training(optimizer="sgd", row_rate=0.1))
+    for rate in rates:
+        before = table.shard.clone(), layer.weight.detach().clone()
+        optimizer.zero_grad()
+        layer(table(torch.tensor([4, 7]))).sum().backward()
+        set_rate(optimizer, rate, None)
+        optimizer.step()
+        between(optimizer)
+    return float((table.shard - before[0]).abs().sum()), float((layer.weight.detach() - before[1]).abs().sum())
+
+
+@pytest.mark.parametrize("way", ["as it is", "restored"])
+def test_rows_and_weights_follow_the_rate_of_the_step(way):
+    def again(optimizer):
+        if way == "restored":
+            restore_state(optimizer, plain_state(optimizer))
+
+    assert min(stepped([1e-3, 1e-3], between=again)) > 0.0
+    assert stepped([1e-3, 0.0], between=again) == (0.0, 0.0)
+
+
+def test_a_backward_pass_that_is_forgotten_moves_no_row():
+    table, layer = SparseTable(9, 3), torch.nn.Linear(3, 1)
+    before = table.shard.clone()
+    optimizer = build_optimizer(torch.nn.ModuleList([table, layer]), Training())
+    layer(table(torch.tensor([4]))).sum().backward()
+    optimizer.zero_grad()
+    layer(table(torch.tensor([7]))).sum().backward()
+    optimizer.step()
+    assert (table.shard != before).any(1).nonzero()[:, 0].tolist() == [7]
 
 
 @pytest.mark.bad_input

@@ -15,7 +15,7 @@ from twotower.core.errors import InputError
 from twotower.core.records import FIRST_KNOWN, Features
 from twotower.core.schema import Feature
 from twotower.core.seeds import derive, torch_generator
-from twotower.data.prepare.database import as_pattern, database
+from twotower.data.prepare.database import database, parquet
 from twotower.data.prepare.spec import FeatureSpec
 from twotower.data.prepare.vocabulary import feature_path, read_columns
 from twotower.diagnosis.causes.drift import is_missing
@@ -86,7 +86,7 @@ def fill_table(bundle: Bundle, table: Path, to: Path, faults: Sequence[Lacking],
             feature = fault.feature
             spec = stored.get(feature.name, FeatureSpec(feature.name, feature.kind))
             path = feature_path(vocabulary, "item", feature.name)
-            words = dict(connection.execute(f"SELECT row, value FROM read_parquet({as_pattern(path)})").fetchall())
+            words = dict(connection.execute(f"SELECT row, value FROM {parquet(path)}").fetchall())
             values = filled[feature.name].reshape(len(fault.rows), -1).tolist()
             cells: Cells = [
                 [words[value] for value in row if value in words] if lacks else None

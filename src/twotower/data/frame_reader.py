@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twotower.core.errors import InputError, closest
 from twotower.data.frame_values import plain
-from twotower.data.prepare.database import as_pattern, literal, one, quoted, reading
+from twotower.data.prepare.database import literal, one, parquet, quoted, reading
 
 ACCEPTED = "a pandas or Polars DataFrame, a Polars LazyFrame, a pyarrow Table, a DuckDB relation or a dict of columns"
 
@@ -106,7 +106,7 @@ class Frame:
         Raises:
             InputError: if there are no rows, a strict column is of mixed types, or the library cannot hand them over.
         """
-        source = f"read_parquet({as_pattern(path)})"
+        source = parquet(path)
         with reading(Path(self.what)):
             relation = self._relation(connection, path, columns, set(strict))
             wide = [name for name, kind in types_of(connection, relation).items() if kind in _TOO_WIDE]
@@ -126,7 +126,7 @@ class Frame:
         raw = path.with_name(path.name + ".raw")
         if self.library == "duckdb":
             self.value.project(", ".join(map(quoted, columns))).write_parquet(str(raw))
-            return f"read_parquet({as_pattern(raw)})"
+            return parquet(raw)
         if self.library == "polars":
             polars = sys.modules["polars"]
             try:
@@ -141,7 +141,7 @@ class Frame:
                 frame.write_parquet(raw)  # by itself: DuckDB would ask for pyarrow
             except polars.exceptions.PolarsError as error:
                 raise InputError(f"{self.what}: cannot be read: {_line(error)}") from None
-            return f"read_parquet({as_pattern(raw)})"
+            return parquet(raw)
         if self.library == "pyarrow":
             connection.register("frame", self.value.select(list(columns)))
             return "frame"

@@ -9,7 +9,7 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.data.frame_guesses import guess_unit
 from twotower.data.frame_notices import Notices
 from twotower.data.frame_reader import types_of
-from twotower.data.prepare.database import as_pattern, literal, one, quoted
+from twotower.data.prepare.database import literal, one, parquet, quoted
 from twotower.data.prepare.spec import TIME_UNITS
 from twotower.data.prepare.values import number_of, text_of
 
@@ -36,7 +36,7 @@ def read_times(connection: Any, path: Path, column: str, unit: str | None, zone:
     """
     if unit is not None and unit not in UNITS:
         raise unknown_name("unit", unit, UNITS)
-    source = f"read_parquet({as_pattern(path)})"
+    source = parquet(path)
     kind = types_of(connection, source)[column]
     if kind.startswith(("TIMESTAMP", "DATE")):
         return _clock(kind, column, unit, zone, notices)

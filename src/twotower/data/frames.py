@@ -16,7 +16,7 @@ from twotower.data.frame_guesses import candidates, find_column, find_id
 from twotower.data.frame_notices import Notices, logger
 from twotower.data.frame_reader import Frame, types_of
 from twotower.data.frame_times import read_times
-from twotower.data.prepare.database import as_pattern, database, one, quoted
+from twotower.data.prepare.database import database, one, parquet, quoted
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.values import number_of, text_of
@@ -64,7 +64,7 @@ def prepare_frames(
                 for what, frame in frames.items()
                 if what != "events"
             }
-            source = f"read_parquet({as_pattern(work / 'events')})"
+            source = parquet(work / "events")
             check_sides(connection, source, log, tables, notices)
             chosen = choose_features(connection, tables, features, notices)
         values: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _table(connection: Any, frame: Frame, work: Path, in_events: str, title: str
         notices.tell(f"{frame.what}: ids are read from column '{key}'")
     types = frame.store(connection, path, frame.columns, strict=[key])
     _check_ids(connection, path, frame.what, key, types[key])
-    return Table(frame, f"read_parquet({as_pattern(path)})", key, types, title if frame.what == "items" else "")
+    return Table(frame, parquet(path), key, types, title if frame.what == "items" else "")
 
 
 def _title(frame: Frame | None, given: str | None, notices: Notices) -> str:
@@ -162,7 +162,7 @@ def _check_ids(connection: Any, path: Path, what: str, column: str, kind: str) -
     if kind in ("FLOAT", "DOUBLE"):
         limit = 2**53 if kind == "DOUBLE" else 2**24
         number = number_of(column, kind, quoted)
-        source = f"read_parquet({as_pattern(path)})"
+        source = parquet(path)
         if one(connection, f"SELECT count(*) FROM {source} WHERE isinf({quoted(column)})"):
             raise InputError(f"{what}: an id in column '{column}' is infinite; an id is a finite number or a text")
         largest = one(connection, f"SELECT max(abs({number})) FROM {source}")
@@ -177,7 +177,7 @@ def _check_label(connection: Any, path: Path, column: str, kind: str) -> None:
     number = number_of(column, kind, quoted)
     other = one(
         connection,
-        f"SELECT min({text_of(column, kind, quoted)}) FROM read_parquet({as_pattern(path)}) "
+        f"SELECT min({text_of(column, kind, quoted)}) FROM {parquet(path)} "
         f"WHERE {text_of(column, kind, quoted)} IS NOT NULL AND coalesce({number} NOT IN (0, 1), true)",
     )
     if other is not None:

@@ -16,7 +16,7 @@ from twotower.data.frame_times import UNITS, unit_of_numbers
 from twotower.data.frames import check_sides
 from twotower.data.guess_file import guess_source
 from twotower.data.guess_order import find_order
-from twotower.data.prepare.database import as_pattern, database, literal, one, quoted, reading
+from twotower.data.prepare.database import NO_FOLDERS, as_pattern, database, literal, one, parquet, quoted, reading
 from twotower.data.prepare.spec import Source, Spec, plain_table
 from twotower.data.prepare.values import number_of
 
@@ -101,9 +101,10 @@ def _sampled(
     head.write_text(text, encoding="utf-8", errors="replace")
     with reading(path):
         if source.format == "parquet":
-            sql = f"read_parquet({as_pattern(path)})"
+            sql = parquet(path)
         elif source.format == "jsonl":
-            sql = f"read_json({as_pattern(head)}, format='newline_delimited', ignore_errors=true, sample_size=-1)"
+            options = f"format='newline_delimited', ignore_errors=true, sample_size=-1, {NO_FOLDERS}"
+            sql = f"read_json({as_pattern(head)}, {options})"
         else:
             sql = _csv(head, source, "sample_size=-1")
             connection.execute(
@@ -122,7 +123,7 @@ def _csv(head: Path, source: Source, how: str) -> str:
     return (
         f"read_csv({as_pattern(head)}, delim={literal(delimiter)}, quote={literal(source.quote)}, "
         f"escape={literal(source.quote)}, header={str(not source.columns).lower()}{names}, "
-        f"ignore_errors=true, null_padding=false, strict_mode=false, {how})"
+        f"ignore_errors=true, null_padding=false, strict_mode=false, {how}, {NO_FOLDERS})"
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, shown
 from twotower.data.dataset import Dataset
-from twotower.data.prepare.database import as_pattern, only_file
+from twotower.data.prepare.database import parquet
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -48,7 +48,7 @@ def check_same_numbers(mine: Path, other: Path, what: str) -> None:
             paths = [folder / name for folder in (mine, other)]
             if not all(path.is_file() for path in paths):
                 continue
-            here, there = (f"read_parquet({as_pattern(path)})" for path in paths)
+            here, there = (parquet(path) for path in paths)
             found = connection.execute(
                 f"SELECT here.id, there.id FROM {here} AS here JOIN {there} AS there USING (row) "
                 "WHERE here.id IS DISTINCT FROM there.id ORDER BY row LIMIT 1"
@@ -78,7 +78,7 @@ def check_same_vocabulary(mine: Path, other: Path, what: str) -> None:
         for name in sorted({path.name for folder in (mine, other) for path in folder.glob("*.parquet")}):
             if not ((mine / name).is_file() and (other / name).is_file()):
                 raise InputError(f"{what} differ: only one of them has vocabulary/{name}; give the data of the model")
-            here, there = (connection.read_parquet(only_file(folder / name)) for folder in (mine, other))
+            here, there = (connection.sql(f"FROM {parquet(folder / name)}") for folder in (mine, other))
             key = "id" if "id" in here.columns else "value"
             if not {"row", key} <= set(here.columns) & set(there.columns):
                 continue

@@ -40,10 +40,8 @@ class TiledSoftmax(torch.autograd.Function):
             for start in range(FIRST_KNOWN, len(items), tile):
                 logits = _logits(rows, items, bias, slice(start, start + tile)).to(exact)
                 sums = torch.logaddexp(sums, logits.logsumexp(1))
-                place = targets - start
-                here = (place >= 0) & (place < logits.shape[1])
-                place = place.clamp(0, logits.shape[1] - 1)
-                own = torch.where(here, logits.gather(1, place[:, None])[:, 0], own)
+                here, place = _own_place(targets, start, logits.shape[1])
+                own = torch.where(here, logits.gather(1, place)[:, 0], own)
         kept = scale if isinstance(scale, Tensor) else None
         context.save_for_backward(users, items, targets, kept, bias, sums)
         context.scale, context.tile, context.product = None if kept is not None else scale, tile, product
@@ -58,25 +56,23 @@ class TiledSoftmax(torch.autograd.Function):
         product, tile = context.product, context.tile
         with torch.autocast(users.device.type, enabled=False):
             share = gradient / len(users)
-            rows = (users * scale).to(product)
-            shared = ((users * scale) * share).to(product)
+            scaled = users * scale
+            rows, shared = scaled.to(product), (scaled * share).to(product)
             user_grad = torch.zeros(users.shape, dtype=sums.dtype, device=users.device)  # of users * scale
             item_grad = torch.empty_like(items)
             item_grad[:FIRST_KNOWN] = 0.0
             bias_grad = None if bias is None else torch.zeros_like(bias)
             for start in range(FIRST_KNOWN, len(items), tile):
                 part = slice(start, start + tile)
-                logits = _logits(rows, items, bias, part)
-                weights = logits.to(sums.dtype).sub_(sums[:, None]).exp_()
+                weights = _logits(rows, items, bias, part).to(sums.dtype).sub_(sums[:, None]).exp_()
+                # Less 1 at the target, so that an item's gradient is one sum, however many rows it is the target of.
+                here, place = _own_place(targets, start, weights.shape[1])
+                weights.scatter_add_(1, place, -here[:, None].to(weights.dtype))
                 if bias_grad is not None:
                     bias_grad[part] = weights.sum(0) * share
                 weights = weights.to(product)
                 user_grad += weights @ items[part].to(product)
                 item_grad[part] = (weights.T @ shared).to(items.dtype)
-            user_grad -= items.index_select(0, targets)
-            item_grad.index_add_(0, targets, ((users * scale) * share).to(items.dtype), alpha=-1)
-            if bias_grad is not None:
-                bias_grad.index_add_(0, targets, share.to(bias_grad.dtype).expand(len(targets)), alpha=-1)
             user_grad *= share
             scale_grad = None
             if isinstance(scale, Tensor) and context.needs_input_grad[3]:
@@ -87,3 +83,9 @@ class TiledSoftmax(torch.autograd.Function):
 def _logits(rows: Tensor, items: Tensor, bias: Tensor | None, part: slice) -> Tensor:
     columns = items[part].to(rows.dtype).T
     return rows @ columns if bias is None else torch.addmm(bias[part].to(rows.dtype), rows, columns)
+
+
+def _own_place(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Whether each row's target is one of ``width`` items from ``start`` on [rows], and its column there [rows, 1]."""
+    place = targets - start
+    return (place >= 0) & (place < width), place.clamp(0, width - 1)[:, None]

@@ -30,7 +30,7 @@ class Observer(Protocol):
     """Learn from each training step what to draw next."""
 
     def observe(self, encoded: Encoded) -> None:
-        """Take in what the step has just encoded; called once after each optimiser step."""
+        """Take in what the step has just encoded; called once a step, before the weights move."""
         ...
 
 

@@ -15,7 +15,7 @@ from twotower.core.engines.base import Task
 from twotower.core.parts import writing_part
 from twotower.core.records import TopK
 from twotower.data.log import NO_ITEM
-from twotower.data.prepare.database import as_pattern, database, literal
+from twotower.data.prepare.database import database, literal, parquet
 from twotower.serving.bundle import Bundle
 from twotower.serving.loaded import loaded
 from twotower.serving.pipeline import Pipeline
@@ -60,8 +60,8 @@ def _ids(bundle: Bundle) -> Iterator[Any]:
     """Open a connection that sees the outside ids of both sides."""
     with tempfile.TemporaryDirectory(prefix="twotower-") as name, database(Path(name)) as connection:
         for side in ("items", "users"):
-            path = as_pattern(bundle.folder / "vocabulary" / f"{side}.parquet")
-            connection.execute(f"CREATE VIEW {side} AS SELECT row, id FROM read_parquet({path})")
+            path = parquet(bundle.folder / "vocabulary" / f"{side}.parquet")
+            connection.execute(f"CREATE VIEW {side} AS SELECT row, id FROM {path}")
         yield connection
 
 

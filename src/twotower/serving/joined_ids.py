@@ -11,7 +11,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
-from twotower.data.prepare.database import as_pattern, literal, one, quoted
+from twotower.data.prepare.database import literal, one, parquet, quoted
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def join_vocabularies(
     for name, path in (("stored", stored), ("newer", newer)):
         if not path.is_file():
             raise InputError(f"{path}: no such file, so nothing says what its rows are; prepare the data again")
-        connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM read_parquet({as_pattern(path)})")
+        connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM {parquet(path)}")
         kinds.append(
             dict(connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {name}) ORDER BY ALL").fetchall())
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json
 from twotower.core.schema import Side
-from twotower.data.prepare.database import as_pattern, database
+from twotower.data.prepare.database import database, parquet
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.values import canonical, text_of
@@ -51,7 +51,7 @@ def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
         connection.execute(
             "CREATE TABLE asked AS SELECT __id AS id, min(rowid) AS place FROM loaded WHERE __id IS NOT NULL GROUP BY 1"
         )
-        known = f"read_parquet({as_pattern(vocabulary / f'{side}s.parquet')})"
+        known = parquet(vocabulary / f"{side}s.parquet")
         unknown = f"FROM asked WHERE id NOT IN (SELECT id FROM {known})"
         number = connection.execute(f"SELECT count(*) {unknown}").fetchone()[0]
         first = connection.execute(f"SELECT id {unknown} ORDER BY place LIMIT 3").fetchall()

@@ -16,7 +16,7 @@ from twotower.core.files import check_outside, replacing_file
 from twotower.core.lock import writing_alone
 from twotower.core.parts import Note, finish_parts
 from twotower.core.store import Store
-from twotower.data.prepare.database import as_pattern, database, literal
+from twotower.data.prepare.database import database, literal, parquet
 
 
 def parquet_file(to: Path | str) -> Path | None:
@@ -59,7 +59,7 @@ def end_parts(store: Store, plan: dict[str, Any], notes: list[Note], file: Path 
     if file is None:
         finish_parts(store, plan, notes)
         return
-    listed = "[" + ", ".join(as_pattern(Path(store.path) / note["name"]) for note in notes) + "]"
+    listed = parquet(*(Path(store.path) / note["name"] for note in notes))
     said = json.dumps({name: value for name, value in plan.items() if name != "part"}, ensure_ascii=False)
     with (
         tempfile.TemporaryDirectory(prefix="twotower-") as name,
@@ -67,7 +67,7 @@ def end_parts(store: Store, plan: dict[str, Any], notes: list[Note], file: Path 
         replacing_file(file) as partial,
     ):
         connection.execute(
-            f"COPY (SELECT * FROM read_parquet({listed})) TO {literal(partial)} "
+            f"COPY (SELECT * FROM {listed}) TO {literal(partial)} "
             f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{twotower: {literal(said)}}})"
         )
     shutil.rmtree(store.path)

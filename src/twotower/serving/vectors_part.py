@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.core.engines.base import Task
 from twotower.core.parts import writing_part
 from twotower.core.records import FIRST_KNOWN
-from twotower.data.prepare.database import as_pattern
+from twotower.data.prepare.database import parquet
 from twotower.serving.bundle import Bundle
 from twotower.serving.loaded import loaded
 from twotower.serving.retriever import Retriever
@@ -71,15 +71,15 @@ def copy_vectors(
         near = ", ".join(f"made.{name}" for name in nearest)
         more = f", made.x AS x, made.y AS y, {{'ids': [{near}], 'distances': [{far}]}} AS neighbors"
     taken = {"row", "id", "vector", *(("x", "y", "neighbors") if map_of else ())}
-    source = as_pattern(vocabulary.path)
+    source = parquet(vocabulary.path)
     with duckdb.connect() as connection:
         connection.register("made", columns)
-        known = connection.execute(f"SELECT * FROM read_parquet({source}) LIMIT 0").description
+        known = connection.execute(f"SELECT * FROM {source} LIMIT 0").description
         kept = [name for name, *_ in known if name.lower() not in taken]
         quoted = "".join(', known."' + name.replace('"', '""') + '"' for name in kept)
         target = str(to).replace("'", "''")
         connection.execute(
             f"COPY (SELECT known.id AS id, [{vector}]::FLOAT[] AS vector{more}{quoted} FROM made "
-            f"JOIN read_parquet({source}) AS known ON known.row = made.row ORDER BY made.row) "
+            f"JOIN {source} AS known ON known.row = made.row ORDER BY made.row) "
             f"TO '{target}' (FORMAT parquet)"
         )

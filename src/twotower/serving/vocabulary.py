@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, shown
 from twotower.core.files import replacing_file
-from twotower.data.prepare.database import as_pattern, literal, quoted
+from twotower.data.prepare.database import literal, parquet, quoted
 from twotower.data.prepare.values import plain_text
 from twotower.serving.columns import plain
 
@@ -122,8 +122,8 @@ class Vocabulary:
         import duckdb
 
         connection = duckdb.connect()
-        source = as_pattern(self.path)
-        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM read_parquet({source})")
+        source = parquet(self.path)
+        connection.execute(f"CREATE VIEW vocabulary AS SELECT * FROM {source}")
         return connection
 
     def _ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -168,7 +168,7 @@ def append_items(path: Path, rows: Sequence[int], ids: Sequence[str], columns: S
     import duckdb
 
     with duckdb.connect() as connection, replacing_file(path) as partial:
-        connection.execute(f"CREATE TABLE vocabulary AS SELECT * FROM read_parquet({as_pattern(path)}) ORDER BY row")
+        connection.execute(f"CREATE TABLE vocabulary AS SELECT * FROM {parquet(path)} ORDER BY row")
         kinds = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE vocabulary)").fetchall())
         names = [name for name in kinds if name not in ("row", "id")]
         if extra := sorted({name for record in columns for name in record} - set(names)):

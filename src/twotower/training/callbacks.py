@@ -21,7 +21,7 @@ _TRAINING = ("epoch", "step", "loss", "learning_rate", "seconds")
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Describe one finished epoch; callbacks may add figures to its two dicts."""
+    """Describe one finished epoch; callbacks may add figures to its dicts."""
 
     epoch: int
     """Finished, from 1."""

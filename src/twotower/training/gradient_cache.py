@@ -77,11 +77,11 @@ class InParts(Model):
 
     def encode_users(self, users: Users) -> State:
         """Return user states, one row a user."""
-        return self._in_parts(len(users.ids), lambda part: self.model.encode_users(_users(users, part)))
+        return self._in_parts("encode_users", users.ids, lambda part: _users(users, part))
 
     def encode_items(self, items: Items) -> State:
         """Return item states, one row an item."""
-        return self._in_parts(len(items.ids), lambda part: self.model.encode_items(_items(items, part)))
+        return self._in_parts("encode_items", items.ids, lambda part: _items(items, part))
 
     def score(self, users: State, items: State) -> Tensor:
         """Score every user with every item, as the model does."""
@@ -100,11 +100,19 @@ class InParts(Model):
         """Return 1 / temperature."""
         return self.model.logit_scale()
 
-    def _in_parts(self, length: int, encode: Callable[[slice], State]) -> State:
-        parts = [slice(start, start + self.rows) for start in range(0, max(1, length), self.rows)]
+    def _in_parts(self, name: str, ids: Tensor, cut: Callable[[slice], Users] | Callable[[slice], Items]) -> State:
+        def encode(ids: Tensor, part: slice) -> State:
+            # A compiled encoder is for parts of one length; a shorter one takes the class's own, as it was written.
+            short = self.model.in_one_shape and part.stop > len(ids)
+            encoder = getattr(type(self.model), name).__get__(self.model) if short else getattr(self.model, name)
+            found: State = encoder(cut(part))
+            return found
+
+        parts = [slice(start, start + self.rows) for start in range(0, max(1, len(ids)), self.rows)]
         if len(parts) == 1:
-            return encode(parts[0])
-        return states.join([checkpoint(encode, part, use_reentrant=False) for part in parts])
+            return encode(ids, parts[0])
+        # Ids are handed over so that the generator of their device, from which dropout is drawn, is set back too.
+        return states.join([checkpoint(encode, ids, part, use_reentrant=False) for part in parts])
 
 
 def check_in_parts(model: Model, name: str = "") -> None:

@@ -29,6 +29,7 @@ from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import learning_rate, plain_state, restore_state
+from twotower.training.patience import is_out_of_patience
 from twotower.training.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class _Run:
             with stop_requested(echo=ECHO if self.world.size > 1 else 0.0) as stop:
                 if self.world.size > 1 and not progress.step:
                     self.save()  # so that there is something to go on from, whenever a rank is lost
-                while progress.epoch < self.epochs and not self._out_of_patience():
+                while not self._is_over():
                     self._epoch(stop)
         except StopTraining:
             self.save()
@@ -269,24 +270,9 @@ class _Run:
             self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
         return metrics
 
-    def _out_of_patience(self) -> bool:
-        if not self.progress.best_epoch:  # nothing yet that the model would serve with: see `Phased`
-            return False
-        config = self.config
-        judged = [record for record in self.progress.records if config.metric in record.metrics]
-        worse = 0
-        last = next(record.step for record in judged if record.epoch == self.progress.best_epoch)
-        for record in judged:
-            if record.epoch > self.progress.best_epoch and record.step - last >= config.patience_steps:
-                worse, last = worse + 1, record.step
-        return 0 < config.patience <= worse and not (config.patience_loss and self._still_falls(judged))
-
-    def _still_falls(self, judged: list[EpochRecord]) -> bool:
-        """Whether the training loss fell by more than `Training.patience_loss` since the evaluation before."""
-        if len(judged) < 2:
-            return False
-        before, now = judged[-2].loss, judged[-1].loss
-        return bool(before - now > self.config.patience_loss * abs(before))
+    def _is_over(self) -> bool:
+        progress = self.progress
+        return progress.epoch >= self.epochs or is_out_of_patience(progress.records, progress.best_epoch, self.config)
 
     def save(self) -> None:
         """Write the checkpoint; where rows are shared out, all ranks hand theirs over."""

@@ -45,14 +45,29 @@ def build_optimizer(model: nn.Module, config: Training, *, captured: bool = Fals
         options["capturable"] = parameters[0].is_cuda
     weights = kinds[config.optimizer](parameters, **options)
     tables = {name: part for name, part in model.named_modules() if isinstance(part, RowTable)}
+    _check_rows(config, list(tables.values()))
+    if not tables:
+        return weights
+    rate = config.row_rate or config.learning_rate
+    rows: dict[str, RowOptimizer] = {
+        name: FusedRows(table, rate=rate, state=config.row_state)
+        if isinstance(table, TorchRecTable)
+        else RowAdagrad(table, rate=rate, state=config.row_state)
+        for name, table in tables.items()
+    }
+    return WithRows(weights, rows, ratio=rate / config.learning_rate if config.learning_rate else 1.0)
+
+
+def _check_rows(config: Training, tables: list[RowTable]) -> None:
+    """Refuse settings of rows that a model has not, and what is not done to rows."""
     if not tables:
         if config.row_rate or config.row_state != Training.row_state:
             raise InputError(
                 "training.row_rate and row_state are of the rows of sparse, host and sharded tables, and this model "
                 "has none: leave them out, or set model.table = 'sparse'"
             )
-        return weights
-    if Place.current().size > 1 and any(isinstance(table, SparseTable) for table in tables.values()):
+        return
+    if Place.current().size > 1 and any(isinstance(table, SparseTable) for table in tables):
         raise InputError(
             "sparse and host tables are trained by one process: start it without torchrun, or set "
             "model.table = 'sharded'"
@@ -63,14 +78,11 @@ def build_optimizer(model: nn.Module, config: Training, *, captured: bool = Fals
                 f"training.{key} reaches weights alone, and the rows of sparse, host and sharded tables are none: set "
                 "it to 0, or model.table = 'dense'"
             )
-    rate = config.row_rate or config.learning_rate
-    rows: dict[str, RowOptimizer] = {
-        name: FusedRows(table, rate=rate, state=config.row_state)
-        if isinstance(table, TorchRecTable)
-        else RowAdagrad(table, rate=rate, state=config.row_state)
-        for name, table in tables.items()
-    }
-    return WithRows(weights, rows, ratio=rate / config.learning_rate if config.learning_rate else 1.0)
+    if config.row_rate and not config.learning_rate:
+        raise InputError(
+            "training.row_rate follows the schedule of training.learning_rate, which is 0, so that no row would move: "
+            "raise learning_rate"
+        )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, before: float | None) -> None:

@@ -42,7 +42,7 @@ class Step:
     def __call__(self, given: Tensor | Batch) -> Tensor:
         """Return the loss, detached, once the weights have moved."""
         batch = given if isinstance(given, Batch) else self.rows.cut(given)
-        full = len(batch.users.ids) == self.config.batch_size
+        full = len(batch.users.ids) == min(self.config.batch_size, len(self.rows))
         with contextlib.nullcontext() if self.compiled is None or not full else self.compiled.used():
             loss = self.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ class Steps:
         objective: one batch to a scalar.
         config: of the training.
         world: the processes that train as one.
-        ahead: batches that a thread cuts before they are asked for.
+        ahead: batches that a thread cuts before they are asked for; several ranks cut their own when a step begins.
 
     Raises:
         InputError: if the run asks for a captured step, and its steps cannot be captured: says why.
@@ -46,10 +46,9 @@ class Steps:
     def __init__(
         self, model: Model, rows: Rows, objective: Objective, config: Training, world: World, *, ahead: int = 0
     ) -> None:
-        self.model, self.rows, self.config, self.world = model, rows, config, world
+        self.model, self.rows, self.config, self.world, self.ahead = model, rows, config, world, ahead
         self.device = next(model.parameters()).device
         self.rate: float | None = None
-        self.ahead = 0 if world.size > 1 else ahead
         captured = self._captures(objective)
         self.optimizer = build_optimizer(model, config, captured=captured)
         compiled = CompiledParts(model) if config.compile and self._can_compile() else None

@@ -102,3 +102,12 @@ def test_a_spec_names_the_policy():
     assert spec.split == split
     with pytest.raises(InputError, match="ties must be"):
         Spec.from_dict({"name": "x", "interactions": given, "split": {**split, "ties": "last"}})
+
+
+def test_a_user_of_one_event_has_no_tie_wherever_it_stands():
+    def counted(offsets: list[int], times: list[int]) -> Ties:
+        return ties_of(Log(torch.tensor(offsets), torch.arange(len(times)) + 2, torch.tensor(times)))
+
+    assert counted([0, 1, 3], [5, 7, 7]) == Ties(events=1, last=1, users=2)
+    assert counted([0, 2, 3], [7, 7, 7]) == Ties(events=1, last=1, users=2)
+    assert counted([0, 1], [5]) == Ties(events=0, last=0, users=1)

@@ -57,6 +57,12 @@ class TestArrays:
 
 
 class TestTables:
+    def test_a_folder_above_a_file_is_no_column(self, tmp_path: Path) -> None:
+        (tmp_path / "id=9").mkdir()
+        rows = ", ".join(f"('a{row}', {vector.tolist()})" for row, vector in enumerate(VECTORS))
+        write_parquet(tmp_path / "id=9" / "v.parquet", f"SELECT * FROM (VALUES {rows}) AS t(id, vector)")
+        assert load_table(tmp_path / "id=9" / "v.parquet").ids == [f"a{row}" for row in range(7)]
+
     def test_parquet_list_column(self, tmp_path: Path) -> None:
         write_parquet(
             tmp_path / "v.parquet",

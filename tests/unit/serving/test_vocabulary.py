@@ -13,7 +13,8 @@ from twotower.serving.vocabulary import Record, Vocabulary, write_row_vocabulary
 
 @pytest.fixture(params=["from the file", "preloaded"])
 def items(request: pytest.FixtureRequest, tmp_path: Path) -> Vocabulary:
-    path = tmp_path / "it's items.parquet"
+    path = tmp_path / "id=7" / "it's items.parquet"
+    path.parent.mkdir()
     target = str(path).replace("'", "''")
     duckdb.connect().execute(
         f"""COPY (SELECT * FROM (VALUES

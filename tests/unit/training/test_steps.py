@@ -31,6 +31,7 @@ from twotower.sampling.memory_bank import MemoryBank
 from twotower.sampling.mixed import Mixed
 from twotower.sampling.popularity import Popularity
 from twotower.sampling.uniform import Uniform
+from twotower.towers.sparse_table import SparseTable
 from twotower.training import captured_step, steps
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
@@ -39,6 +40,7 @@ from twotower.training.captured_step import WARM_UPS, CapturedStep
 from twotower.training.compiled import CompiledParts
 from twotower.training.config import Training
 from twotower.training.feed import fed
+from twotower.training.gradient_cache import GradientCached
 from twotower.training.loop import fit
 from twotower.training.optimize import build_optimizer
 from twotower.training.regularise import Regulariser
@@ -242,6 +244,15 @@ def test_auto_goes_on_step_by_step_where_a_captured_one_does_not_pay(reason, tin
     assert all(torch.equal(value, found[0][name]) for name, value in found[1].items())
 
 
+class Warming(TwoTower):
+    """Changes as training goes on."""
+
+    selectable = True
+
+    def set_progress(self, epochs):
+        self.id_dropout = 0.2 if epochs < 1 else 0.0
+
+
 def refused(dataset, kind):
     """A model, rows, objective and settings whose steps cannot be captured."""
     config = replace(CONFIG, capture="on")
@@ -256,6 +267,13 @@ def refused(dataset, kind):
         return model, rows, AgainstAll(dataset, Regulariser({"uniformity": 0.1})), config
     if kind == "own draws":
         return *events(dataset, uniform(dataset, per_row=True)), config
+    if kind in ("phases", "rows of a table"):
+        model, rows, objective = events(dataset)
+        if kind == "phases":
+            model.__class__ = Warming
+        else:
+            model.item_table = SparseTable(dataset.schema.num_items, 4)
+        return model, rows, objective, replace(config, clip_norm=0.0)
     bank = MemoryBank(8, 4, ItemCounts(dataset.log.items, dataset.schema.num_items))
     return *events(dataset, bank), config
 
@@ -268,6 +286,8 @@ def refused(dataset, kind):
         ("regulariser", "objective.regularise is set"),
         ("own draws", "negatives of Uniform differ in number"),
         ("bank", "negatives of MemoryBank differ in number or change"),
+        ("phases", "Warming changes in the course of training"),
+        ("rows of a table", "rows of sparse and host tables are stepped one batch at a time"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_with_the_reason(kind, why, tiny_dataset, captures_here):
@@ -313,6 +333,24 @@ def test_compiled_steps_give_the_same_losses_and_compile_each_encoder_once(kind,
     parts = 1 if kind == "sequences" else 2
     assert graphs == [0, 0, parts, parts]  # the ragged last batches and the second training compile nothing
     assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.skipif(hasattr(TwoTower.encode_users, "__wrapped__"), reason="checks of types would be compiled too")
+@pytest.mark.parametrize("size", ["a batch in parts", "a log that is one batch"])
+def test_each_encoder_is_compiled_once_for(size, tiny_dataset, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(steps, "CompiledParts", functools.partial(CompiledParts, backend="eager"))
+    torch.compiler.reset()
+    counters.clear()
+    model, rows, objective = compiled(tiny_dataset, "uniform")
+    if size == "a batch in parts":
+        config, objective = replace(CONFIG, batch_size=8), GradientCached(objective, 3)
+    else:
+        config = replace(CONFIG, batch_size=256)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        fit(model, rows, objective, replace(config, compile=True))
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_the_plain_encoders_come_back_after_a_compiled_step(tiny_dataset):
@@ -366,6 +404,18 @@ def test_only_a_class_that_says_so_itself_is_trained_without_times(tiny_dataset)
         train(run.with_settings(["training.epochs=1", "training.device=cpu"]), dataset=tiny_dataset)
     assert seen
     assert all(batch.users.history_times is None for batch in seen)
+
+
+def test_a_batch_as_long_as_the_captured_one_but_wider_is_trained_on_as_ever():
+    def again(work, generators):
+        return lambda: work(), torch.zeros(())
+
+    seen = []
+    step = CapturedStep(lambda given: seen.append(given.shape) or given.sum(), 4, torch.device("cpu"), record=again)
+    for width in (1, 1, 1, 1, 3, 1):
+        step(torch.ones(4, width))
+    assert [width for _, width in seen] == [1, 1, 1, 1, 3, 1]
+    assert step.replays == 2
 
 
 def test_a_captured_batch_is_a_copy_on_its_own(tiny_dataset):

@@ -13,6 +13,9 @@ from typing import Any
 from twotower.core.cores import cores
 from twotower.core.errors import InputError, shown
 
+NO_FOLDERS = "hive_partitioning = false"
+"""Option of a reader: without it, folders called name=value on the way to a file replace its columns of these names."""
+
 
 @contextlib.contextmanager
 def database(work: Path, memory_limit: str = "1GB", *, in_memory: bool = False) -> Iterator[Any]:
@@ -94,6 +97,16 @@ def literal(value: object) -> str:
 def as_pattern(path: object) -> str:
     """Return a SQL string of a path that readers take for this one file, whatever pattern signs its name holds."""
     return literal(only_file(path))
+
+
+def parquet(*paths: object) -> str:
+    """Return SQL that reads Parquet files by their own columns: a folder called item=3 above them is no column.
+
+    Examples:
+        >>> parquet("a.parquet")
+        "read_parquet(['a.parquet'], hive_partitioning = false)"
+    """
+    return f"read_parquet([{', '.join(map(as_pattern, paths))}], {NO_FOLDERS})"
 
 
 def only_file(path: object) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twotower.core.errors import InputError, shown
 from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
-from twotower.data.prepare.database import as_pattern, column_sql, database, one
+from twotower.data.prepare.database import column_sql, database, one, parquet
 from twotower.data.prepare.given import source_of
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
@@ -102,7 +102,7 @@ def encode(
         f"WITH kept AS (SELECT spot, cell[1:{feature.width}] AS cell FROM ({cut})), "
         "words AS (SELECT spot, unnest(cell) AS word, generate_subscripts(cell, 1) - 1 AS place FROM kept) "
         f"SELECT spot, place, coalesce(known.row, {UNKNOWN}) AS row FROM words "
-        f"LEFT JOIN read_parquet({as_pattern(vocabulary)}) known ON known.value = words.word"
+        f"LEFT JOIN {parquet(vocabulary)} known ON known.value = words.word"
     ).fetchnumpy()
     if array.ndim == 1:
         array[found["spot"]] = found["row"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from twotower.core.engines.base import Task
 from twotower.core.parts import writing_part
-from twotower.data.prepare.database import as_pattern, database, literal, one
+from twotower.data.prepare.database import database, literal, one, parquet
 from twotower.data.prepare.log import RAW, LogReport, load_events, times_of
 from twotower.data.prepare.read import Faults
 from twotower.data.prepare.select import order_of, select_events
@@ -75,13 +75,13 @@ def gather_part(task: Task) -> None:
     """
     spec, report = Spec.from_dict(task["spec"]), LogReport()
     first, end = task["buckets"]
-    files = ", ".join(as_pattern(Path(task["folder"]) / file) for file in task["files"])
+    files = parquet(*(Path(task["folder"]) / file for file in task["files"]))
     user, item = (canonical(f'"{side}"', task["forms"][side]) for side in ("user", "item"))
     with _engine(task) as (engine, _):
         engine.execute(f"CREATE TABLE raw_events ({RAW}, place BIGINT)")
         engine.execute(
             f"INSERT INTO raw_events SELECT {user}, {item}, time, label, NULL, place + ({task['before']})[file + 1] "
-            f"FROM read_parquet([{files}]) WHERE bucket >= {first} AND bucket < {end}"
+            f"FROM {files} WHERE bucket >= {first} AND bucket < {end}"
         )
         select_events(engine, spec, report, lambda text: None, place="e.place")
         engine.execute(f"CREATE TABLE part ({_ROWS})")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.prepare.arrays import RowWriter
-from twotower.data.prepare.database import as_pattern
+from twotower.data.prepare.database import parquet
 from twotower.data.prepare.encode import ROWS
 from twotower.data.prepare.log import Progress
 from twotower.data.prepare.log_part import EVENTS, ITEMS
@@ -66,7 +66,7 @@ def write_merged(
 
 def _events(connection: Any, part: Path, columns: dict[str, tuple[str, Any]], record: np.dtype[Any]) -> NDArray[Any]:
     """The events of a part, items by their rows."""
-    file = f"read_parquet({as_pattern(part)})"
+    file = parquet(part)
     rows = connection.execute(
         f"SELECT coalesce(items.row, 0) AS row FROM {file} part LEFT JOIN items ON items.id = part.id "
         f"WHERE part.kind = {ITEMS} ORDER BY part.number"

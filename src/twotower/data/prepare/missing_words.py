@@ -7,7 +7,7 @@ from typing import Any
 
 from twotower.core.errors import shown
 from twotower.core.schema import Feature, Side
-from twotower.data.prepare.database import as_pattern, literal
+from twotower.data.prepare.database import literal, parquet
 from twotower.data.prepare.vocabulary import feature_path
 
 WORDS = ("nan", "none", "null", "<na>", "nat", "n/a", "#n/a", r"\n", "undefined")
@@ -26,7 +26,7 @@ def tell_missing_words(connection: Any, features: dict[Side, tuple[Feature, ...]
     """
     columns = [(f"the id of a{'n' * (side == 'item')} {side}", f"{side}s", "id") for side in features]
     columns += [
-        (f"a value of {side} feature {shown(feature.name)}", f"read_parquet({as_pattern(path)})", "value")
+        (f"a value of {side} feature {shown(feature.name)}", parquet(path), "value")
         for side, listed in features.items()
         for feature in listed
         if feature.kind in ("id", "categorical", "multi_categorical")

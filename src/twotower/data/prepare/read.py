@@ -11,7 +11,7 @@ from typing import Any
 
 from twotower.core.address import is_address
 from twotower.core.errors import InputError, closest, shown
-from twotower.data.prepare.database import as_pattern, column_sql, literal, one, quoted, reading
+from twotower.data.prepare.database import NO_FOLDERS, as_pattern, column_sql, literal, one, parquet, quoted, reading
 from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.rows import Row, count_lines, rows_of
 from twotower.data.prepare.source_files import files_of, local_copy
@@ -130,7 +130,7 @@ def _forget(path: Path, name: str) -> None:
 
 
 def _parquet(connection: Any, path: Path) -> Relation:
-    sql = f"read_parquet({as_pattern(path)})"
+    sql = parquet(path)
     with reading(path):
         columns = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
     names = ", ".join(f"{quoted(name)} AS {column_sql(name)}" for name, *_ in columns)
@@ -203,7 +203,7 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
         f"delim={literal(separator)}, quote={literal(source.quote)}, escape={literal(source.quote)}, "
         f"columns={{{types}}}, store_rejects=true, "
-        f"compression='none')"
+        f"compression='none', {NO_FOLDERS})"
     )
     return Relation(
         path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns, separator
@@ -221,7 +221,7 @@ def _header(path: Path, separator: str, quote: str) -> list[str]:
 def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
     objects = (
         f"read_json_objects({as_pattern(readable)}, format='newline_delimited', ignore_errors=true, "
-        "compression='uncompressed')"
+        f"compression='uncompressed', {NO_FOLDERS})"
     )
     with reading(path):
         found = connection.execute(

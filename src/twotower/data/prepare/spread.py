@@ -15,7 +15,7 @@ from twotower.core.errors import InputError
 from twotower.core.parts import Job, Note, prepare_parts, run_parts
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.store import Store
-from twotower.data.prepare.database import as_pattern, one, reading
+from twotower.data.prepare.database import one, parquet, reading
 from twotower.data.prepare.log import RAW, LogReport, Progress, Times, check_log
 from twotower.data.prepare.log_part import BUCKETS, ITEMS, USERS, gather_part, read_part
 from twotower.data.prepare.merge import write_merged
@@ -77,7 +77,7 @@ def read_shared(
         for note in notes:
             part = work / "read" / note["name"]
             with reading(part):
-                connection.execute(f"INSERT INTO raw_events SELECT * FROM read_parquet({as_pattern(part)})")
+                connection.execute(f"INSERT INTO raw_events SELECT * FROM {parquet(part)}")
             part.unlink()
     return report, notes
 
@@ -166,7 +166,7 @@ class Spread:
 
 def number_gathered(connection: Any, parts: list[Path]) -> int:
     """Fill ``users`` (row, id, part, events) and ``raw_items`` (code, id, events); returns how many rows users have."""
-    rows = f"read_parquet([{', '.join(as_pattern(part) for part in parts)}])"
+    rows = parquet(*parts)
     connection.execute(
         f"CREATE TABLE users AS SELECT row_number() OVER (ORDER BY id) + {FIRST_KNOWN - 1} AS row, id, part, events "
         f"FROM {rows} WHERE kind = {USERS} AND events > 0"

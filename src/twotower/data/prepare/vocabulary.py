@@ -8,7 +8,7 @@ from typing import Any
 
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Side
-from twotower.data.prepare.database import as_pattern, literal, one, quoted
+from twotower.data.prepare.database import literal, one, parquet, quoted
 from twotower.data.prepare.spec import Entities, FeatureSpec
 
 COLUMNS = "columns.parquet"
@@ -45,7 +45,7 @@ def write_values(connection: Any, table: str, cells: str, spec: FeatureSpec, pat
         f"GROUP BY value HAVING count(*) >= {spec.min_count}) ORDER BY row {f'LIMIT {most}' if most else ''}) "
         f"TO {literal(path)} (FORMAT parquet)"
     )
-    return int(one(connection, f"SELECT count(*) FROM read_parquet({as_pattern(path)})")) + FIRST_KNOWN
+    return int(one(connection, f"SELECT count(*) FROM {parquet(path)}")) + FIRST_KNOWN
 
 
 def write_ids(connection: Any, table: str, columns: dict[str, str], path: Path) -> None:
@@ -91,7 +91,7 @@ def read_columns(connection: Any, vocabulary: Path, side: Side) -> Columns:
     rows: list[tuple[str, str, list[str], str]] = []
     forms: dict[str, str] = {}
     if path.is_file():
-        found = connection.execute(f"FROM read_parquet({as_pattern(path)}) WHERE side = {literal(side)}").fetchall()
+        found = connection.execute(f"FROM {parquet(path)} WHERE side = {literal(side)}").fetchall()
         rows = [tuple(row[1:5]) for row in found]
         forms = {row[1]: row[5] for row in found if len(row) > 5}  # folders of before know no form
     features = {

@@ -11,10 +11,10 @@ from typing import Any
 
 from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
-from twotower.data.prepare.database import as_pattern
+from twotower.data.prepare.database import NO_FOLDERS, as_pattern, parquet
 from twotower.data.prepare.spec import Spec
 from twotower.data.sources.base import Archive, Source, find, need
-from twotower.data.sources.tables import database, parquet, spec, write
+from twotower.data.sources.tables import database, spec, write
 
 LICENCE = "Julian McAuley, UCSD, from Amazon's pages: for research; the publisher gives no licence text."
 CITATION = (
@@ -44,7 +44,7 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
         write(
             connection,
             'SELECT "reviewerID" AS user_id, asin AS item_id, overall AS rating, "unixReviewTime" AS timestamp, '
-            f"summary FROM read_json({as_pattern(reviews)}, format='newline_delimited', columns={types})",
+            f"summary FROM read_json({as_pattern(reviews)}, format='newline_delimited', columns={types}, {NO_FOLDERS})",
             out / "interactions.parquet",
         )
         if products is None:
@@ -53,8 +53,8 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
         with replacing_file(out / "items.jsonl") as lines:
             _write_products(products, {row[0] for row in rows}, lines)
             types = "{item_id: 'VARCHAR', title: 'VARCHAR', brand: 'VARCHAR', categories: 'VARCHAR[]', price: 'DOUBLE'}"
-            query = f"SELECT * FROM read_json({as_pattern(lines)}, format='newline_delimited', columns={types})"
-            write(connection, query, out / "items.parquet")
+            options = f"format='newline_delimited', columns={types}, {NO_FOLDERS}"
+            write(connection, f"SELECT * FROM read_json({as_pattern(lines)}, {options})", out / "items.parquet")
         (out / "items.jsonl").unlink()
     return amazon_spec(category)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
+from twotower.data.prepare.database import parquet
 from twotower.data.prepare.spec import Spec
 from twotower.data.sources.base import Archive, Source, find, need
-from twotower.data.sources.tables import database, name, parquet, spec, write
+from twotower.data.sources.tables import database, name, spec, write
 
 LICENCE = "Deezer Research, Zenodo record 5121674: research use with citation; read the terms on its page."
 CITATION = (

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twotower.data.prepare.database import parquet
 from twotower.data.prepare.spec import Spec
 from twotower.data.sources import amazon, kuairand, movielens
-from twotower.data.sources.tables import database, parquet, spec, write
+from twotower.data.sources.tables import database, spec, write
 
 Writer = Callable[[Any, Path, Path], Spec]
 """Reads the folder through a connection, writes tables into the second folder, returns their spec."""

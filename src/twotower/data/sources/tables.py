@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError, closest
-from twotower.data.prepare.database import as_pattern
+from twotower.data.prepare.database import NO_FOLDERS, as_pattern
 from twotower.data.prepare.spec import Entities, FeatureSpec, Interactions, Label, Source, Spec
 
 
@@ -79,13 +79,9 @@ def delimited(
     types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
     return (
         f"read_csv({as_pattern(path)}, auto_detect=false, header={str(header).lower()}, delim={literal(separator)}, "
-        f"quote={literal(quote)}, escape={literal(quote)}, encoding={literal(encoding)}, columns={{{types}}})"
+        f"quote={literal(quote)}, escape={literal(quote)}, encoding={literal(encoding)}, columns={{{types}}}, "
+        f"{NO_FOLDERS})"
     )
-
-
-def parquet(path: Path) -> str:
-    """Return SQL for a Parquet file, rows in file order."""
-    return f"read_parquet({as_pattern(path)})"
 
 
 def write(connection: Any, query: str, target: Path) -> None:

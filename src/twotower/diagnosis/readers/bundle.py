@@ -95,7 +95,9 @@ def _names(folder: Path, rows: Any) -> list[str]:
     import duckdb
 
     with duckdb.connect() as connection:
-        names = dict(connection.read_parquet(only_file(vocabulary)).select("row, id").fetchall())
+        names = dict(
+            connection.read_parquet(only_file(vocabulary), hive_partitioning=False).select("row, id").fetchall()
+        )
     return [str(names.get(row, row)) for row in rows.tolist()]
 
 

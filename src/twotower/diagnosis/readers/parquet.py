@@ -32,7 +32,7 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
 
     with duckdb.connect() as connection:
         one_file = only_file(path)
-        relation = connection.read_parquet(one_file)
+        relation = connection.read_parquet(one_file, hive_partitioning=False)
         indexes = _pandas_indexes(connection, one_file)
         kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
         if column is not None and column not in kinds:

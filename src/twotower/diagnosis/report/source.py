@@ -106,10 +106,10 @@ def _opened(path: Path) -> Iterator[Any]:
     with duckdb.connect() as connection:
         try:
             if path.suffix.lower() == ".parquet":
-                yield connection.read_parquet(only_file(path))
+                yield connection.read_parquet(only_file(path), hive_partitioning=False)
             else:
                 with _plain(path) as plain:
-                    yield connection.read_csv(only_file(plain), sample_size=-1)
+                    yield connection.read_csv(only_file(plain), sample_size=-1, hive_partitioning=False)
         except duckdb.Error as error:
             raise InputError(f"{path}: cannot read its columns ({str(error).splitlines()[0]})") from None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twotower.core.conditions import Column, Value, moment
 from twotower.core.errors import closest, shown
-from twotower.data.prepare.database import as_pattern, quoted
+from twotower.data.prepare.database import parquet, quoted
 from twotower.serving.filters.words import fault
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -99,12 +99,12 @@ class ItemColumns:
         import duckdb
 
         with duckdb.connect() as connection:
-            question = f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM read_parquet({self._pattern}))"
+            question = f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {self._sql})"
             return dict(connection.execute(question).fetchall())
 
     @property
-    def _pattern(self) -> str:
-        return as_pattern(self.path)
+    def _sql(self) -> str:
+        return parquet(self.path)
 
     def _load(self, name: str) -> Values:
         import duckdb
@@ -116,7 +116,7 @@ class ItemColumns:
             whole = self._types[name].removesuffix("[]") in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
             cast = "BIGINT" if whole else "DOUBLE"
         value = f"unnest({column})" if is_list else column
-        source = f"(SELECT row, {value} AS value FROM read_parquet({self._pattern}))"
+        source = f"(SELECT row, {value} AS value FROM {self._sql})"
         with duckdb.connect() as connection:
             if "TIME ZONE" in self._types[name]:
                 connection.execute("SET TimeZone = 'UTC'")

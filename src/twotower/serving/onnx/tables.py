@@ -10,7 +10,7 @@ import duckdb
 
 from twotower.core.files import write_json
 from twotower.core.schema import Side
-from twotower.data.prepare.database import as_pattern
+from twotower.data.prepare.database import parquet
 from twotower.data.prepare.spec import FeatureSpec
 from twotower.data.prepare.vocabulary import feature_path, read_columns
 from twotower.serving.bundle import Bundle
@@ -50,5 +50,5 @@ def write_tables(bundle: Bundle, side: Side, target: Path) -> list[dict[str, Any
 
 
 def _write_rows(connection: Any, source: Path, key: str, target: Path) -> None:
-    rows = connection.execute(f"SELECT {key}, row FROM read_parquet({as_pattern(source)}) ORDER BY row").fetchall()
+    rows = connection.execute(f"SELECT {key}, row FROM {parquet(source)} ORDER BY row").fetchall()
     target.write_text(json.dumps(dict(rows), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

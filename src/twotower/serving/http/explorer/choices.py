@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from twotower.data.prepare.database import as_pattern, quoted
+from twotower.data.prepare.database import parquet, quoted
 from twotower.serving.filters.columns import ItemColumns
 
 FEW = 12
@@ -33,7 +33,7 @@ def choices(columns: ItemColumns) -> list[dict[str, Any]]:
     with duckdb.connect() as connection:
         for name, (kind, is_list) in list(columns.kinds.items())[:MOST]:
             value = f"unnest({quoted(name)})" if is_list else quoted(name)
-            source = f"(SELECT {value} AS value FROM read_parquet({as_pattern(columns.path)}))"
+            source = f"(SELECT {value} AS value FROM {parquet(columns.path)})"
             one: dict[str, Any] = {"name": name, "kind": kind, "list": is_list}
             if kind == "flag":
                 one["values"] = [True, False]
