@@ -287,7 +287,7 @@ def refused(dataset, kind):
         ("own draws", "negatives of Uniform differ in number"),
         ("bank", "negatives of MemoryBank differ in number or change"),
         ("phases", "Warming changes in the course of training"),
-        ("rows of a table", "rows of sparse and host tables are stepped one batch at a time"),
+        ("rows of a table", "rows of sparse, host and TorchRec tables are stepped one batch at a time"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_with_the_reason(kind, why, tiny_dataset, captures_here):
