@@ -21,7 +21,7 @@ from twotower.models.t2diff import T2Diff
 from twotower.reproduce.kept import keep_cells, put_back
 from twotower.reproduce.study import run_table
 from twotower.reproduce.summary import summarise
-from twotower.reproduce.t2diff import ablations
+from twotower.reproduce.t2diff import ablations, long
 from twotower.reproduce.t2diff.cosines import restored_cosines
 from twotower.reproduce.t2diff.costs import FEWEST, TURNS, cost_sheet, write_costs
 from twotower.reproduce.t2diff.data import as_judged
@@ -116,8 +116,19 @@ class TestRows:
             assert run.training == replace(wanted.training, epochs=epochs)
             assert (run.objective, run.data, run.evaluation) == (wanted.objective, wanted.data, wanted.evaluation)
 
+    def test_the_long_table_differs_from_the_short_one_by_its_schedule_alone(self):
+        short, wanted = variants("ml-1m"), long.variants("ml-1m")
+        assert set(wanted) == {"sasrec", "mixed_attention", "t2diff", "t2diff_as_served", "t2diff_printed"}
+        for name, runs in wanted.items():
+            assert [run.training for run in runs] == [wanted["sasrec"][0].training] * 2
+            same = [replace(run, training=short[name][0].training) for run in runs]
+            assert same == list(short[name][:2])
+        training = wanted["sasrec"][0].training
+        assert (training.epochs, training.schedule, training.learning_rate) == (110, "cosine", 2e-3)
+        assert training.epochs % training.evaluate_every == 0  # the last weights are judged too
+
     def test_every_model_can_be_built_and_every_run_written_and_read(self):
-        for table in (TABLE, WIDE_TABLE, ablations.TABLE):
+        for table in (TABLE, WIDE_TABLE, long.TABLE, ablations.TABLE):
             for data in SETS:
                 for name, runs in table.variants(data).items():
                     for run in runs:
