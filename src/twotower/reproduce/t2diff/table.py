@@ -22,7 +22,7 @@ reverse process when asked; with time lags on KuaiRand-Pure alone, since the oth
 default here, a prediction by the same U-Net without noise. Both have SASRec's tower.
 
 ``t2diff-wide`` has the rows of most interest at widths 64 and 128, chosen on validation data; ``t2diff-long`` those of
-the claims on MovieLens-1M under a schedule that is long enough for SASRec, which 30 epochs are not.
+the claims on MovieLens-1M under a schedule that is long enough for SASRec, which 30 epochs may not be.
 """
 
 from __future__ import annotations
