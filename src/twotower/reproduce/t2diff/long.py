@@ -5,6 +5,7 @@ the rows that the paper's claims stand on get the schedule of a prototype in whi
 to 0, a decay of 0.1, 110 epochs, the best validation of every fifth one. It is SASRec's schedule, the same for all;
 dropouts are the two lower ones of the table, chosen on validation data. Data, windows, batches, targets and metrics are
 the table's.
+"""
 
 from __future__ import annotations
 
