@@ -7,8 +7,8 @@ Rows say what differs from the row that they begin with. "t2diff" is the default
 noise; "as_served" starts from pure noise in training as when asked; "printed" is the leak under the same tower as those
 two, so that it can be told from "paper", which has mixed attention, vectors as they are and all steps of the reverse
 process. "_item": the item itself and not the drift to it ("W/O DP" of the paper). "_plain": vectors not normalised.
-"_steps": passes of the reverse process, where the default is four. "mixed" is mixed attention alone. "_equal": no early stop, and the weights after 20 epochs, or for cloze after as many
-as ask for about the same number of targets.
+"_steps": passes of the reverse process, where the default is four. "mixed" is mixed attention alone. "_equal": no
+early stop, and the weights after 20 epochs, or for cloze after as many as ask for about the same number of targets.
 
 Beauty has no clock, so sessions that are parted by time are rows of KuaiRand-Pure, which has no rows but those of
 sessions.
