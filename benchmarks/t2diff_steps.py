@@ -6,11 +6,13 @@ every form is asked. Both over all places of the training windows, and at the pl
 one epoch of a small model.
 
     python benchmarks/t2diff_steps.py --out FILE.json
+    python benchmarks/t2diff_steps.py --draw docs/images/t2diff-steps.svg     # of the kept result; trains nothing
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor
 
 import common
 import movielens
+from twotower.core.files import read_json, replacing_file
 from twotower.data.dataset import Dataset
 from twotower.data.examples import SequenceRows
 from twotower.data.split import Split
@@ -35,6 +38,12 @@ PASSES = 10
 """Of the reverse process: T, and nine steps below it."""
 QUICK = {"dim": 8, "channels": 8, "history_length": 20}
 ROWS = 64
+LINES = (
+    ("in training: the true drift under noise", "training_windows", "trained"),
+    ("asked, the same places", "training_windows", "asked"),
+    ("asked, before the test item", "before_the_test_item", "asked"),
+)
+"""Lines of the picture: words, where, and which of the two cosines."""
 
 
 def by_step(model: T2Diff, windows: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, dict[str, float]]:
@@ -68,12 +77,38 @@ def windows_of(model: T2Diff, dataset: Dataset, split: Split) -> dict[str, list[
     return {"training_windows": trained, "before_the_test_item": tested}
 
 
+def draw(found: Mapping[str, Any], target: Path) -> None:
+    """Write the picture as SVG: a panel a form that has steps, the cosine in training and when asked side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+    forms = ("printed", "as_served")
+    guess = found["predicted"]["before_the_test_item"]["0"]["asked"]
+    for panel, form in zip(figure.subplots(1, 2, sharey=True), forms, strict=True):
+        for words, where, which in LINES:
+            steps = found[form][where]
+            panel.plot([int(step) for step in steps], [pair[which] for pair in steps.values()], marker="o", label=words)
+        panel.axhline(guess, color="gray", linestyle="--", label="plain prediction, asked before the test item")
+        panel.invert_xaxis()
+        panel.set_xlabel("step of the diffusion, from pure noise on")
+        panel.set_title(f'restored = "{form}"')
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("cosine of restored and true next item")
+    figure.axes[0].legend(fontsize="small")
+    with replacing_file(target) as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None})
+
+
 def main() -> int:
     """Measure, print, keep."""
     made = common.parser(__doc__)
     made.add_argument("--data", type=Path, help="prepared MovieLens-100K; default: the shared copy, or a random log")
     made.add_argument("--epochs", type=int, default=5)
+    made.add_argument("--draw", type=Path, help="write the picture of the kept result here, and nothing else")
     options = common.parse(made)
+    if options.draw:
+        draw(read_json(options.out or common.RESULTS / "t2diff_steps.json"), options.draw)
+        return 0
     dataset, real = movielens.load("ml-100k", options.data)
     split = leave_one_out(dataset.log)
     figures: dict[str, Any] = {}

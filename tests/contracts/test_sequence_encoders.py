@@ -295,6 +295,7 @@ def test_one_line_makes_a_model_of_an_encoder(monkeypatch):
         "table": "dense",
         "table_buckets": 0,
         "table_hashes": 2,
+        "targets": 0,
     }
     model = build_model("mean", Schema(4, 12), {"dim": 4})
     users = Users(torch.tensor([2]), {}, torch.tensor([[3, 5, 0]]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from twotower.models.registry import build_model
 from twotower.models.t2diff import T2Diff
 from twotower.towers.diffusion.restore import NextItem, likeness
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = {"dim": 8, "channels": 6, "history_length": 6, "noise_steps": 10, "restore_steps": 5}
 
 
@@ -67,3 +70,15 @@ def test_places_that_do_not_count_have_no_part(given, noise):
     vectors, following, mask = given
     other = torch.where(mask[:, :, None], following, torch.randn_like(following))
     assert part.by_step(vectors, other, mask, noise) == part.by_step(vectors, following, mask, noise)
+
+
+def test_the_picture_has_every_pass_of_the_kept_result_as_the_one_in_the_docs_has(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import t2diff_steps
+
+    monkeypatch.setattr("sys.argv", ["t2diff_steps.py", "--draw", str(tmp_path / "steps.svg")])
+    assert t2diff_steps.main() == 0
+    kept = BENCHMARKS.parent / "docs" / "images" / "t2diff-steps.svg"
+    marks = [path.read_text().count("<use xlink:href") for path in (tmp_path / "steps.svg", kept)]
+    assert marks[0] == marks[1] > 60  # two forms, three lines, ten passes

@@ -137,8 +137,11 @@ def test_every_candidate_trains_and_reads_no_clock(data, place):
     run = tiny(trained("ml-1m-3706", BEST[data][place]))
     found = measure(run, tiny_set(data))
     moved = tiny_set(data)
-    moved = moved.with_log(moved.log._replace(times=moved.log.times * 2))
-    assert found.metrics["hit_rate@10"] == measure(run, moved).metrics["hit_rate@10"]
+    gaps = torch.randint(1, 10**6, (USERS, EVENTS - 1), generator=torch.Generator().manual_seed(0)).cumsum(1)
+    times = 1_000_000_000 + torch.cat([gaps, gaps[:, -1:]], dim=1).flatten()  # the same ties, other lags
+    again = measure(run, moved.with_log(moved.log._replace(times=times)))
+    assert [record.loss for record in again.curves] == [record.loss for record in found.curves]
+    assert torch.equal(again.per_user["ndcg@10"], found.per_user["ndcg@10"])
     assert found.metrics["last_tied"] == 1.0
     assert set(found.per_user) == {"hit_rate@10", "ndcg@10"}
     assert found.validation == max(record.metrics["ndcg@10"] for record in found.curves if record.metrics)
@@ -158,6 +161,12 @@ def test_a_mixture_of_nothing_but_lists_is_the_row_of_lists(monkeypatch):
     lists = measure(variants("ml-1m-3706")["item_lists"][0], tiny_set("ml-1m-3706"))
     found = measure(run, tiny_set("ml-1m-3706"))
     assert found.metrics["lists/ndcg@10"] == pytest.approx(lists.metrics["ndcg@10"])
+
+
+def test_the_weight_of_lists_is_chosen_by_validation_alone(monkeypatch):
+    run = seeded(tiny(variants("ml-1m-3706")["sasrec"][0]), 1)
+    monkeypatch.setattr(mixed, "validation_metrics", lambda model, *_: {"ndcg@10": -abs(model.weight - 8.0)})
+    assert measure(run, tiny_set("ml-1m-3706")).metrics["lists/weight"] == 8.0
 
 
 def test_of_sessions_the_last_rows_are_asked_for_their_last_click():

@@ -21,9 +21,9 @@ from twotower.models.t2diff import T2Diff
 from twotower.reproduce.kept import keep_cells, put_back
 from twotower.reproduce.study import run_table
 from twotower.reproduce.summary import summarise
-from twotower.reproduce.t2diff import ablations
+from twotower.reproduce.t2diff import ablations, long
 from twotower.reproduce.t2diff.cosines import restored_cosines
-from twotower.reproduce.t2diff.costs import write_costs
+from twotower.reproduce.t2diff.costs import FEWEST, TURNS, cost_sheet, write_costs
 from twotower.reproduce.t2diff.data import as_judged
 from twotower.reproduce.t2diff.measure import measure, parameters, targets_an_epoch
 from twotower.reproduce.t2diff.rows import COUNTED, TOWERS, size_of
@@ -116,8 +116,19 @@ class TestRows:
             assert run.training == replace(wanted.training, epochs=epochs)
             assert (run.objective, run.data, run.evaluation) == (wanted.objective, wanted.data, wanted.evaluation)
 
+    def test_the_long_table_differs_from_the_short_one_by_its_schedule_alone(self):
+        short, wanted = variants("ml-1m"), long.variants("ml-1m")
+        assert set(wanted) == {"sasrec", "mixed_attention", "t2diff", "t2diff_as_served", "t2diff_printed"}
+        for name, runs in wanted.items():
+            assert [run.training for run in runs] == [wanted["sasrec"][0].training] * 2
+            same = [replace(run, training=short[name][0].training) for run in runs]
+            assert same == list(short[name][:2])
+        training = wanted["sasrec"][0].training
+        assert (training.epochs, training.schedule, training.learning_rate) == (110, "cosine", 2e-3)
+        assert training.epochs % training.evaluate_every == 0  # the last weights are judged too
+
     def test_every_model_can_be_built_and_every_run_written_and_read(self):
-        for table in (TABLE, WIDE_TABLE, ablations.TABLE):
+        for table in (TABLE, WIDE_TABLE, long.TABLE, ablations.TABLE):
             for data in SETS:
                 for name, runs in table.variants(data).items():
                     for run in runs:
@@ -257,3 +268,34 @@ def test_costs_are_written_and_not_measured_again(prepared, tmp_path, monkeypatc
     assert "| sasrec | " in page.read_text()
     monkeypatch.setattr("twotower.reproduce.t2diff.costs.cost_sheet", lambda *_: pytest.fail("measured again"))
     write_costs(TABLE, {"tiny": prepared}, chosen, tmp_path)
+
+
+def test_a_dear_model_has_fewer_turns_and_a_device_is_written_before_the_next_is_measured(
+    prepared, tmp_path, monkeypatch
+):
+    asked: list[str] = []
+
+    def seconds(model, users):
+        asked.append(type(model).__name__)
+        return 6.0 if isinstance(model, T2Diff) else 0.01
+
+    monkeypatch.setattr("twotower.reproduce.t2diff.costs._seconds", seconds)
+    runs = {name: tiny_variants("")[name][0] for name in ("sasrec", "t2diff")}
+    costs = cost_sheet(runs, as_judged(Dataset.load(prepared)))
+    assert asked.count("SASRec") == 2 * (TURNS + 1)
+    assert asked.count("T2Diff") == 2 * (FEWEST + 1)
+    assert costs["t2diff"]["ms_a_user_at_1"] == 6_000.0
+
+    sheets = iter([costs, KeyboardInterrupt()])
+
+    def one_device(*_):
+        found = next(sheets)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr("twotower.reproduce.t2diff.costs.cost_sheet", one_device)
+    with pytest.raises(KeyboardInterrupt):
+        write_costs(TABLE, {"tiny": prepared, "twice": prepared}, {"tiny": runs, "twice": runs}, tmp_path)
+    assert json.loads((tmp_path / "t2diff-costs.json").read_text())["tiny"]["cpu"]["costs"] == costs
+    assert "| t2diff | " in (tmp_path / "t2diff-costs.md").read_text()

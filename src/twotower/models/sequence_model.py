@@ -5,9 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from twotower.core.records import Items
+from twotower.core.records import Encoded, Items
 from twotower.core.schema import Schema
 from twotower.models.base import Model
+from twotower.ops.drawn import drawn_of_each
 from twotower.towers.item_features import FeatureSum
 from twotower.towers.sequence.time_gaps import TimeGaps
 from twotower.towers.tables import build_table
@@ -27,6 +28,7 @@ class SequenceModel(Model):
         time_gaps: whether the vector of an event is told how long after the one before it came; see `TimeGaps`. A
             history without times is read without.
         table: how ids become vectors, with ``table_buckets`` and ``table_hashes``: see `build_table`.
+        targets: places of a window that a training step asks for, drawn anew each time; 0: all of them.
     """
 
     batches = "sequences"
@@ -41,8 +43,11 @@ class SequenceModel(Model):
         table: str = "dense",
         table_buckets: int = 0,
         table_hashes: int = 2,
+        targets: int = 0,
     ) -> None:
         super().__init__()
+        if targets < 0:
+            raise ValueError(f"targets must be at least 0 (all places of a window), got {targets}")
         if item_features and not schema.item_features:
             raise ValueError("item_features = true, but the items of this data have no features; leave it out")
         if time_gaps and not schema.has_times:
@@ -52,6 +57,19 @@ class SequenceModel(Model):
         self.item_features = FeatureSum(schema, dim=dim, std=STD) if item_features else None
         self.wants_items = item_features
         self.gaps = TimeGaps(dim=dim) if time_gaps else None
+        self.targets = targets
+        self.draws_rows = targets > 0
+
+    def asked_for(self, encoded: Encoded) -> Encoded:
+        """Return the rows that a training step asks for: all, or of each window as many as ``targets`` says.
+
+        Own losses stay those of all places.
+        """
+        if not (self.targets and self.training) or encoded.user_rows is None:
+            return encoded
+        rows = drawn_of_each(encoded.user_rows, self.targets)
+        items = None if encoded.items is None else encoded.items[rows]
+        return Encoded(encoded.users[rows], items, encoded.item_ids[rows], encoded.losses, encoded.user_rows[rows])
 
     def attach_items(self, items: Items) -> None:
         """Keep the features of all items, where they are read."""

@@ -22,7 +22,7 @@ from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
 
 TABLE = ("table", "table_buckets", "table_hashes")
-SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature", *TABLE)
+SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature", *TABLE, "targets")
 """Settings that every sequential model has."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
@@ -49,6 +49,7 @@ class Sequential(SequenceModel):
             "torchrec", as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
+        targets: places of a window that a training step asks for, drawn anew each time; 0: all of them.
         settings: the encoder's own.
 
     Attributes:
@@ -71,6 +72,7 @@ class Sequential(SequenceModel):
         table: str = "dense",
         table_buckets: int = 0,
         table_hashes: int = 2,
+        targets: int = 0,
         **settings: Any,
     ) -> None:
         check_settings(dim=dim, history_length=history_length)
@@ -82,7 +84,10 @@ class Sequential(SequenceModel):
             table=table,
             table_buckets=table_buckets,
             table_hashes=table_hashes,
+            targets=targets,
         )
+        if targets and not encoder.causal:
+            raise ValueError(f"targets = {targets} has no effect on {encoder.__name__}, which hides places by a share")
         if score not in encoder.scores:
             raise ValueError(f"score must be {' or '.join(encoder.scores)}, got '{score}'")
         if not 0.0 < temperature < math.inf:
@@ -95,8 +100,8 @@ class Sequential(SequenceModel):
             settings["length"] = history_length
         self.history_length = history_length
         self.tower = encoder(dim=dim, **settings)
-        self.draws_rows = not encoder.causal
-        self.row_by_row = self.tower.row_by_row
+        self.draws_rows = not encoder.causal or targets > 0
+        self.row_by_row = self.tower.row_by_row and not targets
         self.compiled_parts = ("positions",) if self.row_by_row else ()
 
     def positions(self, history: Tensor, times: Tensor | None = None) -> Float[Tensor, "rows length wide"]:
@@ -141,7 +146,7 @@ class Sequential(SequenceModel):
         else:
             found = self._in_groups(batch)
         items = None if batch.items.features is None else self.encode_items(Items(found.item_ids))
-        return Encoded(found.states, items, found.item_ids, found.losses, found.user_rows)
+        return self.asked_for(Encoded(found.states, items, found.item_ids, found.losses, found.user_rows))
 
     def _learn(self, users: Users, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One state a position as training scores it, and own losses, which are means over positions."""
@@ -248,6 +253,7 @@ class SASRec(Sequential):
             "torchrec", as in `TwoTower`.
         table_buckets: rows that ids of a hashed or quotient_remainder table share.
         table_hashes: rows that are summed for an id of a hashed table.
+        targets: places of a window that a training step asks for, drawn anew each time; 0: all of them.
     """
 
     def __init__(
@@ -269,6 +275,7 @@ class SASRec(Sequential):
         table: str = "dense",
         table_buckets: int = 0,
         table_hashes: int = 2,
+        targets: int = 0,
     ) -> None:
         if min(dim, layers, heads, feed_forward, history_length) < 1:
             raise ValueError(
@@ -289,6 +296,7 @@ class SASRec(Sequential):
             table=table,
             table_buckets=table_buckets,
             table_hashes=table_hashes,
+            targets=targets,
             layers=layers,
             heads=heads,
             dropout=dropout,

@@ -66,6 +66,8 @@ class T2Diff(SequenceModel):
             restores vectors that know them.
         time_gaps: whether the tower is told how long after the one before each event came; the diffusion is not.
         history_length: positions of a window.
+        targets: places of a window that the tower is asked for in a training step, drawn anew each time; 0: all of
+            them. The diffusion learns from all.
     """
 
     no_onnx = "its U-Net halves the length of the history step by step, which a graph of free sizes cannot follow"
@@ -100,6 +102,7 @@ class T2Diff(SequenceModel):
         item_features: bool = False,
         time_gaps: bool = False,
         history_length: int = 50,
+        targets: int = 0,
     ) -> None:
         check_settings(
             share=dropout,
@@ -128,7 +131,7 @@ class T2Diff(SequenceModel):
                 "by number of events)"
             )
         check_weights(diffusion_weight=diffusion_weight)
-        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps)
+        super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps, targets=targets)
         self.history_length = history_length
         self.diffusion_weight = diffusion_weight
         blocks = {"dim": dim, "layers": layers, "heads": heads, "feed_forward": feed_forward}
@@ -203,7 +206,8 @@ class T2Diff(SequenceModel):
         states = self.positions(self.timed(vectors, times), guesses, times)
         ids = targets.flatten()[pairs]
         items = None if batch.items.features is None else self.item_vectors(Items(ids))
-        return Encoded(states.flatten(0, 1).index_select(0, pairs), items, ids, losses, pairs // targets.shape[1])
+        rows = states.flatten(0, 1).index_select(0, pairs)
+        return self.asked_for(Encoded(rows, items, ids, losses, pairs // targets.shape[1]))
 
     def positions(
         self,

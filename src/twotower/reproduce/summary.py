@@ -17,6 +17,8 @@ from twotower.reproduce.study import Cell, Table, cells_of
 from twotower.reproduce.users import mean_over_seeds, users_test, write_users
 
 Value = TypeVar("Value")
+ROUNDING = 1e-12
+"""Differences that vary by no more than this share of the values are taken to be all the same."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +220,18 @@ def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float | No
 def paired_t(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return the two-sided p of a paired t-test.
 
-    None with fewer than two pairs or differences that are all the same.
+    None with fewer than two pairs or differences that are all the same up to rounding, such as numbers of parameters.
+
+    Examples:
+        >>> paired_t(np.full(3, 71 / 70_000), np.full(3, 0.126)) is None
+        True
     """
     from scipy.stats import t
 
     difference = first - second
-    if len(difference) < 2 or not np.isfinite(difference).all() or difference.std(ddof=1) == 0.0:
+    if len(difference) < 2 or not np.isfinite(difference).all():
+        return None
+    if difference.std(ddof=1) <= ROUNDING * max(np.abs(first).max(), np.abs(second).max()):
         return None
     statistic = difference.mean() / (difference.std(ddof=1) / len(difference) ** 0.5)
     return float(2.0 * t.sf(abs(statistic), len(difference) - 1))

@@ -15,6 +15,7 @@ from twotower.reproduce.sparcode import trees as sparcode_trees
 from twotower.reproduce.sparcode import tries as sparcode_tries
 from twotower.reproduce.study import Table
 from twotower.reproduce.t2diff import ablations as t2diff_ablations
+from twotower.reproduce.t2diff import long as t2diff_long
 from twotower.reproduce.t2diff import table as t2diff
 
 LISTED: tuple[Table, ...] = (
@@ -33,6 +34,7 @@ LISTED: tuple[Table, ...] = (
     *sparcode_tries.TABLES,
     *leaderboard.TABLES,
     *t2diff.TABLES,
+    *t2diff_long.TABLES,
     *t2diff_ablations.TABLES,
 )
 TABLES = {table.name: table for table in LISTED}

@@ -182,6 +182,10 @@ def test_one_seed_has_no_interval():
     assert t_interval(np.array([0.3])) == (None, None)
     assert paired_t(np.array([0.3]), np.array([0.2])) is None
     assert paired_t(np.array([0.25, 0.5]), np.array([0.0, 0.25])) is None
+    sizes = np.full(3, 71 / 70_000), np.full(3, 0.126)  # of parameters: alike in every seed
+    assert (sizes[0] - sizes[1]).std(ddof=1) > 0.0
+    assert paired_t(*sizes) is None
+    assert paired_t(np.array([0.1, 0.1, 0.1 + 1e-9]), np.full(3, 0.2)) < 1e-6
 
 
 @pytest.mark.bad_input

@@ -7,8 +7,8 @@ Rows say what differs from the row that they begin with. "t2diff" is the default
 noise; "as_served" starts from pure noise in training as when asked; "printed" is the leak under the same tower as those
 two, so that it can be told from "paper", which has mixed attention, vectors as they are and all steps of the reverse
 process. "_item": the item itself and not the drift to it ("W/O DP" of the paper). "_plain": vectors not normalised.
-"mixed" is mixed attention alone. "_equal": no early stop, and the weights after 20 epochs, or for cloze after as many
-as ask for about the same number of targets.
+"_steps": passes of the reverse process, where the default is four. "mixed" is mixed attention alone. "_equal": no
+early stop, and the weights after 20 epochs, or for cloze after as many as ask for about the same number of targets.
 
 Beauty has no clock, so sessions that are parted by time are rows of KuaiRand-Pure, which has no rows but those of
 sessions.
@@ -44,6 +44,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "as_served_logarithmic": {**SERVED, "schedule": "logarithmic"},
     "as_served_t10": {**SERVED, "noise_steps": 10},
     "as_served_t200": {**SERVED, "noise_steps": 200},
+    "as_served_steps_1": {**SERVED, "restore_steps": 1},
+    "as_served_steps_10": {**SERVED, "restore_steps": 10},
     "as_served_lambda_10": {**SERVED, "diffusion_weight": 10.0},
     "printed": PRINTED,
     "printed_item": {**PRINTED, "drift": False},

@@ -28,6 +28,10 @@ from twotower.reproduce.t2diff.rows import COUNTED
 
 BATCHES = (1, 512)
 TURNS = 10
+FEWEST = 3
+"""Turns of a dear model, at least."""
+LONG = 10.0
+"""Seconds: a model that has taken so many in its counted turns of a batch has no further ones."""
 COLUMNS = ("million_parameters", "million_without_tables", *(f"ms_a_user_at_{number}" for number in BATCHES))
 
 Costs = dict[str, dict[str, float]]
@@ -37,7 +41,8 @@ def cost_sheet(runs: Mapping[str, Run], dataset: Dataset, *, turns: int = TURNS)
     """Measure each run's model on the data set's device: parameters, and milliseconds a user of encoding users.
 
     Models are asked in turns, about the same users by their whole histories; figures are medians over turns after one
-    that does not count. Weights are those that training starts from: they do not change the work.
+    that does not count; dear models have fewer (see `LONG`). Weights are those that training starts from: they do not
+    change the work.
 
     Args:
         runs: by variant; of closed forms, which encode nobody, none.
@@ -59,6 +64,8 @@ def cost_sheet(runs: Mapping[str, Run], dataset: Dataset, *, turns: int = TURNS)
         for turn in range(turns + 1):
             some = drawn.roll(-turn)[:number]
             for name, model in models.items():
+                if turn > FEWEST and sum(times[name][1:]) > LONG:
+                    continue
                 users = users_with_history(dataset, dataset.log, some, model.history_length)
                 times[name].append(_seconds(model, users))
         for name, found in times.items():
@@ -83,7 +90,7 @@ def _seconds(model: Model, users: Users) -> float:
 def write_costs(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], folder: Path
 ) -> list[Path]:
-    """Write ``NAME-costs.json`` and ``.md``: the CPU, and the GPU where there is one.
+    """Write ``NAME-costs.json`` and ``.md``: the GPU where there is one, and the CPU, each as soon as it is measured.
 
     What was measured for the same runs is not measured again, so a sheet may gather the devices of two machines.
     """
@@ -92,16 +99,21 @@ def write_costs(
     for name, runs in chosen.items():
         towers = {variant: run for variant, run in runs.items() if variant not in COUNTED}
         written = {variant: _anywhere(run).to_toml() for variant, run in towers.items()}
-        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for device in (*(["cuda"] if torch.cuda.is_available() else []), "cpu"):
             entry = found.setdefault(name, {}).get(device)
             if entry is None or entry["runs"] != written:
                 dataset = as_judged(Dataset.load(data[name], verify=False)).to(device)
                 costs = cost_sheet(towers, dataset)
                 found[name][device] = {"machine": machine(device), "runs": written, "costs": costs}
+                _write(sheet, page, table.title, found)
+    _write(sheet, page, table.title, found)
+    return [sheet, page]
+
+
+def _write(sheet: Path, page: Path, title: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     write_json(sheet, found)
     with replacing_file(page) as partial:
-        partial.write_text(as_markdown(table.title, found), encoding="utf-8")
-    return [sheet, page]
+        partial.write_text(as_markdown(title, found), encoding="utf-8")
 
 
 def _anywhere(run: Run) -> Run:

@@ -17,10 +17,12 @@ training each). All else at a model's default; T2Diff's U-Net has 32 channels, w
 (0.06 M).
 
 "t2diff_printed" is the paper's own: mixed attention over a session of 20, vectors as they are, all 50 steps of the
-reverse process when asked. "t2diff_as_served" learns from what pure noise gives, in four passes and with normalised
-vectors; "t2diff" is the default here, a prediction by the same U-Net without noise. Both have SASRec's tower.
+reverse process when asked; with time lags on KuaiRand-Pure alone, since the other two logs have no clock.
+"t2diff_as_served" learns from what pure noise gives, in four passes and with normalised vectors; "t2diff" is the
+default here, a prediction by the same U-Net without noise. Both have SASRec's tower.
 
-``t2diff-wide`` has the rows of most interest at widths 64 and 128, chosen on validation data.
+``t2diff-wide`` has the rows of most interest at widths 64 and 128, chosen on validation data; ``t2diff-long`` those of
+the claims on MovieLens-1M under a schedule that is long enough for SASRec, which 30 epochs may not be.
 """
 
 from __future__ import annotations

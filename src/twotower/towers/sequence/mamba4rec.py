@@ -1,4 +1,4 @@
-"""Mamba4Rec: a selective state space over the history, in plain PyTorch."""
+"""Mamba4Rec: a selective state space over the history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
-from twotower.ops.scan import linear_scan
+from twotower.ops.selective_scan import selective_scan
 from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 FASTEST, SLOWEST = 0.1, 0.001
@@ -56,9 +56,8 @@ class SelectiveStateSpace(nn.Module):
         """Return the output at all places at once."""
         x, gate = self.project_in(x).chunk(2, dim=-1)
         x = F.silu(self.convolution(F.pad(x.mT, (self.convolution.kernel_size[0] - 1, 0)))).mT
-        decay, driven, read = self._selected(x)
-        space = linear_scan(decay, driven)
-        return self._out(x, (space @ read[..., None])[..., 0], gate)
+        size, write, read = self._sizes(x)
+        return self._out(x, selective_scan(x, size, -self.log_decay.exp(), write, read), gate)
 
     def step(
         self, x: Float[Tensor, "users dim"], state: MambaState | None
@@ -153,8 +152,9 @@ class Mamba4Rec(SequenceEncoder):
     It has a step form: a new event costs the same however long the history is. No positions are needed.
 
     Source: Liu et al., "Mamba4Rec", 2024, section 3; the state space is that of Gu and Dao, "Mamba", 2023, section 3
-    and algorithm 2. Differences: a scan in chunks of plain PyTorch instead of the fused kernel (it holds several times
-    users × length × expand · dim × states numbers), and one layer has its residual too.
+    and algorithm 2. Differences: where mamba-ssm is not installed, a scan in chunks of plain PyTorch instead of its
+    fused kernel (it holds several times users × length × expand · dim × states numbers), and one layer has its residual
+    too.
 
     Args:
         dim: width of events and states.
