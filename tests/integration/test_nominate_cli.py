@@ -23,6 +23,7 @@ from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.short_lists import WholeCatalogue
 from twotower.models.encode import users_with_history
+from twotower.models.sparcode import Coded
 from twotower.serving.bundle import Bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
@@ -263,6 +264,46 @@ def test_one_threshold_lists_what_is_above_it_alone_also_of_items_that_are_added
         PostingsIndex(model, above=-1.0)
 
 
+def test_of_many_codes_those_that_users_have_get_a_list(coded, tmp_path, monkeypatch):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    monkeypatch.setattr("twotower.index.postings_index.EVERY", 10)
+    monkeypatch.setattr("twotower.index.postings_index.USERS", 4)
+    rebuild_index(bundle, "postings", {"longest": 2_000, "precision": "float32"})
+    after = load(bundle)
+    index = after.bundle.index
+    assert isinstance(index, PostingsIndex)
+    model, states = after.bundle.model, after.bundle.item_states
+    with torch.no_grad():
+        everyone = model.encode_users(model_users(after.bundle, list(range(2, 122))))
+    have = torch.isin(everyone.codes, index._codes)
+    assert len(index._codes) == index._lists.num_codes <= 16
+    assert have.all(1).sum() >= 4
+    users = after.bundle.user_vocabulary.ids((have.all(1).nonzero()[:4, 0] + 2).tolist())
+    rebuild_index(bundle, "brute_force")
+    exact = load(bundle)
+    for user in users:
+        assert [a.id for a in after.recommend(user, k=9)] == [a.id for a in exact.recommend(user, k=9)]
+    late = torch.tensor([5000])
+    index.add(states[:1], late)
+    assert (index._lists.lengths == len(states) + 1).all()
+    index.remove(late)
+    # a code that nobody had adds nothing; without any other the answer is a scan
+    absent = next(code for code in range(32) if code not in index._codes)
+    only = map_rows(everyone)._replace(codes=torch.full((1, 4), absent))
+    assert index.search(only, 5).ids.tolist() == [
+        after.bundle.item_ids[model.score(only, states)[0].topk(5).indices].tolist()
+    ]
+    with pytest.raises(InputError, match="code 32, but the model has 32"):
+        index.search(only._replace(codes=torch.full((1, 4), 32)), 5)
+    with pytest.raises(InputError, match="it has read no users"):
+        PostingsIndex(model).build(states, after.bundle.item_ids)
+
+
+def map_rows(users: Coded) -> Coded:
+    """The first of some users."""
+    return Coded(*(part[:1] for part in users))
+
+
 def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):
     words = ("train", "--data", data, "--to", tmp_path / "bundle", "--set", "index.kind=postings")
     assert "TwoTower has none; use nominate" in refused(*words, "--model", "two_tower")
@@ -274,6 +315,10 @@ def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tm
 def test_lists_of_another_model_or_cut_short_are_refused(coded, trained, tmp_path):
     model, folder = Bundle.load(coded).model, tmp_path / "index"
     shutil.copytree(coded / "index", folder)
+    with torch.no_grad():
+        model.bias.add_(0.5)  # as large as before, and trained again
+    with pytest.raises(InputError, match="lists of another model, or of before its last training"):
+        PostingsIndex.load(folder, model=model)
     model.coder.codes += 1
     with pytest.raises(InputError, match="lists of another model"):
         PostingsIndex.load(folder, model=model)

@@ -156,6 +156,21 @@ class Quantiser(Starting):
             self.hits.zero_()
         return found
 
+    def numbers(self, codes: Int[Tensor, "rows tokens books"]) -> Int[Tensor, "rows tokens"]:
+        """Return one number for the codes of each token: those of token 0 first, the last book counting by one."""
+        number = torch.arange(self.tokens, device=codes.device).expand(codes.shape[:2])
+        for book in range(self.books):
+            number = number * self.codes + codes[:, :, book]
+        return number
+
+    def vectors(self, numbers: Int[Tensor, " numbers"]) -> Float[Tensor, "numbers dim"]:
+        """Return what stands for a token that has these `numbers`; not of shared codebooks."""
+        parts, rest = [], numbers
+        for book in reversed(range(self.books)):
+            parts.append((book, rest % self.codes))
+            rest = rest // self.codes
+        return torch.cat([self.centres[rest * self.books + book, code] for book, code in reversed(parts)], dim=1)
+
     def _parts(self, tokens: Tensor) -> Tensor:
         """What each codebook sees: [groups, rows, width]."""
         rows, count, _ = tokens.shape
