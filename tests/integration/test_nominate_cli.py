@@ -21,6 +21,7 @@ from twotower.data.sources.synthetic import Synthetic
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
+from twotower.index.postings_store import PostingsStore
 from twotower.index.short_lists import WholeCatalogue
 from twotower.models.encode import users_with_history
 from twotower.models.sparcode import Coded
@@ -195,6 +196,30 @@ def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     assert "unknown index.precision 'float8'" in refused(
         "index", bundle, "--kind", "postings", "--set", "precision=float8"
     )
+
+
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
+@pytest.mark.parametrize(("kind", "needed"), [("qdrant_edge", "qdrant_edge"), ("qdrant", "qdrant_client")])
+def test_qdrant_answers_by_the_same_lists(coded, tmp_path, monkeypatch, kind, needed):
+    pytest.importorskip(needed)
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    lists = {"longest": 40, "precision": "float32"}
+    rebuild_index(bundle, "postings", lists)
+    users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
+    wanted = {user: [(a.id, a.score) for a in load(bundle).recommend(user, k=9)] for user in users}
+    rebuild_index(bundle, f"postings_{kind}", lists)
+    retriever = load(bundle)
+    assert {user: [(a.id, a.score) for a in retriever.recommend(user, k=9)] for user in users} == wanted
+    index = retriever.bundle.index
+    assert isinstance(index, PostingsStore)
+    many = retriever.recommend(users[0], k=200)  # more than its lists hold: a scan
+    assert len(many) == 200
+    assert many[0].id == wanted[users[0]][0][0]
+    if kind == "qdrant":
+        assert index.delete_collection(index.collection)
+        with pytest.raises(InputError, match="does not have it; build it there: twotower index BUNDLE"):
+            _ = load(bundle).bundle.index
 
 
 def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained):

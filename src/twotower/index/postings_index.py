@@ -225,7 +225,7 @@ class PostingsIndex(ModelIndex):
                 save_file({"codes": self._codes}, partial)
         parts = {"events": self._popular is not None, "codes": self._codes is not None}
         key = self._model.lists_key() if isinstance(self._model, NamesLists) else None
-        write_note(folder, type(self), self.settings, built=self._lists is not None, key=key, **parts)
+        write_note(folder, type(self), self.settings, built=self._lists is not None, key=key, **parts, **self._more())
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> PostingsIndex:
@@ -250,7 +250,7 @@ class PostingsIndex(ModelIndex):
                 )
             if key is not None and isinstance(model, NamesLists) and key != model.lists_key():
                 raise InputError(f"{folder}: lists of another model, or of before its last training; build them again")
-            index._hold(lists, states)
+            index._restore(lists, states, note)
         index.to(device)
         return index
 
@@ -258,15 +258,26 @@ class PostingsIndex(ModelIndex):
         """Return answers on ``device`` from now on, where the model is; the lists are searched on the CPU."""
         self._device = torch.device(device)
 
+    def _more(self) -> dict[str, Any]:
+        """What the note says beside."""
+        return {}
+
+    def _restore(self, lists: Postings, states: State, note: dict[str, Any]) -> None:
+        """Take what was saved."""
+        self._hold(lists, states)
+
     def _hold(self, lists: Postings, states: State) -> None:
         self._lists = lists
         self._items = WholeCatalogue(self._score, states, torch.tensor(lists.ids))
 
     def _of_lists(self, user_states: Any, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
-        assert self._lists is not None, "searched once there are lists"
         lists = self._numbers(user_states.codes)
-        found = search_postings(self._lists, lists, user_states.weights, k, exclude=exclude, allowed=allowed)
-        return self._scored(user_states, found)
+        return self._scored(user_states, self._sums(lists, user_states.weights, k, exclude, allowed))
+
+    def _sums(self, lists: Tensor, weights: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
+        """The largest weighted sums over lists, by their numbers."""
+        assert self._lists is not None, "searched once there are lists"
+        return search_postings(self._lists, lists, weights, k, exclude=exclude, allowed=allowed)
 
     @property
     def _count(self) -> int:
