@@ -232,10 +232,13 @@ def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained)
         assert 1 / 8 <= line["codes/busiest"] < 1.0
     status, out, _ = twotower("diagnose", coded, "--json")
     assert status == 0
-    sentence = json.loads(out)["read"]["notices"][0]
+    sentence, lists = json.loads(out)["read"]["notices"]
     assert sentence.startswith("4 codebook(s) of 8 codes: ")
     assert "the busiest code has" in sentence
-    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == []
+    assert lists == "index of 32 lists: 0 empty, 100 items on average, the longest has 100"
+    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == [
+        "index of 20 lists: 0 empty, 100 items on average, the longest has 100"
+    ]
 
 
 def test_a_model_whose_scores_are_all_0_answers_by_popularity_and_says_so_once(coded, tmp_path, caplog):
