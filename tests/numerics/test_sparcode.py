@@ -326,6 +326,25 @@ def test_a_model_without_lists_says_so():
         model_of(books=2).list_scores(torch.tensor([108]), torch.zeros(1, 1, 8))
 
 
+def test_the_use_of_a_gates_codes_is_counted_in_training_alone():
+    model = model_of(codes="gate", dropout=0.0)
+    assert model.code_use().used > 0  # the step in which they started
+    chosen = model.encode_users(users_of()).codes
+    assert model.code_use() == (0.0, pytest.approx(1 / 6), 0.0)
+    again = model.train().encode_users(users_of()).codes
+    counts = again.flatten().bincount(minlength=6)
+    assert model.code_use() == pytest.approx(
+        ((counts > 0).float().mean().item(), perplexity(counts) / 6, (counts.max() / counts.sum()).item()), abs=1e-6
+    )
+    assert "coder.hits" not in model.state_dict()
+    assert chosen.shape == again.shape
+
+
+def perplexity(counts: torch.Tensor) -> float:
+    share = counts[counts > 0].double() / counts.sum()
+    return math.exp(-(share * share.log()).sum().item())
+
+
 def test_lists_of_two_trainings_have_different_keys():
     model = model_of()
     key = model.lists_key()

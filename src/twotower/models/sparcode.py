@@ -251,8 +251,8 @@ class SparCode(Model):
         return self._per_pair == 1
 
     def code_use(self) -> CodeUse | None:
-        """Return how codes were used in training since the last call; None without a codebook, or before it started."""
-        return self.coder.use() if isinstance(self.coder, Quantiser) and self.coder.begun else None
+        """Return how codes were used in training since the last call; None without codes, or before they started."""
+        return self.coder.use() if self.coder is not None and self.coder.begun else None
 
     def set_progress(self, epochs: float) -> None:
         """Follow training, so that codes start after the warm-up and scores are looked at once in some steps."""
