@@ -47,7 +47,7 @@ class HasLists(Protocol):
 
 @runtime_checkable
 class NamesLists(Protocol):
-    """Tell its lists from those of any other training."""
+    """Give its lists a key that those of no other training have."""
 
     def lists_key(self) -> str:
         """Return a text that changes with all that the scores of codes are computed with, items aside."""

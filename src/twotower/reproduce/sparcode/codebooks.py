@@ -31,7 +31,8 @@ def by_codebooks(data: str) -> dict[str, Sequence[Run]]:
 
 def by_tokens(data: str) -> dict[str, Sequence[Run]]:
     """Return the rows of figure 5."""
-    return {f"tokens_{tokens}": [form({"tokens": tokens})] for tokens in TOKENS} | COUNTED
+    rows: dict[str, Sequence[Run]] = {f"tokens_{tokens}": [form({"tokens": tokens})] for tokens in TOKENS}
+    return rows | COUNTED
 
 
 CODEBOOKS = Table(

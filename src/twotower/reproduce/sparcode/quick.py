@@ -7,6 +7,7 @@ against 128. A row's figures are to be compared within its table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ NETWORK = TRAINED
 OF_NETWORK = 128
 """Items that a score by a network is trained against."""
 RATES = (6e-3, 2e-3)
-COUNTED: dict[str, list[Run]] = {"item_lists": [counted("item_lists")]}
+COUNTED: dict[str, Sequence[Run]] = {"item_lists": [counted("item_lists")]}
 """The row of counted lists, without learning, that every table has."""
 ONE_SEED = dict.fromkeys(COUNTED, 1)
 
