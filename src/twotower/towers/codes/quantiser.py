@@ -171,7 +171,7 @@ class Quantiser(Starting):
         return number
 
     def vectors(self, numbers: Int[Tensor, " numbers"]) -> Float[Tensor, "numbers dim"]:
-        """Return what stands for a token that has these `numbers`; not of shared codebooks."""
+        """Return the quantised tokens of these `numbers`: their codes side by side; not for shared codebooks."""
         parts, rest = [], numbers
         for book in reversed(range(self.books)):
             parts.append((book, rest % self.codes))
