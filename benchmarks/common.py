@@ -11,6 +11,7 @@ Run one as ``python benchmarks/NAME.py``; it then finds this file by ``import co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -20,6 +21,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,25 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         _wait_for_gpu()
         self.wall, self.cpu = time.perf_counter() - self._start[0], cpu_seconds() - self._start[1]
+
+
+@contextlib.contextmanager
+def alone(wanted: bool = True) -> Iterator[None]:
+    """Keep the core that this thread is on for itself in the block: no other program is let in between.
+
+    Only for the superuser, and for blocks of seconds: others wait.
+    """
+    if not wanted:
+        yield
+        return
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except (AttributeError, PermissionError):
+        sys.exit("--alone: this system lets nobody, or only the superuser, keep a core; leave it out")
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _wait_for_gpu() -> None:

@@ -8,9 +8,12 @@ finds at least as much of the twin's own 50. Lists of 65,000 and a million items
 learned ones: every item stands for several, so that lengths of lists and how often an item is listed keep their shape;
 FAISS gets noisy copies of the vectors there, and only times are compared.
 
-Times are CPU time of the thread, p50 and p99 over the requests of all repeats; methods take turns by repeats. Other
-work on the machine lengthens CPU time too, since it empties the caches: so ``p99_over_p50`` takes each request's median
-over the repeats, and the p99 over requests of that. "Emptied": 64 MiB are read before each request.
+Times are CPU time of the thread, p50 and p99 over the requests of all repeats; methods take turns by repeats, and
+``p99_over_p50`` is that p99 over that p50. Other work on the machine lengthens CPU time too: the kernel's switch is in
+it, and whoever ran meanwhile has emptied the caches. So interruptions are counted, ``…_uninterrupted`` leaves out
+requests that met one and those right after, ``…_by_request`` takes each request's median over the repeats; and
+``--alone`` asks the system for a core of its own while requests run (``SCHED_FIFO``; for the superuser). "Emptied": 64
+MiB are read before each request.
 
 Sparse codes of the item vectors are the cheap rival: with candidates ranked by the vectors, and alone.
 
@@ -20,8 +23,10 @@ asked for as many more as were seen; they are dropped outside the time. Sums ove
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -29,7 +34,7 @@ import numpy as np
 import torch
 
 import common
-from postings_data import Sessions, drawn_sessions, read_sessions, stretched, train_twin
+from postings_data import Sessions, drawn_sessions, epochs_of_forms, read_sessions, stretched, train_twin
 from twotower.index.nominate import Nominate
 from twotower.index.postings import Postings
 from twotower.index.postings_search import search_postings
@@ -42,34 +47,57 @@ Answer = Callable[[int], Any]
 """The request's number -> the answer, as the method gives it."""
 
 
-def timed(answers: dict[str, Answer], requests: int, repeats: int, *, emptied: bool = False) -> dict[str, list[float]]:
-    """CPU microseconds of every request of every repeat, repeat by repeat; what compiles does not count."""
-    filler, found = np.ones(1 << 24, dtype=np.float32), dict[str, list[float]]()
+@dataclass
+class Times:
+    """CPU microseconds of every request of every repeat, repeat by repeat, and whether it was interrupted."""
+
+    requests: int
+    each: list[float] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """p50 over all of them."""
+        return float(np.median(self.each))
+
+    def spreads(self) -> dict[str, float]:
+        """p99 in multiples of p50: of all, of those that nobody interrupted, and by each request's median."""
+        each, cut = np.array(self.each), np.array(self.cut)
+        calm = ~(cut | np.concatenate([[False], cut[:-1]]))
+        medians = np.median(each.reshape(-1, self.requests), axis=0)
+        kinds = {"": each, "_uninterrupted": each[calm], "_by_request": medians}
+        return {
+            f"p99_over_p50{name}": round(float(np.percentile(part, 99) / np.percentile(part, 50)), 2)
+            for name, part in kinds.items()
+        } | {"interrupted": round(float(cut.mean()), 4)}
+
+
+def timed(
+    answers: dict[str, Answer], requests: int, repeats: int, *, emptied: bool = False, alone: bool = False
+) -> dict[str, Times]:
+    """Time every request of every method; what compiles does not count."""
+    filler, found = np.ones(1 << 24, dtype=np.float32), {name: Times(requests) for name in answers}
     for repeat in range(repeats):
         for name in list(answers) if repeat % 2 == 0 else list(answers)[::-1]:
-            for request in range(3):
-                answers[name](request)
-            times = found.setdefault(name, [])
-            for request in range(requests):
-                if emptied:
-                    filler.sum()
-                started = time.thread_time_ns()
-                answers[name](request)
-                times.append((time.thread_time_ns() - started) / 1000)
+            with common.alone(alone):
+                for request in range(3):
+                    answers[name](request)
+                for request in range(requests):
+                    if emptied:
+                        filler.sum()
+                    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+                    started = time.thread_time_ns()
+                    answers[name](request)
+                    found[name].each.append((time.thread_time_ns() - started) / 1000)
+                    found[name].cut.append(resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw > before)
     return found
 
 
-def spread(times: list[float], requests: int) -> float:
-    """p99 over requests, each by its median over repeats, in multiples of p50."""
-    each = np.median(np.array(times).reshape(-1, requests), axis=0)
-    return round(float(np.percentile(each, 99) / np.percentile(each, 50)), 2)
-
-
-def shown(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def shown(times: dict[str, Times]) -> dict[str, dict[str, float]]:
     """p50 and p99 in microseconds."""
     return {
-        name: {"p50": round(float(np.percentile(each, 50)), 1), "p99": round(float(np.percentile(each, 99)), 1)}
-        for name, each in times.items()
+        name: {f"p{p}": round(float(np.percentile(found.each, p)), 1) for p in (50, 99)}
+        for name, found in times.items()
     }
 
 
@@ -181,7 +209,7 @@ def of_ranked(found: Any) -> np.ndarray:
     return np.asarray(found.ids[0])
 
 
-def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> Nominate:
+def on_real_lists(sessions: Sessions, quick: bool, alone: bool, figures: dict[str, Any]) -> Nominate:
     """Quality and time at equal recall, on the lists that were learned; returns an index to stretch."""
     items, users, ids = sessions.items, sessions.users, sessions.ids
     queries = np.ascontiguousarray(users.numpy())
@@ -241,8 +269,8 @@ def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> N
                 of_ranked,
             )
             take(name, "sparse_codes", sparse_answer(sparse, users, sessions.seen, read), of_ranked)
-    times = timed(answers, requests, repeats)
-    medians = {name: float(np.median(each)) for name, each in times.items()}
+    times = timed(answers, requests, repeats, alone=alone)
+    medians = {name: found.median for name, found in times.items()}
     kept = {name: recall / worth["flat"][0] for name, (recall, _) in worth.items()}
 
     def quickest(kind: str, able: Callable[[str], bool]) -> str | None:
@@ -256,25 +284,26 @@ def on_real_lists(sessions: Sessions, quick: bool, figures: dict[str, Any]) -> N
         "postings_over_flat": round(medians[ours] / medians["flat"], 4),
         "postings_over_hnsw": round(medians[ours] / medians[chosen["hnsw"]], 4) if chosen["hnsw"] else None,
         "postings_over_hnsw_same_answers": round(medians[ours] / medians[same], 4) if same else None,
-        "p99_over_p50": spread(times[ours], requests),
+        **times[ours].spreads(),
+        "spreads": {name: times[name].spreads() for name in (*filter(None, chosen.values()), ours)},
         "chosen": chosen | {"nominate": ours, "hnsw_same_answers": same},
         "recall_at_50": {name: round(recall, 4) for name, (recall, _) in worth.items()},
         "share_of_the_twins_answer": {name: round(share, 4) for name, (_, share) in worth.items()},
         "microseconds_43k": shown(times),
     }
     picked = {name: answers[name] for name in (*chosen.values(), same, ours) if name}
-    figures["microseconds_43k_emptied"] = shown(timed(picked, 20 if quick else 60, 1, emptied=True))
+    figures["microseconds_43k_emptied"] = shown(timed(picked, 20 if quick else 60, 1, emptied=True, alone=alone))
     best = indexes[ours]
     others = {
         f"lists alone, {backend}": lists_answer(best.lists, best.codes(users), sessions.seen, backend)
         for backend in ("numba", "numpy")
     }
     others["nominate, numpy"] = nominate_answer(clone(best, best.nearest, backend="numpy"), users, sessions.seen)
-    figures["microseconds_43k_other_forms"] = shown(timed(others, min(requests, 200), 2))
+    figures["microseconds_43k_other_forms"] = shown(timed(others, min(requests, 200), 2, alone=alone))
     figures["bytes_an_item"] = {
         name: round(index.lists.num_bytes / len(items), 1) for name, index in indexes.items() if name.endswith("c 2")
     } | {"vectors": items.shape[1] * 4}
-    figures["raw_microseconds"] = {name: [round(t, 1) for t in times[name]] for name in picked}
+    figures["raw_microseconds"] = {name: [round(t, 1) for t in times[name].each] for name in picked}
     return base
 
 
@@ -288,7 +317,7 @@ def clone(base: Nominate, nearest: int, backend: str = "auto") -> Nominate:
     return index
 
 
-def on_stretched(sessions: Sessions, base: Nominate, figures: dict[str, Any]) -> None:
+def on_stretched(sessions: Sessions, base: Nominate, alone: bool, figures: dict[str, Any]) -> None:
     """Times alone: sums over 8 lists beside FAISS, at 65,000 and a million items."""
     eight = clone(base, 8).codes(sessions.users)
     nothing = [0] * len(sessions.users)
@@ -303,35 +332,56 @@ def on_stretched(sessions: Sessions, base: Nominate, figures: dict[str, Any]) ->
         vectors = sessions.items.numpy()[source]
         vectors += np.random.default_rng(2).normal(0.0, 0.05, vectors.shape).astype(np.float32)
         queries = np.ascontiguousarray(sessions.users.numpy())
-        for kind in ("flat", "hnsw", "ivf_flat", "ivf_pq") if size < 100_000 else ("flat", "ivf_pq"):
+        for kind in ("flat", "hnsw", "ivf_flat", "ivf_pq"):
             rival = Rival(kind, vectors)
+            figures[f"{kind}_build_cpu_seconds_{size}"] = rival.build_seconds
             effort = {"hnsw": 64, "flat": 0}.get(kind, 8)
             answers[f"{kind} {effort}".removesuffix(" 0")] = rival.answer(queries, effort, nothing)
         requests = 300 if size < 100_000 else 60
-        times = timed(answers, requests, 3)
+        times = timed(answers, requests, 3, alone=alone)
         figures[f"microseconds_{size}"] = shown(times)
-        figures[f"microseconds_{size}_emptied"] = shown(timed(answers, 30, 1, emptied=True))
+        figures[f"microseconds_{size}_emptied"] = shown(timed(answers, 30, 1, emptied=True, alone=alone))
         for sparsity in SPARSITIES:
             own = times[f"lists {sparsity} %"]
-            figures[f"lists_{sparsity}_over_flat_{size}"] = round(float(np.median(own) / np.median(times["flat"])), 4)
-            figures[f"lists_{sparsity}_p99_over_p50_{size}"] = spread(own, requests)
+            figures[f"lists_{sparsity}_over_flat_{size}"] = round(own.median / times["flat"].median, 4)
+            figures |= {f"lists_{sparsity}_{name}_{size}": value for name, value in own.spreads().items()}
+
+
+def on_whole_requests(sessions: Sessions, base: Nominate, alone: bool, figures: dict[str, Any]) -> None:
+    """A request from its history on: the twin's tower, uncompiled, and a search, over the same 43,097 items."""
+    flat = Rival("flat", sessions.items.numpy()).index
+    index, seen = clone(base, 2), sessions.seen.split(1)
+
+    def by_flat(request: int) -> Any:
+        vector = sessions.encode(request).numpy()
+        return flat.search(vector, K + int((seen[request] >= 0).sum()))
+
+    answers: dict[str, Answer] = {
+        "tower alone": sessions.encode,
+        "tower and flat": by_flat,
+        "tower and lists": lambda request: index.search(sessions.encode(request), K, seen[request]),
+    }
+    figures["microseconds_whole_request"] = shown(timed(answers, 60, 2, alone=alone))
 
 
 def main() -> None:
     """Measure, print, keep."""
-    options = common.parse(common.parser(__doc__))
+    parser = common.parser(__doc__)
+    parser.add_argument("--alone", action="store_true", help="take a core for the requests (SCHED_FIFO; superuser)")
+    options = common.parse(parser)
     faiss.omp_set_num_threads(1)
     log = read_sessions(40_000 if options.quick else 120_000) or drawn_sessions(40_000 if options.quick else 120_000)
     figures: dict[str, Any] = {}
     with common.Clock() as clock:
         sessions = train_twin(log, epochs=1, asked=1_024 if options.quick else 4_096)
     figures["twin_cpu_seconds"] = round(clock.cpu, 1)
+    if not options.quick:
+        figures["cpu_seconds_an_epoch"] = epochs_of_forms(log)
     with torch.inference_mode():
-        base = on_real_lists(sessions, options.quick, figures)
+        base = on_real_lists(sessions, options.quick, options.alone, figures)
         if not options.quick:
-            tower = {"twin's user tower, history of 20": lambda request: sessions.encode(request)}
-            figures["microseconds_tower"] = shown(timed(tower, 60, 2))
-            on_stretched(sessions, base, figures)
+            on_whole_requests(sessions, base, options.alone, figures)
+            on_stretched(sessions, base, options.alone, figures)
     settings = {
         "data": log.name,
         "items": len(sessions.items),
@@ -339,6 +389,7 @@ def main() -> None:
         "sessions_asked": len(sessions.truth),
         "k": K,
         "clock": "CPU time of the thread; two cores shared with other work",
+        "alone": options.alone,
     }
     common.finish("postings", options, settings=settings, figures=figures, packages=("numba",))
 

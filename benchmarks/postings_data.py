@@ -124,6 +124,34 @@ def train_twin(named: Named, *, epochs: int, asked: int) -> Sessions:
     )
 
 
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sparcode_twin": ("sparcode_twin", {"temperature": 0.06}),
+    "sparcode": ("sparcode", {"warm_up": 0.0}),
+    "sparcode, gate": ("sparcode", {"codes": "gate", "codebook": 1024, "warm_up": 0.0}),
+}
+"""SparCode and its twin, with the same encoder; codes from the first step on."""
+
+
+def epochs_of_forms(named: Named, *, most: int = 30_000) -> dict[str, float]:
+    """CPU seconds of one epoch of SparCode and of its twin, by the same loss, batches and items."""
+    offsets = named.log.offsets[: most + 3].clone()
+    log = Log(offsets, named.log.items[: int(offsets[-1])])
+    schema = Schema(len(offsets) - 1, ITEMS + FIRST_KNOWN, (), ())
+    dataset, split = Dataset(schema, log, {}, {}, {"name": named.name}), by_user(log)
+    found = {}
+    for name, (model, settings) in FORMS.items():
+        run = Run(
+            model=ModelSection(model, {"history_length": HISTORY, **settings}),
+            objective=Objective("sampled_softmax"),
+            sampling=Sampling((NegativeSource("uniform", {"number": 1024}),)),
+            training=Training(epochs=1, batch_size=512, evaluate_every=0, device="cpu", seed=1),
+        )
+        with common.Clock() as clock:
+            learn(run, dataset, split)
+        found[name] = round(clock.cpu, 1)
+    return found
+
+
 def stretched(lists: Postings, size: int) -> Postings:
     """The lists over ``size`` items: each item of before stands for several, all in the lists that it was in."""
     source = np.sort(np.random.default_rng(1).integers(0, len(lists.ids), size))

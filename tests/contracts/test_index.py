@@ -21,6 +21,7 @@ from twotower.index.ivf import IVFFlatIndex, IVFPQIndex
 from twotower.index.milvus import MilvusIndex
 from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
+from twotower.index.postings_qdrant import PostingsQdrantEdgeIndex, PostingsQdrantIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex
 from twotower.index.sparse_codes import SparseCodesIndex
@@ -159,11 +160,11 @@ def nominate(model: Scorer, states: Callable[[int, int], Any]) -> Case:
     return Case(make, lambda f: NominateIndex.load(f, model=model), states, model.score)
 
 
-def postings(**settings: Any) -> Case:
+def postings(kind: type[PostingsIndex] = PostingsIndex, **settings: Any) -> Case:
     model = ListScorer(vectors(8, 40))
     return Case(
-        lambda: PostingsIndex(model, **settings),
-        lambda f: PostingsIndex.load(f, model=model),
+        lambda: kind(model, **settings),
+        lambda f: kind.load(f, model=model),
         UsersAreCodes(model),
         model.score,
     )
@@ -187,6 +188,8 @@ CASES = {
     "nominate_ids": nominate(BY_IDS, numbers),
     "postings": postings(longest=9),
     "postings_bytes": postings(longest=9, precision="uint8"),
+    "postings_qdrant": postings(PostingsQdrantIndex, longest=9),
+    "postings_qdrant_edge": postings(PostingsQdrantEdgeIndex, longest=9),
     "sparse_codes": Case(sparse_codes, SparseCodesIndex.load, vectors, lambda u, i: u @ i.T),
     "tree": Case(lambda: TreeIndex(TREE, beam=2), lambda f: TreeIndex.load(f, model=TREE), vectors, TREE.score),
     "brute_force": brute_force(DISTANCE, vectors),
@@ -194,6 +197,7 @@ CASES = {
 }
 
 NEEDS = {"milvus": "pymilvus", "qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}
+NEEDS |= {f"postings_{kind}": NEEDS[kind] for kind in ("qdrant", "qdrant_edge")}
 """What a kind needs beside the package's own dependencies."""
 
 

@@ -21,8 +21,10 @@ from twotower.data.sources.synthetic import Synthetic
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.index.nominate_index import NominateIndex
 from twotower.index.postings_index import PostingsIndex
+from twotower.index.postings_store import PostingsStore
 from twotower.index.short_lists import WholeCatalogue
 from twotower.models.encode import users_with_history
+from twotower.models.sparcode import Coded
 from twotower.serving.bundle import Bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
@@ -134,6 +136,7 @@ def test_what_it_cannot_do_is_said_in_one_line(bundle):
         ("ease", ()),
         ("two_tower", (*SMALL, "--set", "model.score=mlp")),
         ("fit", (*SMALL,)),
+        ("cold", ("--set", "model.field_dim=8", *SMALL[2:])),
         ("sparcode", ("--set", "training.epochs=2", "--set", "model.codebook=8", "--set", "model.dim=8")),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_p
     assert isinstance(retriever.bundle.index, NominateIndex)
     users = retriever.bundle.user_vocabulary.ids([3, 4, 5, 6])
     found = {user: {a.id: a.score for a in retriever.recommend(user, k=20)} for user in users}
-    if model != "fit":  # judged among candidates
+    if model not in ("fit", "cold"):  # judged among candidates
         assert json.loads(twotower("evaluate", bundle, "-k", "20", "--json")[1])["index"]["kind"] == "nominate"
     rebuild_index(bundle, "brute_force")
     for user, answers in found.items():
@@ -196,6 +199,30 @@ def test_a_sparcode_is_searched_by_its_own_lists(coded, tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
+@pytest.mark.parametrize(("kind", "needed"), [("qdrant_edge", "qdrant_edge"), ("qdrant", "qdrant_client")])
+def test_qdrant_answers_by_the_same_lists(coded, tmp_path, monkeypatch, kind, needed):
+    pytest.importorskip(needed)
+    monkeypatch.setenv("TWOTOWER_QDRANT_URL", ":memory:")
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    lists = {"longest": 40, "precision": "float32"}
+    rebuild_index(bundle, "postings", lists)
+    users = load(bundle).bundle.user_vocabulary.ids([3, 4, 5, 6])
+    wanted = {user: [(a.id, a.score) for a in load(bundle).recommend(user, k=9)] for user in users}
+    rebuild_index(bundle, f"postings_{kind}", lists)
+    retriever = load(bundle)
+    assert {user: [(a.id, a.score) for a in retriever.recommend(user, k=9)] for user in users} == wanted
+    index = retriever.bundle.index
+    assert isinstance(index, PostingsStore)
+    many = retriever.recommend(users[0], k=200)  # more than its lists hold: a scan
+    assert len(many) == 200
+    assert many[0].id == wanted[users[0]][0][0]
+    if kind == "qdrant":
+        assert index.delete_collection(index.collection)
+        with pytest.raises(InputError, match="does not have it; build it there: twotower index BUNDLE"):
+            _ = load(bundle).bundle.index
+
+
 def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained):
     lines = [json.loads(line) for line in Path(f"{coded}.run", "train.jsonl").read_text().splitlines()]
     told = [line for line in lines if "codes/used" in line]
@@ -206,10 +233,13 @@ def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained)
         assert 1 / 8 <= line["codes/busiest"] < 1.0
     status, out, _ = twotower("diagnose", coded, "--json")
     assert status == 0
-    sentence = json.loads(out)["read"]["notices"][0]
+    sentence, lists = json.loads(out)["read"]["notices"]
     assert sentence.startswith("4 codebook(s) of 8 codes: ")
     assert "the busiest code has" in sentence
-    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == []
+    assert lists == "index of 32 lists: 0 empty, 100 items on average, the longest has 100"
+    assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == [
+        "index of 20 lists: 0 empty, 100 items on average, the longest has 100"
+    ]
 
 
 def test_a_model_whose_scores_are_all_0_answers_by_popularity_and_says_so_once(coded, tmp_path, caplog):
@@ -263,6 +293,46 @@ def test_one_threshold_lists_what_is_above_it_alone_also_of_items_that_are_added
         PostingsIndex(model, above=-1.0)
 
 
+def test_of_many_codes_those_that_users_have_get_a_list(coded, tmp_path, monkeypatch):
+    bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
+    monkeypatch.setattr("twotower.index.postings_index.EVERY", 10)
+    monkeypatch.setattr("twotower.index.postings_index.USERS", 4)
+    rebuild_index(bundle, "postings", {"longest": 2_000, "precision": "float32"})
+    after = load(bundle)
+    index = after.bundle.index
+    assert isinstance(index, PostingsIndex)
+    model, states = after.bundle.model, after.bundle.item_states
+    with torch.no_grad():
+        everyone = model.encode_users(model_users(after.bundle, list(range(2, 122))))
+    have = torch.isin(everyone.codes, index._codes)
+    assert len(index._codes) == index._lists.num_codes <= 16
+    assert have.all(1).sum() >= 4
+    users = after.bundle.user_vocabulary.ids((have.all(1).nonzero()[:4, 0] + 2).tolist())
+    rebuild_index(bundle, "brute_force")
+    exact = load(bundle)
+    for user in users:
+        assert [a.id for a in after.recommend(user, k=9)] == [a.id for a in exact.recommend(user, k=9)]
+    late = torch.tensor([5000])
+    index.add(states[:1], late)
+    assert (index._lists.lengths == len(states) + 1).all()
+    index.remove(late)
+    # a code that nobody had adds nothing; without any other the answer is a scan
+    absent = next(code for code in range(32) if code not in index._codes)
+    only = map_rows(everyone)._replace(codes=torch.full((1, 4), absent))
+    assert index.search(only, 5).ids.tolist() == [
+        after.bundle.item_ids[model.score(only, states)[0].topk(5).indices].tolist()
+    ]
+    with pytest.raises(InputError, match="code 32, but the model has 32"):
+        index.search(only._replace(codes=torch.full((1, 4), 32)), 5)
+    with pytest.raises(InputError, match="it has read no users"):
+        PostingsIndex(model).build(states, after.bundle.item_ids)
+
+
+def map_rows(users: Coded) -> Coded:
+    """The first of some users."""
+    return Coded(*(part[:1] for part in users))
+
+
 def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tmp_path):
     words = ("train", "--data", data, "--to", tmp_path / "bundle", "--set", "index.kind=postings")
     assert "TwoTower has none; use nominate" in refused(*words, "--model", "two_tower")
@@ -274,6 +344,10 @@ def test_a_model_without_lists_is_refused_before_it_is_trained(data, trained, tm
 def test_lists_of_another_model_or_cut_short_are_refused(coded, trained, tmp_path):
     model, folder = Bundle.load(coded).model, tmp_path / "index"
     shutil.copytree(coded / "index", folder)
+    with torch.no_grad():
+        model.bias.add_(0.5)  # as large as before, and trained again
+    with pytest.raises(InputError, match="lists of another model, or of before its last training"):
+        PostingsIndex.load(folder, model=model)
     model.coder.codes += 1
     with pytest.raises(InputError, match="lists of another model"):
         PostingsIndex.load(folder, model=model)

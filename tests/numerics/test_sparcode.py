@@ -196,9 +196,9 @@ def test_scores_in_tiles_are_the_scores_at_once(scorer, monkeypatch):
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize("codes", ["quantised", "gate"])
+@pytest.mark.parametrize("codes", [{}, {"books": 2}, {"books": 4, "codebook": 3}, {"codes": "gate"}])
 def test_lists_of_all_items_answer_as_the_model_does(codes, cosine):
-    model = model_of(codes=codes, cosine=cosine, temperature=0.5)
+    model = model_of(**codes, cosine=cosine, temperature=0.5)
     with torch.no_grad():
         users, items = model.encode_users(users_of()), model.encode_items(Items(IDS))
         postings = build_postings(lambda c, i: model.list_scores(c, items[i]), model.num_lists, IDS, longest=len(IDS))
@@ -319,4 +319,38 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_a_model_without_lists_says_so():
     with pytest.raises(InputError, match="lists are of codes"):
-        model_of(books=2).list_scores(torch.tensor([0]), torch.zeros(1, 1, 8))
+        model_of(codes="none").list_scores(torch.tensor([0]), torch.zeros(1, 1, 8))
+    with pytest.raises(InputError, match="32 books of 6 codes are too many combinations"):
+        _ = model_of(books=32, dim=32).num_lists
+    with pytest.raises(InputError, match="list 108 of 108"):
+        model_of(books=2).list_scores(torch.tensor([108]), torch.zeros(1, 1, 8))
+
+
+def test_the_use_of_a_gates_codes_is_counted_in_training_alone():
+    model = model_of(codes="gate", dropout=0.0)
+    assert model.code_use().used > 0  # the step in which they started
+    chosen = model.encode_users(users_of()).codes
+    assert model.code_use() == (0.0, pytest.approx(1 / 6), 0.0)
+    again = model.train().encode_users(users_of()).codes
+    counts = again.flatten().bincount(minlength=6)
+    assert model.code_use() == pytest.approx(
+        ((counts > 0).float().mean().item(), perplexity(counts) / 6, (counts.max() / counts.sum()).item()), abs=1e-6
+    )
+    assert "coder.hits" not in model.state_dict()
+    assert chosen.shape == again.shape
+
+
+def perplexity(counts: torch.Tensor) -> float:
+    share = counts[counts > 0].double() / counts.sum()
+    return math.exp(-(share * share.log()).sum().item())
+
+
+def test_lists_of_two_trainings_have_different_keys():
+    model = model_of()
+    key = model.lists_key()
+    assert model.lists_key() == key
+    with torch.no_grad():
+        model.item_table.weight.add_(1.0)  # items may grow and learn; their states are the index's own
+    assert model.lists_key() == key
+    model.coder.centres[1, 2, 3] += 1e-3
+    assert model.lists_key() != key

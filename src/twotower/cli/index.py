@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from twotower.experiment.index_tuning import Tuning
 
 KINDS = (
-    "exact, hnsw, ivf_flat, ivf_pq, nominate, postings, sparse_codes, tree, qdrant_edge, qdrant, milvus, brute_force, "
-    "or one of your own."
+    "exact, hnsw, ivf_flat, ivf_pq, nominate, postings, postings_qdrant_edge, postings_qdrant, sparse_codes, tree, "
+    "qdrant_edge, qdrant, milvus, brute_force, or one of your own."
 )
 EXAMPLES = examples(
     "twotower index runs/sasrec --kind hnsw --set ef_search=64",

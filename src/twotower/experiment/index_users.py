@@ -35,7 +35,7 @@ def show_users(index: AnyIndex, model: Model, dataset: Dataset, history: Log, *,
     """
     if isinstance(index, ReadsEvents):
         index.read_events(history.items.bincount(minlength=dataset.schema.num_items))
-    if not isinstance(index, ReadsUsers):
+    if not isinstance(index, ReadsUsers) or not index.users_wanted:
         return
     users = drawn_users(history, index.users_wanted, seed=seed, purpose="users of an index")
     if not len(users):

@@ -200,7 +200,7 @@ class ReadsUsers(Protocol):
 
     @property
     def users_wanted(self) -> int:
-        """Return how many users it reads, at most."""
+        """Return how many users it reads, at most; 0: it needs none."""
         ...
 
     def read_users(self, user_states: State) -> None:

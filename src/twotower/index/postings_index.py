@@ -24,7 +24,11 @@ from twotower.index.saved import saved_index, write_note
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
 
-ITEMS, LISTS, EVENTS = "items.safetensors", "postings", "events.safetensors"
+ITEMS, LISTS, EVENTS, CODES = "items.safetensors", "postings", "events.safetensors", "codes.safetensors"
+EVERY = 16_384
+"""Codes that all have a list; of more, such as combinations of several codebooks, those that users have."""
+USERS = 10_000
+"""Users whose codes are looked at."""
 
 
 @runtime_checkable
@@ -41,6 +45,15 @@ class HasLists(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesLists(Protocol):
+    """Give its lists a key that those of no other training have."""
+
+    def lists_key(self) -> str:
+        """Return a text that changes with all that the scores of codes are computed with, items aside."""
+        ...
+
+
 class PostingsIndex(ModelIndex):
     """Sum the lists of a user's codes, for models that have codes of their own (`sparcode`), and score what comes out.
 
@@ -49,6 +62,10 @@ class PostingsIndex(ModelIndex):
     lists hold fewer than k items that may come back is answered by a scan of all items, and so is a filter that lets
     few items through. Where the lists of a user are empty and the scan finds all scores alike (the ReLU of a model that
     died), the most popular items come back, if numbers of events were read: see `twotower.index.base.ReadsEvents`.
+
+    A model with more than 16,384 codes, as combinations of several codebooks are, gets lists of the codes that some
+    users have: it has to read these before it is built (`twotower.index.base.ReadsUsers`). A request's codes without a
+    list add nothing to its sums.
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside
     the one threshold of equation 15, under which most lists are empty or very long; the answers' own scores by the
@@ -84,6 +101,7 @@ class PostingsIndex(ModelIndex):
         self._lists: Postings | None = None
         self._items: WholeCatalogue | None = None
         self._popular: Popular | None = None
+        self._codes: Tensor | None = None
 
     def __len__(self) -> int:
         """Return how many items there are."""
@@ -103,18 +121,35 @@ class PostingsIndex(ModelIndex):
         """Take the number of events of each item, by its id, for users with the same score for every item."""
         self._popular = Popular(events)
 
+    @property
+    def users_wanted(self) -> int:
+        """Return how many users it reads, at most: none where every code has a list."""
+        return 0 if self._num_lists <= EVERY else USERS
+
+    def read_users(self, user_states: State) -> None:
+        """Take the codes of users like those who will ask; they hold from the next `build` on, if there are many."""
+        if self.users_wanted:
+            codes = user_states.codes.detach().cpu().unique()
+            self._codes = codes[codes >= 0]
+
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Index ``item_states`` under ``ids``, in place of what was there.
 
         Raises:
-            InputError: if their numbers differ, an id comes twice or is below 0, or a score is not finite.
+            InputError: if their numbers differ, an id comes twice or is below 0, a score is not finite, or there are
+                many codes and no users were read.
         """
+        if self.users_wanted and (self._codes is None or not len(self._codes)):
+            raise InputError(
+                f"index 'postings': of {self._num_lists} codes only those that users have get a list, and it has read "
+                "no users with codes"
+            )
         ids, order = sorted_ids(item_states, ids)
         self._device = ids.device
         states = take(on_cpu(item_states), order.cpu())
         lists = build_postings(
-            lambda codes, items: self._of_codes(codes, take(states, items)),
-            self._num_lists,
+            lambda lists, items: self._of_lists_numbered(lists, take(states, items)),
+            self._count,
             ids.cpu(),
             longest=self._longest or default_longest(len(ids)),
             precision=self._precision,
@@ -156,7 +191,8 @@ class PostingsIndex(ModelIndex):
             return self.build(item_states, ids)
         ids, order = sorted_ids(item_states, ids)
         ids, states, known = ids.cpu(), take(on_cpu(item_states), order.cpu()), self._items.ids
-        scores = torch.cat([self._of_codes(part, states) for part in torch.arange(self._num_lists).split(CODE_TILE)])
+        every = torch.arange(self._count).split(CODE_TILE)
+        scores = torch.cat([self._of_lists_numbered(part, states) for part in every])
         lists = self._lists.add(scores.masked_fill(scores <= self._above, -torch.inf), ids)
         stays = ~torch.isin(known, ids)
         by_id = torch.cat([known[stays], ids]).argsort()
@@ -184,8 +220,12 @@ class PostingsIndex(ModelIndex):
         if self._popular is not None:
             with replacing_file(folder / EVENTS) as partial:
                 save_file({"events": self._popular.events}, partial)
-        events = self._popular is not None
-        write_note(folder, type(self), self.settings, built=self._lists is not None, events=events)
+        if self._codes is not None:
+            with replacing_file(folder / CODES) as partial:
+                save_file({"codes": self._codes}, partial)
+        parts = {"events": self._popular is not None, "codes": self._codes is not None}
+        key = self._model.lists_key() if isinstance(self._model, NamesLists) else None
+        write_note(folder, type(self), self.settings, built=self._lists is not None, key=key, **parts, **self._more())
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> PostingsIndex:
@@ -195,18 +235,22 @@ class PostingsIndex(ModelIndex):
             InputError: if a file is missing, cut short, of another kind of index, or of another model.
         """
         with saved_index(folder, cls) as note:
-            index, built = cls(model, **note["settings"]), note["built"]
+            index, built, key = cls(model, **note["settings"]), note["built"], note.get("key")
             states = model.item_store.read(load_file(folder / ITEMS)) if built else None
             if note.get("events", False):  # indexes of before November 2026 have none
                 index.read_events(load_file(folder / EVENTS)["events"])
+            if note.get("codes", False):
+                index._codes = load_file(folder / CODES)["codes"]
         if built:
             lists = Postings.load(folder / LISTS)
-            if lists.num_codes != index._num_lists or rows(states) != len(lists.ids):
+            if lists.num_codes != index._count or rows(states) != len(lists.ids):
                 raise InputError(
-                    f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {index._num_lists} "
+                    f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {index._count} "
                     "codes: lists of another model? Build the index again"
                 )
-            index._hold(lists, states)
+            if key is not None and isinstance(model, NamesLists) and key != model.lists_key():
+                raise InputError(f"{folder}: lists of another model, or of before its last training; build them again")
+            index._restore(lists, states, note)
         index.to(device)
         return index
 
@@ -214,21 +258,50 @@ class PostingsIndex(ModelIndex):
         """Return answers on ``device`` from now on, where the model is; the lists are searched on the CPU."""
         self._device = torch.device(device)
 
+    def _more(self) -> dict[str, Any]:
+        """What the note says beside."""
+        return {}
+
+    def _restore(self, lists: Postings, states: State, note: dict[str, Any]) -> None:
+        """Take what was saved."""
+        self._hold(lists, states)
+
     def _hold(self, lists: Postings, states: State) -> None:
         self._lists = lists
         self._items = WholeCatalogue(self._score, states, torch.tensor(lists.ids), raised="index.longest")
 
     def _of_lists(self, user_states: Any, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
+        lists = self._numbers(user_states.codes)
+        return self._scored(user_states, self._sums(lists, user_states.weights, k, exclude, allowed))
+
+    def _sums(self, lists: Tensor, weights: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
+        """The largest weighted sums over lists, by their numbers."""
         assert self._lists is not None, "searched once there are lists"
-        found = search_postings(
-            self._lists, user_states.codes, user_states.weights, k, exclude=exclude, allowed=allowed
-        )
-        return self._scored(user_states, found)
+        return search_postings(self._lists, lists, weights, k, exclude=exclude, allowed=allowed)
+
+    @property
+    def _count(self) -> int:
+        """How many lists there are."""
+        return self._num_lists if self._codes is None else len(self._codes)
+
+    def _numbers(self, codes: Tensor) -> Tensor:
+        """The number of each code's list, -1 where it has none."""
+        if self._codes is None:
+            return codes
+        wrong = codes[(codes >= self._num_lists) | (codes < -1)]
+        if len(wrong):
+            raise InputError(f"postings: code {int(wrong[0])}, but the model has {self._num_lists}: another model's?")
+        at = torch.searchsorted(self._codes, codes).clamp(max=len(self._codes) - 1)
+        return torch.where(self._codes[at] == codes, at, -1)
+
+    def _of_lists_numbered(self, lists: Tensor, items: State) -> Tensor:
+        """Scores of the codes of these lists."""
+        return self._of_codes(lists if self._codes is None else self._codes[lists], items)
 
     def _empty(self, user_states: Any) -> Tensor:
         """Which users have no code with a list that holds anything: bool [users]."""
         assert self._lists is not None, "asked once there are lists"
-        codes = user_states.codes.cpu()
+        codes = self._numbers(user_states.codes.cpu())
         holds = torch.from_numpy(self._lists.lengths > 0)[codes.clamp(min=0)] & (codes >= 0)
         return ~holds.any(1)
 

@@ -70,32 +70,32 @@ class QdrantIndex(StoreIndex):
             UnavailableError: if the server does not answer.
             InputError: if it refuses.
         """
-        there: bool = cls._say(lambda client: client.collection_exists(name))
-        return there and bool(cls._say(lambda client: client.delete_collection(name)))
+        there: bool = say(lambda client: client.collection_exists(name))
+        return there and bool(say(lambda client: client.delete_collection(name)))
 
     def _create(self, dim: int) -> None:
         models = _models()
         self._name = f"{self._settings['collection']}-{uuid.uuid4().hex[:12]}"
         graph = models.HnswConfigDiff(m=self._settings["m"], ef_construct=self._settings["ef_construction"])
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT)
-        self._say(lambda client: client.create_collection(self._name, vectors_config=vectors, hnsw_config=graph))
+        say(lambda client: client.create_collection(self._name, vectors_config=vectors, hnsw_config=graph))
 
     def _put(self, ids: list[int], vectors: NDArray[np.float32]) -> None:
         models = _models()
         points = models.Batch(ids=ids, vectors=vectors.tolist())
-        self._say(lambda client: client.upsert(self._name, points))
+        say(lambda client: client.upsert(self._name, points))
 
     def _finish(self) -> None:
         """Return at once: the server indexes beside the traffic, and scans what is not indexed yet."""
 
     def _drop(self, ids: list[int]) -> None:
-        self._say(lambda client: client.delete(self._name, ids))
+        say(lambda client: client.delete(self._name, ids))
 
     def _fill(self, ids: list[int], columns: Mapping[int, ItemColumn]) -> None:
         models = _models()
         for place, column in columns.items():
             schema = models.PayloadSchemaType(SCHEMAS[column.kind])
-            self._say(functools.partial(_index_column, name=self._name, key=f"c{place}", schema=schema))
+            say(functools.partial(_index_column, name=self._name, key=f"c{place}", schema=schema))
         operations = [
             models.OverwritePayloadOperation(
                 overwrite_payload=models.SetPayload(payload=payload(columns, at), points=[id])
@@ -104,7 +104,7 @@ class QdrantIndex(StoreIndex):
         ]
         for start in range(0, len(operations), BATCH):
             part = operations[start : start + BATCH]
-            self._say(functools.partial(_update, name=self._name, operations=part))
+            say(functools.partial(_update, name=self._name, operations=part))
 
     def _takes(self, condition: Condition, kinds: Mapping[str, tuple[str, bool]]) -> bool:
         return takes(condition, kinds)
@@ -113,7 +113,7 @@ class QdrantIndex(StoreIndex):
         models = _models()
         given = filter_of(where, self._names, self._kinds)
         parameters = models.SearchParams(hnsw_ef=max(self._settings["ef_search"], k), exact=where.exact)
-        found = self._say(
+        found = say(
             lambda client: client.query_points(
                 self._name,
                 query=query,
@@ -130,8 +130,8 @@ class QdrantIndex(StoreIndex):
 
     def _find(self, folder: Path, note: Mapping[str, Any]) -> None:
         self._name = str(note["collection"])
-        there = self._say(lambda client: client.collection_exists(self._name))
-        number = self._say(lambda client: client.count(self._name, exact=True).count) if there else 0
+        there = say(lambda client: client.collection_exists(self._name))
+        number = say(lambda client: client.count(self._name, exact=True).count) if there else 0
         if number < len(self):
             has = f"has {number:,} of its {len(self):,} items" if there else "does not have it"
             raise InputError(
@@ -146,20 +146,26 @@ class QdrantIndex(StoreIndex):
             UnavailableError: if the server does not answer.
             InputError: if it refuses the token, or does not have the collection.
         """
-        if not self._say(lambda client: client.collection_exists(self._name)):
+        if not say(lambda client: client.collection_exists(self._name)):
             raise InputError(f"{address_of('qdrant').shown} does not have collection '{self._name}'")
 
-    @staticmethod
-    def _say(call: Callable[[Any], T]) -> T:
-        address = address_of("qdrant")
-        refused = _exceptions().UnexpectedResponse
-        try:
-            return patiently(address, lambda: call(connected(address)), _passing)
-        except refused as error:
-            if error.status_code in (401, 403):
-                raise InputError(f"{address.shown} refuses the token; set TWOTOWER_QDRANT_TOKEN") from None
-            why = " ".join(str(error).split())[:200]
-            raise InputError(f"{address.shown} refuses a request ({why})") from None
+
+def say(call: Callable[[Any], T]) -> T:
+    """Return what a call of the client returns, patiently.
+
+    Raises:
+        UnavailableError: if the server does not answer.
+        InputError: if it refuses.
+    """
+    address = address_of("qdrant")
+    refused = _exceptions().UnexpectedResponse
+    try:
+        return patiently(address, lambda: call(connected(address)), _passing)
+    except refused as error:
+        if error.status_code in (401, 403):
+            raise InputError(f"{address.shown} refuses the token; set TWOTOWER_QDRANT_TOKEN") from None
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{address.shown} refuses a request ({why})") from None
 
 
 @functools.lru_cache(maxsize=4)

@@ -26,6 +26,8 @@ INDEXES: Registry[type[Any]] = Registry(
         "milvus": "twotower.index.milvus:MilvusIndex",
         "nominate": "twotower.index.nominate_index:NominateIndex",
         "postings": "twotower.index.postings_index:PostingsIndex",
+        "postings_qdrant": "twotower.index.postings_qdrant:PostingsQdrantIndex",
+        "postings_qdrant_edge": "twotower.index.postings_qdrant:PostingsQdrantEdgeIndex",
         "qdrant": "twotower.index.qdrant_server:QdrantIndex",
         "qdrant_edge": "twotower.index.qdrant_edge:QdrantEdgeIndex",
         "sparse_codes": "twotower.index.sparse_codes:SparseCodesIndex",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ LOOK_EVERY = 5
 """Steps between two looks at the scores, each of which waits for the device."""
 REVIVALS = 5
 """Times that b is raised in a training, at most."""
+LISTED = ("coder.centres", "coder.vectors", "coder.offsets")
+"""Weights of codes that their lists depend on."""
 PAIRS = 1 << 21
 """Numbers of products of tokens and items that are held at a time in serving: 8 MiB in float32."""
 
@@ -204,29 +207,43 @@ class SparCode(Model):
         `encode_users` gives the numbers of lists.
 
         Raises:
-            InputError: if the model has no lists: no codes, or several codebooks a token.
+            InputError: if the model has no lists, or there is no such list.
         """
         vectors, offsets = self._lists(codes)
         ones = torch.ones_like(offsets)[:, None]
         return self.score(Coded(vectors[:, None], ones, offsets[:, None], codes[:, None]), items)
 
+    def lists_key(self) -> str:
+        """Return a text that changes with the weights that `list_scores` reads beside items."""
+        key = hashlib.sha256(f"{self.form} {self.temperature} {self.cosine}".encode())
+        for name, part in sorted(self.state_dict().items()):
+            if name == "bias" or name.startswith(("scorer.", *LISTED)):
+                key.update(name.encode() + part.detach().cpu().numpy().tobytes())
+        return key.hexdigest()
+
     @property
     def has_lists(self) -> bool:
-        """Return whether every code of a user is one number, so that it can have a list."""
-        return isinstance(self.coder, Gate) or (isinstance(self.coder, Quantiser) and self.coder.books == 1)
+        """Return whether a user is turned into codes, each of which can have a list."""
+        return self.coder is not None
 
     @property
     def num_lists(self) -> int:
-        """Return how many lists there are: one a code.
+        """Return how many lists there are: one a code. With M codebooks of N a token has N^M codes.
 
         Raises:
-            InputError: as `list_scores`.
+            InputError: if there are no codes, or too many to be numbered.
         """
         if isinstance(self.coder, Gate):
             return self.coder.codes
-        if isinstance(self.coder, Quantiser) and self.coder.books == 1:
-            return self.coder.tokens * self.coder.codes
-        raise InputError("sparcode: lists are of codes = 'gate', or of codes = 'quantised' with books = 1")
+        if self.coder is None:
+            raise InputError("sparcode: lists are of codes = 'gate' or 'quantised', and this model has none")
+        number = self.coder.tokens * self.coder.codes**self.coder.books
+        if number >= 1 << 62:
+            raise InputError(
+                f"sparcode: {self.coder.books} books of {self.coder.codes} codes are too many combinations to have "
+                "lists; lower model.books or model.codebook"
+            )
+        return number
 
     @property
     def scores_all(self) -> bool:
@@ -234,8 +251,8 @@ class SparCode(Model):
         return self._per_pair == 1
 
     def code_use(self) -> CodeUse | None:
-        """Return how codes were used in training since the last call; None without a codebook, or before it started."""
-        return self.coder.use() if isinstance(self.coder, Quantiser) and self.coder.begun else None
+        """Return how codes were used in training since the last call; None without codes, or before they started."""
+        return self.coder.use() if self.coder is not None and self.coder.begun else None
 
     def set_progress(self, epochs: float) -> None:
         """Follow training, so that codes start after the warm-up and scores are looked at once in some steps."""
@@ -264,9 +281,8 @@ class SparCode(Model):
         # As S reads them, so that the commitment has the same scale at every temperature.
         quantised = coder(tokens / self.temperature)
         state = self._as_they_are(quantised.vectors * self.temperature)
-        if coder.begun and coder.books == 1:
-            first = torch.arange(coder.tokens, device=tokens.device) * coder.codes
-            state = state._replace(codes=quantised.codes[:, :, 0] + first)
+        if coder.begun:
+            state = state._replace(codes=coder.numbers(quantised.codes))
         weights = {"commitment": self.commitment, "codebook": 1.0}
         return state, {name: weights[name] * loss for name, loss in quantised.losses.items()}
 
@@ -293,7 +309,7 @@ class SparCode(Model):
             vectors, offsets = self.coder.code_rows(codes)
             return self._on_sphere(vectors) / self.temperature, offsets + self.bias
         assert isinstance(self.coder, Quantiser)
-        return self.coder.centres.flatten(0, 1)[codes], self.bias.expand(len(codes))
+        return self.coder.vectors(codes), self.bias.expand(len(codes))
 
     def _joined(self, users: Coded, items: Tensor) -> Tensor:
         """Users with the items of their row: [users, n]; one row of items stands for all users."""

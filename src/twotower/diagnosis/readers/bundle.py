@@ -63,7 +63,9 @@ def _states(folder: Path, states: Path) -> Table:
     if sum(part.shape[1] for part in parts) < 2:
         raise InputError(f"{folder}: its model has no item vectors, so there is no geometry to judge")
     vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return Table(vectors, account=Account(("item states",), notices=_codes(folder / "weights.safetensors")))
+    return Table(
+        vectors, account=Account(("item states",), notices=(*_codes(folder / "weights.safetensors"), *_lists(folder)))
+    )
 
 
 def _codes(weights: Path) -> tuple[str, ...]:
@@ -84,6 +86,20 @@ def _codes(weights: Path) -> tuple[str, ...]:
         f"{books} codebook(s) of {codes} codes: {100 * used:.0f} % in use, perplexity "
         f"{np.exp(entropy).mean():.0f}, the busiest code has {100 * share.max(1).mean():.1f} % of the tokens, "
         f"{share.max(1).mean() * codes:.1f} times the mean",
+    )
+
+
+def _lists(folder: Path) -> tuple[str, ...]:
+    """How long the lists of an index that has any are, in one sentence."""
+    offsets = folder / "index" / "postings" / "offsets.npy"
+    if not offsets.is_file():
+        return ()
+    lengths = np.diff(np.load(offsets, allow_pickle=False))
+    if not len(lengths):
+        return ()
+    return (
+        f"index of {len(lengths)} lists: {int((lengths == 0).sum())} empty, {lengths.mean():.0f} items on average, the "
+        f"longest has {lengths.max()}",
     )
 
 

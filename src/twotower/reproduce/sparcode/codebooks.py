@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import measure
-from twotower.reproduce.sparcode.quick import form
+from twotower.reproduce.sparcode.quick import COUNTED, ONE_SEED, form
 from twotower.reproduce.sparcode.table import COLUMNS
 from twotower.reproduce.study import Table
 
@@ -26,12 +26,13 @@ def by_codebooks(data: str) -> dict[str, Sequence[Run]]:
         for codes in SIZES
     }
     rows["no_codes"] = [form({"codes": "none"})]
-    return rows
+    return rows | COUNTED
 
 
 def by_tokens(data: str) -> dict[str, Sequence[Run]]:
     """Return the rows of figure 5."""
-    return {f"tokens_{tokens}": [form({"tokens": tokens})] for tokens in TOKENS}
+    rows: dict[str, Sequence[Run]] = {f"tokens_{tokens}": [form({"tokens": tokens})] for tokens in TOKENS}
+    return rows | COUNTED
 
 
 CODEBOOKS = Table(
@@ -43,6 +44,7 @@ CODEBOOKS = Table(
     "books_1_codes_256",
     COLUMNS,
     3,
+    fewer=ONE_SEED,
     views={
         f"books_1_codes_{codes}/lists {percent} %": (f"books_1_codes_{codes}", f"{percent}/")
         for codes in SIZES
@@ -59,6 +61,7 @@ BY_TOKENS = Table(
     "tokens_4",
     COLUMNS,
     3,
+    fewer=ONE_SEED,
     views={
         f"tokens_{tokens}/lists {percent} %": (f"tokens_{tokens}", f"{percent}/")
         for tokens in TOKENS

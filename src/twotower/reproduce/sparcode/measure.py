@@ -50,6 +50,8 @@ CURVE = 0.0, 90.0, 95.0, 98.0, 99.0, 99.5
 """Of a curve of quality and time against sparsity."""
 TIMED = 200
 """Users whose searches are timed."""
+LISTED = 8_192
+"""Codes that have a list here, at most: combinations of several codebooks are judged densely."""
 BEAM = 100
 """Nodes of a level that TDM's search keeps."""
 KEPT = ("recall", "ndcg", "precision", "precision_min")
@@ -179,7 +181,7 @@ def by_lists(
 
     Of a tree they are named "beam/recall@50".
     """
-    has_lists = isinstance(model, SparCode) and model.has_lists and model.selectable
+    has_lists = isinstance(model, SparCode) and model.selectable and model.has_lists and model.num_lists <= LISTED
     if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin | TDM)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()

@@ -7,11 +7,12 @@ against 128. A row's figures are to be compared within its table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from twotower.experiment.run import Run
-from twotower.reproduce.sparcode.table import SCORES, TRAINED, coded, twin
+from twotower.reproduce.sparcode.table import SCORES, TRAINED, coded, counted, twin
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.sources import NegativeSource
 
@@ -21,6 +22,9 @@ NETWORK = TRAINED
 OF_NETWORK = 128
 """Items that a score by a network is trained against."""
 RATES = (6e-3, 2e-3)
+COUNTED: dict[str, Sequence[Run]] = {"item_lists": [counted("item_lists")]}
+"""The row of counted lists, without learning, that every table has."""
+ONE_SEED = dict.fromkeys(COUNTED, 1)
 
 
 def form(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import measure
-from twotower.reproduce.sparcode.quick import NETWORK, OF_NETWORK, RATES, form, sampled_twin
+from twotower.reproduce.sparcode.quick import COUNTED, NETWORK, OF_NETWORK, ONE_SEED, RATES, form, sampled_twin
 from twotower.reproduce.sparcode.table import COLUMNS
 from twotower.reproduce.study import Table
 from twotower.towers.codes.scorers import SCORERS
@@ -29,7 +29,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     for name in ORACLES:
         settings = {"scorer": name, "item_tokens": 2, "codes": "none"}
         rows[f"all_to_all_{name}"] = [form(settings, NETWORK, OF_NETWORK, rate=rate) for rate in RATES]
-    return rows
+    return rows | COUNTED
 
 
 TABLE = Table(
@@ -41,6 +41,7 @@ TABLE = Table(
     "two_tower",
     COLUMNS,
     3,
+    fewer=ONE_SEED,
     views={
         f"sparcode_{name}/lists {percent} %": (f"sparcode_{name}", f"{percent}/")
         for name in SCORERS

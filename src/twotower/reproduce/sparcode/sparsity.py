@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import CURVE, measure_curve
-from twotower.reproduce.sparcode.quick import form, sampled_twin
+from twotower.reproduce.sparcode.quick import COUNTED, ONE_SEED, form, sampled_twin
 from twotower.reproduce.sparcode.sparsity_picture import draw_each
 from twotower.reproduce.sparcode.table import GATE_SPHERE
 from twotower.reproduce.study import Table
@@ -26,6 +26,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
         "nominate": [sampled_twin({})],
         "quantised": [form({})],
         "gate": [form({"codes": "gate", "codebook": 1024, **GATE_SPHERE})],
+        **COUNTED,
     }
 
 
@@ -38,6 +39,7 @@ TABLE = Table(
     "nominate",
     COLUMNS,
     3,
+    fewer=ONE_SEED,
     views={f"{name}/{percent:g} %": (name, f"{percent:g}/") for name in LISTED for percent in CURVE}
     | {
         f"{name}/one bias {percent:g} %": (name, f"bias{percent:g}/")

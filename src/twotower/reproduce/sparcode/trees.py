@@ -12,7 +12,7 @@ from typing import Any
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import measure
-from twotower.reproduce.sparcode.quick import NETWORK, OF_NETWORK, at_rate, form
+from twotower.reproduce.sparcode.quick import COUNTED, NETWORK, OF_NETWORK, ONE_SEED, at_rate, form
 from twotower.reproduce.sparcode.table import COLUMNS, tree
 from twotower.reproduce.study import Table
 
@@ -37,7 +37,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     }
     for name, scorer in CODED.items():
         rows[name] = [form({"tokenizer": "dnn", "scorer": scorer}, NETWORK, OF_NETWORK)]
-    return rows
+    return rows | COUNTED
 
 
 TABLE = Table(
@@ -49,6 +49,7 @@ TABLE = Table(
     "mlp_likeness_first",
     COLUMNS,
     3,
+    fewer=ONE_SEED,
     views={f"{name}/beam": (name, "beam/") for name in TREES} | {f"{name}/lists 98 %": (name, "98/") for name in CODED},
     notes={
         "mlp_likeness_first": "every item scored by the nodes' scorer; /beam: down the tree, 100 nodes a level.",

@@ -18,7 +18,16 @@ from typing import Any
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode import cold
 from twotower.reproduce.sparcode.measure import measure_dense
-from twotower.reproduce.sparcode.quick import NETWORK, OF_NETWORK, RATES, against_all, form, sampled_twin
+from twotower.reproduce.sparcode.quick import (
+    COUNTED,
+    NETWORK,
+    OF_NETWORK,
+    ONE_SEED,
+    RATES,
+    against_all,
+    form,
+    sampled_twin,
+)
 
 NEW_USERS = ("kuairand-cold", "deezer-cold-start")
 FEATURES: dict[str, Any] = {"user_features": True}
@@ -49,6 +58,7 @@ def of_sequences() -> dict[str, Sequence[Run]]:
         "sparcode_no_ids": [form({**NO_IDS, **SEVERAL})],
         "sparcode_pdnn": [network({})],
         "sparcode_pdnn_features": [network(FEATURES)],
+        **COUNTED,
     }
 
 
@@ -95,6 +105,7 @@ TABLE = replace(
     variants=variants,
     measure=measure_dense,
     reference="twin",
+    fewer=ONE_SEED,
     notes={
         "twin": "the two-tower with SparCode's encoder (self-attention) and loss.",
         "twin_all_negatives": "the cosine over 0.2, as in every other row of the twin.",

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from twotower.ops.kmeans import kmeans
+from twotower.towers.codes.quantiser import CodeUse, use_of
 from twotower.towers.codes.starting import Starting
 
 
@@ -39,6 +40,8 @@ class Gate(Starting):
         ValueError: if a number is below 1 or more codes are chosen than there are.
     """
 
+    hits: Tensor
+
     def __init__(self, dim: int, *, codes: int = 256, chosen: int = 8) -> None:
         super().__init__()
         if dim < 1 or not 1 <= chosen <= codes:
@@ -47,15 +50,24 @@ class Gate(Starting):
         self.logits = nn.Linear(dim, codes)
         self.vectors = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
         self.offsets = nn.Parameter(torch.zeros(codes))
+        self.register_buffer("hits", torch.zeros(codes), persistent=False)
 
     def forward(self, states: Float[Tensor, "rows dim"]) -> Gated:
         """Return the chosen codes of each row."""
         best, codes = self.logits(states).topk(self.chosen, dim=1)
+        if self.training:
+            self.hits.scatter_add_(0, codes.flatten(), torch.ones_like(codes, dtype=self.hits.dtype).flatten())
         return Gated(codes, best.softmax(1), self.vectors[codes], self.offsets[codes])
 
     def code_rows(self, codes: Int[Tensor, " codes"]) -> tuple[Tensor, Tensor]:
         """Return vectors and offsets of codes."""
         return self.vectors[codes], self.offsets[codes]
+
+    def use(self) -> CodeUse:
+        """Return how often codes were chosen in training since the last call."""
+        found = use_of(self.hits[None])
+        self.hits.zero_()
+        return found
 
     @torch.no_grad()
     def start(self, states: Float[Tensor, "rows dim"], *, seed: int = 0, temperature: float = 1.0) -> None:

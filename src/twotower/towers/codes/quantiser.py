@@ -40,6 +40,19 @@ class CodeUse(NamedTuple):
     busiest: float
 
 
+def use_of(hits: Float[Tensor, "books codes"]) -> CodeUse:
+    """Return how codes are used, from how often each was: means over codebooks.
+
+    Examples:
+        >>> use_of(torch.tensor([[2.0, 2.0, 0.0, 0.0]]))
+        CodeUse(used=0.5, perplexity=0.5, busiest=0.5)
+    """
+    share = hits / hits.sum(1, keepdim=True).clamp(min=1.0)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+    used, perplexity = (hits > 0).float().mean(), (entropy.exp() / hits.shape[1]).mean()
+    return CodeUse(used.item(), perplexity.item(), share.max(1).values.mean().item())
+
+
 class Quantiser(Starting):
     """Replace each of the M parts of a token by the nearest of N codes (Euclidean).
 
@@ -145,16 +158,25 @@ class Quantiser(Starting):
 
     def use(self, *, reset: bool = True) -> CodeUse:
         """Return how the codes were used in training since the last call: means over codebooks."""
-        share = self.hits / self.hits.sum(1, keepdim=True).clamp(min=1.0)
-        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
-        found = CodeUse(
-            (self.hits > 0).float().mean().item(),
-            (entropy.exp() / self.codes).mean().item(),
-            share.max(1).values.mean().item(),
-        )
+        found = use_of(self.hits)
         if reset:
             self.hits.zero_()
         return found
+
+    def numbers(self, codes: Int[Tensor, "rows tokens books"]) -> Int[Tensor, "rows tokens"]:
+        """Return one number for the codes of each token: those of token 0 first, the last book counting by one."""
+        number = torch.arange(self.tokens, device=codes.device).expand(codes.shape[:2])
+        for book in range(self.books):
+            number = number * self.codes + codes[:, :, book]
+        return number
+
+    def vectors(self, numbers: Int[Tensor, " numbers"]) -> Float[Tensor, "numbers dim"]:
+        """Return the quantised tokens of these `numbers`: their codes side by side; not for shared codebooks."""
+        parts, rest = [], numbers
+        for book in reversed(range(self.books)):
+            parts.append((book, rest % self.codes))
+            rest = rest // self.codes
+        return torch.cat([self.centres[rest * self.books + book, code] for book, code in reversed(parts)], dim=1)
 
     def _parts(self, tokens: Tensor) -> Tensor:
         """What each codebook sees: [groups, rows, width]."""
