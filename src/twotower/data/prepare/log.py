@@ -101,7 +101,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
     if times.far:
         raise InputError(
             f"{name}: times in column {shown(log.time)} lie beyond the year 5000 when read as unit '{log.unit}'; "
-            "set unit to 'ms', 'us' or 'ns'"
+            + ("they are no Unix times" if log.unit == "ns" else "set unit to 'ms', 'us' or 'ns'")
         )
     if times.early == times.every:
         report.early = times.early

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -195,16 +196,12 @@ def _format(path: Path) -> str:
 
 def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relation:
     separator = source.separator or ("\t" if kind == "tsv" else ",")
-    columns = list(source.columns) or _header(readable, separator, source.quote)
-    if source.columns and (found := other_separator(readable, separator, source.quote, len(columns))):
+    names = column_names(path, readable, separator, source)
+    if source.columns and (found := other_separator(readable, separator, source.quote, len(names))):
         raise InputError(
-            f"{path}: its lines do not fall into {len(columns)} columns at {_spelled(separator)}, but they do at "
+            f"{path}: its lines do not fall into {len(names)} columns at {_spelled(separator)}, but they do at "
             f"{_spelled(found)}: set separator = {_spelled(found)}"
         )
-    names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two columns are called {shown(name)}; rename one")
     types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
@@ -217,10 +214,22 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     )
 
 
-def _header(path: Path, separator: str, quote: str) -> list[str]:
-    with path.open("rb") as file:
-        line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    return cells_of_line(line, separator, quote)
+def column_names(path: Path, readable: Path, separator: str, source: Source) -> list[str]:
+    """Return the names of a text file's columns: those of the source, else those of the header.
+
+    Raises:
+        InputError: if two are the same.
+    """
+    names = list(source.columns)
+    if not names:
+        with readable.open("rb") as file:
+            line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
+        names = cells_of_line(line, separator, source.quote)
+    names = [name or f"column{place}" for place, name in enumerate(names, start=1)]
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise InputError(f"{path}: two columns are called {shown(twice[0])}; rename one")
+    return names
 
 
 def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
