@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.full_disk import full_disk
 from twotower.cli.options import examples
 from twotower.core.errors import InputError, SharedError, closest, cut, shown
 from twotower.core.terminal import escape_unknown, visible
@@ -125,11 +126,22 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_fail(str(error)))
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
+            _end_if_full(error, words)
             raise
         sys.exit(_fail(f"more memory was asked for than is free ({shown(str(error), 120)}); lower the sizes asked for"))
     except OSError as error:
+        _end_if_full(error, words)
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
+    except Exception as error:
+        _end_if_full(error, words)
+        raise
+
+
+def _end_if_full(error: Exception, words: list[str]) -> None:
+    """Exit with status 1 and one line where a full disk is what is behind an error."""
+    if said := full_disk(error, words):
+        sys.exit(_fail(said, status=1))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from types import ModuleType
 
+import duckdb
 import pytest
 import typer
+from safetensors import SafetensorError
 
 from twotower import __version__
 from twotower.cli import main as entry
@@ -19,7 +22,7 @@ def run(monkeypatch, capsys):
     """Run ``twotower WORDS`` with one verb, ``probe``, that does ``action``; gives status, stdout, stderr."""
 
     def run(*words: str, action=lambda: None, verbs=("probe",)):
-        def command(count: int = 1) -> object:
+        def command(count: int = 1, to: str = "") -> object:
             """Do what the test says."""
             return action()
 
@@ -83,6 +86,30 @@ def test_ctrl_c_is_130(run, action):
 def test_a_full_disk_is_one_line_and_1(run):
     status, out, error = run("probe", action=raising(OSError(28, "No space left on device", "out/model")))
     assert (status, out, error) == (1, "", "error: out/model: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("6081 requested and 4592 written"),  # NumPy
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail] . No space left on device"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_known_whatever_library_says_it_and_the_target_is_named(run, error):
+    ended = run("probe", "--to", "out", action=raising(error))
+    assert ended == (1, "", "error: out: No space left on device\n")
+    told = 'Could not write file "out/work.wal": No space left on device'
+    assert run("probe", action=raising(duckdb.TransactionException(told)))[2].startswith(
+        "error: out/work.wal: No space"
+    )
+
+
+def test_another_fault_stays_a_traceback(run):
+    with pytest.raises(SafetensorError):
+        run("probe", action=raising(SafetensorError("invalid header")))
 
 
 def test_our_own_mistakes_keep_their_traceback(run):
