@@ -1,10 +1,13 @@
 """The entry point with a verb made for the test, so that these tests stand whatever verbs there are."""
 
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from types import ModuleType
 
 import duckdb
@@ -35,6 +38,21 @@ def run(monkeypatch, capsys):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def heeds_sigterm():
+    """A handler of SIGTERM as somebody who calls `main` may have; before, SIGTERM does what the system says."""
+
+    @contextlib.contextmanager
+    def listens(listener):
+        signal.signal(signal.SIGTERM, listener)
+        yield listener
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield listens
+    signal.signal(signal.SIGTERM, before)
 
 
 def raising(error: BaseException):
@@ -78,9 +96,27 @@ def test_wrong_use_is_one_line_and_2(run, words, expected):
 
 @pytest.mark.parametrize("action", [raising(KeyboardInterrupt()), raising(typer.Abort())])
 def test_ctrl_c_is_130(run, action):
-    status, _, error = run("probe", action=action)
-    assert status == 130
-    assert "Traceback" not in error
+    assert run("probe", action=action) == (130, "", "stopped\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process at once")
+def test_sigterm_tidies_up_as_ctrl_c_does_and_is_143(run, heeds_sigterm):
+    tidied = []
+
+    def ended():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not cut the tidying up off
+            tidied.append(True)
+
+    assert run("probe", action=ended) == (143, "", "stopped\n")
+    assert tidied == [True]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with heeds_sigterm(lambda *_: None) as listener:
+        assert run("probe", action=lambda: 0)[0] == 0
+        assert signal.getsignal(signal.SIGTERM) is listener
 
 
 def test_a_full_disk_is_one_line_and_1(run):
