@@ -1,4 +1,4 @@
-"""SIGTERM as Ctrl-C: what a command writes beside its target is removed, and others can tell why it ended."""
+"""SIGTERM as Ctrl-C: what a command writes beside its target is removed, and the exit status says why it ended."""
 
 from __future__ import annotations
 

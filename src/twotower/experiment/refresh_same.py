@@ -1,4 +1,4 @@
-"""Whether newer data are the log that a bundle learnt from, gone on: equal ids alone are no proof."""
+"""Identity of a log that went on: newer data are compared with the bundle's own, since equal ids are no proof."""
 
 from __future__ import annotations
 

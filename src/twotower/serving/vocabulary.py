@@ -98,7 +98,7 @@ class Vocabulary:
             raise InputError(f"ids of {self.what}s come as a list, got {shown(ids)}")
         given = list(ids.numpy(force=True) if isinstance(ids, Tensor) else ids)
         for id in given:
-            if isinstance(id, float | np.floating) and abs(id) >= 2 / np.finfo(type(id)).eps:
+            if isinstance(id, float | np.floating) and abs(float(id)) >= 2 / float(np.finfo(type(id)).eps):
                 raise InputError(
                     f"{self.what} {plain_text(id)} is a {np.dtype(type(id))}, in which neighbouring ids this large are "
                     "one; give whole numbers or text"

@@ -1,4 +1,4 @@
-"""Ids of floats: a column whose type cannot tell neighbouring ids apart is refused, in files and in frames."""
+"""Ids of floats: a column in which neighbouring ids have become one number is refused, in files and in frames."""
 
 from __future__ import annotations
 
