@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 import twotower
 from twotower.cli.main import main
 from twotower.core.errors import InputError
+from twotower.core.lock import writing_alone
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.experiment.ladder import climb
@@ -356,6 +358,13 @@ def test_users_and_items_exchanged_are_named(log, tmp_path):
 )
 def test_an_option_that_cannot_be_taken_says_what_can(log, tmp_path, words, message):
     assert message in refused("fit", log, *words, "--to", tmp_path / "bundle")
+
+
+def test_one_fit_at_a_time_writes_a_folder(log, tmp_path):
+    words = ("fit", log, "--budget", "1s", "--to", tmp_path / "new" / "bundle")
+    with ThreadPoolExecutor(1) as other, writing_alone(tmp_path / "new" / "bundle.run"):
+        assert "another thread of this process writes it" in other.submit(refused, *words).result()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(log, tmp_path):

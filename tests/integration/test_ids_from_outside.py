@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 import twotower
 from twotower.core.errors import InputError
@@ -107,3 +108,11 @@ def test_whole_numbers_of_a_file_of_ids_are_those_of_the_log(retriever, tmp_path
     (tmp_path / name).write_text(text.replace("user", "item"))
     items = retriever.bundle.item_vocabulary.ids(listed_rows(retriever.bundle, tmp_path / name, "item").tolist())
     assert items == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize("ids", [[np.float32(2**24)], np.array([1, 2**24 + 1], np.float32), torch.tensor([2.0**24])])
+def test_ids_in_floats_that_lost_digits_are_refused_not_taken_for_their_neighbours(retriever, ids):
+    with pytest.raises(InputError, match=r"item 16777216 is a float32, in which neighbouring ids this large are one"):
+        retriever.recommend(history=ids)
+    with pytest.raises(InputError, match="is a float64"):
+        retriever.recommend(float(2**53))

@@ -342,6 +342,14 @@ HEADER = "user,item,rating,time\n"
         (HEADER + "a,b,1,2\n", {"format": "parquet"}, "log.csv: cannot be read"),
         (HEADER + "a,b,1,2\n", {"format": "jsonl"}, "no JSON object"),
         ("user,item,user,time\na,b,1,2\n", {}, "two columns are called"),
+        ("user;item;time\na;b;1,5\nc;d;2\n", {}, "no column 'user'; its lines are cut by ';': set separator = ';'"),
+        ("user\titem\ttime\na\tb\t1\n", {}, 'set separator = "\\t"'),
+        (
+            "a;b;1;2\nc;d;1;2\n",
+            {"columns": HEADER[:-1].split(",")},
+            "4 columns at ',', but they do at ';'",
+        ),
+        (HEADER + "a,b,1,2\n", {"items": {"path": "log.csv", "id": "item", "separator": ";"}}, "set separator = ','"),
         (HEADER + "a,b,1,2\n", {"items": {"path": "log.csv", "id": "itm"}}, "no column 'itm'; did you mean 'item'?"),
         (
             HEADER + "a,b,x,2\nc,d,y,3\n",
@@ -539,6 +547,23 @@ def test_integer_ids_that_became_floats_still_meet(tmp_path):
     folder = prepare(spec_of(tmp_path, items=items, max_bad_share=0.5), tmp_path / "out")
     assert Dataset.load(folder).item_features["name"].tolist() == [0, 0, 2, 3, 0, 0]
     assert "no id" in "\n".join(Dataset.load(folder).manifest["treatments"])
+
+
+@pytest.mark.parametrize(("kind", "first"), [("FLOAT", 2**24), ("DOUBLE", 2**53)])
+@pytest.mark.parametrize("table", ["log", "items"])
+def test_ids_in_floats_that_lost_digits_are_refused_by_file_and_column(tmp_path, kind, first, table):
+    def write(name, start, type):
+        rows = f"SELECT i % 3 AS user, ({start} + i)::{type} AS item, i AS time FROM range(9) t(i)"
+        duckdb.connect().execute(f"COPY ({rows}) TO '{tmp_path}/{name}.parquet' (FORMAT parquet)")
+
+    for name in ("log", "items"):
+        write(name, first, kind if name == table else "BIGINT")
+    spec = spec_of(tmp_path, path="log.parquet", items={"path": "items.parquet", "id": "item"})
+    with pytest.raises(InputError, match=f"{table}.parquet: ids in column 'item' are floats of {first:,} and more"):
+        prepare(spec, tmp_path / "out")
+    for name in ("log", "items"):
+        write(name, first - 9, kind if name == table else "BIGINT")
+    assert Dataset.load(prepare(spec, tmp_path / "out")).schema.num_items == 11
 
 
 def test_vectors_from_several_columns(tmp_path):

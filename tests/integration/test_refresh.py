@@ -122,6 +122,23 @@ def test_the_verdict_is_what_evaluate_says_of_both_bundles(tmp_path: Path) -> No
     assert Bundle.load(tmp_path / "today").manifest["refresh"]["from"] == read_manifest(folder)["digest"]
 
 
+def test_it_says_how_much_of_the_old_log_the_new_one_holds_and_refuses_one_that_contradicts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tmp_path / "bundle", "popularity")
+    before = (folder / "manifest.json").read_bytes()
+    other = [(user, item, time + 3600 + 4 * DAY) for user, item, time in walks(range(40), range(30), 1_000_000)]
+    frames(other, to=tmp_path / "other")
+    assert call("refresh", folder, "--data", tmp_path / "other") == 2
+    assert "this is another log with the same ids, or one with other times" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+    frames([*first_week()[:9], *second_week()], to=tmp_path / "week")
+    assert call("refresh", folder, "--data", tmp_path / "week", "--json") == 0
+    known = json.loads(capsys.readouterr().out)["known"]
+    assert known == {"users": [22, 40], "items": [28, 30], "events": [9, 320]}
+    assert read_manifest(folder)["refresh"]["known"] == known
+
+
 def test_the_same_week_twice_is_nothing_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = trained(tmp_path / "bundle", "popularity")
     twotower.refresh(folder, frames([*first_week()[:9], *second_week()]))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import torch
 import twotower
 from twotower.cli.main import main
 from twotower.core.errors import InputError
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Run
@@ -195,6 +197,24 @@ def test_settings_that_do_not_suit_each_other_make_a_failed_trial_with_its_reaso
     assert [trial.values for trial in failed] == [{"training.batch_size": 8}]
     assert "16 of the 8 rows" in failed[0].reason
     assert failed[0].reason in (tmp_path / "report.html").read_text()
+
+
+def test_a_tuning_whose_first_trial_is_refused_leaves_nothing_and_begins_when_that_is_mended(data, tmp_path):
+    ask = {"model": "two_tower", "data": data, "to": tmp_path / "t", "space": SPACE, "trials": 1, **FEW, "epochs": 1}
+    with pytest.raises(InputError, match="16 of the 4 rows"):
+        twotower.tune(**ask | {"space": {"training.batch_size": [4]}}, in_batch_number=16)
+    assert not list(tmp_path.iterdir())
+    assert twotower.tune(**ask).best.number == 1
+    with pytest.raises(InputError):
+        twotower.tune(**ask, in_batch_number=16, resume=True)
+    assert [trial.state for trial in read_trials(tmp_path / "t")] == ["done"]
+
+
+def test_one_tuning_at_a_time_writes_a_folder(data, tmp_path):
+    words = ("--model", "popularity", "--data", data, "--to", tmp_path / "t")
+    with ThreadPoolExecutor(1) as other, writing_alone(tmp_path / "t"):
+        assert "another thread of this process writes it" in other.submit(refused, *words).result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_closed_forms_and_pre_rankers_are_tuned_by_their_own_figure(data, tmp_path):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from twotower.core.errors import InputError
 from twotower.core.schema import Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -160,6 +161,18 @@ def test_figures_beyond_accuracy_come_from_the_lists(case):
         assert result.metrics[f"coverage@{k}"] == pytest.approx(len(set(given)) / (NUM_ITEMS - 2))
         mean = sum(popularity[item] for item in given) / len(given)
         assert result.metrics[f"mean_popularity@{k}"] == pytest.approx(mean)
+
+
+def test_where_all_have_seen_all_there_is_nothing_to_judge(case):
+    model, dataset, targets = case
+    asked = targets.truth.lengths > 0
+    every = torch.arange(2, NUM_ITEMS).repeat(NUM_USERS - 2)
+    offsets = ((torch.arange(NUM_USERS + 1) - 2).clamp(min=0)) * (NUM_ITEMS - 2)
+    seen = Targets(Log(offsets, every), targets.truth)
+    said = rf"all {int(asked.sum())} users have seen all {NUM_ITEMS - 2} items, so nothing is left to recommend"
+    with pytest.raises(InputError, match=said):
+        evaluate(model, dataset, seen, Protocol(ks=(4,)), train=seen.history)
+    assert evaluate(model, dataset, seen, Protocol(ks=(4,), mask_seen=False), train=seen.history).num_items == 41
 
 
 def test_slices_keep_only_their_truths(case):

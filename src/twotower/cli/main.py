@@ -15,7 +15,9 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.full_disk import full_disk
 from twotower.cli.options import examples
+from twotower.cli.terminate import ends_like_ctrl_c
 from twotower.core.errors import InputError, SharedError, closest, cut, shown
 from twotower.core.own_modules import import_own
 from twotower.core.terminal import escape_unknown, visible
@@ -58,6 +60,9 @@ EXAMPLES = examples(
 
 # Newer typers carry a click of their own, so its base error is reached through one that they export.
 WrongUse: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+_SAY_HOW_TO_GO_ON = ("fit", "recommend", "refresh", "reproduce", "serve", "train", "tune")
+"""Verbs that say themselves what is left after Ctrl-C; of the others nothing is."""
 
 _WRONG_NAMES = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of the system that mean: another path was wanted, not: the machine failed."""
@@ -111,7 +116,7 @@ def help_end(module: ModuleType, whole: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong use or bad input, 3 the check says no, 130 stopped."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 3 the check says no, 130 or 143 stopped."""
     codecs.register_error("twotower.escape", escape_unknown)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of few letters, as on Windows, shows the others as \uXXXX
@@ -122,31 +127,44 @@ def main(arguments: list[str] | None = None) -> None:
     verb = next((word for before, word in pairwise(["", *words]) if word[:1] != "-" and before != IMPORT), None)
     if verb is not None and verb not in VERBS:
         sys.exit(_fail(f"no verb {shown(verb)}; {closest(verb, VERBS)}; see 'twotower --help'"))
+    with ends_like_ctrl_c() as terminated:
+        status = _status(verb, words)
+        if status == 130 and verb not in _SAY_HOW_TO_GO_ON:
+            print("stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(143 if status == 130 and terminated() else status)
+
+
+def _status(verb: str | None, words: list[str]) -> int:
+    """Run a verb; the exit status, with one line on standard error where it failed."""
     try:
         status = build_app(verb)(words, standalone_mode=False, prog_name="twotower")
-        sys.exit(status if isinstance(status, int) else 0)
+        return status if isinstance(status, int) else 0
     except WrongUse as error:
         message: str = getattr(error, "format_message")()  # noqa: B009
-        sys.exit(_fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'"))
+        return _fail(f"{message.rstrip('.') or 'a command is missing'}; see 'twotower {verb or ''} --help'")
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return 130
     except SharedError as error:
-        sys.exit(error.status)
+        return error.status
     except InputError as error:
-        sys.exit(_fail(str(error)))
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        return _fail(str(error))
+    except Exception as error:
+        if said := full_disk(error, words):
+            return _fail(said, status=1)
+        if _out_of_memory(error):
+            text = shown(str(error), 120)
+            return _fail(f"more memory was asked for than is free ({text}); lower the sizes asked for")
+        if not isinstance(error, OSError):
             raise
-        sys.exit(_fail(f"more memory was asked for than is free ({shown(str(error), 120)}); lower the sizes asked for"))
-    except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1))
+        return _fail(f"{where}{error.strerror or error}", status=2 if error.errno in _WRONG_NAMES else 1)
 
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; torch says so by a RuntimeError on a CPU, and DuckDB by its own error."""
-    return isinstance(error, MemoryError) or any(
-        part in str(error) for part in ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(part in str(error) for part in ("can't allocate memory", "not enough memory", "out of memory"))
     )
 
 

@@ -64,6 +64,8 @@ def command(
     Console().print(verdict_table(done.verdict))
     typer.echo(visible(drift_line(done.verdict)))
     news = f"{done.events:,} new events, {done.users:,} new users, {done.items:,} new items"
+    held = ", ".join(f"{number:,} of {whole:,} {name}" for name, (number, whole) in done.known.items())
+    typer.echo(visible(f"of what {bundle} had, the new data hold {held}"))
     for reason in done.verdict.reasons:
         typer.echo(visible(f"worse: {reason}"))
     typer.echo(visible(f"{news}: {f'written: {done.written}' if done.written else f'{to or bundle} stays as it is'}"))

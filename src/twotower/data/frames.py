@@ -17,6 +17,7 @@ from twotower.data.frame_notices import Notices, logger
 from twotower.data.frame_reader import Frame, types_of
 from twotower.data.frame_times import read_times
 from twotower.data.prepare.database import database, one, parquet, quoted
+from twotower.data.prepare.ids import check_digits
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
 from twotower.data.prepare.values import number_of, text_of
@@ -159,18 +160,7 @@ def _check_ids(connection: Any, path: Path, what: str, column: str, kind: str) -
     """Refuse ids that are lists or records, or floats too large to have kept their last digits."""
     if kind.endswith("]") or kind.startswith(("STRUCT", "MAP")):
         raise InputError(f"{what}: ids in column '{column}' are of type {kind}; an id is a number or a text")
-    if kind in ("FLOAT", "DOUBLE"):
-        limit = 2**53 if kind == "DOUBLE" else 2**24
-        number = number_of(column, kind, quoted)
-        source = parquet(path)
-        if one(connection, f"SELECT count(*) FROM {source} WHERE isinf({quoted(column)})"):
-            raise InputError(f"{what}: an id in column '{column}' is infinite; an id is a finite number or a text")
-        largest = one(connection, f"SELECT max(abs({number})) FROM {source}")
-        if largest is not None and largest >= limit:
-            raise InputError(
-                f"{what}: ids in column '{column}' are floats of {limit:,} and more, which have lost digits; give "
-                "whole numbers or text"
-            )
+    check_digits(connection, parquet(path), column, kind, what, quoted)
 
 
 def _check_label(connection: Any, path: Path, column: str, kind: str) -> None:

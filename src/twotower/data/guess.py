@@ -14,9 +14,11 @@ from twotower.data.frame_notices import Notices
 from twotower.data.frame_reader import Frame, types_of
 from twotower.data.frame_times import UNITS, unit_of_numbers
 from twotower.data.frames import check_sides
-from twotower.data.guess_file import guess_source
+from twotower.data.guess_file import SAMPLE, guess_source
 from twotower.data.guess_order import find_order
 from twotower.data.prepare.database import NO_FOLDERS, as_pattern, database, literal, one, parquet, quoted, reading
+from twotower.data.prepare.read import column_names
+from twotower.data.prepare.rows import rows_of
 from twotower.data.prepare.spec import Source, Spec, plain_table
 from twotower.data.prepare.values import number_of
 
@@ -99,32 +101,57 @@ def _sampled(
     source, text = guess_source(path, columns=columns, named=named)
     head = work / f"{what}.txt"
     head.write_text(text, encoding="utf-8", errors="replace")
-    with reading(path):
-        if source.format == "parquet":
-            sql = parquet(path)
-        elif source.format == "jsonl":
-            options = f"format='newline_delimited', ignore_errors=true, sample_size=-1, {NO_FOLDERS}"
-            sql = f"read_json({as_pattern(head)}, {options})"
-        else:
-            sql = _csv(head, source, "sample_size=-1")
-            connection.execute(
-                f"CREATE TABLE {what}_text AS SELECT * FROM {_csv(head, source, 'all_varchar=true')} LIMIT {ROWS}"
-            )
-        connection.execute(f"CREATE TABLE {what} AS SELECT * FROM {sql} LIMIT {ROWS}")
+    names: list[str] = []
+    try:
+        with reading(path):
+            if source.format == "parquet":
+                sql = parquet(path)
+            elif source.format == "jsonl":
+                options = f"format='newline_delimited', ignore_errors=true, sample_size=-1, {NO_FOLDERS}"
+                sql = f"read_json({as_pattern(head)}, {options})"
+            else:
+                names = column_names(path, head, _separator(source), source)
+                sql, texts = (_csv(head, source, names, how) for how in ("sample_size=-1", "all_varchar=true"))
+                connection.execute(f"CREATE TABLE {what}_text AS SELECT * FROM {texts} LIMIT {ROWS}")
+            connection.execute(f"CREATE TABLE {what} AS SELECT * FROM {sql} LIMIT {ROWS}")
+    except InputError as error:
+        if "sniffing" in str(error) and source.quote:
+            raise _odd_quote(path, head, source, len(names)) from None
+        raise
     types = types_of(connection, what)
     if not one(connection, f"SELECT count(*) FROM {what}"):
         raise InputError(f"{path}: no rows; the file is empty or holds only a header")
     return source, Frame(what, "duckdb", None, tuple(types)), types
 
 
-def _csv(head: Path, source: Source, how: str) -> str:
-    delimiter = source.separator or ("\t" if source.format == "tsv" else ",")
-    names = f", names=[{', '.join(map(literal, source.columns))}]" if source.columns else ""
+def _separator(source: Source) -> str:
+    return source.separator or ("\t" if source.format == "tsv" else ",")
+
+
+def _csv(head: Path, source: Source, columns: list[str], how: str) -> str:
+    alone = len({name.lower() for name in columns}) == len(columns)  # a table of the engine takes no others
+    names = f", names=[{', '.join(map(literal, columns))}]" if alone else ""
     return (
-        f"read_csv({as_pattern(head)}, delim={literal(delimiter)}, quote={literal(source.quote)}, "
+        f"read_csv({as_pattern(head)}, delim={literal(_separator(source))}, quote={literal(source.quote)}, "
         f"escape={literal(source.quote)}, header={str(not source.columns).lower()}{names}, "
-        f"ignore_errors=true, null_padding=false, strict_mode=false, {how}, {NO_FOLDERS})"
+        f"ignore_errors=true, null_padding=false, strict_mode=false, max_line_size={SAMPLE}, {how}, {NO_FOLDERS})"
     )
+
+
+def _odd_quote(path: Path, head: Path, source: Source, columns: int) -> InputError:
+    """The error of a sample whose quotes no reader can part."""
+    quote = source.quote
+    twice = f"double a quote inside a cell ({quote * 2}), or give a --spec with quote = '' where quotes are letters"
+    for row in rows_of(head, _separator(source), quote, columns):
+        if row.swallowed:
+            return InputError(
+                f"{path}: a quote opens in line {row.first:,} and swallows {row.lines - 1:,} lines; close it, {twice}"
+            )
+    with head.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if f"\\{quote}" in line:
+                return InputError(f"{path}: line {number:,} writes a quote inside a cell as \\{quote}; {twice}")
+    return InputError(f"{path}: a quote stands alone in a cell; {twice}")
 
 
 def _log(

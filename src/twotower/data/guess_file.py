@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twotower.core.errors import InputError, shown
 from twotower.data.frame_guesses import is_usual
+from twotower.data.prepare.separators import cells_of_line
 from twotower.data.prepare.spec import Source
 
 SAMPLE = 8 << 20
@@ -72,16 +73,19 @@ def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[s
     if lines[0].lstrip()[:1] in "[{<":
         _check_json_lines(path, lines)
         return Source((full,), "jsonl", encoding=encoding), text
-    separator = _separator(path, lines)
+    separator, cells = _separated(path, lines)
     tab = separator == "\t"
     stray = tab and any(line.count('"') % 2 for line in lines)
-    cells = [_cells(line, separator, "" if stray else '"') for line in lines]
+    if stray:
+        cells = [cells_of_line(line, separator, "") for line in lines]
     if not columns and not _has_header(cells, set(named)):
         example = ["user", "item", "rating", "time"][: len(cells[0])] + [""] * (len(cells[0]) - 4)
         raise InputError(
             f"{path}: its first line ({shown(lines[0], 60)}) does not look like column names; name the "
             f"{len(cells[0])} columns in order, as --columns {','.join(name or 'other' for name in example)}"
         )
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}: --columns names a column twice; each has a name of its own")
     if columns and len(columns) != len(cells[0]):
         raise InputError(f"{path}: {len(columns)} column names are given, and its lines have {len(cells[0])} cells")
     return Source(
@@ -137,25 +141,36 @@ def _check_json_lines(path: Path, lines: list[str]) -> None:
         )
 
 
-def _separator(path: Path, lines: list[str]) -> str:
-    for separator in _SEPARATORS:
-        counts = Counter(len(_cells(line, separator, '"')) for line in lines)
-        cells, often = counts.most_common(1)[0]
-        if cells > 1 and often >= _ALIKE * len(lines):
-            return separator
+def _separated(path: Path, lines: list[str]) -> tuple[str, list[list[str]]]:
+    """The separator, and the cells of each row: of a line, or of several that a quoted cell joins."""
+    by_line = {separator: [cells_of_line(line, separator, '"') for line in lines] for separator in _SEPARATORS}
+    by_row = {separator: _rows(lines, separator) for separator in _SEPARATORS if len(separator) == 1}
+    for found, like_first in ((by_line, True), (by_line, False), (by_row, True)):
+        for separator, rows in found.items():
+            cells, often = Counter(map(len, rows)).most_common(1)[0]
+            if cells > 1 and often >= _ALIKE * len(rows) and (len(rows[0]) == cells or not like_first):
+                return separator, rows
+    first, rest = shown(lines[0], 60), " give a --spec with its separator where it has another"
+    for separator, rows in by_line.items():
+        counts = {len(cells) for cells in rows}
+        if min(counts) > 1:
+            raise InputError(
+                f"{path}: its lines ({first}) have {min(counts)} to {max(counts)} cells between {shown(separator)}; a "
+                f"table has one number of columns;{rest}"
+            )
     raise InputError(
-        f"{path}: its lines ({shown(lines[0], 60)}) fall into no columns; a log has at least a user and an item a "
-        "line, as CSV, TSV or JSON lines; give a --spec with its separator where it has another"
+        f"{path}: its lines ({first}) fall into no columns; a log has at least a user and an item a "
+        f"line, as CSV, TSV or JSON lines;{rest}"
     )
 
 
-def _cells(line: str, separator: str, quote: str) -> list[str]:
-    if quote and len(separator) == 1:
-        try:
-            return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
-        except csv.Error:
-            return line.split(separator)
-    return line.split(separator)
+def _rows(lines: list[str], separator: str) -> list[list[str]]:
+    """Rows whose quoted cells may hold line ends; the last may be cut off."""
+    try:
+        rows = list(csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=False))
+    except csv.Error:
+        return [[]]
+    return rows[:-1] if len(rows) > 1 else [[]]
 
 
 def _has_header(rows: list[list[str]], named: set[str]) -> bool:

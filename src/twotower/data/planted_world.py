@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json, write_json
 from twotower.core.seeds import derive, numpy_generator
 from twotower.data.power_law import PowerLaw
@@ -23,6 +23,10 @@ START = 1_600_000_000
 DAY = 86_400
 NEVER = 2**63 - 1
 LARGEST = 2**31 - 1
+MOST_EVENTS = 2**53
+"""Beyond which sums of a power law no longer count single events."""
+MOST_DAYS = 28_900
+"""Until late in 2099: times after 2100 are taken for those of another unit."""
 BLOCK_EVENTS = 1 << 20
 """Events drawn at a time, about; the block of a user follows from the settings alone."""
 BLOCK_USERS = 1 << 16
@@ -58,12 +62,14 @@ class WorldSettings:
     def __post_init__(self) -> None:
         for name, value in (("users", self.users), ("items", self.items)):
             if not 1 <= value <= LARGEST:
-                raise InputError(f"generate: {name} must lie between 1 and {LARGEST:,}, got {value:,}")
+                raise InputError(f"generate: {name} must lie between 1 and {LARGEST:,}, got {shown(value, 40)}")
         if self.events < LEAST_EVENTS * self.users:
             raise InputError(
                 f"generate: events are those of the whole log, at least {LEAST_EVENTS} a user: "
                 f"{LEAST_EVENTS * self.users:,} for {self.users:,} users, got {self.events:,}"
             )
+        if self.events > MOST_EVENTS:
+            raise InputError(f"generate: events must be at most {MOST_EVENTS:,}, got {shown(self.events, 40)}")
         if not 0 <= self.clusters <= self.items:
             raise InputError(
                 f"generate: clusters must lie between 1 and the {self.items:,} items, got {self.clusters:,}"
@@ -74,8 +80,13 @@ class WorldSettings:
         for name, exponent in (("item_exponent", self.item_exponent), ("user_exponent", self.user_exponent)):
             if not 0.0 <= exponent <= 5.0:
                 raise InputError(f"generate: {name} must lie between 0 and 5, got {exponent}")
-        if not 1.0 <= self.session < math.inf or self.days < 1:
-            raise InputError(f"generate: session and days must be at least 1, got {self.session} and {self.days}")
+        if not 1.0 <= self.session < math.inf:
+            raise InputError(f"generate: session must be at least 1 and finite, got {self.session}")
+        if not 1 <= self.days <= MOST_DAYS:
+            raise InputError(
+                f"generate: days must lie between 1 and {MOST_DAYS:,}, since the log begins in 2020 and times after "
+                f"2100 are taken for mistaken ones; got {shown(self.days, 40)}"
+            )
 
 
 class Tasters(NamedTuple):

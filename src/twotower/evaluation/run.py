@@ -117,6 +117,11 @@ def evaluate(
     counts, seen, faulty = (processes.summed(part) for part in (counts, seen, faulty))
     if faulty:
         raise InputError(f"split '{protocol.split}': the model's scores hold NaN; it has diverged or was never trained")
+    if by_lists and len(queries) and not counts.any():
+        raise InputError(
+            f"split '{protocol.split}': all {len(queries):,} users have seen all {len(candidates):,} items, so "
+            "nothing is left to recommend; where items may come again, judge with evaluation.mask_seen = false"
+        )
 
     ranks, users, items_of_truth = ranks.cpu(), queries.cpu(), truth.items.cpu()
     rows = torch.arange(len(users)).repeat_interleave(truth.lengths[queries].cpu())

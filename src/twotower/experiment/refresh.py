@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from twotower.experiment.catalogue import Catalogue
 from twotower.experiment.learn import learn, metric_length, metric_of, new_model, settle, validation_metrics
 from twotower.experiment.next_log import asked_as_then
 from twotower.experiment.refresh_drift import drifts
+from twotower.experiment.refresh_same import check_same_log
 from twotower.experiment.refresh_verdict import FEW_USERS, Verdict, verdict
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Data, IndexSection, ModelSection, Run
@@ -57,12 +58,15 @@ class Refreshed:
     items: int
     epochs: int
     """After which the weights were best on validation; 0: those that it began from, or a closed form."""
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the bundle's users, items and events as many as the newer data hold, and how many it had."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "written": None if self.written is None else str(self.written),
             "added": {"events": self.events, "users": self.users, "items": self.items},
+            "known": {name: list(pair) for name, pair in self.known.items()},
             "epochs": self.epochs,
             "verdict": self.verdict.to_json(),
         }
@@ -95,7 +99,8 @@ def refresh(
         callbacks: told of epochs.
 
     Raises:
-        InputError: if the model cannot be refreshed, the data are of another kind or data set, or too few are new.
+        InputError: if the model cannot be refreshed, the data are of another kind or data set or contradict the
+            bundle's own, or too few are new.
     """
     folder, target = Path(folder), Path(folder if to is None else to)
     if to is not None:
@@ -105,6 +110,7 @@ def refresh(
         run = _run_of(bundle, change)
         joined = join_data(bundle, data if isinstance(data, Dataset) else Dataset.load(data))
         run = replace(run, data=_split_of(joined, str(folder), _name(data)))
+        check_same_log(joined, _name(data), str(folder))
         joined = _with_split(joined, run.data)
         task = Catalogue(run, joined.dataset)
         old = _result_of_old(asked_as_then(bundle, joined), run, joined, task.split.test)
@@ -120,7 +126,13 @@ def refresh(
         if found.users < FEW_USERS:
             log.warning("the verdict rests on %d users: only large differences would be seen", found.users)
         done = Refreshed(
-            None if found.worse else target, found, int(joined.fresh.sum()), joined.new_users, joined.new_items, epochs
+            None if found.worse else target,
+            found,
+            int(joined.fresh.sum()),
+            joined.new_users,
+            joined.new_items,
+            epochs,
+            joined.known,
         )
         if found.worse:
             return done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Joined:
     new_items: int
     repeats: int
     """Events of the newer data that the bundle has already: they count once."""
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the bundle's users, items and events as many as the newer data hold, and how many it has."""
 
     @property
     def latest_stored(self) -> int:
@@ -83,9 +85,13 @@ def join_data(bundle: Bundle, data: Dataset) -> Joined:
     dataset = Dataset(schema, joined, users[2], items[2], manifest, keeper.path, keeper)
     if repeats:
         log.warning("%s: %d of its %d events are in the bundle already and count once", what, repeats, len(data.log[1]))
-    return Joined(
-        dataset, fresh, schema.num_users - bundle.schema.num_users, schema.num_items - bundle.schema.num_items, repeats
-    )
+    known = {
+        "users": (users[0].known, bundle.schema.num_users - FIRST_KNOWN),
+        "items": (items[0].known, bundle.schema.num_items - FIRST_KNOWN),
+        "events": (repeats, bundle.dataset.log.num_events),
+    }
+    new_users, new_items = (schema.num_users - bundle.schema.num_users, schema.num_items - bundle.schema.num_items)
+    return Joined(dataset, fresh, new_users, new_items, repeats, known)
 
 
 def join_logs(stored: Log, newer: Log, num_users: int) -> tuple[Log, Tensor, int]:

@@ -19,8 +19,9 @@ from twotower.core.files import read_json
 from twotower.core.schema import Side
 from twotower.data.prepare.database import database, parquet
 from twotower.data.prepare.given import source_of
+from twotower.data.prepare.ids import id_text_of
 from twotower.data.prepare.read import Faults, Relation, load, relations
-from twotower.data.prepare.values import canonical, text_of
+from twotower.data.prepare.values import canonical
 from twotower.data.prepare.vocabulary import Columns, read_columns
 from twotower.serving.bundle import Bundle
 
@@ -45,7 +46,7 @@ def listed_rows(bundle: Bundle, path: Path, side: Side) -> Tensor:
             source = source_of(connection, path, vocabulary, side, Path(name))
             for relation in relations(connection, source, Path(), Path(name)):
                 key = _id_column(bundle, readers, side, relation)
-                id_text = canonical(text_of(key, relation.require(key)), form)
+                id_text = canonical(id_text_of(connection, relation, key), form)
                 load(connection, "loaded", relation, id_text, f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END", faults)
             faults.check(0.0, str(path))
         connection.execute(

@@ -91,11 +91,19 @@ class Vocabulary:
         """Return ids as text.
 
         Raises:
-            InputError: if ``ids`` is no list: a text alone would be read letter by letter.
+            InputError: if ``ids`` is no list: a text alone would be read letter by letter; or if an id is a float too
+                large to have kept its last digits.
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
             raise InputError(f"ids of {self.what}s come as a list, got {shown(ids)}")
-        return [plain_text(id) for id in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        given = list(ids.numpy(force=True) if isinstance(ids, Tensor) else ids)
+        for id in given:
+            if isinstance(id, float | np.floating) and abs(float(id)) >= 2 / float(np.finfo(type(id)).eps):
+                raise InputError(
+                    f"{self.what} {plain_text(id)} is a {np.dtype(type(id))}, in which neighbouring ids this large are "
+                    "one; give whole numbers or text"
+                )
+        return [plain_text(id) for id in given]
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the rows of those ids that are known."""

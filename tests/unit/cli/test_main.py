@@ -1,13 +1,19 @@
 """The entry point with a verb made for the test, so that these tests stand whatever verbs there are."""
 
+import contextlib
 import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from types import ModuleType
 
+import duckdb
 import pytest
 import typer
+from safetensors import SafetensorError
 
 from twotower import __version__
 from twotower.cli import main as entry
@@ -19,7 +25,7 @@ def run(monkeypatch, capsys):
     """Run ``twotower WORDS`` with one verb, ``probe``, that does ``action``; gives status, stdout, stderr."""
 
     def run(*words: str, action=lambda: None, verbs=("probe",)):
-        def command(count: int = 1) -> object:
+        def command(count: int = 1, to: str = "") -> object:
             """Do what the test says."""
             return action()
 
@@ -32,6 +38,21 @@ def run(monkeypatch, capsys):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def heeds_sigterm():
+    """A handler of SIGTERM as somebody who calls `main` may have; before, SIGTERM does what the system says."""
+
+    @contextlib.contextmanager
+    def listens(listener):
+        signal.signal(signal.SIGTERM, listener)
+        yield listener
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield listens
+    signal.signal(signal.SIGTERM, before)
 
 
 def raising(error: BaseException):
@@ -75,14 +96,56 @@ def test_wrong_use_is_one_line_and_2(run, words, expected):
 
 @pytest.mark.parametrize("action", [raising(KeyboardInterrupt()), raising(typer.Abort())])
 def test_ctrl_c_is_130(run, action):
-    status, _, error = run("probe", action=action)
-    assert status == 130
-    assert "Traceback" not in error
+    assert run("probe", action=action) == (130, "", "stopped\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process at once")
+def test_sigterm_tidies_up_as_ctrl_c_does_and_is_143(run, heeds_sigterm):
+    tidied = []
+
+    def ended():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not cut the tidying up off
+            tidied.append(True)
+
+    assert run("probe", action=ended) == (143, "", "stopped\n")
+    assert tidied == [True]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with heeds_sigterm(lambda *_: None) as listener:
+        assert run("probe", action=lambda: 0)[0] == 0
+        assert signal.getsignal(signal.SIGTERM) is listener
 
 
 def test_a_full_disk_is_one_line_and_1(run):
     status, out, error = run("probe", action=raising(OSError(28, "No space left on device", "out/model")))
     assert (status, out, error) == (1, "", "error: out/model: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("6081 requested and 4592 written"),  # NumPy
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail] . No space left on device"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_known_whatever_library_says_it_and_the_target_is_named(run, error):
+    ended = run("probe", "--to", "out", action=raising(error))
+    assert ended == (1, "", "error: out: No space left on device\n")
+    told = 'Could not write file "out/work.wal": No space left on device'
+    assert run("probe", action=raising(duckdb.TransactionException(told)))[2].startswith(
+        "error: out/work.wal: No space"
+    )
+
+
+def test_another_fault_stays_a_traceback(run):
+    with pytest.raises(SafetensorError):
+        run("probe", action=raising(SafetensorError("invalid header")))
 
 
 def test_our_own_mistakes_keep_their_traceback(run):

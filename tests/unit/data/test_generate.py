@@ -217,7 +217,11 @@ def test_the_verb_writes_it_and_says_what_is_wrong_in_one_line(tmp_path, capsys)
         ({"noise": 1.5}, "noise is a share"),
         ({"drift": float("nan")}, "drift is a share"),
         ({"item_exponent": -1.0}, "item_exponent must lie"),
-        ({"session": 0.5}, "session and days must be at least 1"),
+        ({"session": 0.5}, "session must be at least 1 and finite"),
+        ({"days": 0}, "days must lie between 1 and 28,900"),
+        ({"days": 99_999_999_999}, "times after 2100 are taken for mistaken ones; got 99999999999"),
+        ({"days": 10**400}, "got 1000000"),
+        ({"events": 10**400}, "events must be at most 9,007,199,254,740,992, got 1000000"),
     ],
 )
 def test_settings_that_make_no_world_are_refused(changed, message):

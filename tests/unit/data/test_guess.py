@@ -47,6 +47,43 @@ def test_the_separator_is_the_one_that_cuts_lines_evenly(write, tmp_path, separa
     assert json.loads((tmp_path / "data" / "manifest.json").read_text())["counts"]["events"] == len(ROWS)
 
 
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [
+        (lambda line: line + ',"two\nlines, and a ""word"""', {}),
+        (lambda line: line.replace(",", ";").replace(";1;", ";1,5;").replace(";2;", ";2,5;"), {}),
+        (lambda line: line.replace("user_id,", "User ID , ").replace(",item", ", item"), {"user": "User ID "}),
+    ],
+    ids=["lines in quotes", "decimal commas", "blanks in the header"],
+)
+def test_quoted_line_ends_decimal_commas_and_blanks_in_the_header_are_read_as_prepare_reads_them(
+    write, tmp_path, change, columns
+):
+    head, *rest = text(ROWS).splitlines()
+    extra = change(head).replace(',"two\nlines, and a ""word"""', ",note")
+    spec = guess_spec(write("log.csv", "\n".join([extra, *map(change, rest)]) + "\n"))
+    assert spec.interactions.user == columns.get("user", "user_id")
+    prepare(spec, tmp_path / "data")
+    assert json.loads((tmp_path / "data" / "manifest.json").read_text())["counts"]["events"] == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("user,user,item\n" + "a,b,c\n" * 9, "two columns are called 'user'"),
+        ("user,item\n" + "a,b\na,b,c,d\n" * 9, "have 2 to 4 cells between ','; a table has one number of columns"),
+        ("user,item,time\n" + 'a,"b\\"c",1\na,b,2\n' * 9, 'line 2 writes a quote inside a cell as \\"; double'),
+        (text(ROWS) + 'a,"b,3,4\n' + text(ROWS, header=""), "a quote opens in line 56 and swallows 54 lines"),
+    ],
+)
+def test_what_cannot_be_parted_is_named_by_its_fault_and_not_by_the_engine(write, content, words):
+    with pytest.raises(InputError) as error:
+        guess_spec(write("log.csv", content))
+    assert words in str(error.value)
+    with pytest.raises(InputError, match="--columns names a column twice"):
+        guess_spec(write("log.csv", text(ROWS, header="")), hints=Hints(columns=("user", "item", "item", "time")))
+
+
 def test_a_packed_file_and_a_jsonl_file_and_parquet_are_known_by_their_bytes(write, tmp_path):
     packed = write("log", gzip.compress(text(ROWS).encode()))
     names = ("user_id", "item_id", "rating", "timestamp")

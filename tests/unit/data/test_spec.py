@@ -116,6 +116,7 @@ def test_paths_stay_right_in_another_folder(tmp_path):
         ('keep = "all"', 'keep = "al"', "did you mean 'all'?"),
         ("at_least = 4", "", "[label] needs one of at_least and equals"),
         ("at_least = 4", "at_least = 4\nequals = 1", "[label] needs one of at_least and equals"),
+        ("at_least = 4", "at_least = nan", "[label] at_least is a finite number, got nan"),
         ("at_least = 4", 'at_least = "four"', "[label] at_least must be a number, got 'four'"),
         ("min_user_events = 5", "min_user_events = 2.5", "min_user_events must be a whole number, got 2.5"),
         ("min_user_events = 5", "min_user_events = 0", "must be at least 1"),

@@ -52,11 +52,13 @@ def database(work: Path, memory_limit: str = "1GB", *, in_memory: bool = False) 
             yield connection
     except duckdb.OutOfMemoryException:
         raise InputError(f"memory limit {memory_limit} is too small for this data; raise it") from None
-    except duckdb.IOException as error:
-        if "space" in str(error).lower():
-            named = re.search(r'"([^"]+)"', str(error))  # what was being written may lie on another disk
+    except duckdb.Error as error:
+        if _is_full(error):
+            named = re.search(r'file \\?"([^"\\]+)', str(error))  # what was being written may lie on another disk
             raise OSError(errno.ENOSPC, "no space left on the disk", named[1] if named else str(work)) from None
-        raise InputError(_line(error)) from None
+        if isinstance(error, duckdb.IOException):
+            raise InputError(_line(error)) from None
+        raise
     except RuntimeError as error:
         if "interrupted" in str(error).lower():  # DuckDB's word for Ctrl-C
             raise KeyboardInterrupt from None
@@ -84,7 +86,7 @@ def reading(path: Path) -> Iterator[None]:
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        if isinstance(error, duckdb.IOException) and "space" in str(error).lower():
+        if _is_full(error):
             raise
         raise InputError(f"{path}: cannot be read: {_line(error)}") from None
 
@@ -137,6 +139,12 @@ def column_sql(column: str) -> str:
 def one(connection: Any, query: str) -> Any:
     """Return the single value of a query."""
     return connection.execute(query).fetchall()[0][0]
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full: the engine says so in errors of several kinds."""
+    text = str(error).lower()
+    return "no space left" in text or (type(error).__name__ == "IOException" and "space" in text)
 
 
 def _line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from twotower.core.records import UNKNOWN, Features
 from twotower.core.schema import Feature, Schema, Side
 from twotower.data.prepare.database import column_sql, database, one, parquet
 from twotower.data.prepare.given import source_of
+from twotower.data.prepare.ids import id_text_of
 from twotower.data.prepare.read import Faults, load, relations
 from twotower.data.prepare.spec import FeatureSpec, Source
 from twotower.data.prepare.text import words_sql
@@ -172,7 +173,7 @@ def _read(
     for relation in relations(connection, source, Path(), work):
         types = relation.types
         key = id_column if id_column in types or "id" not in types else "id"
-        id_text = canonical(text_of(key, relation.require(key)), form)
+        id_text = canonical(id_text_of(connection, relation, key), form)
         columns = ", ".join(f"{column_sql(column)} {kind}" for column, kind in types.items())
         connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
         names = ", ".join(map(column_sql, types))

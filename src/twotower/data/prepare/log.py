@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError, shown
 from twotower.data.prepare.database import literal
+from twotower.data.prepare.ids import id_text_of
 from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.spec import Label, Spec
 from twotower.data.prepare.values import canonical, form_of_text, number_of, seconds_of, text_of
@@ -100,7 +101,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
     if times.far:
         raise InputError(
             f"{name}: times in column {shown(log.time)} lie beyond the year 5000 when read as unit '{log.unit}'; "
-            "set unit to 'ms', 'us' or 'ns'"
+            + ("they are no Unix times" if log.unit == "ns" else "set unit to 'ms', 'us' or 'ns'")
         )
     if times.early == times.every:
         report.early = times.early
@@ -114,7 +115,7 @@ def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progres
     for relation in relations(connection, spec.interactions.source, spec.folder, work):
         progress(f"reading {relation.path.name}")
         name = relation.path.name
-        select, fault = _select(relation, spec)
+        select, fault = _select(connection, relation, spec)
         load(connection, "raw_events", relation, select, fault, faults)
     return name
 
@@ -131,10 +132,10 @@ def times_of(connection: Any) -> Times:
     )
 
 
-def _select(relation: Relation, spec: Spec) -> tuple[str, str]:
+def _select(connection: Any, relation: Relation, spec: Spec) -> tuple[str, str]:
     """The columns of an event, and the text that says why a row cannot be used."""
     log, label = spec.interactions, spec.label
-    user, item = (text_of(name, relation.require(name)) for name in (log.user, log.item))
+    user, item = (id_text_of(connection, relation, name) for name in (log.user, log.item))
     object_or = "no JSON object, or " if relation.format == "jsonl" else ""
     faults = [f"WHEN ({user}) IS NULL THEN '{object_or}no user'", f"WHEN ({item}) IS NULL THEN 'no item'"]
     time = "NULL"

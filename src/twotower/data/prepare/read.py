@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +14,7 @@ from twotower.core.errors import InputError, closest, shown
 from twotower.data.prepare.database import NO_FOLDERS, as_pattern, column_sql, literal, one, parquet, quoted, reading
 from twotower.data.prepare.lines import plain_lines
 from twotower.data.prepare.rows import Row, count_lines, rows_of
+from twotower.data.prepare.separators import cells_of_line, other_separator
 from twotower.data.prepare.source_files import files_of, local_copy
 from twotower.data.prepare.spec import FORMATS, Source
 
@@ -47,7 +48,9 @@ class Relation:
             InputError: if the file has no such column; names the closest one.
         """
         if column not in self.types:
-            raise InputError(f"{self.path}: no column {shown(column)}; {closest(column, self.types)}")
+            found = other_separator(self.readable, self.separator, self.quote) if self.has_header else ""
+            hint = f"its lines are cut by {_spelled(found)}: set separator = {_spelled(found)}" if found else ""
+            raise InputError(f"{self.path}: no column {shown(column)}; {hint or closest(column, self.types)}")
         return self.types[column]
 
 
@@ -193,11 +196,12 @@ def _format(path: Path) -> str:
 
 def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relation:
     separator = source.separator or ("\t" if kind == "tsv" else ",")
-    columns = list(source.columns) or _header(readable, separator, source.quote)
-    names = [name or f"column{place}" for place, name in enumerate(columns, start=1)]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two columns are called {shown(name)}; rename one")
+    names = column_names(path, readable, separator, source)
+    if source.columns and (found := other_separator(readable, separator, source.quote, len(names))):
+        raise InputError(
+            f"{path}: its lines do not fall into {len(names)} columns at {_spelled(separator)}, but they do at "
+            f"{_spelled(found)}: set separator = {_spelled(found)}"
+        )
     types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
@@ -210,12 +214,22 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relatio
     )
 
 
-def _header(path: Path, separator: str, quote: str) -> list[str]:
-    with path.open("rb") as file:
-        line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    if quote and len(separator) == 1:
-        return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
-    return line.split(separator)
+def column_names(path: Path, readable: Path, separator: str, source: Source) -> list[str]:
+    """Return the names of a text file's columns: those of the source, else those of the header.
+
+    Raises:
+        InputError: if two are the same.
+    """
+    names = list(source.columns)
+    if not names:
+        with readable.open("rb") as file:
+            line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
+        names = cells_of_line(line, separator, source.quote)
+    names = [name or f"column{place}" for place, name in enumerate(names, start=1)]
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise InputError(f"{path}: two columns are called {shown(twice[0])}; rename one")
+    return names
 
 
 def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
@@ -235,6 +249,11 @@ def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
     pointers = ((key, "/" + key.replace("~", "~0").replace("/", "~1")) for key in keys)
     columns = ", ".join(f"json_extract(json, {literal(pointer)}) AS {column_sql(key)}" for key, pointer in pointers)
     return Relation(path, readable, "jsonl", f"(SELECT {columns} FROM {objects})", dict.fromkeys(keys, "JSON"))
+
+
+def _spelled(separator: str) -> str:
+    """The separator as a spec writes it."""
+    return '"\\t"' if separator == "\t" else f"'{separator}'"
 
 
 def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -100,6 +101,9 @@ class Label:
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.equals is None):
             raise InputError("needs one of at_least and equals")
+        for name, value in (("at_least", self.at_least), ("equals", self.equals)):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} is a finite number, got {value}")
         if self.keep not in KEEP:
             raise unknown_name("keep", self.keep, KEEP)
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, closest, shown
+from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Feature, Side
 from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import column_sql, one
 from twotower.data.prepare.encode import ROWS, cells_of, encode, is_vector, missing
-from twotower.data.prepare.read import Faults, load, relations
+from twotower.data.prepare.ids import id_text_of
+from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.spec import Entities, FeatureSpec
 from twotower.data.prepare.values import form_of, text_of
 from twotower.data.prepare.vocabulary import feature_path, write_ids, write_values
@@ -48,10 +49,10 @@ def read_table(
     for relation in relations(connection, entities.source, folder, work):
         if not types:
             types = dict(relation.types)
-            _check_columns(entities, types, relation.path)
+            _check_columns(entities, relation)
             columns = ", ".join(f"{column_sql(name)} {kind}" for name, kind in types.items())
             connection.execute(f"CREATE TABLE loaded (__id VARCHAR, {columns}, __fault VARCHAR)")
-        id_text = text_of(entities.id, relation.require(entities.id))
+        id_text = id_text_of(connection, relation, entities.id)
         names = ", ".join(column_sql(name) for name in types if relation.require(name))
         fault = f"CASE WHEN ({id_text}) IS NULL THEN 'no id' END"
         load(connection, "loaded", relation, f"{id_text}, {names}", fault, report.faults)
@@ -77,13 +78,12 @@ def drop_repeats(connection: Any, side: Side, report: TableReport) -> None:
         )
 
 
-def _check_columns(entities: Entities, types: dict[str, str], path: Path) -> None:
+def _check_columns(entities: Entities, relation: Relation) -> None:
     wanted = [entities.id, *([entities.title] if entities.title else [])]
     for spec in entities.features:
         wanted += spec.columns or [spec.column or spec.name]
     for column in wanted:
-        if column not in types:
-            raise InputError(f"{path}: no column {shown(column)}; {closest(column, types)}")
+        relation.require(column)
 
 
 def write_table(

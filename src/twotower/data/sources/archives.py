@@ -119,7 +119,7 @@ def _unpack_zip(archive: Path, folder: Path, room: _Room) -> None:
             target = _inside(folder, member.filename, archive)
             if not member.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(member) as source, target.open("wb") as plain:
+                with packed.open(member) as source, _new(target, archive) as plain:
                     room.copy(source, plain)
 
 
@@ -131,10 +131,19 @@ def _unpack_tar(archive: Path, folder: Path, room: _Room) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = packed.extractfile(member)
                 assert source is not None
-                with source, target.open("wb") as plain:
+                with source, _new(target, archive) as plain:
                     room.copy(source, plain)
             elif not member.isdir():
                 raise InputError(f"{archive}: its member {shown(member.name)} is a link or device; it is not unpacked")
+
+
+def _new(target: Path, archive: Path) -> IO[bytes]:
+    """Open a file that is not there yet: of two members of one name one would be lost."""
+    if target.is_file():
+        raise InputError(
+            f"{archive}: two of its members are called {shown(target.name)}; unpack it yourself, and give one"
+        )
+    return target.open("wb")
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
+from twotower.core.files import sha256
 from twotower.data.prepare.spec import Spec
 
 Notice = Callable[[str], None]
@@ -80,15 +81,26 @@ def find_all(folder: Path, name: str) -> list[Path]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Return the first file that `find_all` finds, None without one."""
-    return next(iter(find_all(folder, name)), None)
+    """Return the first file that `find_all` finds, None without one.
+
+    Raises:
+        InputError: if another of its name lies as near the top and holds something else.
+    """
+    found = find_all(folder, name)
+    alike = [path for path in found if (len(path.parts), path.name) == (len(found[0].parts), found[0].name)]
+    if len(alike) > 1 and len({sha256(path) for path in alike}) > 1:
+        first, second = (shown(path.relative_to(folder).as_posix(), 60) for path in alike[:2])
+        raise InputError(
+            f"the copy holds {alike[0].name} more than once, {first} and {second} are not the same; give one"
+        )
+    return found[0] if found else None
 
 
 def need(folder: Path, name: str) -> Path:
     """Return the first file that `find_all` finds.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or another as good.
     """
     path = find(folder, name)
     if path is None:

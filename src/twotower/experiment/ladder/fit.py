@@ -10,6 +10,7 @@ from typing import Any
 from twotower.core.devices import find_device
 from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints
@@ -86,7 +87,8 @@ def fit(
         progress: hears what begins, and how much time is left.
 
     Raises:
-        InputError: if a file is no log, a column cannot be told, or no model can be learnt; says what to do.
+        InputError: if a file is no log, a column cannot be told, no model can be learnt, or another process fits into
+            ``to``; says what to do.
         KeyboardInterrupt: after Ctrl-C before the first model was done.
     """
     seconds = seconds_of(budget)
@@ -96,74 +98,77 @@ def fit(
     find_device(device)
     folder = to.with_name(to.name + ".run")
     check_folder(folder)
-    hints = Hints(user, item, time, unit, value, positive_from, tuple(columns))
-    notices = Notices()
-    tables = {"events": log, "items": items, "users": users}
-    found_spec = find_spec(folder, tables, None if spec is None else Path(spec), hints, notices)
-    for sentence in notices.said:
-        tell(sentence)
-    saved = folder / "data.toml"
-    if spec is None or Path(spec).resolve() != saved.resolve():
-        found_spec.to_toml(saved)
-    found = identity(found_spec)
-    models = folder / "models"
-    if resume and check_same(folder, found) and (folder / "data" / "manifest.json").is_file():
-        dataset = Dataset.load(folder / "data")
-    else:
-        if resume:
-            tell(f"{folder}: nothing to resume from, so the fit starts from nothing")
-        forget(models)
-        dataset = prepare_log(found_spec, folder, found, tell, guessed=spec is None)
-    if spec is None:
-        Spec.from_dict(dataset.manifest["spec"]).to_toml(saved)
-    verb = "the data as they are read" if spec is not None else "what the log was taken for; correct it and give it"
-    tell(f"{saved} is {verb} with --spec:\n\n{saved.read_text(encoding='utf-8')}")
-    ladder = Ladder(
-        dataset,
-        models,
-        Budget(seconds),
-        device=device,
-        watch=watch,
-        tell=progress,
-        done=lambda rung: tell(line(rung)),
-    )
-    again = repeats(ladder.split)
-    ladder.mask_seen = again < REPEATS
-    if not ladder.mask_seen:
-        tell(f"{again:.0%} of the next items were seen before: answers may repeat (recommend with --include-seen)")
-    stopped = False
-    try:
-        ladder.climb()
-    except KeyboardInterrupt:
-        stopped = True
-        if not any(rung.validation for rung in ladder.rungs):
-            raise
-        tell("stopped: the best model so far is written; --resume goes on")
-    rungs = ladder.rungs
-    judged = {rung.name: rung.validation for rung in rungs if rung.validation is not None}
-    if not judged:
-        raise InputError("no model could be learnt: " + "; ".join(f"{rung.name}: {rung.left_out}" for rung in rungs))
-    choice = pick(judged, METRIC)
-    tell(choice.reason)
-    winner = next(rung for rung in rungs if rung.name == choice.name)
-    last_fit, diagnosis = _written(winner, ladder, to, stopped, watch, tell)
-    fitted = Fitted(
-        choice,
-        rungs,
-        dataset,
-        ladder.split,
-        to,
-        folder / "report.html",
-        saved,
-        last_fit,
-        diagnosis,
-        ladder.mask_seen,
-        again,
-        stopped,
-        [*notices.said, *dataset.manifest["treatments"]],
-    )
-    write_page(fitted, budget=seconds)
-    return fitted
+    with writing_alone(folder):
+        hints = Hints(user, item, time, unit, value, positive_from, tuple(columns))
+        notices = Notices()
+        tables = {"events": log, "items": items, "users": users}
+        found_spec = find_spec(folder, tables, None if spec is None else Path(spec), hints, notices)
+        for sentence in notices.said:
+            tell(sentence)
+        saved = folder / "data.toml"
+        if spec is None or Path(spec).resolve() != saved.resolve():
+            found_spec.to_toml(saved)
+        found = identity(found_spec)
+        models = folder / "models"
+        if resume and check_same(folder, found) and (folder / "data" / "manifest.json").is_file():
+            dataset = Dataset.load(folder / "data")
+        else:
+            if resume:
+                tell(f"{folder}: nothing to resume from, so the fit starts from nothing")
+            forget(models)
+            dataset = prepare_log(found_spec, folder, found, tell, guessed=spec is None)
+        if spec is None:
+            Spec.from_dict(dataset.manifest["spec"]).to_toml(saved)
+        verb = "the data as they are read" if spec is not None else "what the log was taken for; correct it and give it"
+        tell(f"{saved} is {verb} with --spec:\n\n{saved.read_text(encoding='utf-8')}")
+        ladder = Ladder(
+            dataset,
+            models,
+            Budget(seconds),
+            device=device,
+            watch=watch,
+            tell=progress,
+            done=lambda rung: tell(line(rung)),
+        )
+        again = repeats(ladder.split)
+        ladder.mask_seen = again < REPEATS
+        if not ladder.mask_seen:
+            tell(f"{again:.0%} of the next items were seen before: answers may repeat (recommend with --include-seen)")
+        stopped = False
+        try:
+            ladder.climb()
+        except KeyboardInterrupt:
+            stopped = True
+            if not any(rung.validation for rung in ladder.rungs):
+                raise
+            tell("stopped: the best model so far is written; --resume goes on")
+        rungs = ladder.rungs
+        judged = {rung.name: rung.validation for rung in rungs if rung.validation is not None}
+        if not judged:
+            raise InputError(
+                "no model could be learnt: " + "; ".join(f"{rung.name}: {rung.left_out}" for rung in rungs)
+            )
+        choice = pick(judged, METRIC)
+        tell(choice.reason)
+        winner = next(rung for rung in rungs if rung.name == choice.name)
+        last_fit, diagnosis = _written(winner, ladder, to, stopped, watch, tell)
+        fitted = Fitted(
+            choice,
+            rungs,
+            dataset,
+            ladder.split,
+            to,
+            folder / "report.html",
+            saved,
+            last_fit,
+            diagnosis,
+            ladder.mask_seen,
+            again,
+            stopped,
+            [*notices.said, *dataset.manifest["treatments"]],
+        )
+        write_page(fitted, budget=seconds)
+        return fitted
 
 
 def _written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -119,6 +120,14 @@ def begin(folder: Path, note: dict[str, Any], *, resume: bool) -> list[Trial]:
                 "or name another folder"
             )
     return [trial for trial in read_trials(folder) if trial.state != "cut"]
+
+
+def withdraw(folder: Path) -> None:
+    """Undo `begin` where no trial was written since, so that the same folder serves when what was refused is mended."""
+    if not (folder / LINES).exists():
+        (folder / NOTE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def _difference(stored: Any, asked: Any, name: str = "") -> str:

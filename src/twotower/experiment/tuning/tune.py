@@ -12,6 +12,7 @@ from typing import Any
 from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
 from twotower.core.files import check_outside, replacing_file
+from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
 from twotower.experiment.run import Run
@@ -21,7 +22,7 @@ from twotower.experiment.tuning.page import write_page
 from twotower.experiment.tuning.propose import importance, is_pruned, need_optuna, next_values
 from twotower.experiment.tuning.spaces import space_of, value_in, with_values
 from twotower.experiment.tuning.trial import metric_name, run_trial, split_without_test
-from twotower.experiment.tuning.trials import Trial, begin, best_of, write_trials
+from twotower.experiment.tuning.trials import Trial, begin, best_of, withdraw, write_trials
 from twotower.training.callbacks import Callback
 
 BEST, PAGE = "best.toml", "report.html"
@@ -107,7 +108,8 @@ def tune(
         watch: callbacks of a trial by its title.
 
     Raises:
-        InputError: if something is asked for that is not there, or no trial came to a figure.
+        InputError: if something is asked for that is not there, another process tunes into ``to``, or no trial came to
+            a figure; nothing is left of a tuning whose first trial is refused.
         KeyboardInterrupt: after Ctrl-C before any trial had a figure.
     """
     seconds = seconds_of(budget)
@@ -115,57 +117,62 @@ def tune(
         raise InputError(f"trials must be at least 0, got {trials}")
     need_optuna()
     check_outside(to)
-    axes = space_of(run, fixed=tuple(fixed), own=space)
-    metric = metric_name(run)
-    device = pick_device(run.training.device)
-    dataset = (dataset or Dataset.load(run.data.path)).to(device)
-    tried = replace(run, training=replace(run.training, refit=False))
-    split = split_without_test(tried, dataset)
-    note = {
-        "run": run.to_dict(),
-        "space": {key: axis.to_json() for key, axis in axes.items()},
-        "seed": seed,
-        "data": fingerprint(dataset),
-    }
-    done = begin(to, note, resume=resume)
-    first = {key: value for key, axis in axes.items() if axis.holds(value := value_in(run, key))}
-    started, stopped = time.perf_counter(), False
-    try:
-        while not (trials and len(done) >= trials) and not stopped:
-            if not is_time_for_another(done, started + seconds - time.perf_counter()):
-                break
-            values = next_values(axes, done, seed=seed, first=first)
-            if values is None:
-                tell("every combination of the space was tried")
-                break
-            number = len(done) + 1
-            trial, stopped = _tried(
-                with_values(tried, values),
-                dataset,
-                split,
-                number=number,
-                values=values,
-                is_bad=lambda curve: is_pruned(axes, done, curve),
-                end=started + seconds,
-                callbacks=watch(f"trial {number}") if watch else (),
-            )
-            done.append(trial)
-            _keep(to, run, done, metric)
-            tell(_line(trial, done, metric, left=started + seconds - time.perf_counter()))
-            if len(done) >= FAILURES and best_of(done) is None:
-                break
-    except KeyboardInterrupt:
-        stopped = True
-    best = best_of(done)
-    if best is None:
-        if stopped:
-            raise KeyboardInterrupt
-        reason = next((trial.reason for trial in done if trial.reason), UNJUDGED)
-        raise InputError(f"no trial came to a figure: {reason}")
-    shares = importance(axes, done)
-    tuned = Tuned(with_values(run, best.values), metric, best, done, axes, shares, edges(axes, done), to, stopped)
-    write_page(to / PAGE, metric=metric, trials=done, space=axes, importance=shares, warnings=tuned.warnings)
-    return tuned
+    with writing_alone(to):
+        axes = space_of(run, fixed=tuple(fixed), own=space)
+        metric = metric_name(run)
+        device = pick_device(run.training.device)
+        dataset = (dataset or Dataset.load(run.data.path)).to(device)
+        tried = replace(run, training=replace(run.training, refit=False))
+        split = split_without_test(tried, dataset)
+        note = {
+            "run": run.to_dict(),
+            "space": {key: axis.to_json() for key, axis in axes.items()},
+            "seed": seed,
+            "data": fingerprint(dataset),
+        }
+        done = begin(to, note, resume=resume)
+        first = {key: value for key, axis in axes.items() if axis.holds(value := value_in(run, key))}
+        started, stopped = time.perf_counter(), False
+        try:
+            while not (trials and len(done) >= trials) and not stopped:
+                if not is_time_for_another(done, started + seconds - time.perf_counter()):
+                    break
+                values = next_values(axes, done, seed=seed, first=first)
+                if values is None:
+                    tell("every combination of the space was tried")
+                    break
+                number = len(done) + 1
+                trial, stopped = _tried(
+                    with_values(tried, values),
+                    dataset,
+                    split,
+                    number=number,
+                    values=values,
+                    is_bad=lambda curve: is_pruned(axes, done, curve),
+                    end=started + seconds,
+                    callbacks=watch(f"trial {number}") if watch else (),
+                )
+                done.append(trial)
+                _keep(to, run, done, metric)
+                tell(_line(trial, done, metric, left=started + seconds - time.perf_counter()))
+                if len(done) >= FAILURES and best_of(done) is None:
+                    break
+        except KeyboardInterrupt:
+            stopped = True
+        except InputError:
+            if not done:
+                withdraw(to)
+            raise
+        best = best_of(done)
+        if best is None:
+            if stopped:
+                raise KeyboardInterrupt
+            reason = next((trial.reason for trial in done if trial.reason), UNJUDGED)
+            raise InputError(f"no trial came to a figure: {reason}")
+        shares = importance(axes, done)
+        tuned = Tuned(with_values(run, best.values), metric, best, done, axes, shares, edges(axes, done), to, stopped)
+        write_page(to / PAGE, metric=metric, trials=done, space=axes, importance=shares, warnings=tuned.warnings)
+        return tuned
 
 
 def is_time_for_another(trials: Sequence[Trial], left: float) -> bool:

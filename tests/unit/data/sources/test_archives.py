@@ -7,6 +7,7 @@ import io
 import random
 import shutil
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from twotower.core.errors import InputError
 from twotower.data.sources import archives
 from twotower.data.sources.archives import unpack
+from twotower.data.sources.base import need
 
 
 def tar_with(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -145,6 +147,29 @@ def test_a_member_that_is_file_and_folder_is_one_line(tmp_path: Path) -> None:
     members = [(tarfile.TarInfo("a"), b"x"), (tarfile.TarInfo("a/b"), b"y")]
     with pytest.raises(InputError, match="in each other's way"):
         unpack(tar_with(tmp_path / "a.tar.gz", *members), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_two_members_of_one_name_are_refused_since_one_would_be_lost(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as packed, warnings.catch_warnings(action="ignore"):
+            packed.writestr("set/rows.csv", "1")
+            packed.writestr("set/rows.csv", "2")
+    else:
+        tar_with(path, *[(tarfile.TarInfo("set/rows.csv"), content) for content in (b"1", b"2")])
+    with pytest.raises(InputError, match=r"two of its members are called 'rows.csv'"):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_copy_with_a_file_in_two_versions_says_so(tmp_path: Path) -> None:
+    for name, content in (("a", "1"), ("b", "1"), ("deeper/c", "2")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "u.data").write_text(content)
+    assert need(tmp_path, "u.data") == tmp_path / "a" / "u.data"
+    (tmp_path / "b" / "u.data").write_text("3")
+    with pytest.raises(InputError, match=r"holds u.data more than once, 'a/u.data' and 'b/u.data' are not the same"):
+        need(tmp_path, "u.data")
 
 
 def test_a_name_that_no_disk_takes_is_one_line(tmp_path: Path) -> None:
