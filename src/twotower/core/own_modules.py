@@ -12,7 +12,7 @@ _named: list[str] = []
 
 
 def import_own(name: str) -> None:
-    """Import a module that registers parts, from this folder or an installed package.
+    """Load a module that registers parts, from this folder or an installed package.
 
     Raises:
         InputError: if there is no such module, or importing it fails; says why.

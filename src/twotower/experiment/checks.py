@@ -22,7 +22,7 @@ class Check(NamedTuple):
 
 
 def check_space(diagnosis: Mapping[str, Any]) -> Check:
-    """Check the mean cosine and the directions filled, by which the diagnosis of the item vectors judges the space."""
+    """Check the mean cosine and the directions filled of item vectors against the limits of the diagnosis."""
     found = diagnosis["statistics"]
     cosine, filled, width = found["mean_cosine"], diagnosis["centred"]["direction_participation"], found["dimensions"]
     shown = "undefined" if cosine is None else f"{cosine:.2f}"
