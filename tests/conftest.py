@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import random
@@ -49,6 +50,37 @@ def _same_numbers_in_any_order() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def quick_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws the points of a page by principal axes where t-SNE, which takes seconds, would be drawn from them."""
+    from twotower.diagnosis import projections
+
+    def drawn(axes: torch.Tensor, width: int, perplexity: float, seed: int) -> torch.Tensor:
+        return torch.nn.functional.pad(axes[:, :width], (0, max(0, width - axes.shape[1]))).double()
+
+    monkeypatch.setattr(projections, "_t_sne", drawn)
+
+
+@pytest.fixture(scope="session")
+def quick_exports() -> Iterator[None]:
+    """Keeps the table of operators that torch.onnx would read from its source anew at every export: a third of its time."""
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    registry = registration.ONNXRegistry
+    read, kept = registry.from_torchlib, {}
+
+    def once(*given: object, **named: object) -> object:
+        key = (given, tuple(sorted(named.items())))
+        if key not in kept:
+            kept[key] = read(*given, **named)
+        copied = copy.copy(kept[key])
+        copied.functions = {name: list(forms) for name, forms in copied.functions.items()}
+        return copied
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(once))
+        yield
 
 
 @pytest.fixture(scope="session")
