@@ -52,6 +52,14 @@ def _same_numbers_in_any_order() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _nobody_waits_for_the_disk() -> Iterator[None]:
+    """What a test writes need not outlive a power cut; tests of what happens when the disk fails put in their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def quick_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws the points of a page by principal axes where t-SNE, which takes seconds, would be drawn from them."""
@@ -65,7 +73,7 @@ def quick_map(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def quick_exports() -> Iterator[None]:
-    """Keeps the table of operators that torch.onnx would read from its source anew at every export: a third of its time."""
+    """Keeps the table of operators that torch.onnx reads from its source at every export, in a third of its time."""
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
     registry = registration.ONNXRegistry
     read, kept = registry.from_torchlib, {}
@@ -74,6 +82,7 @@ def quick_exports() -> Iterator[None]:
         key = (given, tuple(sorted(named.items())))
         if key not in kept:
             kept[key] = read(*given, **named)
+            gc.freeze()  # and with it all the modules of an exporter
         copied = copy.copy(kept[key])
         copied.functions = {name: list(forms) for name, forms in copied.functions.items()}
         return copied
