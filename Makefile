@@ -64,7 +64,7 @@ ranks: $(FOR_DEVELOPING)
 shapes: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
 
-# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark.
+# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark and one of a cell that fails.
 long: $(FOR_DEVELOPING)
 	$(BIN)/pytest -m "long and not ranks"
 	$(BIN)/pytest -m "long and ranks" $(FILES_OF_RANKS)

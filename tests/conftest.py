@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Reading thousands of tests makes no garbage, and what was read stays: it isn't looked through again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +50,46 @@ def _same_numbers_in_any_order() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nobody_waits_for_the_disk() -> Iterator[None]:
+    """What a test writes need not outlive a power cut; tests of what happens when the disk fails put in their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def quick_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws the points of a page by principal axes where t-SNE, which takes seconds, would be drawn from them."""
+    from twotower.diagnosis import projections
+
+    def drawn(axes: torch.Tensor, width: int, perplexity: float, seed: int) -> torch.Tensor:
+        return torch.nn.functional.pad(axes[:, :width], (0, max(0, width - axes.shape[1]))).double()
+
+    monkeypatch.setattr(projections, "_t_sne", drawn)
+
+
+@pytest.fixture(scope="session")
+def quick_exports() -> Iterator[None]:
+    """Keeps the table of operators that torch.onnx reads from its source at every export, in a third of its time."""
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    registry = registration.ONNXRegistry
+    read, kept = registry.from_torchlib, {}
+
+    def once(*given: object, **named: object) -> object:
+        key = (given, tuple(sorted(named.items())))
+        if key not in kept:
+            kept[key] = read(*given, **named)
+            gc.freeze()  # and with it all the modules of an exporter
+        copied = copy.copy(kept[key])
+        copied.functions = {name: list(forms) for name, forms in copied.functions.items()}
+        return copied
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(once))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -42,14 +43,25 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(Spec.from_toml(spec), folder / "prepared")
 
 
+@pytest.fixture(scope="session")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the vocabulary of `titled_dataset`, which is written once and copied."""
+    return tmp_path_factory.mktemp("titled") / "vocabulary"
+
+
 @pytest.fixture
-def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
+def titled_dataset(tiny_dataset: Dataset, vocabularies: Path, tmp_path: Path) -> Dataset:
     """`tiny_dataset` with a vocabulary: users u2 to u6, items i2 to i9 with a title and a year.
 
     The value of row r of a feature's vocabulary is its name and r: brand2, title11.
     """
-    folder = tmp_path / "prepared" / "vocabulary"
-    folder.mkdir(parents=True)
+    if not vocabularies.is_dir():
+        write_vocabularies(tiny_dataset, vocabularies)
+    return replace(tiny_dataset, folder=shutil.copytree(vocabularies, tmp_path / "prepared" / "vocabulary").parent)
+
+
+def write_vocabularies(dataset: Dataset, folder: Path) -> None:
+    folder.mkdir()
     connection = duckdb.connect()
     connection.execute(
         f"COPY (SELECT row, 'u' || row AS id FROM range(2, 7) AS t(row)) TO '{folder / 'users.parquet'}'"
@@ -59,11 +71,11 @@ def titled_dataset(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
         "INSERT INTO items VALUES (?, ?, ?, ?)", [(row, f"i{row}", 1970 + row, TITLES[row - 2]) for row in range(2, 10)]
     )
     connection.execute(f"COPY items TO '{folder / 'items.parquet'}'")
-    for feature in tiny_dataset.schema.item_features:
+    for feature in dataset.schema.item_features:
         if feature.is_discrete:
             values = f"SELECT row, '{feature.name}' || row AS value FROM range(2, {feature.size}) AS t(row)"
             connection.execute(f"COPY ({values}) TO '{folder / f'item.{feature.name}.parquet'}'")
-    return replace(tiny_dataset, folder=folder.parent)
+    connection.close()
 
 
 @pytest.fixture

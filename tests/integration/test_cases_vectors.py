@@ -91,6 +91,7 @@ def written(separator: str, *, comma: bool = False, header: bool = True) -> str:
         ("v.tsv.gz", gzip.compress(written("\t").encode())),
     ],
 )
+@pytest.mark.usefixtures("quick_map")
 def test_a_table_is_healthy_however_it_is_written(tmp_path, diagnose, name, content) -> None:
     from twotower.diagnosis.load import load_table
 

@@ -205,6 +205,7 @@ def test_users_about_to_be_served(trained: Path, table: Callable[..., Path], cap
     assert {"segment", "topics"} <= set(found["serving"]["to_blame"])
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_a_table_far_from_training_where_answers_are_at_chance_is_not_healthy(
     trained: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_person_reads_who_is_to_blame(trained: Path, table: Callable[..., Path
     assert "no feature is to blame" in out
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_the_page_of_a_table_holds_verdict_and_causes(
     trained: Path, table: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -267,6 +269,7 @@ def test_the_page_of_a_table_holds_verdict_and_causes(
     assert "new-" in text, "the table's own ids"
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_the_page_of_a_bundle_holds_its_verdict(trained: Path, tmp_path: Path, capsys: Capture) -> None:
     page = tmp_path / "report.html"
     status, out, _ = call(capsys, "diagnose", trained / "features", "--html", page, "--json")

@@ -25,11 +25,12 @@ from twotower.core.errors import InputError
 from twotower.core.lock import writing_alone
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
-from twotower.experiment.ladder import climb
+from twotower.experiment.ladder import climb, rungs
 from twotower.experiment.ladder import fit as fit_module
 from twotower.experiment.ladder.climb import LADDER, STANDS_IN
 from twotower.experiment.ladder.pick import Choice
 from twotower.experiment.ladder.rungs import METRIC
+from twotower.experiment.recipes import default_run
 from twotower.models.baselines import ease
 from twotower.training.callbacks import Silent
 
@@ -90,7 +91,9 @@ def fit_folder(tmp_path_factory) -> Path:
         folder / "films.csv", [(500 + item, TITLES[item], 1990 + item % 5) for item in range(ITEMS)], "id,title,year"
     )
     words = ("fit", folder / "log.csv", "--items", folder / "films.csv", "--budget", "2m", "--json")
-    done = run_cli(*words, "--to", folder / "bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rungs, "default_run", lambda name: default_run(name).with_settings(["training.epochs=5"]))
+        done = run_cli(*words, "--to", folder / "bundle")
     assert done.returncode == 0, done.stderr
     (folder / "answer.json").write_text(done.stdout)
     (folder / "said.txt").write_text(done.stderr)
@@ -170,8 +173,6 @@ def test_a_fit_again_from_the_saved_spec_chooses_the_same(fit_folder, closed, tm
 
 
 def test_the_test_split_chooses_nothing(log, closed, tmp_path, monkeypatch):
-    from twotower.experiment.ladder import rungs
-
     before = twotower.fit(log, to=tmp_path / "before", budget="1m")
 
     def spoilt(name, to, run, dataset, split, true=rungs.stored):

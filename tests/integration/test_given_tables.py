@@ -50,6 +50,12 @@ def lines(separator: str, header: bool = True) -> str:
     return "\n".join([*([separator.join(("item", "title", "genre"))] if header else []), *rows]) + "\n"
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[tuple[str, str], Path]:
+    """The bundle of each table, which is trained once and only read."""
+    return {}
+
+
 @pytest.mark.parametrize(
     ("source", "table", "name", "new", "encoding"),
     [
@@ -63,9 +69,20 @@ def lines(separator: str, header: bool = True) -> str:
     ids=["latin-1", "without an extension that is known", "plain", "tabs", "no header", "own header"],
 )
 def test_new_items_are_read_as_the_training_table_was(
-    source: str, table: str, name: str, new: str, encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str,
+    table: str,
+    name: str,
+    new: str,
+    encoding: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    kept: dict[tuple[str, str], Path],
 ) -> None:
-    made = bundle(tmp_path, capsys, table, source, "latin-1" if source == LATIN else "utf-8")
+    if (table, source) not in kept:
+        folder = tmp_path_factory.mktemp("given")
+        kept[table, source] = bundle(folder, capsys, table, source, "latin-1" if source == LATIN else "utf-8")
+    made = kept[table, source]
     (tmp_path / name).write_bytes(new.encode(encoding))
     status, out, err = call(capsys, "similar", made, "--items", tmp_path / name, "-k", "1", "--json", "--among", "file")
     assert status == 0, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import subprocess
@@ -37,6 +38,12 @@ def walks(users: range, items: range, start: int, *, steps: int = 8) -> Rows:
 
 
 def frames(rows: Rows, *, to: Path | None = None, title: str | None = None) -> Dataset:
+    """A data set of the rows; one that nobody wants in a folder is prepared once for all tests."""
+    return prepared(tuple(rows), to, title) if to is None else prepared.__wrapped__(tuple(rows), to, title)
+
+
+@functools.cache
+def prepared(rows: tuple[tuple[str, str, int], ...], to: Path | None, title: str | None) -> Dataset:
     user, item, time = zip(*rows, strict=True)
     names = sorted(set(item))
     table = {"id": names, "color": [f"c{int(n[1:]) // 10}" for n in names], "title": [f"film {n}" for n in names]}

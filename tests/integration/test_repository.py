@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,10 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
-def trees() -> list[tuple[str, ast.Module]]:
-    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in MODULES]
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """One after the other: all at once are millions of objects, through which Python would look for garbage."""
+    for path in MODULES:
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_no_file_names_a_path_of_one_machine():
@@ -235,7 +238,8 @@ MODULE_OF = {
 """Modules of packages that have another name; PyTorch imports tensorboard for us, and TorchRec FBGEMM."""
 
 
-def imported_modules() -> set[str]:
+@functools.cache
+def imported_modules() -> frozenset[str]:
     """Every module that the package imports anywhere, by its full name, and the packages that hold them."""
     found: set[str] = set()
     for _, tree in trees():
@@ -244,10 +248,10 @@ def imported_modules() -> set[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module or "")
-    return found | {name.split(".")[0] for name in found}
+    return frozenset(found | {name.split(".")[0] for name in found})
 
 
-def unused(requirements: list[str], imported: set[str]) -> list[str]:
+def unused(requirements: list[str], imported: Set[str]) -> list[str]:
     """Those of a list of requirements that no module imports."""
     names = [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in requirements]
     return [name for name in names if MODULE_OF.get(name, name.replace("-", "_")) not in imported]

@@ -289,9 +289,10 @@ def test_two_processes_write_what_one_writes(
     write(tmp_path / "second", titled_dataset, "item_cosine")
     then = Pipeline(retriever, twotower.load(tmp_path / "second"), candidates=6, weight=0.5) if second else None
     write_recommendations(retriever, tmp_path / "one.parquet", k=4, part=2, then=then)
-    for name in ("two.parquet", "two"):
-        write_recommendations(retriever, tmp_path / name, k=4, part=2, then=then, engine=Processes(2))
-        assert rows(tmp_path / name) == rows(tmp_path / "one.parquet")
+    with open_engine("local", 2) as engine:
+        for name in ("two.parquet", "two"):
+            write_recommendations(retriever, tmp_path / name, k=4, part=2, then=then, engine=engine)
+            assert rows(tmp_path / name) == rows(tmp_path / "one.parquet")
 
 
 @pytest.mark.parametrize("side", ["items", "users"])

@@ -151,7 +151,7 @@ def test_a_bundle_answers_alike_when_the_defaults_have_changed(data, tmp_path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("refit", "epochs"), [("false", 20), ("true", 40)])
+@pytest.mark.parametrize(("refit", "epochs"), [("false", 10), ("true", 24)])
 def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, epochs, data, tmp_path, caplog):
     words = ["train", "--data", data, "--model", "sasrec", "--set", "model.dim=8", "--set", f"training.epochs={epochs}"]
     words += ["--set", "training.patience=0", "--set", f"training.refit={refit}", "--set", "training.batch_size=4"]

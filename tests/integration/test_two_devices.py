@@ -51,6 +51,7 @@ def test_speed_memory_and_communication_are_told(record, cell):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_that_fails_is_told_beside_the_others(tmp_path):
     (tmp_path / "prepared").mkdir()
     command = [

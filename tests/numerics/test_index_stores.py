@@ -20,7 +20,7 @@ from twotower.index.qdrant_server import QdrantIndex
 from twotower.index.store import StoreIndex
 from twotower.serving.filters.parse import parse
 
-USERS, ITEMS, DIM, K = 15, 3_000, 16, 10
+USERS, ITEMS, DIM, K = 15, 1_200, 16, 10
 COLUMNS = "genre,year,adult,tags,seen"
 
 

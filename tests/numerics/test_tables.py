@@ -413,6 +413,7 @@ def test_a_sequence_model_takes_any_table(kind, tiny_dataset):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_exports")
 @pytest.mark.parametrize("kind", ["hashed", "quotient_remainder", "sparse", "host", "sharded", "torchrec"])
 def test_both_towers_export_with_any_table(kind, tmp_path):
     runtime = pytest.importorskip("onnxruntime")

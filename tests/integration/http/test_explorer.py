@@ -335,7 +335,7 @@ def test_no_json_whatever_is_a_fault_of_ours(name: str, app: Any, ask: Ask) -> N
     keys = st.sampled_from(["bundle", "user", "history", "items", "item", "k", "text", "other"])
     bodies = st.dictionaries(keys, value | st.lists(value, max_size=3), max_size=5)
 
-    @hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(bodies)
     def holds(body: dict[str, Any]) -> None:
         answer = ask(app, API + name, json.dumps({**ROUTES[name], **body}).encode())

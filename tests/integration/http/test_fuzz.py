@@ -59,7 +59,7 @@ ROUTES = {
 }
 """Every route of the service, and what a fuzzer's questions must have met there."""
 
-SLOW = {"/admin/swap": 60}
+SLOW = {"/admin/swap": 40}
 """Questions to the route that reads a whole bundle for each."""
 
 DESCRIBED = [
@@ -90,7 +90,7 @@ def test_every_route_answers_as_it_is_described(route: tuple[str, str], app: Any
         if mode is schemathesis.GenerationMode.NEGATIVE and not len(operation.body):
             continue  # nothing to get wrong
 
-        @settings(max_examples=SLOW.get(route[1], 150), deadline=None, suppress_health_check=QUIET)
+        @settings(max_examples=SLOW.get(route[1], 80), deadline=None, suppress_health_check=QUIET)
         @given(operation.as_strategy(generation_mode=mode))
         def holds(case: Any) -> None:
             answer = case.call(headers=HEADERS)
@@ -107,7 +107,7 @@ def test_every_route_answers_as_it_is_described(route: tuple[str, str], app: Any
 
 @pytest.mark.parametrize("path", ["/v1/recommend", "/v1/rank", "/v1/similar", "/admin/swap"])
 def test_no_json_whatever_is_a_fault_of_ours(path: str, app: Any, ask: Callable[..., Any]) -> None:
-    @settings(max_examples=SLOW.get(path, 300), deadline=None, suppress_health_check=QUIET)
+    @settings(max_examples=SLOW.get(path, 150), deadline=None, suppress_health_check=QUIET)
     @given(bodies)
     def holds(body: dict[str, Any]) -> None:
         answer = ask(app, path, json.dumps(body).encode(), headers=HEADERS)
@@ -120,7 +120,7 @@ def test_no_json_whatever_is_a_fault_of_ours(path: str, app: Any, ask: Callable[
 
 @pytest.mark.parametrize("path", ["/v1/recommend", "/v1/rank", "/v1/similar", "/admin/swap"])
 def test_no_bytes_whatever_are_a_fault_of_ours(path: str, app: Any, ask: Callable[..., Any]) -> None:
-    @settings(max_examples=SLOW.get(path, 200), deadline=None, suppress_health_check=QUIET)
+    @settings(max_examples=SLOW.get(path, 120), deadline=None, suppress_health_check=QUIET)
     @given(st.binary(max_size=60), bodies, st.integers(0, 80))
     def holds(noise: bytes, body: dict[str, Any], at: int) -> None:
         text = json.dumps(body).encode()

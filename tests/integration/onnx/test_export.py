@@ -24,7 +24,7 @@ from twotower.models.base import Model
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_exports")]
 
 WITHOUT_TORCH = """
 import json, sys

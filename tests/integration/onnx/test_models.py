@@ -17,7 +17,7 @@ from twotower.models.encode import encode_known_items
 from twotower.models.registry import MODELS, build_model, model_class
 from twotower.serving.bundle import Contents, write_bundle
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_exports")]
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 

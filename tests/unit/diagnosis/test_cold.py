@@ -86,6 +86,7 @@ def test_a_part_of_rows_reads_its_own_alone(kind: str) -> None:
     assert (part.count, len(part.norms)) == (3, 3)
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_a_bundle_is_judged_by_the_events_that_its_model_learnt_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_bundle_is_judged_by_the_events_that_its_model_learnt_from(
     assert "255 of 405 rows (63.0%) have no training event" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_a_page_of_vectors_with_cold_rows_is_of_all_of_them(tmp_path: Path) -> None:
     vectors, events = table(7)
     found = diagnose(vectors, popularity=events)

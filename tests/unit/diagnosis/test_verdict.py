@@ -75,6 +75,7 @@ def test_a_direction_that_no_dimension_carries_names_none() -> None:
     assert "alone" not in found.reasons[0].sentence
 
 
+@pytest.mark.usefixtures("quick_map")
 def test_text_json_and_page_name_the_column_that_carries_a_space(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

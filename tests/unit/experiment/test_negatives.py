@@ -38,7 +38,7 @@ SETTINGS = [
     "model.dropout=0.2",
     "objective.loss=sampled_softmax",
     "training.batch_size=16",
-    "training.epochs=4",
+    "training.epochs=3",
     "training.learning_rate=0.02",
 ]
 CLUSTERS = [
@@ -134,7 +134,8 @@ def test_a_run_stopped_anywhere_and_resumed_gives_the_same_weights_to_the_bit(na
     expected = {key: value.clone() for key, value in model.state_dict().items()}
     steps = records[-1].step
     assert all(record.loss < float("inf") for record in records)
-    for stop in (1, steps // 2 - 2, steps // 2 + 1):
+    stops = (steps // 2 - 2, steps // 2 + 1)
+    for stop in (1, *stops) if name in ("in_batch", "everything") else stops:
         folder = tmp_path / str(stop)
         folder.mkdir()
         with pytest.raises(KeyboardInterrupt):
