@@ -53,11 +53,13 @@ class Log(NamedTuple):
             None if self.labels is None else self.labels[mask],
         )
 
+    def is_positive(self) -> Tensor:
+        """Return whether each event is a positive, that is has a label of at least 0.5: bool [events]."""
+        return torch.ones_like(self.items, dtype=torch.bool) if self.labels is None else self.labels >= 0.5
+
     def positives(self) -> Log:
         """Return the events with a label of at least 0.5, without labels."""
-        if self.labels is None:
-            return self
-        return self.select(self.labels >= 0.5)._replace(labels=None)
+        return self if self.labels is None else self.select(self.is_positive())._replace(labels=None)
 
     def seen(self, users: Tensor) -> Tensor:
         """Return the items that each of ``users`` has seen: those of all events, whatever their label.

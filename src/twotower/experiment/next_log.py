@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
+from twotower.data.split_parts import places
 from twotower.evaluation.processes import Processes
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
@@ -59,12 +59,12 @@ def later(bundle: Bundle, data: Dataset) -> Later:
     every, fresh = joined.dataset.log, joined.fresh
     if not fresh.any():
         raise InputError(f"{data.folder}: all of its events are in {bundle.folder} already; leave the data out")
-    positive = torch.ones_like(fresh) if every.labels is None else every.labels >= 0.5
+    positive = every.is_positive()
     owners = every.users()
     new, users = fresh & positive, joined.dataset.schema.num_users
     newcomer = owners[~fresh & positive].bincount(minlength=users) == 0
     half = owners[new].bincount(minlength=users) // 2
-    folded = new & newcomer[owners] & (_places(every, new) <= half[owners])
+    folded = new & newcomer[owners] & (places(every, new) <= half[owners])
     known = every.items < bundle.schema.num_items
     truth = every.select(new & ~folded).positives()
     reads = every.select((~fresh | folded) & known)
@@ -85,13 +85,6 @@ def asked_as_then(bundle: Bundle, joined: Joined) -> Bundle:
         return bundle
     model = enlarged(bundle.model, described["name"], described["parameters"], schema)
     return replace(bundle, model=model)
-
-
-def _places(every: Log, mask: Tensor) -> Tensor:
-    """How many events of ``mask`` each user has up to and with each event: int64 [events]."""
-    before = torch.zeros(every.num_events + 1, dtype=torch.int64, device=mask.device)
-    torch.cumsum(mask, 0, out=before[1:])
-    return before[1:] - before[every.offsets[:-1]][every.users()]
 
 
 def _tell(bundle: Bundle, joined: Joined, truth: Log, able: Tensor, newcomer: Tensor) -> None:

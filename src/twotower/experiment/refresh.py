@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from twotower.core.errors import InputError
 from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
@@ -185,7 +183,7 @@ def _split_of(joined: Joined, folder: str, data: str) -> Data:
     assert log.times is not None
     if not joined.fresh.any():
         raise InputError(f"{data}: all of its events are in {folder} already, so there is nothing to take in")
-    positive = torch.ones_like(joined.fresh) if log.labels is None else log.labels >= 0.5
+    positive = log.is_positive()
     newest = log.times[joined.fresh & positive & (log.times > latest)].sort().values
     if not len(newest):
         raise InputError(
