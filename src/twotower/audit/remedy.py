@@ -16,7 +16,7 @@ from twotower.audit.retrain import train_again
 from twotower.audit.text import Readers, enrich_table
 from twotower.core.devices import find_device
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.files import check_outside
+from twotower.core.folders import check_outside
 from twotower.core.records import FIRST_KNOWN, UNKNOWN, Features, Items
 from twotower.core.schema import Feature
 from twotower.data.prepare.encode import prepare_table

@@ -13,7 +13,8 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
-from twotower.core.files import check_outside, replacing_file
+from twotower.core.files import replacing_file
+from twotower.core.folders import check_outside
 from twotower.core.terminal import json_text, literal
 from twotower.serving.columns import cell, telling
 from twotower.serving.retriever import Answer

@@ -40,7 +40,7 @@ def command(
 
     What is done stays done: a stopped table goes on where it was.
     """
-    from twotower.core.files import check_outside
+    from twotower.core.folders import check_outside
     from twotower.reproduce.tables import TABLES, table_of
 
     if show:

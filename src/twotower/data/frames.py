@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, read_json
+from twotower.core.files import read_json
+from twotower.core.folders import check_replaceable
 from twotower.core.manifest import write_signed
 from twotower.data.frame_features import Given, Table, choose_features
 from twotower.data.frame_guesses import candidates, find_column, find_id

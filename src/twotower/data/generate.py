@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, replacing_folder
+from twotower.core.folders import check_replaceable, replacing_folder
 from twotower.core.seeds import numpy_generator
 from twotower.data.planted_world import DAY, NEVER, SHARES, START, Tasters, World, WorldSettings
 from twotower.data.prepare.spec import Interactions, Source, Spec

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from twotower.core.devices import find_device
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, read_json, replacing_file, replacing_folder, write_json
+from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.folders import check_replaceable, replacing_folder
 from twotower.core.records import UNKNOWN, Features, State, Users
 from twotower.core.schema import Schema, Side
 from twotower.core.states import map_state, rows, to_tensors

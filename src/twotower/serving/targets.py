@@ -12,7 +12,8 @@ from typing import Any
 
 from twotower.core.address import is_address
 from twotower.core.errors import InputError
-from twotower.core.files import check_outside, replacing_file
+from twotower.core.files import replacing_file
+from twotower.core.folders import check_outside
 from twotower.core.lock import writing_alone
 from twotower.core.parts import Note, finish_parts
 from twotower.core.store import Store

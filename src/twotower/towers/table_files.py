@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, read_json, replacing_file, sha256, write_json
+from twotower.core.files import read_json, replacing_file, sha256, write_json
+from twotower.core.folders import check_replaceable
 from twotower.ops.exchange import side_by_side
 from twotower.towers.sharded_table import ShardedTable
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_folder
+from twotower.core.folders import replacing_folder
 from twotower.core.lock import writing_alone
 
 HOLD = """

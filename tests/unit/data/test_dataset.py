@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_folder, write_json
+from twotower.core.files import read_json, write_json
+from twotower.core.folders import replacing_folder
 from twotower.data.dataset import Dataset
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from twotower.core.engines.base import Engine
 from twotower.core.errors import InputError, shown
-from twotower.core.files import read_json, replacing_folder
+from twotower.core.files import read_json
+from twotower.core.folders import replacing_folder
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema, Side
 from twotower.core.version import __version__

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.files import replacing_folder, write_json
+from twotower.core.files import write_json
+from twotower.core.folders import replacing_folder
 from twotower.data.prepare.spec import Spec
 from twotower.data.sources.archives import is_archive, unpack
 from twotower.data.sources.base import Archive, Notice, Progress, Source, SourceUnavailable

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_outside, replacing_file
+from twotower.core.files import replacing_file
+from twotower.core.folders import check_outside
 from twotower.diagnosis.diagnose import Diagnosis
 from twotower.diagnosis.projections import project
 from twotower.diagnosis.report import charts, tables

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twotower.core.files import read_json, replacing_folder
+from twotower.core.files import read_json
+from twotower.core.folders import replacing_folder
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split, Targets
 from twotower.experiment.build import Parts

@@ -11,7 +11,8 @@ from typing import Any
 
 from twotower.core.durations import clock, seconds_of
 from twotower.core.errors import InputError
-from twotower.core.files import check_outside, replacing_file
+from twotower.core.files import replacing_file
+from twotower.core.folders import check_outside
 from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint

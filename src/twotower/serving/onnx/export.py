@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from twotower.core.errors import InputError
-from twotower.core.files import check_replaceable, hash_folder, replacing_folder, write_json
+from twotower.core.files import hash_folder, write_json
+from twotower.core.folders import check_replaceable, replacing_folder
 from twotower.core.records import FIRST_KNOWN, Users
 from twotower.core.states import map_state
 from twotower.serving.bundle import Bundle

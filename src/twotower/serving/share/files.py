@@ -13,7 +13,7 @@ from typing import Any
 
 from twotower.core.address import open_address, reaching, shown_address
 from twotower.core.errors import InputError
-from twotower.core.files import check_outside, replacing_folder
+from twotower.core.folders import check_outside, replacing_folder
 from twotower.core.manifest import check_files
 from twotower.serving.share.address import (
     BUNDLE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError
-from twotower.core.files import replacing_folder
+from twotower.core.folders import replacing_folder
 from twotower.serving.bundle import check_target
 from twotower.serving.manifest import read_manifest, verify_files
 from twotower.serving.share.address import BUNDLE, MANIFEST, NOTHING, Place, check_names

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from twotower.core.errors import InputError, shown, unknown_name
-from twotower.core.files import check_outside, replacing_file
+from twotower.core.files import replacing_file
+from twotower.core.folders import check_outside
 from twotower.serving.retriever import Retriever
 from twotower.serving.stores.forms import FORMS
 from twotower.serving.stores.rows import Rows
