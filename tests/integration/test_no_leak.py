@@ -15,9 +15,10 @@ from twotower.data.examples import EventRows, SequenceRows
 from twotower.data.log import Log
 from twotower.data.pairs import pre_ranking_pairs
 from twotower.experiment import build, learn, sources
-from twotower.experiment.candidates import PAIRS, learn_pairs, pairs_of
+from twotower.experiment.candidates import learn_pairs
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.context import BuildContext
+from twotower.experiment.labelled_pairs import PAIRS, pairs_of
 from twotower.experiment.mining import miner
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Data, ModelSection, Run

@@ -19,7 +19,7 @@ from twotower.data.log import Log
 from twotower.data.prepare.prepare import prepare
 from twotower.data.sources.synthetic import Synthetic, write_synthetic
 from twotower.data.split import Targets
-from twotower.experiment.candidates import first_stage_lists, pairs_of
+from twotower.experiment.labelled_pairs import first_stage_lists, pairs_of
 from twotower.experiment.pair import _unlearnt, judge_pair, judge_trained, validation_targets
 from twotower.experiment.recipes import default_run
 from twotower.models.mixture import mix

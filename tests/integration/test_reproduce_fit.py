@@ -14,7 +14,7 @@ from twotower.core.schema import Feature, Schema
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.pairs import PairRows
-from twotower.experiment.candidates import pairs_of
+from twotower.experiment.labelled_pairs import pairs_of
 from twotower.models.registry import build_model
 from twotower.reproduce import fit, fit_exposures, fit_extras, fit_query_start, fit_users
 from twotower.reproduce.fit_costs import cost_sheet, epoch_seconds, grown

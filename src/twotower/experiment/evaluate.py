@@ -17,8 +17,8 @@ from twotower.data.identity import check_same_vocabulary
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.result import Result
-from twotower.experiment.candidates import PAIRS
 from twotower.experiment.index_loss import IndexLoss, index_loss
+from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.next_log import later
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run

@@ -17,9 +17,9 @@ from twotower.data.pairs import PairSplit
 from twotower.data.split import Targets
 from twotower.evaluation.candidates import candidate_scores, found_candidates, result_of_lists
 from twotower.evaluation.result import Result
-from twotower.experiment.candidates import PAIRS, STAGE_ONE, pairs_of
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.evaluate import refuse_learnt
+from twotower.experiment.labelled_pairs import PAIRS, STAGE_ONE, pairs_of
 from twotower.experiment.learn import learnt_log
 from twotower.experiment.run import Run
 from twotower.models.mixture import mix

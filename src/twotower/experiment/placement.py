@@ -8,7 +8,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
-from twotower.experiment.candidates import PAIRS
+from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.run import Run
 from twotower.models.base import ClosedForm
 from twotower.models.registry import model_class

@@ -16,8 +16,8 @@ from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import item_events
-from twotower.experiment.candidates import PAIRS
 from twotower.experiment.catalogue import Catalogue
+from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.learn import learn, metric_length, metric_of, new_model, settle, validation_metrics
 from twotower.experiment.next_log import asked_as_then
 from twotower.experiment.refresh_drift import drifts

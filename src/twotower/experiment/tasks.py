@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from twotower.data.dataset import Dataset
-from twotower.experiment.candidates import PAIRS, Candidates
+from twotower.experiment.candidates import Candidates
 from twotower.experiment.catalogue import Catalogue
+from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.run import Run
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from twotower.experiment.candidates import PAIRS
+from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
 from twotower.reproduce.fit_extras import POPULARITY, costs_and_map
 from twotower.reproduce.fit_measure import against_reference, measure

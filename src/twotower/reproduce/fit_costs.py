@@ -15,7 +15,8 @@ from twotower.core.records import FIRST_KNOWN, State
 from twotower.core.states import rows, to_tensors
 from twotower.data.dataset import Dataset
 from twotower.evaluation.latency import Answer, answer_of, drawn_requests, percentile, take_turns
-from twotower.experiment.candidates import learn_pairs, pairs_of
+from twotower.experiment.candidates import learn_pairs
+from twotower.experiment.labelled_pairs import pairs_of
 from twotower.experiment.learn import new_model
 from twotower.experiment.run import Run
 from twotower.models.base import Model, prepare_serving

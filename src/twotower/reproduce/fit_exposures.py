@@ -21,7 +21,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.pairs import PairRows, PairSplit
-from twotower.experiment.candidates import HISTORY, PAIRS
+from twotower.experiment.labelled_pairs import HISTORY, PAIRS
 from twotower.experiment.run import Data, ModelSection, Run
 from twotower.models.registry import all_settings
 from twotower.reproduce.fit import MODELS, choices, fit_table, pair_run

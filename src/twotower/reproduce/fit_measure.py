@@ -11,7 +11,8 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.pairs import PairSplit
 from twotower.evaluation.pointwise import evaluate_rows, relative_improvement
-from twotower.experiment.candidates import PAIR_TILE, judge_pairs, learn_pairs, pairs_of, validate_pairs
+from twotower.experiment.candidates import PAIR_TILE, judge_pairs, learn_pairs, validate_pairs
+from twotower.experiment.labelled_pairs import pairs_of
 from twotower.experiment.run import Run
 from twotower.models.base import Model
 from twotower.models.encode import inference

@@ -24,7 +24,7 @@ from twotower.core.seeds import torch_generator
 from twotower.data.dataset import Dataset
 from twotower.data.pairs import PairRows, PairSplit
 from twotower.data.unseen import Unseen
-from twotower.experiment.candidates import HISTORY, PAIRS
+from twotower.experiment.labelled_pairs import HISTORY, PAIRS
 from twotower.experiment.run import Data, ModelSection, Run
 from twotower.models.registry import all_settings
 from twotower.reproduce.fit import MODELS, fit_table, pair_run

@@ -19,8 +19,9 @@ from twotower.evaluation.candidates import (
     retrieved_lists,
 )
 from twotower.experiment import candidates as pairs
-from twotower.experiment.candidates import chosen_by, judge_pairs, learn_pairs, pairs_of
+from twotower.experiment.candidates import chosen_by, judge_pairs, learn_pairs
 from twotower.experiment.evaluate import judge_bundle
+from twotower.experiment.labelled_pairs import pairs_of
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Evaluation, IndexSection, ModelSection
 from twotower.experiment.train import train

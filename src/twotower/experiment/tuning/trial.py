@@ -14,8 +14,9 @@ from twotower.data.pairs import PairSplit
 from twotower.data.split import Split, Targets
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
-from twotower.experiment.candidates import PAIRS, chosen_by, learn_pairs, pairs_of
+from twotower.experiment.candidates import chosen_by, learn_pairs
 from twotower.experiment.catalogue import split_of
+from twotower.experiment.labelled_pairs import PAIRS, pairs_of
 from twotower.experiment.learn import learn, metric_length, metric_of
 from twotower.experiment.run import Run
 from twotower.experiment.tuning.axes import Value
