@@ -33,9 +33,9 @@ from twotower.data.splitters import split_log
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import item_events
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.learn import learn, settle
 from twotower.experiment.recipes import default_run
-from twotower.experiment.train import spelled_out
 from twotower.towers import embedding
 from twotower.towers.embedding import NEAREST, POWER
 

@@ -19,7 +19,7 @@ import common
 import movielens
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.experiment.train import pick_device
+from twotower.experiment.placement import pick_device
 from twotower.models.fit.model import UNITS
 from twotower.reproduce.fit import COSINE, ONE_QUERY, pair_run
 from twotower.reproduce.fit_measure import measure

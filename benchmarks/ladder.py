@@ -42,12 +42,13 @@ def climb(folder: Path, seed: int, device: str, closed: tuple[str, ...] = CLOSED
     from twotower.evaluation.protocol import Protocol
     from twotower.evaluation.run import evaluate
     from twotower.experiment.choose import climbed
+    from twotower.experiment.defaults import spelled_out, with_choice
     from twotower.experiment.ladder.blend import OTHERS, mixture_of
     from twotower.experiment.ladder.budget import TimeLimit
     from twotower.experiment.ladder.pick import pick
     from twotower.experiment.recipes import default_run
     from twotower.experiment.run import ModelSection, Run
-    from twotower.experiment.train import spelled_out, train, with_choice
+    from twotower.experiment.train import train
 
     started = time.perf_counter()
     dataset = Dataset.load(folder, verify=False)
@@ -118,8 +119,8 @@ def solved_on_gpu(run: Any, dataset: Any) -> Any:
 
     from twotower.experiment.catalogue import split_of
     from twotower.experiment.choose import fit_closed_form
+    from twotower.experiment.defaults import with_choice
     from twotower.experiment.learn import validation_metrics
-    from twotower.experiment.train import with_choice
     from twotower.models.baselines.cooccurrence import incidence
     from twotower.models.registry import build_model
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from twotower.core.errors import InputError
 from twotower.experiment.recipes import default_run
 from twotower.experiment.run import Run
-from twotower.experiment.stopped import check_longer
+from twotower.experiment.run_folder import check_longer
 from twotower.experiment.train import train
 from twotower.serving.retriever import load
 from twotower.training.callbacks import EpochRecord, Silent

@@ -184,8 +184,7 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(refit, epochs, d
 def test_a_resumed_run_must_be_the_same_run(tiny_dataset, tmp_path, caplog):
     from twotower.core.errors import InputError
     from twotower.experiment.recipes import default_run
-    from twotower.experiment.stopped import note_finished
-    from twotower.experiment.train import Claim, check_resumable
+    from twotower.experiment.run_folder import Claim, check_resumable, note_finished
 
     run = default_run("sasrec")
     Claim(tmp_path / "x.run", run, tiny_dataset).made()

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Split
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
+from twotower.models.base import ClosedForm, Model
 from twotower.models.baselines.popularity import Popularity
+from twotower.models.encode import ItemStates
 
 
 class Check(NamedTuple):
@@ -19,6 +23,17 @@ class Check(NamedTuple):
 
     text: str
     fine: bool
+
+
+def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
+    """Diagnose the item vectors, where the model has vectors of at least two numbers."""
+    states = items.states
+    if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
+        return None
+    from twotower.diagnosis import diagnose
+
+    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items).cpu()[items.ids.cpu()]
+    return diagnose(states.cpu(), popularity=popularity, seed=0).to_json()
 
 
 def check_space(diagnosis: Mapping[str, Any]) -> Check:

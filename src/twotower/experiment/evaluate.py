@@ -20,11 +20,11 @@ from twotower.evaluation.result import Result
 from twotower.experiment.index_loss import IndexLoss, index_loss
 from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.next_log import later
+from twotower.experiment.placement import pick_device
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Run
 from twotower.experiment.several import check_judged_alike
 from twotower.experiment.tasks import task_of
-from twotower.experiment.train import pick_device
 from twotower.serving.bundle import Bundle
 from twotower.training.distributed import World
 

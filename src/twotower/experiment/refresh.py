@@ -17,6 +17,9 @@ from twotower.evaluation.result import Result
 from twotower.evaluation.run import evaluate
 from twotower.experiment.build import item_events
 from twotower.experiment.catalogue import Catalogue
+from twotower.experiment.checks import check_items
+from twotower.experiment.contents import contents_of
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.labelled_pairs import PAIRS
 from twotower.experiment.learn import learn, metric_length, metric_of, new_model, settle, validation_metrics
 from twotower.experiment.next_log import asked_as_then
@@ -25,7 +28,6 @@ from twotower.experiment.refresh_same import check_same_log
 from twotower.experiment.refresh_verdict import FEW_USERS, Verdict, verdict
 from twotower.experiment.registrations import check_parts
 from twotower.experiment.run import Data, IndexSection, ModelSection, Run
-from twotower.experiment.train import check_items, contents_of, spelled_out
 from twotower.models.base import ClosedForm, Model, attach_items
 from twotower.models.encode import encode_known_items
 from twotower.models.enlarge import enlarged

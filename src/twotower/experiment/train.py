@@ -5,46 +5,40 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from twotower.core.devices import find_device
 from twotower.core.errors import InputError
-from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
-from twotower.data.identity import fingerprint
-from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Split
 from twotower.evaluation.result import Result
 from twotower.experiment.build import Parts
-from twotower.experiment.checks import Check, check_space
-from twotower.experiment.index_users import show_users
-from twotower.experiment.placement import placed
-from twotower.experiment.registrations import own_parts
+from twotower.experiment.checks import Check, check_items, check_space
+from twotower.experiment.contents import contents_of
+from twotower.experiment.defaults import spelled_out, with_choice
+from twotower.experiment.placement import pick_device, placed
 from twotower.experiment.run import Run
+from twotower.experiment.run_folder import Claim, check_resumable, check_same_data, note_finished
 from twotower.experiment.several import check_alike
-from twotower.experiment.stopped import NOTE, STATE, best_so_far, check_longer, is_finished, note_finished
+from twotower.experiment.stopped import best_so_far
 from twotower.experiment.tasks import task_of
-from twotower.index.registry import build_index, check_settings, index_parameters, serves
+from twotower.index.registry import check_settings
 from twotower.metrics.registry import check_metrics
-from twotower.models.base import ClosedForm, Model, OffersChoices
-from twotower.models.encode import ItemStates, encode_known_items, inference
-from twotower.models.registry import all_settings
-from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.models.base import Model, OffersChoices
+from twotower.models.encode import ItemStates, encode_known_items
+from twotower.serving.bundle import check_target, write_bundle
 from twotower.serving.card import CARD
 from twotower.serving.collections import deleted_on_failure
-from twotower.serving.filters.fill import fill_columns
 from twotower.towers.shared_table import unite
-from twotower.training.callbacks import Callback, EpochRecord, Silent
+from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped
-from twotower.training.trackers.base import NOTES, TrackedRun, Tracker, flat, tracked
+from twotower.training.trackers.base import TrackedRun, Tracker, flat, tracked
 
 log = logging.getLogger(__name__)
 
@@ -207,178 +201,3 @@ def tracked_run(run: Run, dataset: Dataset, folder: Path | None, *, resume: bool
         folder=folder,
         resume=resume,
     )
-
-
-def contents_of(
-    run: Run,
-    model: Model,
-    dataset: Dataset,
-    items: ItemStates,
-    test: Result | None,
-    diagnosis: dict[str, Any] | None,
-    *,
-    events: Log,
-    learnt: str = "",
-    refresh: dict[str, Any] | None = None,
-) -> Contents:
-    """Return what the bundle of a trained model is written from, with the run's index built over the items.
-
-    Args:
-        run: with all its settings written out.
-        model: trained.
-        dataset: that it learnt from; all its events become the histories.
-        items: what the model makes of every known item.
-        test: whose metrics are noted.
-        diagnosis: of the item vectors.
-        events: that the model learnt from.
-        learnt: in words, where that is not what the run says.
-        refresh: of a refreshed bundle: where it came from, and its verdict.
-    """
-    index = None
-    if serves(run.index.kind, inner_product=model.inner_product):
-        index = build_index(run.index.kind, run.index.settings, model)
-        show_users(index, model, dataset, dataset.log.positives())
-        table = None if dataset.folder is None else dataset.folder / "vocabulary" / "items.parquet"
-        with deleted_on_failure(index):
-            with inference(model):
-                index.build(items.states, items.ids)
-            fill_columns(index, table, dataset.schema.num_items, items.ids)
-    return Contents(
-        model=model,
-        model_name=run.model.name,
-        model_parameters=run.model.settings,
-        dataset=dataset,
-        items=items,
-        run_toml=run.to_toml(),
-        parts=own_parts(run),
-        metrics={} if test is None else test.metrics,
-        intervals={} if test is None else test.bounds(),
-        histories=dataset.log,
-        diagnosis=diagnosis,
-        index=index,
-        learnt=learnt,
-        events=events,
-        refresh=refresh,
-    )
-
-
-def spelled_out(run: Run) -> Run:
-    """Return the run with the defaults of its model and its index written down."""
-    model, index = run.model, run.index
-    return replace(
-        run,
-        model=replace(model, settings=all_settings(model.name, model.settings)),
-        index=replace(index, settings=index_parameters(index.kind) | index.settings),
-    )
-
-
-def with_choice(run: Run, model: OffersChoices) -> Run:
-    """Return the run with the value that its model settled on, so that the same run again gives the same model."""
-    settings = run.model.settings | {model.choice: getattr(model, model.choice)}
-    return replace(run, model=replace(run.model, settings=settings))
-
-
-def pick_device(name: str, world: World | None = None, *, key: str = "training.device") -> torch.device:
-    """Return the device of a run; "auto" takes CUDA where there is some. Several ranks take a GPU each.
-
-    Args:
-        name: of the device.
-        world: the processes; None: this one alone.
-        key: what the name was given by, for errors.
-
-    Raises:
-        InputError: if the name is no device, or the device is not there.
-    """
-    world = world or World()
-    if world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        gpus = torch.cuda.device_count()
-        if world.local_rank >= gpus:
-            raise InputError(
-                f"rank {world.rank} is process {world.local_rank} of its machine, which has {gpus} GPU(s): start as "
-                f"many processes as there are GPUs, or set {key} to 'cpu'"
-            )
-        torch.cuda.set_device(world.device)
-        return world.device
-    if name.startswith("cuda:") and world.size > 1:
-        raise InputError(f"{key} is '{name}' on {world.size} ranks: write 'cuda', and each takes one of its own")
-    return find_device(name, key)
-
-
-def check_items(model: Model, items: ItemStates, learnt: Log) -> dict[str, Any] | None:
-    """Diagnose the item vectors, where the model has vectors of at least two numbers."""
-    states = items.states
-    if not model.has_vectors or isinstance(model, ClosedForm) or not isinstance(states, Tensor) or states.shape[1] < 2:
-        return None
-    from twotower.diagnosis import diagnose
-
-    popularity = learnt.positives().items.bincount(minlength=model.schema.num_items).cpu()[items.ids.cpu()]
-    return diagnose(states.cpu(), popularity=popularity, seed=0).to_json()
-
-
-def check_resumable(folder: Path, run: Run) -> bool:
-    """Return whether there is a checkpoint to resume from, of the run that its folder notes, or of fewer epochs.
-
-    Raises:
-        InputError: if the run differs otherwise.
-    """
-    note = folder / "run.toml"
-    if not (folder / STATE).is_file():
-        log.warning("%s: no checkpoint to resume from, so training starts from nothing", folder)
-        return False
-    check_longer(note, spelled_out(Run.load(note)), spelled_out(run))
-    return True
-
-
-def check_same_data(folder: Path, dataset: Dataset) -> None:
-    """Refuse to resume with other data than those noted in the folder, by content.
-
-    Raises:
-        InputError: if they are others.
-    """
-    if not (folder / NOTE).is_file():
-        log.warning("%s: does not note its data (an older twotower wrote it); it is taken to be the same", folder)
-    elif read_json(folder / NOTE).get("fingerprint") != fingerprint(dataset):
-        raise InputError(
-            f"{folder}: its checkpoint was made with other data than '{dataset.name}' is now; prepare the data as they "
-            "were, or train without --resume"
-        )
-
-
-class Claim(Silent):
-    """Write run.toml when training starts.
-
-    An invalid run fails before that, so an older checkpoint survives.
-
-    Args:
-        folder: of the run; None: there is nothing to note.
-        run: what is trained.
-        dataset: what it learns from.
-        resume: whether the run goes on from the checkpoint in its folder, which then stays.
-    """
-
-    def __init__(self, folder: Path | None, run: Run, dataset: Dataset, *, resume: bool = False) -> None:
-        self.folder, self.run, self.dataset, self.resume = folder, run, dataset, resume
-
-    def started(self, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Write the run when training starts: the first one, where a last fit follows."""
-        self.made()
-
-    def made(self) -> None:
-        """Write the run, unless that is done; files of an earlier training there are removed."""
-        folder, self.folder = self.folder, None
-        if folder is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.resume and spelled_out(Run.load(folder / "run.toml")) == self.run:
-            return
-        for checkpoint in folder.glob("*.safetensors"):
-            if self.resume and checkpoint.name == STATE:
-                continue  # the last fit of fewer epochs goes, the state that more of them go on from stays
-            if not is_finished(folder):
-                log.warning("%s: what an earlier training had done is dropped; --resume would have gone on", checkpoint)
-            checkpoint.unlink()
-        if not self.resume:
-            (folder / NOTES).unlink(missing_ok=True)
-        write_json(folder / NOTE, {"name": self.dataset.name, "fingerprint": fingerprint(self.dataset)})
-        with replacing_file(folder / "run.toml") as partial:
-            partial.write_text(self.run.to_toml(), encoding="utf-8")

@@ -24,8 +24,8 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.data.dataset import Dataset
+from twotower.experiment.placement import pick_device
 from twotower.experiment.run import Run
-from twotower.experiment.train import pick_device
 from twotower.training.callbacks import EpochRecord
 
 TUNING_SEED = 0

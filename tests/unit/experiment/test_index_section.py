@@ -8,8 +8,9 @@ import pytest
 
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.run import IndexSection, ModelSection, Run
-from twotower.experiment.train import spelled_out, train
+from twotower.experiment.train import train
 from twotower.index.registry import INDEXES, build_index, check_settings, serves
 
 

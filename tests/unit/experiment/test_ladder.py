@@ -15,6 +15,7 @@ from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.evaluation.result import Result
 from twotower.experiment.choose import climbed
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.ladder import budget, costs
 from twotower.experiment.ladder import climb as climb_module
 from twotower.experiment.ladder import fit as fit_module
@@ -26,7 +27,6 @@ from twotower.experiment.ladder.cut import choose_split
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run
 from twotower.experiment.ladder.sources import repeats
-from twotower.experiment.train import spelled_out
 from twotower.models.base import Model
 from twotower.models.registry import build_model
 from twotower.training.callbacks import EpochRecord, StopTraining

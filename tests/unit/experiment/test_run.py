@@ -5,9 +5,10 @@ import tomllib
 import pytest
 
 from twotower.core.errors import InputError
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.run import ModelSection, Run
-from twotower.experiment.train import check_resumable, spelled_out
+from twotower.experiment.run_folder import check_resumable
 from twotower.models.registry import MODELS, model_parameters
 
 

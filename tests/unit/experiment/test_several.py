@@ -11,9 +11,9 @@ import torch
 from twotower.core.errors import InputError, SharedError
 from twotower.experiment import several
 from twotower.experiment.learn import new_model
+from twotower.experiment.placement import pick_device
 from twotower.experiment.run import ModelSection, Run
 from twotower.experiment.several import check_alike, check_model
-from twotower.experiment.train import pick_device
 from twotower.training import collectives
 from twotower.training.distributed import World
 

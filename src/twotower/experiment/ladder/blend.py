@@ -12,9 +12,10 @@ from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.evaluation.result import Result
 from twotower.experiment.choose import climbed
+from twotower.experiment.contents import contents_of
+from twotower.experiment.defaults import spelled_out, with_choice
 from twotower.experiment.ladder.rungs import METRIC, Rung, judged
 from twotower.experiment.run import ModelSection, Run
-from twotower.experiment.train import contents_of, spelled_out, with_choice
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
 from twotower.models.mixed import Mixture

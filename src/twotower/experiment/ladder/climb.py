@@ -11,12 +11,12 @@ from twotower.core.records import FIRST_KNOWN
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split
 from twotower.experiment.catalogue import split_of
+from twotower.experiment.defaults import spelled_out
 from twotower.experiment.ladder.blend import MIXTURE, Mixed, mix, mixed_rung, pairs_of
 from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.costs import SEARCHED, dearest, last_fit_seconds, seconds_of_fit
 from twotower.experiment.ladder.rungs import METRIC, Rung, is_closed, rung_run, stored, trained_rung
 from twotower.experiment.run import Run
-from twotower.experiment.train import spelled_out
 from twotower.models.registry import model_class
 from twotower.training.callbacks import Callback
 

@@ -13,13 +13,15 @@ from twotower.core.folders import replacing_folder
 from twotower.data.dataset import Dataset
 from twotower.data.split import Split, Targets
 from twotower.experiment.build import Parts
+from twotower.experiment.checks import check_items
+from twotower.experiment.contents import contents_of
 from twotower.experiment.ladder.blend import mixture_of
 from twotower.experiment.ladder.budget import StopAfter
 from twotower.experiment.ladder.costs import best_epoch
 from twotower.experiment.ladder.rungs import Rung, is_closed
 from twotower.experiment.learn import learn
+from twotower.experiment.placement import pick_device
 from twotower.experiment.run import Run
-from twotower.experiment.train import check_items, contents_of, pick_device
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
 from twotower.serving.bundle import check_target, write_bundle

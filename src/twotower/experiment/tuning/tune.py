@@ -16,8 +16,8 @@ from twotower.core.folders import check_outside
 from twotower.core.lock import writing_alone
 from twotower.data.dataset import Dataset
 from twotower.data.identity import fingerprint
+from twotower.experiment.placement import pick_device
 from twotower.experiment.run import Run
-from twotower.experiment.train import pick_device
 from twotower.experiment.tuning.axes import Axis, Grid, Value
 from twotower.experiment.tuning.page import write_page
 from twotower.experiment.tuning.propose import importance, is_pruned, need_optuna, next_values
