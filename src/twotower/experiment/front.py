@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,20 @@ from twotower.evaluation.result import Result
 from twotower.experiment import refresh as refreshing
 from twotower.experiment import train as whole
 from twotower.experiment.build import Parts
+from twotower.experiment.description import described, in_memory, with_loss, with_sampler
 from twotower.experiment.evaluate import judge_bundle
 from twotower.experiment.pair import judge_trained
-from twotower.experiment.recipes import RECIPES, default_run, recipe
 from twotower.experiment.refresh import Refreshed
 from twotower.experiment.run import Run
 from twotower.experiment.setting import with_setting
-from twotower.experiment.sources import SAMPLERS
 from twotower.experiment.train import Trained
 from twotower.experiment.tuning import tune as tuning
 from twotower.experiment.tuning.tune import Tuned
 from twotower.losses.base import Loss
-from twotower.losses.registry import LOSSES
 from twotower.models.base import Model
-from twotower.models.registry import MODELS, model_class
 from twotower.sampling.base import Sampler
 from twotower.training.callbacks import Callback
 from twotower.training.distributed import World
-from twotower.training.sources import NegativeSource
 
 
 def train(
@@ -69,18 +65,15 @@ def train(
     Raises:
         InputError: if a name, a key or a value is unknown or does not suit the model or the data.
     """
-    run = _described(model, data)
-    run, own_loss = _with_loss(run, loss)
-    run, own_sampler = _with_sampler(run, sampler)
+    run = described(model, data)
+    run, own_loss = with_loss(run, loss)
+    run, own_sampler = with_sampler(run, sampler)
     for key, value in settings.items():
         run = with_setting(run, key, value)
-    dataset = data if isinstance(data, Dataset) else None
-    if dataset is None and not run.data.path:
-        raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
     trained = whole.train(
         run,
         to=None if to is None else Path(to),
-        dataset=dataset,
+        dataset=in_memory(run, data),
         resume=resume,
         keep=keep,
         callbacks=callbacks,
@@ -121,18 +114,15 @@ def tune(
         InputError: if a name, a key or a value is unknown or does not suit the model or the data, or the extra
             ``tune`` is not installed.
     """
-    run, fixed = _described(model, data), []
+    run, fixed = described(model, data), []
     for key, value in settings.items():
         run = with_setting(run, key, value)
         fixed += [key] if "." in key else [f"{part.name}.{key}" for part in fields(run)]
-    dataset = data if isinstance(data, Dataset) else None
-    if dataset is None and not run.data.path:
-        raise InputError("no data: hand over a Dataset, such as Dataset.from_frames(events), or a prepared folder")
     return tuning.tune(
         run,
         to=Path(to),
         budget=budget,
-        dataset=dataset,
+        dataset=in_memory(run, data),
         space=space,
         fixed=fixed,
         trials=trials,
@@ -241,45 +231,3 @@ def _result(value: Trained | Result | Path | str, device: str) -> Result:
     if isinstance(value, Trained):
         return value.test
     return value if isinstance(value, Result) else evaluate(value, device=device)
-
-
-def _described(model: str | type[Model] | Run, data: Dataset | Path | str | None) -> Run:
-    if isinstance(model, Run):
-        run = model
-    elif isinstance(model, str):
-        if model not in MODELS and model not in RECIPES:
-            raise unknown_name("model or recipe", model, {*MODELS, *RECIPES})
-        run = default_run(model) if model in MODELS else recipe(model)
-    else:
-        if isinstance(model, Model):
-            name = type(model).__name__
-            raise InputError(f"model is an object: hand over its class, {name}, and its settings as keywords")
-        model_class(model)
-        run = default_run(MODELS.name_of(model))
-    if isinstance(data, Dataset):
-        path = "" if data.folder is None else str(data.folder)
-    elif isinstance(data, Path | str):
-        path = str(data)
-    elif data is None:
-        return run
-    else:
-        raise InputError(
-            f"data is a {type(data).__name__}; make it a Dataset first: twotower.Dataset.from_frames(events)"
-        )
-    return replace(run, data=replace(run.data, path=path))
-
-
-def _with_loss(run: Run, loss: Any) -> tuple[Run, Loss | None]:
-    if loss is None:
-        return run, None
-    named = isinstance(loss, str | type)
-    name = LOSSES.name_of(loss if named else type(loss))
-    return replace(run, objective=replace(run.objective, loss=name)), None if named else loss
-
-
-def _with_sampler(run: Run, sampler: Any) -> tuple[Run, Sampler | None]:
-    if sampler is None:
-        return run, None
-    is_object = hasattr(sampler, "sample") and not isinstance(sampler, type)
-    name = SAMPLERS.name_of(type(sampler) if is_object else sampler)
-    return replace(run, sampling=replace(run.sampling, sources=(NegativeSource(name),))), sampler if is_object else None
