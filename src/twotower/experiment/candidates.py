@@ -28,8 +28,9 @@ from twotower.models.encode import ItemStates
 from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.config import Training
 from twotower.training.distributed import World
-from twotower.training.loop import Progress, Validate, fit
+from twotower.training.loop import Validate, fit
 from twotower.training.objective import AgainstLabels
+from twotower.training.state import Progress
 
 CANDIDATES = 2_000
 """Candidates of one request."""

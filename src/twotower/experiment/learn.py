@@ -46,8 +46,9 @@ from twotower.training.curves import Curves
 from twotower.training.distributed import World
 from twotower.training.feed import AHEAD
 from twotower.training.gradient_cache import GradientCached, check_in_parts
-from twotower.training.loop import Progress, Validate, fit
+from twotower.training.loop import Validate, fit
 from twotower.training.objective import AgainstLabels
+from twotower.training.state import Progress
 from twotower.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +17,17 @@ from twotower.core.seeds import derive
 from twotower.data.examples import Rows
 from twotower.models.base import Model, Phased, UsesCodes, is_selectable
 from twotower.ops.exchange import LostOwnerError
-from twotower.towers.shared_table import own_states, own_weights, shared_out, whole_states, whole_weights
 from twotower.training.batching import Batching, RandomBatches
 from twotower.training.callbacks import Callback, EpochRecord, StopTraining
-from twotower.training.checkpoint import load_checkpoint, save_checkpoint
+from twotower.training.checkpoint import load_checkpoint
 from twotower.training.collectives import LostRankError
 from twotower.training.config import Training
 from twotower.training.distributed import World
 from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
-from twotower.training.optimize import learning_rate, plain_state, restore_state
+from twotower.training.optimize import learning_rate
 from twotower.training.patience import is_out_of_patience
+from twotower.training.state import Progress, State
 from twotower.training.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -38,27 +36,6 @@ ECHO = 10.0
 """Seconds in which a rank takes a second Ctrl-C or SIGTERM for the first one, which torchrun sends on."""
 
 Validate = Callable[[Model], dict[str, float]]
-
-
-@dataclass
-class Progress:
-    """Hold the position of a run.
-
-    With weights, optimiser, samplers and random states it is the whole checkpoint.
-    """
-
-    epoch: int = 0
-    """Epochs that are done."""
-    step: int = 0
-    """Optimiser steps done, over all epochs."""
-    loss_sum: float = 0.0
-    """Sum of the steps' losses in the current epoch, in nats."""
-    seconds: float = 0.0
-    """Wall seconds of training, validation left out."""
-    best: float = float("-inf")
-    """Best validation metric so far."""
-    best_epoch: int = 0
-    records: list[EpochRecord] = field(default_factory=list)
 
 
 def fit(
@@ -113,18 +90,18 @@ def fit(
         if checkpoint is None:
             raise InputError("resume needs a checkpoint file")
         with world.together():
-            run.restore(load_checkpoint(checkpoint))
+            run.state.restore(load_checkpoint(checkpoint))
     world.same_weights(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if resume:
-            run.restore_random()
+            run.state.restore_random()
         else:
             torch.manual_seed(derive(config.seed, "dropout"))
         try:
             run.go()
         except LostOwnerError as error:  # of rows of a table
             raise LostRankError(error.reason) from error
-    return run.progress
+    return run.state.progress
 
 
 class _Run:
@@ -144,37 +121,32 @@ class _Run:
         world: World,
         ahead: int,
     ) -> None:
-        self.world = world
-        self.model, self.rows, self.objective, self.config, self.batching = model, rows, objective, config, batching
+        self.model, self.config, self.batching = model, config, batching
         self.validate = validate if config.evaluate_every else None
-        self.callbacks, self.checkpoint, self.epochs = callbacks, checkpoint, epochs
+        self.callbacks, self.epochs, self.world = callbacks, epochs, world
         self.device = next(model.parameters()).device
         self.steps = Steps(model, rows, objective, config, world, ahead=ahead)
-        self.optimizer = self.steps.optimizer
-        self.meets = bool(shared_out(model))  # to write a checkpoint, which holds the rows of all
+        self.state = State(self.steps, objective, batching, checkpoint)
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
-        self.progress = Progress()
-        self.best_weights: dict[str, Tensor] = {}
-        self.random: dict[str, Tensor] = {}
 
     def go(self) -> None:
         """Train to the end, or until something asks to stop."""
-        progress = self.progress
+        progress = self.state.progress
         for callback in self.callbacks:
             callback.started(self.epochs, self.steps_per_epoch, progress.step)
         try:
             with stop_requested(echo=ECHO if self.world.size > 1 else 0.0) as stop:
                 if self.world.size > 1 and not progress.step:
-                    self.save()  # so that there is something to go on from, whenever a rank is lost
+                    self.state.save()  # so that there is something to go on from, whenever a rank is lost
                 while not self._is_over():
                     self._epoch(stop)
         except StopTraining:
-            self.save()
+            self.state.save()
         finally:
             for callback in self.callbacks:
                 callback.finished()
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+        if self.state.best_weights:
+            self.model.load_state_dict(self.state.best_weights)
         elif self.validate is not None and progress.records:
             log.warning(
                 "no epoch was validated whose weights were trained as they are served: those of the last are kept; "
@@ -182,7 +154,7 @@ class _Run:
             )
 
     def _epoch(self, stop: Callable[[], bool]) -> None:
-        progress, config = self.progress, self.config
+        progress, config = self.state.progress, self.config
         started = saved = time.perf_counter()
         before = progress.seconds
         summed = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
@@ -197,33 +169,33 @@ class _Run:
             if stopping or self.world.saves(now - saved > config.checkpoint_seconds):
                 saved = now
                 progress.loss_sum, progress.seconds = float(summed), before + now - started
-                self.save()
+                self.state.save()
                 if stopping:
                     raise Stopped
         stopping = self.world.any(stop())  # since the last step began; a lost rank is found here, before a GPU waits
         progress.loss_sum = float(summed)
         progress.seconds = before + time.perf_counter() - started
         if stopping:
-            self.save()
+            self.state.save()
             raise Stopped
         self._finish_epoch()
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
-        done = self.progress.step - self.progress.epoch * self.steps_per_epoch
-        batches = self.batching.batches(self.progress.epoch, self.model)
+        done = self.state.progress.step - self.state.progress.epoch * self.steps_per_epoch
+        batches = self.batching.batches(self.state.progress.epoch, self.model)
         if not isinstance(self.batching, RandomBatches):
             batches = self.world.same_batches(list(batches))
         return islice(batches, done, None)
 
     def _step(self, given: Tensor | Batch, stop: bool, save: bool) -> Tensor:
-        progress, config = self.progress, self.config
+        progress, config = self.state.progress, self.config
         self.steps.set_rate(learning_rate(config, progress.step, config.epochs * self.steps_per_epoch))
         if isinstance(self.model, Phased):
             self.model.set_progress(progress.step / self.steps_per_epoch)
         return self.steps(given, step=progress.step, stop=stop, save=save)
 
     def _finish_epoch(self) -> None:
-        progress, config = self.progress, self.config
+        progress, config = self.state.progress, self.config
         mean = progress.loss_sum / self.steps_per_epoch
         if not mean < float("inf"):
             raise self.world.said(
@@ -232,7 +204,7 @@ class _Run:
         last, regular = progress.epoch + 1 == self.epochs, (progress.epoch + 1) % (config.evaluate_every or 1) == 0
         extra = self.validate is not None and last and not regular
         if extra:
-            self.save()  # a run of more epochs does not validate here, so it goes on from before
+            self.state.save()  # a run of more epochs does not validate here, so it goes on from before
         progress.epoch += 1
         progress.loss_sum = 0.0
         record = EpochRecord(
@@ -256,68 +228,19 @@ class _Run:
             except StopTraining as stop:
                 wish = stop  # the others, such as the log, are to hear of this epoch all the same
         if (validated or last) and not extra:
-            self.save()
+            self.state.save()
         stopping = self.world.any(wish is not None and not extra)  # after the extra one the training is over anyway
         if stopping:
             raise wish or StopTraining("another rank asked to stop")
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
-        progress, name = self.progress, self.config.metric
+        progress, name = self.state.progress, self.config.metric
         if name not in metrics:
             raise InputError(f"training.metric is {shown(name)}, but validation gives {', '.join(metrics)}")
         if is_selectable(self.model) and metrics[name] > progress.best:
-            progress.best, progress.best_epoch = metrics[name], progress.epoch
-            self.best_weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+            self.state.keep_best(metrics[name])
         return metrics
 
     def _is_over(self) -> bool:
-        progress = self.progress
+        progress = self.state.progress
         return progress.epoch >= self.epochs or is_out_of_patience(progress.records, progress.best_epoch, self.config)
-
-    def save(self) -> None:
-        """Write the checkpoint; where rows are shared out, all ranks hand theirs over."""
-        if self.checkpoint is None or (self.world.rank and not self.meets):
-            return
-        state: dict[str, Any] = {
-            "rows": len(self.rows),
-            "progress": vars(self.progress) | {"records": [record.to_json() for record in self.progress.records]},
-            "model": whole_weights(self.model, self.model.state_dict()),
-            "best": whole_weights(self.model, self.best_weights),
-            "optimizer": whole_states(self.model, plain_state(self.optimizer)),
-            "loss": self.objective.state_dict(),
-            "batching": self.batching.state_dict(),
-            "random": {"cpu": torch.get_rng_state()},
-        }
-        if torch.cuda.is_available():
-            state["random"]["cuda"] = torch.cuda.get_rng_state()
-        if not self.world.rank:
-            save_checkpoint(self.checkpoint, state)
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take everything but the random state from a checkpoint."""
-        if state["rows"] != len(self.rows):
-            raise InputError(f"{self.checkpoint}: made with {state['rows']} training rows, these are {len(self.rows)}")
-        try:
-            self.model.load_state_dict(own_weights(self.model, state["model"]))
-        except RuntimeError as error:
-            raise InputError(f"{self.checkpoint}: another model's checkpoint ({str(error).splitlines()[0]})") from None
-        records = [EpochRecord.from_json(values) for values in state["progress"]["records"]]
-        self.progress = Progress(**(state["progress"] | {"records": records}))
-        places = {name: value.device for name, value in self.model.state_dict().items()}  # a host table's stay there
-        best = own_weights(self.model, state["best"])
-        self.best_weights = {name: value.to(places.get(name, self.device)) for name, value in best.items()}
-        self.steps.set_rate(restore_state(self.optimizer, own_states(self.model, state["optimizer"])))
-        self.objective.load_state_dict(_on(self.device, state["loss"]))
-        self.batching.load_state_dict(state["batching"])
-        self.random = state["random"]
-
-    def restore_random(self) -> None:
-        """Take the random state from the checkpoint that `restore` read."""
-        torch.set_rng_state(self.random["cpu"])
-        if "cuda" in self.random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.random["cuda"])
-
-
-def _on(device: torch.device, state: dict[str, Any]) -> dict[str, Any]:
-    """Tensors of a checkpoint on the device of the run; torch wants states of generators on the CPU."""
-    return {name: part if name.endswith("generator") else part.to(device) for name, part in state.items()}

@@ -21,7 +21,8 @@ from twotower.sampling.uniform import Uniform
 from twotower.training.against_samples import AgainstSamples
 from twotower.training.callbacks import JsonLines
 from twotower.training.config import Training
-from twotower.training.loop import Progress, fit
+from twotower.training.loop import fit
+from twotower.training.state import Progress
 
 CONFIG = Training(epochs=7, batch_size=3, learning_rate=0.05, warmup_steps=2)
 
