@@ -11,29 +11,22 @@ A step sends one small message through the host (see `World.tell`), which is on 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.core import states
-from twotower.core.errors import InputError, SharedError
+from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.seeds import derive
 from twotower.sampling.base import batch_items, batch_users
-from twotower.towers.shared_table import shared_out
 from twotower.training import collectives
-
-WAIT = 600.0
-"""Seconds that a rank waits for the others, where the caller does not say."""
-TELLING = 5.0
-"""Seconds in which a rank that must end finds out whether another has told why."""
+from twotower.training.rendezvous import WAIT, found_by_all, meet, tells_first
 
 
 class Whole(NamedTuple):
@@ -78,58 +71,12 @@ class World:
             InputError: if variables are damaged or missing, or ``wait`` is out of range.
             ConnectionError: if the others do not come.
         """
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size(), local_rank=_variable("LOCAL_RANK", dist.get_rank()))
-        size, rank = _variable("WORLD_SIZE", 1), _variable("RANK", 0)
-        if size <= 1:
-            return cls()
-        if not 0 <= rank < size:
-            raise InputError(f"RANK is {rank} of WORLD_SIZE {size}; start the ranks with torchrun")
-        if not 0.0 < wait < 1e6:
-            raise _alone(rank, f"ranks must wait for more than 0 seconds and fewer than a million, got {wait:g}")
-        if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-            raise _alone(rank, f"{missing[0]} is not set, and WORLD_SIZE is {size}; start the ranks with torchrun")
-        backend = "gloo"
-        if torch.cuda.is_available() and dist.is_nccl_available():
-            backend = "cpu:gloo,cuda:nccl"
-            os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # multicast is not granted everywhere, and fails late
-        from torch.distributed.rendezvous import rendezvous
-
-        limit = datetime.timedelta(seconds=wait)
-        with collectives.watched():
-            store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
-            store.set_timeout(limit)
-        told = dist.PrefixStore("twotower", store)  # type: ignore[attr-defined]
-        world = cls(rank, size, local_rank=_variable("LOCAL_RANK", rank), store=told)
-        try:
-            with collectives.watched():
-                collectives.in_time(
-                    lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit),
-                    wait + TELLING,
-                )
-        except ConnectionError as error:
-            if world.tells_first():
-                raise
-            raise SharedError(str(error), status=1) from error
-        world._meet()
-        return world
-
-    def _meet(self) -> None:
-        """Wait a little until all have met: one that ends at once would break the meeting of those that still do."""
-        with contextlib.suppress(RuntimeError):  # one is late, or gone: that is found out where it is asked
-            if self._store.add("met", 1) == self.size:
-                self._store.set("all met", "1")
-            self._store.wait(["all met"], datetime.timedelta(seconds=TELLING))
+        found = meet(wait)
+        return cls(found.rank, found.size, local_rank=found.local_rank, store=found.store)
 
     def tells_first(self) -> bool:
         """Return whether this rank calls first: when all must end, one reports the reason."""
-        if self.size == 1 or self._store is None:
-            return True
-        try:
-            self._store.set_timeout(datetime.timedelta(seconds=TELLING))
-            return self._store.add("told", 1) == 1
-        except RuntimeError:  # it went with the process that held it
-            return True
+        return self.size == 1 or self._store is None or tells_first(self._store)
 
     def close(self, *, lost: bool = False) -> None:
         """Leave the others. With a rank ``lost`` a GPU may still wait for it: that is left to the process's end."""
@@ -160,7 +107,7 @@ class World:
 
     def said(self, text: str) -> InputError:
         """Return the error that every rank finds: rank 0 reports it."""
-        return _alone(self.rank, text)
+        return found_by_all(self.rank, text)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compare what must be the same on all ranks, by name.
@@ -275,30 +222,6 @@ class World:
             ids = collectives.rows_of_all(encoded.item_ids, sizes)
         return Encoded(joined.get("users", encoded.users), joined.get("items"), ids, {})
 
-    def average(self, model: nn.Module, loss: Tensor) -> Tensor:
-        """Make gradients of Σ over this rank's rows those of the mean over all ranks' rows; return the mean loss.
-
-        Which weights have a gradient goes around with the gradients: only a rank that lacks one looks.
-
-        Args:
-            model: whose gradients are replaced; a weight without one on every rank keeps none.
-            loss: sum of this rank's losses.
-        """
-        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        mean = loss.detach().reshape(1).to(torch.promote_types(loss.dtype, torch.float32))
-        mine = [weight.grad is not None for weight in weights]
-        there = mean.new_ones(len(mine)) if all(mine) else mean.new_tensor(mine)
-        parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in weights]
-        flat = torch.cat([mean, there, *(part.to(mean.dtype) for part in parts)])
-        sums = collectives.summed(flat).div_(self.total())
-        place = 1 + len(mine)
-        known = mine if all(mine) else [share > 0.0 for share in sums[1:place].tolist()]
-        for weight, some in zip(weights, known, strict=True):
-            if some:
-                weight.grad = sums[place : place + weight.numel()].view_as(weight).to(weight.dtype)
-            place += weight.numel()
-        return sums[0]
-
     def total(self) -> int:
         """Return how many rows of the loss the step at hand has on all ranks, once all ranks have reported."""
         return sum(rows for rows, _, _ in self._all_told())
@@ -335,24 +258,3 @@ class World:
             return batches
         sizes = collectives.of_first(torch.tensor([len(batch) for batch in batches]))
         return list(collectives.of_first(torch.cat(batches)).split(sizes.tolist()))
-
-    def same_weights(self, model: nn.Module) -> None:
-        """Give every rank the weights and buffers of rank 0, but for its own rows of tables that are shared out."""
-        if self.size > 1:
-            own = {f"{name}.shard" for name in shared_out(model)}
-            with torch.no_grad():
-                for part in (part for name, part in model.state_dict().items() if name not in own):
-                    collectives.of_first(part.view(torch.uint8) if part.dtype == torch.bool else part)
-
-
-def _alone(rank: int, text: str) -> InputError:
-    """An error that each rank finds before they know of each other: rank 0 tells it."""
-    return InputError(text) if rank == 0 else SharedError(text)
-
-
-def _variable(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{name} is '{text}', and must be a number; start the ranks with torchrun") from None

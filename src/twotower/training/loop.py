@@ -27,6 +27,7 @@ from twotower.training.interrupt import Stopped, stop_requested
 from twotower.training.objective import Objective
 from twotower.training.optimize import learning_rate
 from twotower.training.patience import is_out_of_patience
+from twotower.training.replicas import same_weights
 from twotower.training.state import Progress, State
 from twotower.training.steps import Steps
 
@@ -91,7 +92,7 @@ def fit(
             raise InputError("resume needs a checkpoint file")
         with world.together():
             run.state.restore(load_checkpoint(checkpoint))
-    world.same_weights(model)
+    same_weights(world, model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if resume:
             run.state.restore_random()

@@ -19,6 +19,7 @@ from twotower.training.distributed import World
 from twotower.training.feed import fed
 from twotower.training.objective import Objective, Replayable
 from twotower.training.optimize import build_optimizer, set_rate
+from twotower.training.replicas import average_gradients
 from twotower.training.step import Step
 from twotower.training.with_rows import WithRows
 
@@ -91,7 +92,7 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
         loss = loss * rows
         loss.backward()
-        loss = self.world.average(self.model, loss)
+        loss = average_gradients(self.world, self.model, loss)
         if isinstance(self.optimizer, WithRows):
             self.optimizer.divisor = self.world.total()
         self.step.update()
