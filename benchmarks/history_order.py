@@ -20,7 +20,7 @@ import movielens
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.experiment.placement import pick_device
-from twotower.models.fit.model import UNITS
+from twotower.models.fit.units import UNITS
 from twotower.reproduce.fit import COSINE, ONE_QUERY, pair_run
 from twotower.reproduce.fit_measure import measure
 from twotower.reproduce.study import seeded

@@ -10,10 +10,11 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Users
-from twotower.models.fit.model import FIT, UNITS
+from twotower.models.fit.model import FIT
 from twotower.models.fit.states import FITItems, compact, whole_heads
 from twotower.models.fit.tables import served_heads, user_tables
 from twotower.models.fit.triton import compiled_scores, compiled_user_pass, packed_weights, scores_of_one_user
+from twotower.models.fit.units import UNITS
 from twotower.towers.interaction.base import InteractionUnit
 from twotower.towers.interaction.dice import Dice
 from twotower.towers.interaction.dien import DIEN

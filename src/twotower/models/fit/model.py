@@ -6,7 +6,7 @@ The user tower is conditioned on a few learned item-cluster queries; a small MLP
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,18 +16,19 @@ from twotower.core.errors import InputError, unknown_name
 from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
-from twotower.models.fit.native import NativeScores
+from twotower.models.fit.ready import Ready
 from twotower.models.fit.states import (
     FITCompactItems,
     FITItems,
     FITStore,
     PairedHeads,
     check_head_shape,
+    checked_users,
     smallest_index,
     whole_heads,
 )
-from twotower.models.fit.tables import UserTables, served_heads, user_tables
-from twotower.models.fit.triton import Scores, UserPass, compiled_scores, compiled_user_pass
+from twotower.models.fit.tables import served_heads, user_tables
+from twotower.models.fit.units import build_unit, check_unit
 from twotower.models.prerank.base import checked_history_length
 from twotower.scorers.heads import head_scorer, row_similarities
 from twotower.scorers.temperature import Temperature
@@ -36,23 +37,10 @@ from twotower.towers.fc_stack import FCStack
 from twotower.towers.fields import ItemFields, UserFields
 from twotower.towers.heads import Heads, checked_head_dim
 from twotower.towers.interaction.base import InteractionUnit, PairwiseUnit
-from twotower.towers.interaction.deepfm import DeepFM
-from twotower.towers.interaction.dien import DIEN
-from twotower.towers.interaction.din import DIN
 from twotower.towers.interaction.meta_query import MetaQueries
-from twotower.towers.interaction.target_attention import TargetAttention
 
-UNITS: dict[str, Any] = {"din": DIN, "target_attention": TargetAttention, "dien": DIEN, "deepfm": DeepFM}
 QUERY_TRAINING = ("annealed", "soft", "hard")
 LOWEST_TEMPERATURE = 0.001
-
-
-class Ready(NamedTuple):
-    """Hold what is computed from a model's weights before requests come."""
-
-    tables: UserTables | None = None
-    scores: Scores | None = None
-    user_pass: UserPass | None = None
 
 
 class FIT(Model):
@@ -135,8 +123,7 @@ class FIT(Model):
         super().__init__()
         if query_training not in QUERY_TRAINING:
             raise unknown_name("query_training", query_training, QUERY_TRAINING)
-        if interaction not in UNITS:
-            raise unknown_name("interaction unit", interaction, UNITS)
+        check_unit(interaction)
         if not query_balance >= 0.0:
             raise InputError(f"query_balance must be at least 0, got {query_balance}")
         head_dim = checked_head_dim(dim, user_heads, item_heads)
@@ -160,9 +147,7 @@ class FIT(Model):
             self.meta = MetaQueries(
                 count=meta_queries, dim=width, self_attention=self_attention, scaled=scaled_attention
             )
-            self.unit = (
-                DeepFM(width, fields=self.item_fields.count) if interaction == "deepfm" else UNITS[interaction](width)
-            )
+            self.unit = build_unit(interaction, self.item_fields)
             widths = [self.user_fields.width, self.unit.width, width]
         self.input_widths = widths
         self.user_stack = FCStack(sum(widths), hidden, batch_norm=batch_norm, dropout=dropout)
@@ -246,7 +231,7 @@ class FIT(Model):
             InputError: if the states are another model's, or were made for single pairs in training.
         """
         check_head_shape(items, self.head_shape)
-        return in_tiles(self._score_tile, self._checked_users(users), items)
+        return in_tiles(self._score_tile, checked_users(users), items)
 
     def score_among(
         self,
@@ -262,7 +247,7 @@ class FIT(Model):
             InputError: as in `score`; compiled on a CPU, also if an id is not a row of the states.
         """
         check_head_shape(items, self.head_shape)
-        users = self._checked_users(users)
+        users = checked_users(users)
         under_autocast = users.dtype != self.query_temperature.dtype
         if self._ready.scores is None or len(users) != 1 or torch.is_grad_enabled() or under_autocast:
             return super().score_among(users, items, ids)
@@ -276,7 +261,7 @@ class FIT(Model):
         check_head_shape(items, self.head_shape)
         if isinstance(users, PairedHeads) and items.query_index.ndim == 1:
             return self.scorer.pairs(users.heads, whole_heads(items, users.heads.dtype))
-        users = self._checked_users(users)
+        users = checked_users(users)
         index = items.query_index.long()
         row = torch.arange(len(users), device=users.device)
         chosen = users[row.view(-1, *[1] * (index.ndim - 1)), index]
@@ -315,14 +300,7 @@ class FIT(Model):
                 is missing or fails.
         """
         self.eval()
-        device = self.query_temperature.device.type
-        if device not in ("cpu", "cuda"):
-            raise InputError(f"requests are compiled for a CPU or CUDA, this model is on '{device}'")
-        if device == "cuda":
-            self._ready = self._ready._replace(scores=compiled_scores(self.scorer), user_pass=compiled_user_pass())
-        else:
-            dim = self.item_heads.linear.out_features // self.item_heads.heads
-            self._ready = self._ready._replace(scores=NativeScores(self.scorer, dim), user_pass=None)
+        self._ready = self._ready.compiled(self.scorer, self.head_shape[1], self.query_temperature.device)
 
     def train(self, mode: bool = True) -> FIT:
         """Switch to training mode; drops what `prepare_serving` made."""
@@ -376,13 +354,3 @@ class FIT(Model):
         if len(users) == 1:  # rows of memory in one piece are gathered several times quicker
             return self.scorer.reduction(users[0].index_select(0, index) @ heads.mT)[None]
         return self.scorer.reduction(users.index_select(1, index) @ heads.mT)
-
-    def _checked_users(self, users: object) -> Tensor:
-        if isinstance(users, PairedHeads):
-            raise InputError(
-                "FIT's training rows are made for their own item, so other items would be scored with its help; "
-                "train on labelled rows (data.split = 'pre-ranking') with a pointwise loss (objective.loss = 'bce')"
-            )
-        if not isinstance(users, Tensor) or users.ndim != 4:
-            raise InputError("FIT scores its own user states [users, queries, heads, dim]: another model's states?")
-        return users

@@ -139,3 +139,19 @@ def check_head_shape(items: FITItems | FITCompactItems, shape: tuple[int, int]) 
             f"FIT scores items of {shape[0]} heads of {shape[1]}, got {tuple(items.heads.shape)}: another model's "
             "states?"
         )
+
+
+def checked_users(users: object) -> Tensor:
+    """Return user states that any item may be scored with.
+
+    Raises:
+        InputError: if they were made for single pairs in training, or are another model's.
+    """
+    if isinstance(users, PairedHeads):
+        raise InputError(
+            "FIT's training rows are made for their own item, so other items would be scored with its help; "
+            "train on labelled rows (data.split = 'pre-ranking') with a pointwise loss (objective.loss = 'bce')"
+        )
+    if not isinstance(users, Tensor) or users.ndim != 4:
+        raise InputError("FIT scores its own user states [users, queries, heads, dim]: another model's states?")
+    return users
