@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from twotower.core.errors import InputError, shown
-from twotower.core.files import read_json
 from twotower.core.records import FIRST_KNOWN, Features, Items, Users
-from twotower.core.schema import Schema, Side
-from twotower.data.folder import FORMAT, check_folder
-from twotower.data.intact import check_features, check_log, read_array
+from twotower.core.schema import Schema
+from twotower.data.folder import read_folder
 from twotower.data.log import Log
 
 if TYPE_CHECKING:
@@ -154,51 +151,7 @@ class Dataset:
                 file, or arrays that are not what their schema says.
         """
         folder = Path(folder)
-        if not (folder / "manifest.json").is_file():
-            raise InputError(
-                f"{folder}: not a prepared data set (no manifest.json); make one with 'twotower data prepare'"
-            )
-        manifest = read_json(folder / "manifest.json")
-        if (
-            not isinstance(manifest, dict)
-            or manifest.get("kind") != "prepared-data"
-            or not isinstance(manifest.get("hashes"), dict)
-        ):
-            raise InputError(f"{folder}: its manifest is not that of a prepared data set")
-        if manifest.get("format") not in range(1, FORMAT + 1):
-            raise InputError(
-                f"{folder}: format {shown(manifest.get('format'))}, this version reads up to {FORMAT}; upgrade twotower"
-            )
-        if verify:
-            check_folder(folder, manifest)
-        schema = Schema.load(folder / "schema.json")
-
-        def column(path: Path, dtype: torch.dtype) -> Tensor:
-            return read_array(path, dtype).to(device)
-
-        def optional(name: str, dtype: torch.dtype) -> Tensor | None:
-            return column(folder / "log" / f"{name}.npy", dtype) if f"log/{name}.npy" in manifest["hashes"] else None
-
-        def features(side: Side) -> Features:
-            return {
-                feature.name: column(
-                    folder / f"{side}s" / f"{feature.name}.npy",
-                    torch.int64 if feature.is_discrete else torch.float32,
-                )
-                for feature in schema.features(side)
-            }
-
-        log = Log(
-            column(folder / "log" / "offsets.npy", torch.int64),
-            column(folder / "log" / "items.npy", torch.int64),
-            optional("times", torch.int64),
-            optional("labels", torch.float32),
-        )
-        check_log(log, schema, folder)
-        users, items = features("user"), features("item")
-        check_features(users, schema, "user", folder)
-        check_features(items, schema, "item", folder)
-        return Dataset(schema, log, users, items, manifest, folder)
+        return Dataset(*read_folder(folder, torch.device(device), verify=verify), folder)
 
     @staticmethod
     def prepare(
