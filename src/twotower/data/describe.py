@@ -38,7 +38,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "users": users,
         "items": items,
         "events": log.num_events,
-        "positives": log.num_events if log.labels is None else int((log.labels >= 0.5).sum()),
+        "positives": int(log.is_positive().sum()),
         "sparsity": 1 - log.num_events / (users * items),
         "events_per_user": quantiles(per_user),
         "events_per_item": quantiles(per_item),

@@ -51,7 +51,7 @@ class EventRows:
         self.event_users = log.users()
         self.ends: Tensor | None = None  # an event's own place
         if log.labels is not None:
-            positive = (log.labels >= 0.5).to(torch.int64)
+            positive = log.is_positive().to(torch.int64)
             self.ends = positive.cumsum(0) - positive
 
     def __len__(self) -> int:

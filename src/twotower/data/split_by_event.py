@@ -11,7 +11,7 @@ from twotower.core.errors import InputError, shown
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
-from twotower.data.split_parts import checked_ratio, places, targets_of
+from twotower.data.split_parts import checked_ratio, counts_so_far, targets_of
 from twotower.data.ties import Policy, with_ties
 
 
@@ -57,7 +57,7 @@ def last_n(log: Log, *, n: int = 5, ties: Policy = "file", seed: int | None = No
     if not (count > n).any():
         raise InputError(f"split: no user has more than {n} positive event{'s' * (n > 1)}, so nothing can be held out")
     positive = log.is_positive()
-    every_place, every_total = places(log, positive), count[log.users()]
+    every_place, every_total = counts_so_far(log, positive), count[log.users()]
     place, total = every_place[positive], count[users]
     trained = torch.where(count > 2 * n, count - 2 * n, torch.where(count > n, count - n, count))
     short = int(((count > 0) & (count <= n)).sum())

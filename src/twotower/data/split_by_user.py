@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
-from twotower.data.split_parts import checked_ratio, places
+from twotower.data.split_parts import checked_ratio, counts_so_far
 
 HeldOut = Literal["drawn", "last"]
 """Which users `by_user` holds out."""
@@ -83,7 +83,7 @@ def _by_user(name: str, log: Log, ratio: Sequence[int | float], fold_in: float, 
     known = (count * fold_in).floor().long().clamp(min=1) if fold_in else torch.zeros_like(count)
     users = positives.users()
     positive = log.is_positive()
-    folded = places(log, positive) <= torch.minimum(known, count - 1)[log.users()]
+    folded = counts_so_far(log, positive) <= torch.minimum(known, count - 1)[log.users()]
     if not fold_in:
         folded = torch.zeros_like(folded)  # what stands before the first positive, shown and not taken, is unknown too
     asked, held, group = ~folded[positive], part[users], part[log.users()]

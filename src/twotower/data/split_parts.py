@@ -1,4 +1,4 @@
-"""Parts of a split: places among a user's events, targets, and shares of a ratio."""
+"""Parts of a split: counts along a user's events, targets, and shares of a ratio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.data.log import Log
 from twotower.data.split import Targets
 
 
-def places(log: Log, counted: Tensor) -> Tensor:
+def counts_so_far(log: Log, counted: Tensor) -> Tensor:
     """Count the user's events where ``counted`` (bool [events]) is true, up to and with each event: int64 [events]."""
     before = torch.zeros(log.num_events + 1, dtype=torch.int64, device=log.items.device)
     torch.cumsum(counted, 0, out=before[1:])

@@ -11,7 +11,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.split import Targets
-from twotower.data.split_parts import places
+from twotower.data.split_parts import counts_so_far
 from twotower.evaluation.processes import Processes
 from twotower.evaluation.protocol import Protocol
 from twotower.evaluation.result import Result
@@ -64,7 +64,7 @@ def later(bundle: Bundle, data: Dataset) -> Later:
     new, users = fresh & positive, joined.dataset.schema.num_users
     newcomer = owners[~fresh & positive].bincount(minlength=users) == 0
     half = owners[new].bincount(minlength=users) // 2
-    folded = new & newcomer[owners] & (places(every, new) <= half[owners])
+    folded = new & newcomer[owners] & (counts_so_far(every, new) <= half[owners])
     known = every.items < bundle.schema.num_items
     truth = every.select(new & ~folded).positives()
     reads = every.select((~fresh | folded) & known)
