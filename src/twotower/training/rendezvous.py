@@ -31,7 +31,7 @@ class Meeting(NamedTuple):
 
 
 def meet(wait: float) -> Meeting:
-    """Wait for the other processes: by torch.distributed if set up, else by the variables that torchrun sets.
+    """Join the other processes: by torch.distributed if set up, else by the variables that torchrun sets.
 
     Args:
         wait: seconds before all give up.
