@@ -17,7 +17,7 @@ from twotower.core.records import Items
 from twotower.data.dataset import Dataset
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.experiment.index_users import show_users
-from twotower.index.base import FiltersColumns
+from twotower.index.abilities import FiltersColumns
 from twotower.index.registry import build_index
 from twotower.models.base import Model, attach_items
 from twotower.models.encode import encode_known_items, inference

@@ -61,10 +61,10 @@ class PostingsIndex(ModelIndex):
     the lists come back in the order of the model's score, which differs from the sum where a list was cut. A user whose
     lists hold fewer than k items that may come back is answered by a scan of all items, and so is a filter that lets
     few items through. Where the lists of a user are empty and the scan finds all scores alike (the ReLU of a model that
-    died), the most popular items come back, if numbers of events were read: see `twotower.index.base.ReadsEvents`.
+    died), the most popular items come back, if numbers of events were read: see `twotower.index.abilities.ReadsEvents`.
 
     A model with more than 16,384 codes, as combinations of several codebooks are, gets lists of the codes that some
-    users have: it has to read these before it is built (`twotower.index.base.ReadsUsers`). A request's codes without a
+    users have: it has to read these before it is built (`twotower.index.abilities.ReadsUsers`). A request's codes without a
     list add nothing to its sums.
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any as Value
 
 from twotower.core.conditions import All, Among, Any, Compare, Condition, Contains, IsTrue, Not, moment
-from twotower.index.base import ItemColumn
+from twotower.index.abilities import ItemColumn
 from twotower.index.store import Where
 
 SCHEMAS = {"text": "keyword", "number": "float", "flag": "keyword", "time": "datetime"}

@@ -14,7 +14,8 @@ from torch import Tensor
 from twotower.core.errors import InputError, shown
 from twotower.core.records import PADDING, TopK, Users
 from twotower.data.log import NO_ITEM
-from twotower.index.base import AnyIndex, FiltersColumns
+from twotower.index.abilities import FiltersColumns
+from twotower.index.base import AnyIndex
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model, prepare_serving

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from twotower.core.errors import InputError
-from twotower.index.base import AnswersByAddress
+from twotower.index.abilities import AnswersByAddress
 from twotower.serving.http.answers import listed, row
 from twotower.serving.http.limits import Limits, RefusedError, read_json
 from twotower.serving.http.metrics import Metrics
