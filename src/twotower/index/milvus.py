@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from twotower.core.conditions import Condition
 from twotower.core.errors import InputError
-from twotower.index.address import Address, address_of, patiently
 from twotower.index.abilities import ItemColumn
+from twotower.index.address import Address, address_of, patiently
 from twotower.index.store import Scored, StoreIndex, Where
 
 T = TypeVar("T")

@@ -37,8 +37,8 @@ class NominateIndex(ModelIndex):
     """Search the nearest lists of users' likes, and score what they hold by the model.
 
     K-means of user vectors gives the codes; each has a list of the items that the model scores highest for it. It has
-    to read some users before it is built: see `twotower.index.abilities.ReadsUsers`. A user whose lists hold fewer than k
-    items that may come back is answered by a scan of all items, and so is a filter that lets few items through.
+    to read some users before it is built: see `twotower.index.abilities.ReadsUsers`. A user whose lists hold fewer than
+    k items that may come back is answered by a scan of all items, and so is a filter that lets few items through.
 
     Where user states are one vector each, lists are by the score of their centres, and nearness is that of the vectors.
     Other states that are numbers throughout are laid side by side; for states that are not, such as ids of a history,

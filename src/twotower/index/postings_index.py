@@ -64,8 +64,8 @@ class PostingsIndex(ModelIndex):
     died), the most popular items come back, if numbers of events were read: see `twotower.index.abilities.ReadsEvents`.
 
     A model with more than 16,384 codes, as combinations of several codebooks are, gets lists of the codes that some
-    users have: it has to read these before it is built (`twotower.index.abilities.ReadsUsers`). A request's codes without a
-    list add nothing to its sums.
+    users have: it has to read these before it is built (`twotower.index.abilities.ReadsUsers`). A request's codes
+    without a list add nothing to its sums.
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside
     the one threshold of equation 15, under which most lists are empty or very long; the answers' own scores by the

@@ -17,9 +17,9 @@ from torch import Tensor
 from twotower.core.conditions import Condition, columns_of
 from twotower.core.errors import InputError
 from twotower.core.records import State, TopK
+from twotower.index.abilities import ItemColumn
 from twotower.index.approximate_rows import plain_vectors
 from twotower.index.approximate_search import FEW, SHARE
-from twotower.index.abilities import ItemColumn
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.saved import saved_index, write_note
 
