@@ -17,10 +17,12 @@ from twotower.core.records import State, TopK
 from twotower.core.states import from_tensors, map_state, rows, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
-from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
+from twotower.index.list_report import report_lists
+from twotower.index.nominate import Nominate
 from twotower.index.saved import saved_index, write_note
 from twotower.index.scan import inner_product
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
+from twotower.index.user_vectors import Vectors, drawn_anchors, profile_of
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ class NominateIndex(ModelIndex):
             raise InputError("index 'nominate': it has read no users, so there is nobody to make lists of")
         self._lists.build(states, ids)
         self._follow()
-        found = self._lists.report()
+        found = report_lists(self._lists.lists)
         log.info(
             "%d lists of %.0f items on average (at most %d): %.1f %% of all pairs are left out",
             found.codes,
@@ -243,7 +245,6 @@ class NominateIndex(ModelIndex):
                 folder,
                 score=inner_product if model.inner_product else index._score,
                 vectors=index._profile(),
-                state_kind=model.item_store.kind,
                 user_kind=model.user_kind,
                 read=model.item_store.read,
             )
@@ -271,7 +272,6 @@ class NominateIndex(ModelIndex):
             users,
             score=inner_product if self._model.inner_product else self._score,
             vectors=self._profile(),
-            state_kind=self._model.item_store.kind,
             codes=codes,
             longest=wanted["longest"] or default_longest(items),
             nearest=wanted["nearest"],
