@@ -11,15 +11,16 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.popular import Popular
-from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
+from twotower.index.postings import CODE_TILE, Postings, build_postings
 from twotower.index.postings_search import search_postings
+from twotower.index.precisions import check_precision
 from twotower.index.saved import saved_index, write_note
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
@@ -93,8 +94,7 @@ class PostingsIndex(ModelIndex):
             raise InputError(f"index.longest = {longest}: at least 0 is wanted")
         if not 0.0 <= above < math.inf:
             raise InputError(f"index.above = {above}: a finite number of at least 0 is wanted")
-        if precision not in PRECISIONS:
-            raise unknown_name("index.precision", precision, PRECISIONS)
+        check_precision("index.precision", precision)
         self._num_lists, self._list_scores = model.num_lists, model.list_scores
         self._model, self._longest, self._precision, self._above = model, longest, precision, above
         self._device = torch.device("cpu")
