@@ -22,7 +22,8 @@ from twotower.index.registry import build_index
 from twotower.models.base import Model, attach_items
 from twotower.models.encode import encode_known_items, inference
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Bundle, Contents, changing_bundle, write_bundle
+from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.filters.parse import parse
 from twotower.serving.grow import Added, add_items
 
