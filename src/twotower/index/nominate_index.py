@@ -19,20 +19,15 @@ from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.list_report import report_lists
 from twotower.index.nominate import Nominate
+from twotower.index.nominate_sizes import sizes_of, users_to_read
 from twotower.index.saved import saved_index, write_note
-from twotower.index.scan import inner_product
-from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
+from twotower.index.scan import Score, inner_product
+from twotower.index.short_lists import WholeCatalogue, on_cpu
 from twotower.index.user_vectors import Vectors, drawn_anchors, profile_of
 
 log = logging.getLogger(__name__)
 
 USERS, ANCHORS = "users.safetensors", "anchors.safetensors"
-FEW_ITEMS = 10_000
-CODES = 1024, 2048
-"""Lists by default: up to `FEW_ITEMS` items, and beyond."""
-USERS_A_CODE = 10
-MEMBERS = 8
-"""Users whose mean score a list is made by, where the mean of user states is no user state."""
 
 
 class NominateIndex(ModelIndex):
@@ -102,7 +97,7 @@ class NominateIndex(ModelIndex):
     @property
     def users_wanted(self) -> int:
         """Return how many users it reads, at most: ten a code."""
-        return USERS_A_CODE * (self._settings["codes"] or CODES[-1])
+        return users_to_read(self._settings["codes"])
 
     def read_users(self, user_states: State) -> None:
         """Take the states of users like those who will ask; they hold from the next `build` on.
@@ -243,7 +238,7 @@ class NominateIndex(ModelIndex):
         if built:
             index._lists = Nominate.load(
                 folder,
-                score=inner_product if model.inner_product else index._score,
+                score=index._score,
                 vectors=index._profile(),
                 user_kind=model.user_kind,
                 read=model.item_store.read,
@@ -258,25 +253,17 @@ class NominateIndex(ModelIndex):
         self._device = torch.device(device)
 
     def _of_users(self, users: State, item_states: State) -> Nominate:
-        wanted, items, number = self._settings, rows(item_states), rows(users)
-        vectors = isinstance(users, Tensor) and users.ndim == 2 and users.is_floating_point()
         parts = [users] if isinstance(users, Tensor) else list(users)
         self._anchors = None
         if not all(part.is_floating_point() for part in parts):
-            self._anchors = drawn_anchors(item_states, seed=wanted["seed"])
-        codes = wanted["codes"] or max(1, min(CODES[items > FEW_ITEMS], number // 4))
-        if codes > number:
-            log.warning("index.codes = %d for %d users: %d lists are made", codes, number, number)
-            codes = number
+            self._anchors = drawn_anchors(item_states, seed=self._settings["seed"])
         return Nominate(
             users,
-            score=inner_product if self._model.inner_product else self._score,
+            score=self._score,
             vectors=self._profile(),
-            codes=codes,
-            longest=wanted["longest"] or default_longest(items),
-            nearest=wanted["nearest"],
-            members=wanted["members"] or (0 if vectors else MEMBERS),
-            seed=wanted["seed"],
+            nearest=self._settings["nearest"],
+            seed=self._settings["seed"],
+            **sizes_of(self._settings, users, rows(item_states))._asdict(),
         )
 
     def _profile(self) -> Vectors | None:
@@ -286,9 +273,14 @@ class NominateIndex(ModelIndex):
         """Let the scan stand for the items as they now are."""
         if self._lists is not None:
             ids = torch.tensor(self._lists.lists.ids)
-            score = inner_product if self._model.inner_product else self._score
-            self._items = WholeCatalogue(score, self._lists.item_states, ids, raised="index.longest or index.nearest")
+            self._items = WholeCatalogue(
+                self._score, self._lists.item_states, ids, raised="index.longest or index.nearest"
+            )
 
-    def _score(self, users: State, items: State) -> Tensor:
-        """The model's score, where the model is."""
+    @property
+    def _score(self) -> Score:
+        """Inner products on the CPU, where they are the model's score; else that, where the model is."""
+        return inner_product if self._model.inner_product else self._score_of_model
+
+    def _score_of_model(self, users: State, items: State) -> Tensor:
         return self._model.score(*(map_state(lambda part: part.to(self._device), one) for one in (users, items))).cpu()
