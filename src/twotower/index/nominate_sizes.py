@@ -1,4 +1,4 @@
-"""Sizes of the lists of ``nominate``: what a setting of 0 stands for, by the number of users and of items."""
+"""Sizes of the lists of ``nominate``: what a setting of 0 means, by the number of users and of items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(settings: Mapping[str, int], users: State, items: int) -> Sizes:
-    """Return the sizes that settings stand for; more codes than users are a warning, and a list for each user.
+    """Return the sizes that settings mean; more codes than users are a warning, and a list for each user.
 
     Args:
         settings: ``codes``, ``longest`` and ``members`` of the index; 0: by the number of users and of items.
