@@ -36,9 +36,10 @@ from twotower.metrics.registry import check_metrics
 from twotower.models.base import ClosedForm, Model, OffersChoices
 from twotower.models.encode import ItemStates, encode_known_items, inference
 from twotower.models.registry import all_settings
-from twotower.serving.bundle import Contents, check_target, write_bundle
+from twotower.serving.bundle import check_target
 from twotower.serving.card import CARD
 from twotower.serving.collections import deleted_on_failure
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.filters.fill import fill_columns
 from twotower.towers.shared_table import unite
 from twotower.training.callbacks import Callback, EpochRecord, Silent

@@ -21,7 +21,8 @@ from twotower.experiment.run import Run
 from twotower.experiment.train import check_items, contents_of, pick_device
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
-from twotower.serving.bundle import check_target, write_bundle
+from twotower.serving.bundle import check_target
+from twotower.serving.contents import write_bundle
 from twotower.training.callbacks import Callback
 
 EVERYTHING = "all events"
