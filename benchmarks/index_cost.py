@@ -27,7 +27,7 @@ from torch import Tensor
 import common
 from twotower.core.conditions import Condition
 from twotower.core.records import TopK
-from twotower.index.base import FiltersColumns, ItemColumn
+from twotower.index.abilities import FiltersColumns, ItemColumn
 from twotower.index.exact import ExactIndex
 from twotower.index.registry import index_class
 from twotower.serving.filters.parse import parse

@@ -62,7 +62,7 @@ def bundle(prepared: Path, to: Path) -> Path:
     from twotower.data.dataset import Dataset
     from twotower.models.encode import encode_known_items
     from twotower.models.registry import build_model
-    from twotower.serving.bundle import Contents, write_bundle
+    from twotower.serving.contents import Contents, write_bundle
 
     dataset, parameters = Dataset.load(prepared), {"dim": 64, "hidden": [128]}
     model = build_model("two_tower", dataset.schema, parameters)

@@ -38,7 +38,7 @@ from twotower.data.log import Log
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Contents, write_bundle
+from twotower.serving.contents import Contents, write_bundle
 
 USERS, EVENTS, DIM, CONNECTIONS = 2_000, 20, 64, 16
 TARGET = 0.95

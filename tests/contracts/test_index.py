@@ -13,7 +13,8 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.states import take
-from twotower.index.base import Index, KeptElsewhere
+from twotower.index.abilities import KeptElsewhere
+from twotower.index.base import Index
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.hnsw import HNSWIndex

@@ -26,7 +26,8 @@ from twotower.models.encode import encode_known_items, inference, users_with_his
 from twotower.models.registry import MODELS, build_model, model_class, model_parameters
 from twotower.models.sequential import Sequential
 from twotower.sampling.base import batch_items
-from twotower.serving.bundle import Bundle, Contents, write_bundle
+from twotower.serving.bundle import Bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, Stepwise
 from twotower.towers.sequence.cloze import ClozeEncoder
 from twotower.training.config import Objective, Sampling

@@ -21,7 +21,8 @@ from twotower.experiment.run import ModelSection
 from twotower.models.encode import encode_known_items, inference, users_with_history
 from twotower.models.registry import all_settings, build_model
 from twotower.models.t2diff import T2Diff
-from twotower.serving.bundle import Bundle, Contents, write_bundle
+from twotower.serving.bundle import Bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.towers.diffusion.restore import likeness
 from twotower.training.against_all import AgainstAll
 from twotower.training.objective import own_losses

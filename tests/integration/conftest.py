@@ -17,7 +17,7 @@ from twotower.data.dataset import Dataset
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Contents, write_bundle
+from twotower.serving.contents import Contents, write_bundle
 
 TITLES = ["Alien", "Brazil", "Casablanca", "Duel", "Eraserhead", "Fargo", "Gaslight", "Heat"]
 

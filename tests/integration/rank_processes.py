@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,11 @@ def on_ranks(size: int, folder: Path, work: Callable[[World], Any]) -> list[Any]
     def rank(number: int) -> None:
         torch.set_num_threads(1)
         _keep_one(ends, number)
-        dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=number, world_size=size)
+        file = dist.FileStore(store, size)
+        dist.init_process_group("gloo", store=file, rank=number, world_size=size)
+        if file.add("met", 1) == size:
+            file.set("all met", "1")
+        file.wait(["all met"], datetime.timedelta(seconds=60))  # a rank whose work ends it must not end the meeting
         try:
             ends[number][1].send(work(World.current()))
         except Exception as error:

@@ -17,12 +17,14 @@ from twotower.core.records import Items
 from twotower.data.dataset import Dataset
 from twotower.experiment.index_tuning import rebuild_index
 from twotower.experiment.index_users import show_users
-from twotower.index.base import FiltersColumns
+from twotower.index.abilities import FiltersColumns
 from twotower.index.registry import build_index
 from twotower.models.base import Model, attach_items
 from twotower.models.encode import encode_known_items, inference
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Bundle, Contents, changing_bundle, write_bundle
+from twotower.serving.asking import asker_of
+from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.filters.parse import parse
 from twotower.serving.grow import Added, add_items
 
@@ -109,7 +111,7 @@ def test_they_are_recommended_asked_for_and_read_in_histories(
     bundle_folder: Path, new_items: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = twotower.load(bundle_folder)
-    similar, unknown = old.similar_table(new_items, k=8)[0].answers, old.asker("u3", None)
+    similar, unknown = old.similar_table(new_items, k=8)[0].answers, asker_of(old.bundle, "u3", None)
     add_items(bundle_folder, new_items)
     assert "column 'year': 1 values are no INTEGER" in caplog.text
     assert "columns that the catalogue does not have are left out: 'brand'" in caplog.text
@@ -120,10 +122,10 @@ def test_they_are_recommended_asked_for_and_read_in_histories(
     }
     assert new.items(["new1", "new2", "i4"])[0].columns == {"year": 1999, "title": "title2 title9"}
     assert new.items(["new2"])[0].columns["year"] is None
-    users = new.asker(None, ["new1", "i3"]).users
+    users = asker_of(new.bundle, None, ["new1", "i3"]).users
     assert users.history.tolist() == [[10, 3]]
     assert "new1" not in [answer.id for answer in new.recommend(history=["new1", "i3"], k=10)]
-    assert torch.equal(new.asker("u3", None).users.history, unknown.users.history)
+    assert torch.equal(asker_of(new.bundle, "u3", None).users.history, unknown.users.history)
 
 
 def test_a_bundle_may_grow_twice_and_elsewhere(bundle_folder: Path, new_items: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from twotower.core.errors import InputError
 from twotower.core.lock import writing_alone
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Contents, changing_bundle, write_bundle
+from twotower.serving.bundle import changing_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.retriever import load
 
 NASTY = "</script><script>alert(1)</script>\x1b[31m\x1b]0;owned\x07\u202e [red]x[/red]"

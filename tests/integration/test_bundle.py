@@ -25,7 +25,8 @@ from twotower.models import registry as build
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items, inference, users_with_history
 from twotower.models.item_store import ItemStore
-from twotower.serving.bundle import Bundle, Contents, changing_bundle, write_bundle
+from twotower.serving.bundle import Bundle, changing_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.vocabulary import Record
 
 Write = Callable[..., Model]
@@ -71,7 +72,8 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.registry import build_model
 from twotower.models.encode import encode_known_items
-from twotower.serving.bundle import Bundle, Contents, write_bundle
+from twotower.serving.bundle import Bundle
+from twotower.serving.contents import Contents, write_bundle
 log = Log(torch.tensor([0, 0, 0, 2, 3]), torch.tensor([2, 3, 2]))
 data = Dataset(Schema(4, 5, has_times=False), log, {}, {}, {"name": "bare"}, Path(sys.argv[1]))
 model = build_model("sasrec", data.schema)

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 import twotower
 from twotower.cli.main import main
 from twotower.core.errors import InputError
+from twotower.serving.asking import answered_by
 from twotower.serving.http.app import create_app
 from twotower.serving.http.swap import Loader, Slot
 
@@ -41,7 +42,7 @@ def test_somebody_new_gets_what_is_liked_by_those_who_are_alike(bundles, city):
     for asked in ({}, {"history": []}, {"user": "nobody"}):
         found = retriever.recommend(features={"city": city, "age": None}, k=5, **asked)
         assert {answer.id.partition("-")[0] for answer in found} == {city}
-    assert retriever.answered_by("nobody", [], {"city": city}) == "features"
+    assert answered_by(retriever.bundle, "nobody", [], {"city": city}) == "features"
     assert retriever.rank(candidates=["Turin-1", "Bergen-1"], features={"city": city})[0].id == f"{city}-1"
 
 

@@ -17,7 +17,7 @@ from twotower.data.dataset import Dataset
 from twotower.models.base import ClosedForm
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Contents, write_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.everyone import write_recommendations
 from twotower.serving.pipeline import Pipeline
 from twotower.serving.retriever import Answer, Retriever

@@ -17,6 +17,7 @@ from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.models.base import Model
+from twotower.serving.asking import answered_by, asker_of
 from twotower.serving.retriever import Answer, Retriever
 
 SEEN = {"u3": ["i7"], "u4": ["i3", "i8", "i2", "i9"]}
@@ -77,14 +78,14 @@ def test_a_log_without_a_clock_takes_them_too(
 ) -> None:
     clockless = replace(titled_dataset, log=titled_dataset.log._replace(times=None))
     write(tmp_path / "bundle", clockless)
-    users = twotower.load(tmp_path / "bundle").asker("u4", ["i5"]).users
+    users = asker_of(twotower.load(tmp_path / "bundle").bundle, "u4", ["i5"]).users
     assert users.history.tolist() == [[3, 8, 2, 9, 5]]
     assert users.history_times is None
 
 
 def test_no_fresh_event_is_the_user_alone(retriever: Retriever) -> None:
     assert retriever.recommend("u4", history=[], k=3) == retriever.recommend("u4", k=3)
-    assert retriever.answered_by("u4", []) == "user"
+    assert answered_by(retriever.bundle, "u4", []) == "user"
 
 
 def test_retired_items_among_them_are_left_aside(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,7 +97,7 @@ def test_retired_items_among_them_are_left_aside(retriever: Retriever, caplog: p
 def test_an_unknown_user_is_answered_by_the_history(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     assert retriever.recommend("newcomer", history=["i5"]) == retriever.recommend(history=["i5"])
     assert "user 'newcomer' is unknown here" in caplog.text
-    assert retriever.answered_by("newcomer", ["i5"]) == "history"
+    assert answered_by(retriever.bundle, "newcomer", ["i5"]) == "history"
     with pytest.raises(InputError, match="unknown user 'newcomer'"):
         retriever.recommend("newcomer", history=[])
     with pytest.raises(InputError, match="unknown item 'gone'"):

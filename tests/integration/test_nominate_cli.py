@@ -295,8 +295,8 @@ def test_one_threshold_lists_what_is_above_it_alone_also_of_items_that_are_added
 
 def test_of_many_codes_those_that_users_have_get_a_list(coded, tmp_path, monkeypatch):
     bundle = Path(shutil.copytree(coded, tmp_path / "bundle"))
-    monkeypatch.setattr("twotower.index.postings_index.EVERY", 10)
-    monkeypatch.setattr("twotower.index.postings_index.USERS", 4)
+    monkeypatch.setattr("twotower.index.model_lists.EVERY", 10)
+    monkeypatch.setattr("twotower.index.model_lists.USERS", 4)
     rebuild_index(bundle, "postings", {"longest": 2_000, "precision": "float32"})
     after = load(bundle)
     index = after.bundle.index
@@ -304,8 +304,8 @@ def test_of_many_codes_those_that_users_have_get_a_list(coded, tmp_path, monkeyp
     model, states = after.bundle.model, after.bundle.item_states
     with torch.no_grad():
         everyone = model.encode_users(model_users(after.bundle, list(range(2, 122))))
-    have = torch.isin(everyone.codes, index._codes)
-    assert len(index._codes) == index._lists.num_codes <= 16
+    have = torch.isin(everyone.codes, index._codes.codes)
+    assert len(index._codes.codes) == index._lists.num_codes <= 16
     assert have.all(1).sum() >= 4
     users = after.bundle.user_vocabulary.ids((have.all(1).nonzero()[:4, 0] + 2).tolist())
     rebuild_index(bundle, "brute_force")
@@ -317,7 +317,7 @@ def test_of_many_codes_those_that_users_have_get_a_list(coded, tmp_path, monkeyp
     assert (index._lists.lengths == len(states) + 1).all()
     index.remove(late)
     # a code that nobody had adds nothing; without any other the answer is a scan
-    absent = next(code for code in range(32) if code not in index._codes)
+    absent = next(code for code in range(32) if code not in index._codes.codes)
     only = map_rows(everyone)._replace(codes=torch.full((1, 4), absent))
     assert index.search(only, 5).ids.tolist() == [
         after.bundle.item_ids[model.score(only, states)[0].topk(5).indices].tolist()

@@ -214,9 +214,9 @@ def test_a_worse_model_is_not_written_and_the_exit_status_is_3(
 
 KILLED = """
 import os, signal, sys
-import twotower.serving.bundle as bundle
+import twotower.serving.contents as contents
 from twotower.experiment.refresh import refresh
-bundle.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+contents.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 refresh(sys.argv[1], sys.argv[2])
 """
 

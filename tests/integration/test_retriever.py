@@ -222,6 +222,15 @@ def test_more_than_there_is_gives_all_and_says_so(retriever: Retriever, caplog: 
     assert "k = 50, but there are 7 items" in caplog.text
 
 
+def test_of_many_users_it_is_said_once(
+    retriever: Retriever, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.serving.retriever.TILE", 1)
+    with caplog.at_level(logging.WARNING):
+        assert [len(part) for part in retriever.recommend_many(["u3", "u6"], k=50)] == [7, 2]
+    assert caplog.text.count("k = 50, but there are 8 items") == 1
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -231,6 +240,7 @@ def test_more_than_there_is_gives_all_and_says_so(retriever: Retriever, caplog: 
         (lambda r: r.recommend(history=["i10", "i11"]), "unknown item 'i10'"),
         (lambda r: r.recommend(user="u2", k=0), "k must be at least 1, got 0"),
         (lambda r: r.recommend_many(["u2", "x"]), "unknown user 'x'"),
+        (lambda r: r.recommend_many([], k=0), "k must be at least 1, got 0"),
         (lambda r: r.rank("u2", []), "list of candidates is empty"),
         (lambda r: r.rank("u2", ["i3", "i2", "i3"]), "candidate 'i3' is named more than once"),
         (lambda r: r.rank("u2", ["i3", "nothing"]), "unknown item 'nothing'"),

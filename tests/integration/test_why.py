@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset
 from twotower.models.base import ClosedForm, Model, SumsOverHistory
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Contents, write_bundle
+from twotower.serving.contents import Contents, write_bundle
 from twotower.serving.retriever import Retriever
 
 SUMS = ["item_cosine", "ease", "item_lists"]

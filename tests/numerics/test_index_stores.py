@@ -13,7 +13,8 @@ from torch import Tensor
 
 from twotower.core.conditions import Condition
 from twotower.core.errors import InputError
-from twotower.index.base import FiltersColumns, Index, ItemColumn
+from twotower.index.abilities import FiltersColumns, ItemColumn
+from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.qdrant_edge import QdrantEdgeIndex
 from twotower.index.qdrant_server import QdrantIndex

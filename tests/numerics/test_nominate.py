@@ -10,7 +10,9 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.index.exact import ExactIndex
-from twotower.index.nominate import Nominate, score_profile
+from twotower.index.list_report import report_lists
+from twotower.index.nominate import Nominate
+from twotower.index.user_vectors import score_profile
 
 USERS, ITEMS, DIM = 60, 80, 6
 
@@ -114,12 +116,12 @@ def test_lists_of_all_items_give_the_exact_answer(users, items, ids):
         each.build(items, ids)
     assert index.search(users, 9, ids[:USERS, None]).ids.equal(exact.search(users, 9, ids[:USERS, None]).ids)
     assert not index.is_exact
-    assert index.report().sparsity == 0.0
+    assert index.lists.sparsity == 0.0
 
 
 def test_a_model_without_an_inner_product_is_searched_by_its_own_score():
     users, items, ids = pairs(USERS), pairs(ITEMS), torch.arange(ITEMS) + 2
-    index = Nominate(users, score=two_part_score, state_kind=Pair, codes=8, longest=20, nearest=3, members=4)
+    index = Nominate(users, score=two_part_score, codes=8, longest=20, nearest=3, members=4)
     index.build(items, ids)
     truth = two_part_score(users, items).topk(10).indices + 2
     found = index.search(users, 10)
@@ -179,7 +181,7 @@ def test_a_saved_index_answers_alike(users, items, ids, members, tmp_path):
     index.save(tmp_path)
     again = Nominate.load(tmp_path)
     assert again.search(users, 9, ids[:USERS, None]).ids.equal(index.search(users, 9, ids[:USERS, None]).ids)
-    assert again.report() == index.report()
+    assert report_lists(again.lists) == report_lists(index.lists)
     again.add(items[:1], torch.tensor([999]))
     assert 999 in again.search(items[:1], 20).ids
     path = tmp_path / "nominate.safetensors"
@@ -203,4 +205,4 @@ def test_too_few_users_and_other_bad_settings_are_said():
     with pytest.raises(InputError, match="set members to 1 or more"):
         Nominate(pairs(9), codes=2)
     with pytest.raises(InputError, match="no lists yet"):
-        Nominate(torch.randn(9, 2)).report()
+        report_lists(Nominate(torch.randn(9, 2)).lists)

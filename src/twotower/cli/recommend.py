@@ -78,6 +78,7 @@ def command(
     from twotower.cli.answers import because, print_beside, print_json, print_why, row, split_ids
     from twotower.cli.notices import gathered
     from twotower.cli.options import listed_items
+    from twotower.serving.asking import answered_by
     from twotower.serving.bundle import Bundle
     from twotower.serving.pipeline import Pipeline
     from twotower.serving.retriever import Retriever
@@ -127,7 +128,7 @@ def command(
             filter=filter,
             only=listed_items(retriever.bundle, only),
         )
-        by = retriever.answered_by(user, typed, told)
+        by = answered_by(retriever.bundle, user, typed, told)
         scorer = retriever
         if isinstance(asked, Pipeline) and asked.weight > 0.0:
             scorer = asked.ranker

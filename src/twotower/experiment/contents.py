@@ -13,8 +13,8 @@ from twotower.experiment.run import Run
 from twotower.index.registry import build_index, serves
 from twotower.models.base import Model
 from twotower.models.encode import ItemStates, inference
-from twotower.serving.bundle import Contents
 from twotower.serving.collections import deleted_on_failure
+from twotower.serving.contents import Contents
 from twotower.serving.filters.fill import fill_columns
 
 

@@ -21,7 +21,8 @@ from twotower.core.states import take
 from twotower.evaluation.latency import percentile
 from twotower.experiment.index_loss import shared
 from twotower.experiment.index_users import drawn_users, show_users, user_states
-from twotower.index.base import AnyIndex, FillsShortAnswers, TunableIndex
+from twotower.index.abilities import FillsShortAnswers, TunableIndex
+from twotower.index.base import AnyIndex
 from twotower.index.registry import build_index, check_settings, exact_index, serves
 from twotower.models.base import prepare_serving
 from twotower.models.encode import inference

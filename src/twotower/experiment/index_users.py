@@ -11,7 +11,8 @@ from twotower.core.seeds import torch_generator
 from twotower.core.states import join
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.index.base import AnyIndex, ReadsEvents, ReadsUsers
+from twotower.index.abilities import ReadsEvents, ReadsUsers
+from twotower.index.base import AnyIndex
 from twotower.models.base import Model
 from twotower.models.encode import inference, users_with_history
 

@@ -31,8 +31,9 @@ from twotower.experiment.run import Data, IndexSection, ModelSection, Run
 from twotower.models.base import ClosedForm, Model, attach_items
 from twotower.models.encode import encode_known_items
 from twotower.models.enlarge import enlarged
-from twotower.serving.bundle import Bundle, check_target, write_bundle
+from twotower.serving.bundle import Bundle, check_target
 from twotower.serving.collections import deleted_on_failure
+from twotower.serving.contents import write_bundle
 from twotower.serving.joined import Joined, join_data
 from twotower.training.callbacks import Callback
 

@@ -31,9 +31,10 @@ from twotower.index.registry import check_settings
 from twotower.metrics.registry import check_metrics
 from twotower.models.base import Model, OffersChoices
 from twotower.models.encode import ItemStates, encode_known_items
-from twotower.serving.bundle import check_target, write_bundle
+from twotower.serving.bundle import check_target
 from twotower.serving.card import CARD
 from twotower.serving.collections import deleted_on_failure
+from twotower.serving.contents import write_bundle
 from twotower.towers.shared_table import unite
 from twotower.training.callbacks import Callback, EpochRecord
 from twotower.training.distributed import World

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from twotower.core.conditions import Condition
 from twotower.core.errors import InputError
+from twotower.index.abilities import ItemColumn
 from twotower.index.address import Address, address_of, patiently
-from twotower.index.base import ItemColumn
-from twotower.index.store import Scored, StoreIndex, Where
+from twotower.index.store import StoreIndex
+from twotower.index.store_answers import Scored, Where
 
 T = TypeVar("T")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,31 +15,16 @@ from twotower.core.errors import InputError
 from twotower.core.files import read_json, replacing_file, write_json
 from twotower.core.records import State, TopK
 from twotower.core.states import detach, from_tensors, join, rows, take, to_tensors
+from twotower.index.checks import nothing, sorted_ids
+from twotower.index.nominate_rank import rank_nominated
 from twotower.index.nominate_search import Ready
 from twotower.index.postings import CODE_TILE, Postings, build_postings
 from twotower.index.postings_search import uses_numba
-from twotower.index.scan import Score, inner_product
+from twotower.index.scan import ReadStates, Score, inner_product
+from twotower.index.user_vectors import Vectors, nearest_centres, nearest_users, side_by_side
 from twotower.ops.kmeans import kmeans
-from twotower.ops.topk import top_k
-
-Vectors: TypeAlias = Callable[[State], Tensor]
-"""User states -> float vectors [users, dim] in which users that are near want the same items."""
 
 FILE, HEADER, LISTS = "nominate.safetensors", "nominate.json", "postings"
-USER_TILE = 1024
-
-
-class ListReport(NamedTuple):
-    """Hold figures of the lists.
-
-    How many codes, items of a list (mean and most), share of pairs that are not listed, bytes of the lists for each
-    item."""
-
-    codes: int
-    mean_length: float
-    longest: int
-    sparsity: float
-    bytes_per_item: float
 
 
 class Nominate:
@@ -56,7 +40,6 @@ class Nominate:
         users: states of the users whose vectors are clustered, as many as are at hand.
         score: (user states, item states) -> a new tensor [users, items].
         vectors: of user states; None: the states themselves, or their parts side by side.
-        state_kind: the NamedTuple of the item states; None for a plain tensor.
         codes: how many lists; None: 1,024, or a fourth of the users when there are fewer than 4,096.
         longest: items of a list, at most.
         nearest: lists that a request reads.
@@ -76,7 +59,6 @@ class Nominate:
         *,
         score: Score = inner_product,
         vectors: Vectors | None = None,
-        state_kind: type[Any] | None = None,
         codes: int | None = None,
         longest: int = 100,
         nearest: int = 8,
@@ -84,7 +66,7 @@ class Nominate:
         seed: int = 0,
         backend: str = "auto",
     ) -> None:
-        self._begin(score, vectors, state_kind, backend)
+        self._begin(score, vectors, backend)
         if codes is None:
             codes = max(1, min(1024, rows(users) // 4))
         if min(codes, longest, nearest) < 1 or members < 0:
@@ -100,14 +82,14 @@ class Nominate:
         found = kmeans(vector, codes, restarts=1, iterations=25, generator=torch.Generator().manual_seed(seed))
         self.centres = found.centres
         self.nearest, self.longest, self.members = nearest, longest, members
-        self._typical = self.centres if not members else take(detach(users), _members(vector, found.centres, members))
+        self._typical = self.centres
+        if members:
+            self._typical = take(detach(users), nearest_users(vector, found.centres, members))
 
-    def _begin(
-        self, score: Score, vectors: Vectors | None, state_kind: type[Any] | None, backend: str = "auto"
-    ) -> None:
+    def _begin(self, score: Score, vectors: Vectors | None, backend: str) -> None:
         # Loops over vectors stand for this score and these vectors alone.
         self._loops = uses_numba(backend) and score is inner_product and vectors is None
-        self._score, self._vectors, self._state_kind = score, vectors or side_by_side, state_kind
+        self._score, self._vectors = score, vectors or side_by_side
         self._ready: Ready | None = None
         self._states: State | None = None
         self._lists: Postings | None = None
@@ -137,27 +119,13 @@ class Nominate:
             raise InputError("nominate: there are no lists yet; build the index first")
         return self._lists
 
-    def report(self) -> ListReport:
-        """Count codes, items of a list and bytes."""
-        lists = self.lists
-        lengths = lists.lengths
-        return ListReport(
-            lists.num_codes,
-            float(lengths.mean()),
-            int(lengths.max()),
-            lists.sparsity,
-            lists.num_bytes / max(1, len(lists.ids)),
-        )
-
     def build(self, item_states: State, ids: Tensor) -> None:
         """Index ``item_states`` under ``ids`` (int64 [items]), in place of what was there.
 
         Raises:
             InputError: if their numbers differ, an id comes twice or is below 0, or a score is not finite.
         """
-        if rows(item_states) != len(ids):
-            raise InputError(f"index: {rows(item_states)} item states for {len(ids)} ids; each state needs one id")
-        ids, order = ids.sort()
+        ids, order = sorted_ids(item_states, ids)
         states = take(detach(item_states), order)
         self._lists = build_postings(
             lambda codes, items: self._of_codes(codes, take(states, items)),
@@ -190,27 +158,13 @@ class Nominate:
         ready = self._compiled(user_states)
         if ready is not None:
             return ready.search(user_states, k, exclude, allowed)
-        scores, found = torch.full((users, k), -torch.inf), torch.full((users, k), -1)
         if not len(self):
-            return TopK(scores, found)
-        lists, wanted = self.lists, np.zeros(len(self), dtype=np.bool_)
+            return TopK(*nothing(users, k, torch.device("cpu")))
         with torch.inference_mode():
-            for user, row in enumerate(self.codes(user_states).tolist()):
-                for code in row:
-                    wanted[lists.places[lists.offsets[code] : lists.offsets[code + 1]]] = True
-                if exclude is not None:
-                    unwanted = exclude[user].numpy()
-                    at = np.searchsorted(lists.ids, unwanted).clip(max=len(self) - 1)
-                    wanted[at[lists.ids[at] == unwanted]] = False
-                places = np.flatnonzero(wanted if allowed is None else wanted & allowed.numpy())
-                wanted[:] = False
-                if len(places):
-                    state, chosen = take(user_states, slice(user, user + 1)), torch.from_numpy(places)
-                    best = top_k(self._score(state, take(self._states, chosen)).float(), k)
-                    scores[user] = best.scores[0]
-                    at = lists.ids[places[best.ids[0].clamp(min=0).numpy()]]
-                    found[user] = torch.where(best.ids[0] < 0, -1, torch.from_numpy(at))
-        return TopK(scores, found)
+            codes = self.codes(user_states)
+        return rank_nominated(
+            self.lists, self._score, self._states, user_states, codes, k, exclude=exclude, allowed=allowed
+        )
 
     def _compiled(self, user_states: State) -> Ready | None:
         """What the compiled search reads; None where it cannot stand for the score."""
@@ -238,10 +192,7 @@ class Nominate:
                 f"nominate: vectors of {vectors.shape[1]} numbers, but the centres have {self.centres.shape[1]}: "
                 "lists of another model?"
             )
-        half = self.centres.square().sum(1) / 2.0
-        return torch.cat(
-            [top_k(part @ self.centres.T - half, min(self.nearest, len(half))).ids for part in vectors.split(USER_TILE)]
-        )
+        return nearest_centres(vectors, self.centres, self.nearest)
 
     def add(self, item_states: State, ids: Tensor) -> None:
         """Add items to the lists that score them; an id that is there is replaced.
@@ -289,29 +240,26 @@ class Nominate:
         *,
         score: Score = inner_product,
         vectors: Vectors | None = None,
-        state_kind: type[Any] | None = None,
         user_kind: type[Any] | None = None,
-        read: Callable[[dict[str, Tensor]], State] | None = None,
+        read: ReadStates = from_tensors,
         backend: str = "auto",
     ) -> Nominate:
         """Read what `save` wrote; score, vectors and the kinds of states are the model's and are given by the caller.
 
-        ``read`` makes item states of their tensors where ``state_kind`` does not say it all.
+        ``read`` makes item states of their tensors; ``user_kind`` is the NamedTuple of user states, if they are one.
 
         Raises:
             InputError: if a file is missing, cut short or holds another model's states.
         """
         self = cls.__new__(cls)
-        self._begin(score, vectors, state_kind, backend)
+        self._begin(score, vectors, backend)
         header = read_json(folder / HEADER)
         try:
             tensors = load_file(folder / FILE)
             self.nearest, self.longest, self.members = header["nearest"], header["longest"], header["members"]
             self.centres = tensors.pop("centres")
-            parts = _part(tensors, "states.")
-            self._states = from_tensors(parts, state_kind) if read is None else read(parts)
-            typical = _part(tensors, "typical.")
-            self._typical = from_tensors(typical, user_kind) if self.members else self.centres
+            self._states = read(_part(tensors, "states."))
+            self._typical = from_tensors(_part(tensors, "typical."), user_kind) if self.members else self.centres
         except FileNotFoundError:
             raise InputError(f"{folder / FILE}: no such file, so this folder holds no such index") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -328,49 +276,6 @@ class Nominate:
                 return self._score(take(self._typical, codes), item_states)
             several = (codes[:, None] * self.members + torch.arange(self.members)).flatten()
             return self._score(take(self._typical, several), item_states).unflatten(0, (len(codes), -1)).mean(1)
-
-
-def side_by_side(states: State) -> Tensor:
-    """Return the numbers of a user's state as one vector.
-
-    Raises:
-        InputError: if a part holds no real numbers, such as ids of a history.
-    """
-    parts = [states] if isinstance(states, Tensor) else list(states)
-    if not all(part.is_floating_point() for part in parts):
-        raise InputError("nominate: these user states are no vectors; hand over vectors=score_profile(…)")
-    return torch.cat([part.flatten(1).float() for part in parts], dim=1)
-
-
-def score_profile(score: Score, item_states: State, *, anchors: int = 64, seed: int = 0) -> Vectors:
-    """Make vectors of users of any model: scores with some items drawn at random, less the user's mean, at length 1."""
-    return profile_of(score, drawn_anchors(item_states, anchors=anchors, seed=seed))
-
-
-def drawn_anchors(item_states: State, *, anchors: int = 64, seed: int = 0) -> State:
-    """Draw the states of some items at random: those that a profile of scores is made of."""
-    order = torch.randperm(rows(item_states), generator=torch.Generator().manual_seed(seed))[:anchors]
-    return take(detach(item_states), order)
-
-
-def profile_of(score: Score, anchors: State) -> Vectors:
-    """Make vectors of users from their scores with these items, less the user's mean, at length 1."""
-
-    def vectors(users: State) -> Tensor:
-        with torch.inference_mode():
-            starts = range(0, max(1, rows(users)), USER_TILE)
-            scores = torch.cat([score(take(users, slice(at, at + USER_TILE)), anchors).float() for at in starts])
-            return torch.nn.functional.normalize(scores - scores.mean(dim=1, keepdim=True), dim=1).clone()
-
-    return vectors
-
-
-def _members(vectors: Tensor, centres: Tensor, members: int) -> Tensor:
-    """The ``members`` users nearest to each centre, centre after centre; where there are fewer users, they repeat."""
-    half = vectors.square().sum(1) / 2.0
-    wide = min(members, len(vectors))
-    near = torch.cat([top_k(part @ vectors.T - half, wide).ids for part in centres.split(USER_TILE)])
-    return near[:, torch.arange(members) % wide].flatten()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,28 +17,25 @@ from twotower.core.records import State, TopK
 from twotower.core.states import from_tensors, map_state, rows, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
-from twotower.index.nominate import Nominate, Vectors, drawn_anchors, profile_of
+from twotower.index.list_report import report_lists
+from twotower.index.nominate import Nominate
+from twotower.index.nominate_sizes import sizes_of, users_to_read
 from twotower.index.saved import saved_index, write_note
-from twotower.index.scan import inner_product
-from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
+from twotower.index.scan import Score, inner_product
+from twotower.index.short_lists import WholeCatalogue, on_cpu
+from twotower.index.user_vectors import Vectors, drawn_anchors, profile_of
 
 log = logging.getLogger(__name__)
 
 USERS, ANCHORS = "users.safetensors", "anchors.safetensors"
-FEW_ITEMS = 10_000
-CODES = 1024, 2048
-"""Lists by default: up to `FEW_ITEMS` items, and beyond."""
-USERS_A_CODE = 10
-MEMBERS = 8
-"""Users whose mean score a list is made by, where the mean of user states is no user state."""
 
 
 class NominateIndex(ModelIndex):
     """Search the nearest lists of users' likes, and score what they hold by the model.
 
     K-means of user vectors gives the codes; each has a list of the items that the model scores highest for it. It has
-    to read some users before it is built: see `twotower.index.base.ReadsUsers`. A user whose lists hold fewer than k
-    items that may come back is answered by a scan of all items, and so is a filter that lets few items through.
+    to read some users before it is built: see `twotower.index.abilities.ReadsUsers`. A user whose lists hold fewer than
+    k items that may come back is answered by a scan of all items, and so is a filter that lets few items through.
 
     Where user states are one vector each, lists are by the score of their centres, and nearness is that of the vectors.
     Other states that are numbers throughout are laid side by side; for states that are not, such as ids of a history,
@@ -100,7 +97,7 @@ class NominateIndex(ModelIndex):
     @property
     def users_wanted(self) -> int:
         """Return how many users it reads, at most: ten a code."""
-        return USERS_A_CODE * (self._settings["codes"] or CODES[-1])
+        return users_to_read(self._settings["codes"])
 
     def read_users(self, user_states: State) -> None:
         """Take the states of users like those who will ask; they hold from the next `build` on.
@@ -144,7 +141,7 @@ class NominateIndex(ModelIndex):
             raise InputError("index 'nominate': it has read no users, so there is nobody to make lists of")
         self._lists.build(states, ids)
         self._follow()
-        found = self._lists.report()
+        found = report_lists(self._lists.lists)
         log.info(
             "%d lists of %.0f items on average (at most %d): %.1f %% of all pairs are left out",
             found.codes,
@@ -241,9 +238,8 @@ class NominateIndex(ModelIndex):
         if built:
             index._lists = Nominate.load(
                 folder,
-                score=inner_product if model.inner_product else index._score,
+                score=index._score,
                 vectors=index._profile(),
-                state_kind=model.item_store.kind,
                 user_kind=model.user_kind,
                 read=model.item_store.read,
             )
@@ -257,26 +253,17 @@ class NominateIndex(ModelIndex):
         self._device = torch.device(device)
 
     def _of_users(self, users: State, item_states: State) -> Nominate:
-        wanted, items, number = self._settings, rows(item_states), rows(users)
-        vectors = isinstance(users, Tensor) and users.ndim == 2 and users.is_floating_point()
         parts = [users] if isinstance(users, Tensor) else list(users)
         self._anchors = None
         if not all(part.is_floating_point() for part in parts):
-            self._anchors = drawn_anchors(item_states, seed=wanted["seed"])
-        codes = wanted["codes"] or max(1, min(CODES[items > FEW_ITEMS], number // 4))
-        if codes > number:
-            log.warning("index.codes = %d for %d users: %d lists are made", codes, number, number)
-            codes = number
+            self._anchors = drawn_anchors(item_states, seed=self._settings["seed"])
         return Nominate(
             users,
-            score=inner_product if self._model.inner_product else self._score,
+            score=self._score,
             vectors=self._profile(),
-            state_kind=self._model.item_store.kind,
-            codes=codes,
-            longest=wanted["longest"] or default_longest(items),
-            nearest=wanted["nearest"],
-            members=wanted["members"] or (0 if vectors else MEMBERS),
-            seed=wanted["seed"],
+            nearest=self._settings["nearest"],
+            seed=self._settings["seed"],
+            **sizes_of(self._settings, users, rows(item_states))._asdict(),
         )
 
     def _profile(self) -> Vectors | None:
@@ -286,9 +273,14 @@ class NominateIndex(ModelIndex):
         """Let the scan stand for the items as they now are."""
         if self._lists is not None:
             ids = torch.tensor(self._lists.lists.ids)
-            score = inner_product if self._model.inner_product else self._score
-            self._items = WholeCatalogue(score, self._lists.item_states, ids, raised="index.longest or index.nearest")
+            self._items = WholeCatalogue(
+                self._score, self._lists.item_states, ids, raised="index.longest or index.nearest"
+            )
 
-    def _score(self, users: State, items: State) -> Tensor:
-        """The model's score, where the model is."""
+    @property
+    def _score(self) -> Score:
+        """Inner products on the CPU, where they are the model's score; else that, where the model is."""
+        return inner_product if self._model.inner_product else self._score_of_model
+
+    def _score_of_model(self, users: State, items: State) -> Tensor:
         return self._model.score(*(map_state(lambda part: part.to(self._device), one) for one in (users, items))).cpu()

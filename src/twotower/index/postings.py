@@ -12,17 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
-from twotower.core.files import read_json, replacing_file, write_json
+from twotower.core.errors import InputError
 from twotower.core.records import TopK
+from twotower.index.postings_files import ARRAYS, read_lists, write_lists
+from twotower.index.precisions import check_precision, decode_scores, encode_scores
 from twotower.ops.topk import merge, top_k, top_k_of_tiles
 
 CodeScore: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Scores of codes (int64 [codes]) with items (a slice of places): a new tensor [codes, items]; -inf: never listed."""
 
-PRECISIONS = ("float32", "float16", "uint8")
-HEADER = "postings.json"
-ARRAYS = ("ids", "offsets", "places", "scores", "low", "step")
 CODE_TILE, ITEM_TILE = 256, 16_384
 
 
@@ -80,12 +78,8 @@ class Postings:
 
     def values(self, code: int) -> NDArray[np.float32]:
         """Return the scores of a list as float32."""
-        return self.decode(self.scores[self.offsets[code] : self.offsets[code + 1]], code)
-
-    def decode(self, stored: NDArray[Any], code: int) -> NDArray[np.float32]:
-        """Return the stored scores of list ``code`` as float32."""
-        numbers = stored.astype(np.float32)
-        return self.low[code] + self.step[code] * numbers if stored.dtype == np.uint8 else numbers
+        stored = self.scores[self.offsets[code] : self.offsets[code + 1]]
+        return decode_scores(stored, self.low[code], self.step[code])
 
     def add(self, scores: Tensor, ids: Tensor) -> Postings:
         """Return the lists with further items, each in the lists that score it among their ``longest`` best.
@@ -147,12 +141,9 @@ class Postings:
 
     def save(self, folder: Path) -> None:
         """Write the lists into ``folder``, one file an array."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ARRAYS:
-            with replacing_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
-                np.save(file, getattr(self, name))
-        header = {"format": 1, "codes": self.num_codes, "items": len(self.ids), "postings": len(self.places)}
-        write_json(folder / HEADER, header | {"longest": self.longest, "precision": self.precision})
+        sizes = {"codes": self.num_codes, "items": len(self.ids), "postings": len(self.places)}
+        header = sizes | {"longest": self.longest, "precision": self.precision}
+        write_lists(folder, {name: getattr(self, name) for name in ARRAYS}, header)
 
     @staticmethod
     def load(folder: Path) -> Postings:
@@ -161,25 +152,7 @@ class Postings:
         Raises:
             InputError: if a file is missing, cut short, or is not one of these lists.
         """
-        header = read_json(folder / HEADER)
-        if not isinstance(header, dict) or header.get("format") != 1:
-            raise InputError(f"{folder / HEADER}: not the header of postings of format 1")
-        arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
-        codes, items, postings = (header.get(name, -1) for name in ("codes", "items", "postings"))
-        wanted = {
-            "ids": (items, "int64"),
-            "offsets": (codes + 1, "int64"),
-            "places": (postings, "int32"),
-            "scores": (postings, header.get("precision")),
-            "low": (codes, "float32"),
-            "step": (codes, "float32"),
-        }
-        for name, (size, kind) in wanted.items():
-            if arrays[name].shape != (size,) or str(arrays[name].dtype) != kind:
-                raise InputError(f"{folder / name}.npy: not the {name} of {HEADER}; build the postings again")
-        offsets = arrays["offsets"]
-        if offsets[0] != 0 or offsets[-1] != postings or (np.diff(offsets) < 0).any():
-            raise InputError(f"{folder / 'offsets.npy'}: lists do not follow one another; build the postings again")
+        arrays, header = read_lists(folder)
         return Postings(**arrays, longest=header["longest"])
 
 
@@ -210,8 +183,7 @@ def build_postings(
         InputError: if ids do not ascend, ``longest`` is below 1, the precision is unknown, a code is out of range, or a
             score is NaN or +inf.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name("precision of postings", precision, PRECISIONS)
+    check_precision("precision of postings", precision)
     if longest < 1 or num_codes < 1:
         raise InputError(f"postings: there must be at least 1 code and 1 item a list, got {num_codes} and {longest}")
     _check_ids(ids)
@@ -239,19 +211,8 @@ def _pack(lists: list[TopK], ids: Tensor, longest: int, precision: str) -> Posti
     scores: NDArray[np.float32] = torch.cat([part.scores for part in lists]).gather(1, order).numpy()
     real = listed >= 0
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(real.sum(1), dtype=np.int64)])
-    low, step = np.zeros(len(real), dtype=np.float32), np.ones(len(real), dtype=np.float32)
-    if precision == "uint8":
-        low = np.where(real, scores, np.inf).min(1, initial=np.inf).astype(np.float32)
-        high = np.where(real, scores, -np.inf).max(1, initial=-np.inf).astype(np.float32)
-        empty = ~real.any(1)
-        low[empty], high[empty] = 0.0, 0.0
-        step = np.where(high > low, (high - low) / np.float32(255), np.float32(1)).astype(np.float32)
-        scores = np.rint((np.where(real, scores, 0) - low[:, None]) / step[:, None]).clip(0, 255)
-    with np.errstate(over="ignore"):
-        stored = scores[real].astype(precision)
-    if precision == "float16" and not np.isfinite(stored).all():
-        raise InputError("postings: scores beyond 65,504 cannot be float16; take precision = 'uint8' or 'float32'")
-    return Postings(ids.numpy().copy(), offsets, listed[real].astype(np.int32), stored, low, step, longest)
+    stored = encode_scores(scores, real, precision)
+    return Postings(ids.numpy().copy(), offsets, listed[real].astype(np.int32), *stored, longest)
 
 
 def _padded(postings: Postings, start: int, stop: int) -> TopK:
@@ -265,10 +226,6 @@ def _padded(postings: Postings, start: int, stop: int) -> TopK:
     return TopK(torch.from_numpy(scores), torch.from_numpy(places))
 
 
-def _ascends(places: Tensor) -> bool:
-    return bool((places[1:] > places[:-1]).all())
-
-
 def _checked(scores: Tensor, above: float | None = None) -> Tensor:
     if not bool((scores < torch.inf).all()):
         raise InputError("postings: a score is NaN or infinite; mend the model before its lists are built")
@@ -276,22 +233,5 @@ def _checked(scores: Tensor, above: float | None = None) -> Tensor:
 
 
 def _check_ids(ids: Tensor) -> None:
-    if len(ids) and (ids[0] < 0 or not _ascends(ids)):
+    if len(ids) and (ids[0] < 0 or not bool((ids[1:] > ids[:-1]).all())):
         raise InputError("postings: ids must be 0 or more, ascend, and each come once")
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return found
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, so this folder holds no postings") from None
-    except (ValueError, EOFError, OSError) as error:
-        # An array of no numbers cannot be mapped, and is read whole.
-        with path.open("rb") as file:
-            try:
-                whole: NDArray[Any] = np.load(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError):
-                why = str(error).splitlines()[0] if str(error) else "nothing in it"
-                raise InputError(f"{path}: cut short or no array ({why}); build the postings again") from None
-        return whole

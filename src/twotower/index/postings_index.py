@@ -4,54 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError
 from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
+from twotower.index.model_lists import HasLists, ListedCodes, NamesLists
 from twotower.index.popular import Popular
-from twotower.index.postings import CODE_TILE, PRECISIONS, Postings, build_postings
+from twotower.index.postings import CODE_TILE, Postings, build_postings
 from twotower.index.postings_search import search_postings
+from twotower.index.precisions import check_precision
 from twotower.index.saved import saved_index, write_note
 from twotower.index.short_lists import WholeCatalogue, default_longest, on_cpu
 from twotower.ops.topk import top_k
 
 ITEMS, LISTS, EVENTS, CODES = "items.safetensors", "postings", "events.safetensors", "codes.safetensors"
-EVERY = 16_384
-"""Codes that all have a list; of more, such as combinations of several codebooks, those that users have."""
-USERS = 10_000
-"""Users whose codes are looked at."""
-
-
-@runtime_checkable
-class HasLists(Protocol):
-    """Turn a user into few codes: its user states have ``codes`` (-1: none) and ``weights``, [users, n] each."""
-
-    @property
-    def num_lists(self) -> int:
-        """Return how many codes there are, each with a list."""
-        ...
-
-    def list_scores(self, codes: Tensor, items: Tensor) -> Tensor:
-        """Return the scores of codes (int64 [codes]) with items: [codes, items]."""
-        ...
-
-
-@runtime_checkable
-class NamesLists(Protocol):
-    """Give its lists a key that those of no other training have."""
-
-    def lists_key(self) -> str:
-        """Return a text that changes with all that the scores of codes are computed with, items aside."""
-        ...
 
 
 class PostingsIndex(ModelIndex):
@@ -61,11 +36,11 @@ class PostingsIndex(ModelIndex):
     the lists come back in the order of the model's score, which differs from the sum where a list was cut. A user whose
     lists hold fewer than k items that may come back is answered by a scan of all items, and so is a filter that lets
     few items through. Where the lists of a user are empty and the scan finds all scores alike (the ReLU of a model that
-    died), the most popular items come back, if numbers of events were read: see `twotower.index.base.ReadsEvents`.
+    died), the most popular items come back, if numbers of events were read: see `twotower.index.abilities.ReadsEvents`.
 
     A model with more than 16,384 codes, as combinations of several codebooks are, gets lists of the codes that some
-    users have: it has to read these before it is built (`twotower.index.base.ReadsUsers`). A request's codes without a
-    list add nothing to its sums.
+    users have: it has to read these before it is built (`twotower.index.abilities.ReadsUsers`). A request's codes
+    without a list add nothing to its sums.
 
     Source: Su et al., "Beyond two-tower matching", SIGIR 2023, section 3.3. Differences: a length for all lists beside
     the one threshold of equation 15, under which most lists are empty or very long; the answers' own scores by the
@@ -93,15 +68,13 @@ class PostingsIndex(ModelIndex):
             raise InputError(f"index.longest = {longest}: at least 0 is wanted")
         if not 0.0 <= above < math.inf:
             raise InputError(f"index.above = {above}: a finite number of at least 0 is wanted")
-        if precision not in PRECISIONS:
-            raise unknown_name("index.precision", precision, PRECISIONS)
-        self._num_lists, self._list_scores = model.num_lists, model.list_scores
+        check_precision("index.precision", precision)
+        self._codes, self._list_scores = ListedCodes(model.num_lists), model.list_scores
         self._model, self._longest, self._precision, self._above = model, longest, precision, above
         self._device = torch.device("cpu")
         self._lists: Postings | None = None
         self._items: WholeCatalogue | None = None
         self._popular: Popular | None = None
-        self._codes: Tensor | None = None
 
     def __len__(self) -> int:
         """Return how many items there are."""
@@ -124,13 +97,11 @@ class PostingsIndex(ModelIndex):
     @property
     def users_wanted(self) -> int:
         """Return how many users it reads, at most: none where every code has a list."""
-        return 0 if self._num_lists <= EVERY else USERS
+        return self._codes.users_wanted
 
     def read_users(self, user_states: State) -> None:
         """Take the codes of users like those who will ask; they hold from the next `build` on, if there are many."""
-        if self.users_wanted:
-            codes = user_states.codes.detach().cpu().unique()
-            self._codes = codes[codes >= 0]
+        self._codes.read_users(user_states.codes)
 
     def build(self, item_states: State, ids: Int[Tensor, " items"]) -> None:
         """Index ``item_states`` under ``ids``, in place of what was there.
@@ -139,17 +110,13 @@ class PostingsIndex(ModelIndex):
             InputError: if their numbers differ, an id comes twice or is below 0, a score is not finite, or there are
                 many codes and no users were read.
         """
-        if self.users_wanted and (self._codes is None or not len(self._codes)):
-            raise InputError(
-                f"index 'postings': of {self._num_lists} codes only those that users have get a list, and it has read "
-                "no users with codes"
-            )
+        self._codes.check_read()
         ids, order = sorted_ids(item_states, ids)
         self._device = ids.device
         states = take(on_cpu(item_states), order.cpu())
         lists = build_postings(
-            lambda lists, items: self._of_lists_numbered(lists, take(states, items)),
-            self._count,
+            lambda lists, items: self._of_codes(self._codes.of(lists), take(states, items)),
+            len(self._codes),
             ids.cpu(),
             longest=self._longest or default_longest(len(ids)),
             precision=self._precision,
@@ -191,8 +158,8 @@ class PostingsIndex(ModelIndex):
             return self.build(item_states, ids)
         ids, order = sorted_ids(item_states, ids)
         ids, states, known = ids.cpu(), take(on_cpu(item_states), order.cpu()), self._items.ids
-        every = torch.arange(self._count).split(CODE_TILE)
-        scores = torch.cat([self._of_lists_numbered(part, states) for part in every])
+        every = torch.arange(len(self._codes)).split(CODE_TILE)
+        scores = torch.cat([self._of_codes(self._codes.of(part), states) for part in every])
         lists = self._lists.add(scores.masked_fill(scores <= self._above, -torch.inf), ids)
         stays = ~torch.isin(known, ids)
         by_id = torch.cat([known[stays], ids]).argsort()
@@ -220,10 +187,10 @@ class PostingsIndex(ModelIndex):
         if self._popular is not None:
             with replacing_file(folder / EVENTS) as partial:
                 save_file({"events": self._popular.events}, partial)
-        if self._codes is not None:
+        if self._codes.codes is not None:
             with replacing_file(folder / CODES) as partial:
-                save_file({"codes": self._codes}, partial)
-        parts = {"events": self._popular is not None, "codes": self._codes is not None}
+                save_file({"codes": self._codes.codes}, partial)
+        parts = {"events": self._popular is not None, "codes": self._codes.codes is not None}
         key = self._model.lists_key() if isinstance(self._model, NamesLists) else None
         write_note(folder, type(self), self.settings, built=self._lists is not None, key=key, **parts, **self._more())
 
@@ -240,12 +207,12 @@ class PostingsIndex(ModelIndex):
             if note.get("events", False):  # indexes of before November 2026 have none
                 index.read_events(load_file(folder / EVENTS)["events"])
             if note.get("codes", False):
-                index._codes = load_file(folder / CODES)["codes"]
+                index._codes.codes = load_file(folder / CODES)["codes"]
         if built:
             lists = Postings.load(folder / LISTS)
-            if lists.num_codes != index._count or rows(states) != len(lists.ids):
+            if lists.num_codes != len(index._codes) or rows(states) != len(lists.ids):
                 raise InputError(
-                    f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {index._count} "
+                    f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {len(index._codes)} "
                     "codes: lists of another model? Build the index again"
                 )
             if key is not None and isinstance(model, NamesLists) and key != model.lists_key():
@@ -271,7 +238,7 @@ class PostingsIndex(ModelIndex):
         self._items = WholeCatalogue(self._score, states, torch.tensor(lists.ids), raised="index.longest")
 
     def _of_lists(self, user_states: Any, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
-        lists = self._numbers(user_states.codes)
+        lists = self._codes.numbers(user_states.codes)
         return self._scored(user_states, self._sums(lists, user_states.weights, k, exclude, allowed))
 
     def _sums(self, lists: Tensor, weights: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
@@ -279,29 +246,10 @@ class PostingsIndex(ModelIndex):
         assert self._lists is not None, "searched once there are lists"
         return search_postings(self._lists, lists, weights, k, exclude=exclude, allowed=allowed)
 
-    @property
-    def _count(self) -> int:
-        """How many lists there are."""
-        return self._num_lists if self._codes is None else len(self._codes)
-
-    def _numbers(self, codes: Tensor) -> Tensor:
-        """The number of each code's list, -1 where it has none."""
-        if self._codes is None:
-            return codes
-        wrong = codes[(codes >= self._num_lists) | (codes < -1)]
-        if len(wrong):
-            raise InputError(f"postings: code {int(wrong[0])}, but the model has {self._num_lists}: another model's?")
-        at = torch.searchsorted(self._codes, codes).clamp(max=len(self._codes) - 1)
-        return torch.where(self._codes[at] == codes, at, -1)
-
-    def _of_lists_numbered(self, lists: Tensor, items: State) -> Tensor:
-        """Scores of the codes of these lists."""
-        return self._of_codes(lists if self._codes is None else self._codes[lists], items)
-
     def _empty(self, user_states: Any) -> Tensor:
         """Which users have no code with a list that holds anything: bool [users]."""
         assert self._lists is not None, "asked once there are lists"
-        codes = self._numbers(user_states.codes.cpu())
+        codes = self._codes.numbers(user_states.codes.cpu())
         holds = torch.from_numpy(self._lists.lengths > 0)[codes.clamp(min=0)] & (codes >= 0)
         return ~holds.any(1)
 

@@ -18,7 +18,7 @@ from twotower.index.postings import Postings
 from twotower.index.postings_sparse import SparseItem
 from twotower.index.postings_store import PostingsStore
 from twotower.index.qdrant_server import QdrantIndex, say
-from twotower.index.store import Scored
+from twotower.index.store_answers import Scored
 
 VECTOR = "codes"
 """Name of the sparse vector of each point."""

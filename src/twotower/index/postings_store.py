@@ -12,10 +12,11 @@ from torch import Tensor
 from twotower.core.errors import InputError
 from twotower.core.records import State, TopK
 from twotower.index.base import ScoringModel
+from twotower.index.checks import nothing
 from twotower.index.postings import Postings
 from twotower.index.postings_index import PostingsIndex
 from twotower.index.postings_sparse import SparseItem, sparse_items
-from twotower.index.store import BATCH, SPARE, Scored
+from twotower.index.store_answers import BATCH, SPARE, Scored, excluded_ids, put_best
 
 
 class PostingsStore(PostingsIndex):
@@ -76,7 +77,7 @@ class PostingsStore(PostingsIndex):
 
     def _sums(self, lists: Tensor, weights: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None) -> TopK:
         assert self._items is not None, "searched once there are lists"
-        scores, ids = torch.full((len(lists), k), -torch.inf), torch.full((len(lists), k), -1)
+        answers = TopK(*nothing(len(lists), k, torch.device("cpu")))
         among = None if allowed is None else self._items.ids[allowed].tolist()
         for user, (row, row_weights) in enumerate(zip(lists.tolist(), weights.tolist(), strict=True)):
             if self._lists is not None and max(row, default=-1) >= self._lists.num_codes:
@@ -85,12 +86,10 @@ class PostingsStore(PostingsIndex):
             for code, weight in zip(row, row_weights, strict=True):
                 if code >= 0:
                     summed[code] += weight
-            but = [] if exclude is None else [id for id in set(exclude[user].tolist()) if id >= 0]
-            found = self._ask(list(summed), list(summed.values()), k + SPARE, among, but) if summed else []
-            found = sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
-            ids[user, : len(found)] = torch.tensor([id for id, _ in found], dtype=torch.int64)
-            scores[user, : len(found)] = torch.tensor([score for _, score in found])
-        return TopK(scores, ids)
+            if summed:
+                but = excluded_ids(exclude, user)
+                put_best(answers, user, self._ask(list(summed), list(summed.values()), k + SPARE, among, but))
+        return answers
 
     def _points(self, lists: Postings) -> dict[int, SparseItem]:
         return {item.id: item for item in sparse_items(lists)}

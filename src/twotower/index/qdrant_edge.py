@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from twotower.core.conditions import Condition
 from twotower.core.errors import InputError
-from twotower.index.base import ItemColumn
+from twotower.index.abilities import ItemColumn
 from twotower.index.qdrant_filters import SCHEMAS, filter_of, payload, takes
-from twotower.index.store import Scored, StoreIndex, Where
+from twotower.index.store import StoreIndex
+from twotower.index.store_answers import Scored, Where
 
 SHARD = "shard"
 SCANNED = 1_000

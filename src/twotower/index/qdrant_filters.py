@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any as Value
 
 from twotower.core.conditions import All, Among, Any, Compare, Condition, Contains, IsTrue, Not, moment
-from twotower.index.base import ItemColumn
-from twotower.index.store import Where
+from twotower.index.abilities import ItemColumn
+from twotower.index.store_answers import Where
 
 SCHEMAS = {"text": "keyword", "number": "float", "flag": "keyword", "time": "datetime"}
 """Payload index of each kind of column; true and false are kept as words, which every client tells from 1 and 0."""

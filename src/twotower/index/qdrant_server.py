@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from twotower.core.conditions import Condition
 from twotower.core.errors import InputError
+from twotower.index.abilities import ItemColumn
 from twotower.index.address import Address, address_of, patiently
-from twotower.index.base import ItemColumn
 from twotower.index.qdrant_filters import SCHEMAS, filter_of, payload, takes
-from twotower.index.store import BATCH, Scored, StoreIndex, Where
+from twotower.index.store import StoreIndex
+from twotower.index.store_answers import BATCH, Scored, Where
 
 T = TypeVar("T")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,32 +17,14 @@ from torch import Tensor
 from twotower.core.conditions import Condition, columns_of
 from twotower.core.errors import InputError
 from twotower.core.records import State, TopK
+from twotower.index.abilities import ItemColumn
 from twotower.index.approximate_rows import plain_vectors
 from twotower.index.approximate_search import FEW, SHARE
-from twotower.index.base import ItemColumn
 from twotower.index.checks import allowed_among, check_question, check_there, nothing, sorted_ids
 from twotower.index.saved import saved_index, write_note
-
-Scored: TypeAlias = list[tuple[int, float]]
+from twotower.index.store_answers import BATCH, SPARE, Scored, Where, excluded_ids, put_best
 
 IDS = "ids.npy"
-BATCH = 1_000
-"""Items sent at a time."""
-SPARE = 16
-"""Answers asked for beyond those wanted, so that equal scores are cut by id and not by chance."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Describe what may come back."""
-
-    condition: Condition | None = None
-    among: Sequence[int] | None = None
-    """Ids that alone may come back."""
-    without: Sequence[int] = ()
-    """Ids that may not."""
-    exact: bool = False
-    """Whether all that may come back is scored, without the engine's graph."""
 
 
 class StoreIndex(ABC):
@@ -271,21 +253,17 @@ class StoreIndex(ABC):
         """Ask for one user after the other; where fewer than may be come back, once more without the graph."""
         queries = plain_vectors(states, "user")
         check_question(len(queries), k, exclude)
-        scores, ids = nothing(len(queries), k, torch.device("cpu"))
+        answers = TopK(*nothing(len(queries), k, torch.device("cpu")))
         if most and len(queries):
             self._check_width(queries, "user")
         for user, query in enumerate(queries.tolist() if most else ()):
-            unwanted = [] if exclude is None else [id for id in set(exclude[user].tolist()) if id >= 0]
-            asked = Where(where.condition, where.among, [*where.without, *unwanted], where.exact)
+            asked = replace(where, without=[*where.without, *excluded_ids(exclude, user)])
             wanted = min(k, most)
             found = self._known(self._ask(query, wanted + SPARE, asked))
             if len(found) < wanted and not where.exact:
-                again = Where(where.condition, where.among, asked.without, exact=True)
-                found = self._known(self._ask(query, wanted + SPARE, again))
-            found = sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
-            ids[user, : len(found)] = torch.tensor([id for id, _ in found], dtype=torch.int64)
-            scores[user, : len(found)] = torch.tensor([score for _, score in found])
-        return TopK(scores.to(self._device), ids.to(self._device))
+                found = self._known(self._ask(query, wanted + SPARE, replace(asked, exact=True)))
+            put_best(answers, user, found)
+        return TopK(answers.scores.to(self._device), answers.ids.to(self._device))
 
     def _known(self, found: Scored) -> Scored:
         """Leave out what another holder of the same store has added."""

@@ -28,7 +28,13 @@ class Asker(NamedTuple):
 def asker_of(
     bundle: Bundle, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None
 ) -> Asker:
-    """Encode the user of a request: see `twotower.serving.retriever.Retriever.asker`.
+    """Encode the user of a request: a known one, a history of item ids (oldest first) with raw columns, or both.
+
+    Of somebody new, raw columns alone are enough where the data has features of users.
+
+    With both, the history is what came since the bundle was written: it follows the stored one, at the time of the
+    latest stored event. A user who is not known is then left aside with a warning, and the history answers alone;
+    ``features`` are those of such a one.
 
     Raises:
         InputError: if none of the three is given, the user is unknown and there is neither history nor features, or

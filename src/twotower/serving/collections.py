@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError, UnavailableError
 from twotower.core.files import read_json
-from twotower.index.base import AnyIndex, KeptElsewhere
+from twotower.index.abilities import KeptElsewhere
+from twotower.index.base import AnyIndex
 from twotower.index.saved import NOTE
 from twotower.serving.manifest import read_manifest
 

@@ -49,7 +49,7 @@ def drop_left(folder: Path | str) -> Dropped:
 
 
 def _class(kind: str) -> type[Any]:
-    """The class of an index that is a `twotower.index.base.KeptElsewhere`."""
+    """The class of an index that is a `twotower.index.abilities.KeptElsewhere`."""
     found = index_class(kind)
     if not hasattr(found, "delete_collection"):
         raise InputError(f"index '{kind}' keeps no collections elsewhere")

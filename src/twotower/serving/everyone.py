@@ -16,6 +16,7 @@ from twotower.core.errors import InputError
 from twotower.core.parts import Job, prepare_parts, run_parts
 from twotower.core.records import FIRST_KNOWN
 from twotower.core.store import local_file
+from twotower.serving.asking import excluded_rows
 from twotower.serving.everyone_part import recommend_part
 from twotower.serving.filters.allowed import Allowed
 from twotower.serving.listed import listed_rows
@@ -88,8 +89,8 @@ def write_recommendations(
     bundle = retriever.bundle
     names = bundle.item_vocabulary.texts(exclude)
     stocked = None if only is None else bundle.item_vocabulary.texts(only)
-    allowed = retriever.allowed(filter, stocked)
-    most, banned = retriever.checked(k, allowed), retriever.excluded(names)
+    allowed = retriever.finder.filters.allowed(filter, stocked)
+    most, banned = retriever.finder.limit(k, allowed), excluded_rows(bundle, names)
     second = None if then is None else SecondStage(then, most)
     with parts_of(to, file) as store:
         rows = _rows(retriever, users)
@@ -99,7 +100,7 @@ def write_recommendations(
             "bundle": bundle.manifest["digest"],
             "k": most,
             "exclude": sorted(set(names)),
-            "include_seen": retriever.keeps_seen(include_seen),
+            "include_seen": retriever.finder.keeps_seen(include_seen),
             **_then(then),
             **_allowed(filter, allowed),
             "users": len(rows),

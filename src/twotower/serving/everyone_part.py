@@ -29,7 +29,7 @@ def recommend_part(task: Task) -> None:
     bundle = retriever.bundle
     rows = torch.arange(*task["users"]) if "users" in task else torch.tensor(task["listed"], dtype=torch.int64)
     second = _second(task, retriever)
-    allowed = retriever.allowed(task.get("filter"), task.get("only"))
+    allowed = retriever.finder.filters.allowed(task.get("filter"), task.get("only"))
     depth = task["k"] if second is None else second.depth
     if allowed is not None:
         depth = min(depth, max(allowed.number, 1))
@@ -37,7 +37,7 @@ def recommend_part(task: Task) -> None:
     tiles = rows.to(bundle.device).split(TILE)
     found = []
     for tile in tiles:
-        first = retriever.found_many(tile, depth, banned, include_seen=task["include_seen"], allowed=allowed)
+        first = retriever.finder.found_many(tile, depth, banned, include_seen=task["include_seen"], allowed=allowed)
         found.append(first if second is None else second.order(tile, first))
     counts = {"users": len(rows), "rows": 0, "unordered": 0 if second is None else second.unordered}
     with writing_part(task, counts) as path, _ids(bundle) as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from functools import cached_property
 from typing import SupportsIndex
 
@@ -12,15 +13,16 @@ import torch
 from torch import Tensor
 
 from twotower.core.errors import InputError, shown
-from twotower.core.records import PADDING, TopK, Users
+from twotower.core.records import PADDING, State, TopK, Users
 from twotower.data.log import NO_ITEM
-from twotower.index.base import AnyIndex, FiltersColumns
+from twotower.index.abilities import FiltersColumns
+from twotower.index.base import AnyIndex
 from twotower.index.brute_force import BruteForceIndex
 from twotower.index.exact import ExactIndex
 from twotower.models.base import Model, prepare_serving
 from twotower.ops.topk import top_k
 from twotower.serving.answer import Answer, Answers
-from twotower.serving.asking import Asker
+from twotower.serving.asking import Asker, excluded_rows, seen
 from twotower.serving.bundle import Bundle
 from twotower.serving.filters.allowed import Allowed, Filters
 from twotower.serving.neighbours import Neighbours, directions
@@ -53,8 +55,83 @@ class Finder:
         with self._lock:
             return self._built_neighbours
 
+    @cached_property
+    def filters(self) -> Filters:
+        """Return what finds the items that pass a filter."""
+        return Filters(self.bundle)
+
+    def limit(self, k: int, allowed: Allowed | None = None) -> int:
+        """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
+
+        Raises:
+            InputError: if ``k`` is no whole number or below 1.
+        """
+        return checked(k, len(self.bundle.item_ids) if allowed is None or not allowed.number else allowed.number)
+
+    def keeps_seen(self, include_seen: bool | None) -> bool:
+        """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
+        return not self.bundle.mask_seen if include_seen is None else include_seen
+
+    def found_for(
+        self,
+        asker: Asker,
+        k: int,
+        exclude: Iterable[object] = (),
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
+        """Return the rows of the best ``k`` items for one request, without the items of these ids.
+
+        Raises:
+            InputError: if ``k`` is below 1.
+        """
+        banned = excluded_rows(self.bundle, exclude)[None]
+        banned = banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
+        return self.found(asker.users, self.limit(k, allowed), banned, allowed)
+
+    def found_many(
+        self,
+        users: Tensor,
+        k: int,
+        excluded: Tensor,
+        *,
+        include_seen: bool | None = None,
+        allowed: Allowed | None = None,
+    ) -> TopK:
+        """Return the rows of the best ``k`` items of many known users.
+
+        Args:
+            users: rows of known users, int64 [users].
+            k: as `limit` returned it.
+            excluded: rows that nobody gets, int64 [excluded].
+            include_seen: whether users get what they have seen, too; None: as the bundle was evaluated.
+            allowed: what alone may come back, as `Filters.allowed` returned it.
+        """
+        banned = excluded.expand(len(users), -1)
+        if not self.keeps_seen(include_seen):
+            banned = torch.cat([banned, seen(self.bundle, users)], dim=1)
+        return self.found(self.bundle.users(users), k, banned, allowed)
+
     @torch.inference_mode()
-    def found(self, users: Users, k: int, banned: Tensor | None, allowed: Allowed | None = None) -> TopK:
+    def state_of(self, row: int) -> tuple[State, Tensor]:
+        """Return a known user's state, and the rows seen, padded with -1: int64 [1, most]."""
+        rows = torch.tensor([row], dtype=torch.int64, device=self.bundle.device)
+        return self.model.encode_users(self.bundle.users(rows)), seen(self.bundle, rows)
+
+    @torch.inference_mode()
+    def nearest(self, states: State, k: int, banned: Tensor) -> TopK:
+        """Return the rows of the best ``k`` items by these user states.
+
+        Args:
+            states: of users.
+            k: as `limit` returned it.
+            banned: rows that each user does not get, int64 [users, most], -1 where there are no more.
+        """
+        return self.index.search(states, k, banned)
+
+    @torch.inference_mode()
+    def found(self, users: Users, k: int, banned: Tensor, allowed: Allowed | None = None) -> TopK:
         """Return the rows of the best ``k`` items a user, without the ``banned`` ones (int64 [users, n])."""
         states, index = self.model.encode_users(users), self.index
         if allowed is None or not allowed.number:
@@ -63,14 +140,9 @@ class Finder:
             return index.search_where(states, k, banned, allowed.condition)
         return index.search(states, k, banned, allowed.mask)
 
-    @cached_property
-    def filters(self) -> Filters:
-        """Return what finds the items that pass a filter."""
-        return Filters(self.bundle)
-
     @torch.inference_mode()
     def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
-        """Return the best ``k`` of these item rows: see `twotower.serving.retriever.Retriever.ordered`.
+        """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
 
         Raises:
             InputError: if nothing is known of the user, or ``k`` is below 1.

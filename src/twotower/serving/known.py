@@ -40,7 +40,7 @@ class KnownUsers:
     """
 
     def __init__(self, retriever: Retriever, budget: int = BUDGET) -> None:
-        self._retriever = retriever
+        self._finder = retriever.finder
         self._vocabulary = retriever.bundle.user_vocabulary
         self._kept: dict[int, Kept] = {}
         self._lock = threading.Lock()
@@ -62,11 +62,11 @@ class KnownUsers:
     def recommend(self, row: int, k: int, *, include_seen: bool | None = None) -> list[Answer]:
         """Find the best ``k`` items of a user, from 1 to all that there are."""
         kept = self._kept.get(row) or self._keep(row)
-        left_out = kept.seen[:, :0] if self._retriever.keeps_seen(include_seen) else kept.seen
-        return self._retriever.answers(self._retriever.nearest(kept.state, k, left_out))
+        left_out = kept.seen[:, :0] if self._finder.keeps_seen(include_seen) else kept.seen
+        return self._finder.answers(self._finder.nearest(kept.state, k, left_out))[0]
 
     def _keep(self, row: int) -> Kept:
-        state, seen = self._retriever.state_of(row)
+        state, seen = self._finder.state_of(row)
         size = OVERHEAD + sum(part.nbytes for part in (*to_tensors(state).values(), seen))
         kept = Kept(state, seen, size)
         with self._lock:
@@ -79,7 +79,7 @@ class KnownUsers:
 
     def _measured(self) -> tuple[float, float]:
         """CPU seconds of one search and of one user's encoding; infinite where an answer is made elsewhere."""
-        bundle, index = self._retriever.bundle, self._retriever.index
+        bundle, index = self._finder.bundle, self._finder.index
         rows = range(FIRST_KNOWN, min(bundle.schema.num_users, FIRST_KNOWN + USERS))
         if bundle.device.type != "cpu" or not isinstance(index, ApproximateIndex | Scan) or not rows:
             return float("inf"), float("inf")
@@ -90,10 +90,10 @@ class KnownUsers:
             searching: list[float] = []
             for row in [*rows] * TRIES:
                 begin = time.thread_time()
-                state, seen = self._retriever.state_of(row)
+                state, seen = self._finder.state_of(row)
                 encoding.append(time.thread_time() - begin)
                 begin = time.thread_time()
-                self._retriever.answers(self._retriever.nearest(state, min(10, len(bundle.item_ids)), seen))
+                self._finder.answers(self._finder.nearest(state, min(10, len(bundle.item_ids)), seen))
                 searching.append(time.thread_time() - begin)
         finally:
             torch.set_num_threads(threads)

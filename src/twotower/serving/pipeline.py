@@ -14,6 +14,7 @@ from twotower.core.errors import InputError, shown
 from twotower.core.records import TopK
 from twotower.data.log import NO_ITEM
 from twotower.models.mixture import mix
+from twotower.serving.asking import asker_of
 from twotower.serving.bundle import Bundle
 from twotower.serving.pairs import Judgement, judgement_of
 from twotower.serving.retriever import Answer, Retriever
@@ -101,24 +102,24 @@ class Pipeline:
         """
         if k > self.candidates:
             raise InputError(f"k = {k} of {self.candidates} candidates: ask for fewer, or for more candidates")
-        asker = self.ranker.asker(user, history, features)
+        asker = asker_of(self.ranker.bundle, user, history, features)
         most = min(self.candidates, len(self.retriever.bundle.item_ids))
-        asked = self.retriever.asker(user, history, features)
-        allowed = self.retriever.allowed(filter, only)
+        asked = asker_of(self.retriever.bundle, user, history, features)
+        allowed = self.retriever.finder.filters.allowed(filter, only)
         if allowed is not None:
             most = min(most, max(allowed.number, 1))
-        first = self.retriever.found(asked, most, exclude, include_seen=include_seen, allowed=allowed)
+        first = self.retriever.finder.found_for(asked, most, exclude, include_seen=include_seen, allowed=allowed)
         there = first.ids[0] != NO_ITEM
         device = self.ranker.bundle.device
         found = TopK(first.scores[:, there].to(device), first.ids[:, there].to(device))
         items = found.ids[0]
         if not len(items):
             return []
-        wanted = min(k, len(items))
+        wanted, ranker = min(k, len(items)), self.ranker.finder
         if self.weight == 1.0:
-            return self.ranker.answers(self.ranker.ordered(asker, items, wanted))
-        second = self.ranker.ordered(asker, items, len(items))
-        return self.ranker.answers(mix(found, second, self.weight, wanted))
+            return ranker.answers(ranker.ordered(asker, items, wanted))[0]
+        second = ranker.ordered(asker, items, len(items))
+        return ranker.answers(mix(found, second, self.weight, wanted))[0]
 
     def preload(self) -> None:
         """Load at once what the first requests would wait for."""

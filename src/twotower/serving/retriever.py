@@ -14,20 +14,17 @@ from torch import Tensor
 from twotower.core.errors import InputError, shown
 from twotower.core.records import State, TopK
 from twotower.data.log import NO_ITEM
-from twotower.index.base import AnyIndex
 from twotower.models.base import SumsOverHistory
 from twotower.serving.answer import Answer, Similar
-from twotower.serving.asking import Asker, answered_by, asker_of, excluded_rows, item_rows, seen, user_rows
+from twotower.serving.asking import asker_of, item_rows, seen, user_rows
 from twotower.serving.bundle import Bundle
 from twotower.serving.explaining import explained
-from twotower.serving.filters.allowed import Allowed
-from twotower.serving.filters.columns import ItemColumns
 from twotower.serving.finder import Finder, checked
 from twotower.serving.from_file import similar_to_file
 from twotower.serving.vocabulary import Record
 from twotower.serving.why import Why, similar_by_sum
 
-__all__ = ["TILE", "Answer", "Asker", "Retriever", "Similar", "load"]
+__all__ = ["TILE", "Answer", "Retriever", "Similar", "load"]
 
 TILE = 1024
 """Users encoded and searched at a time."""
@@ -38,11 +35,15 @@ class Retriever:
 
     An inner-product model is searched through the bundle's index, exactly if it holds none; any other model scores the
     whole catalogue.
+
+    Attributes:
+        bundle: what it answers from.
+        finder: searches by rows of the bundle, for callers that hold rows.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._finder = Finder(bundle)
+        self.finder = Finder(bundle)
 
     def __repr__(self) -> str:
         name, items = self.bundle.manifest["model"]["name"], len(self.bundle.item_ids)
@@ -91,8 +92,9 @@ class Retriever:
                 unknown and there is neither history nor features, the history of one who is not known is empty or
                 holds nothing known and no features say more, or the filter is no expression on these columns.
         """
-        allowed, asker = self.allowed(filter, only), self.asker(user, history, features)
-        return self.answers(self.found(asker, k, exclude, include_seen=include_seen, allowed=allowed))
+        allowed = self.finder.filters.allowed(filter, only)
+        asker = asker_of(self.bundle, user, history, features)
+        return self._answers(self.finder.found_for(asker, k, exclude, include_seen=include_seen, allowed=allowed))
 
     def recommend_many(
         self,
@@ -108,13 +110,12 @@ class Retriever:
         Raises:
             InputError: if a user is unknown, ``k`` is below 1, or the filter is none.
         """
-        rows, keeps = user_rows(self.bundle, users), self.keeps_seen(include_seen)
-        allowed = self.allowed(filter, only)
+        rows, allowed = user_rows(self.bundle, users), self.finder.filters.allowed(filter, only)
+        most, nothing = self.finder.limit(k, allowed), rows[:0]
         answers: list[list[Answer]] = []
         for tile in rows.split(TILE) if len(rows) else ():
-            banned = None if keeps else seen(self.bundle, tile)
-            most = self.checked(k, allowed)
-            answers += self._finder.answers(self._finder.found(self.bundle.users(tile), most, banned, allowed))
+            found = self.finder.found_many(tile, most, nothing, include_seen=include_seen, allowed=allowed)
+            answers += self.finder.answers(found)
         return answers
 
     def rank(
@@ -141,8 +142,8 @@ class Retriever:
         if len(items.unique()) < len(items):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"candidate {shown(twice)} is named more than once; name each candidate once")
-        asker = self.asker(user, history, features)
-        return self.answers(self.ordered(asker, items, len(items) if k is None else k))
+        asker = asker_of(self.bundle, user, history, features)
+        return self._answers(self.finder.ordered(asker, items, len(items) if k is None else k))
 
     def similar(
         self, item: str, *, k: int = 10, filter: str | None = None, only: Iterable[object] | None = None
@@ -159,11 +160,11 @@ class Retriever:
                 numbers.
         """
         row, most = item_rows(self.bundle, [item]), checked(k, len(self.bundle.item_ids) - 1)
-        allowed = self.allowed(filter, only)
+        allowed, model = self.finder.filters.allowed(filter, only), self.finder.model
         allow = None if allowed is None else allowed.mask
-        if isinstance(self._finder.model, SumsOverHistory):
-            return self.answers(similar_by_sum(self._finder.model, int(row), self.bundle.item_ids, most, allow))
-        return self.answers(self._finder.neighbours.of_ids(row, most, allow))
+        if isinstance(model, SumsOverHistory):
+            return self._answers(similar_by_sum(model, int(row), self.bundle.item_ids, most, allow))
+        return self._answers(self.finder.neighbours.of_ids(row, most, allow))
 
     def explain(
         self,
@@ -191,7 +192,8 @@ class Retriever:
         names = self.bundle.item_vocabulary.texts(items)
         if not names:
             raise InputError("the list of items is empty; name those to explain")
-        return explained(self.bundle, self._finder.model, self.asker(user, history, features).users, names)
+        asker = asker_of(self.bundle, user, history, features)
+        return explained(self.bundle, self.finder.model, asker.users, names)
 
     def similar_table(
         self,
@@ -215,7 +217,7 @@ class Retriever:
             InputError: if the file cannot be read as items, its new rows tell the model nothing, ``among`` is neither,
                 ``k`` is below 1, or the filter is none.
         """
-        return similar_to_file(self._finder, Path(path), k, among, self.allowed(filter, only))
+        return similar_to_file(self.finder, Path(path), k, among, self.finder.filters.allowed(filter, only))
 
     def seen(self, user: object) -> list[Record]:
         """Return what a known user has seen: items of all stored events, of whatever label, latest first, each once.
@@ -255,7 +257,7 @@ class Retriever:
         if not ids:
             raise InputError("the list of users is empty; name at least one")
         rows = user_rows(self.bundle, ids)
-        tiles = [self._vectors(self._finder.model.encode_users(self.bundle.users(tile))) for tile in rows.split(TILE)]
+        tiles = [self._vectors(self.finder.model.encode_users(self.bundle.users(tile))) for tile in rows.split(TILE)]
         return ids, np.concatenate(tiles)
 
     def _vectors(self, states: State) -> NDArray[np.float32]:
@@ -264,131 +266,8 @@ class Retriever:
             raise InputError(f"model '{name}' has no vectors: its states are not one list of numbers a row")
         return states.float().cpu().numpy()
 
-    def asker(self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None) -> Asker:
-        """Encode the user of a request: a known one, a history of item ids (oldest first) with raw columns, or both.
-
-        Of somebody new, raw columns alone are enough where the data has features of users.
-
-        With both, the history is what came since the bundle was written: it follows the stored one, at the time of the
-        latest stored event. A user who is not known is then left aside with a warning, and the history answers alone;
-        ``features`` are those of such a one.
-
-        Raises:
-            InputError: if none of the three is given, the user is unknown and there is neither history nor features,
-                or the history of one who is not known is empty or all unknown and no features say more; if features
-                come with a known user alone, or name a column that is none.
-        """
-        return asker_of(self.bundle, user, history, features)
-
-    def excluded(self, ids: Iterable[object]) -> Tensor:
-        """Return rows to leave out, int64; ids that the catalogue does not have change nothing and are a warning."""
-        return excluded_rows(self.bundle, ids)
-
-    def answered_by(
-        self, user: object, history: Iterable[object] | None, features: Mapping[str, Any] | None = None
-    ) -> str:
-        """Return what a request is answered from: "user", "history", "user+history" or "features"."""
-        return answered_by(self.bundle, user, history, features)
-
-    @property
-    def item_columns(self) -> ItemColumns:
-        """Return the columns of the items that a filter reads."""
-        return self._finder.filters.columns
-
-    def allowed(self, filter: str | None, only: Iterable[object] | None = None) -> Allowed | None:
-        """Return what alone may come back; None: every item. Where nothing passes, a warning says so.
-
-        Raises:
-            InputError: if ``filter`` is no expression on columns of the items; names the place.
-        """
-        return self._finder.filters.allowed(filter, only)
-
-    def found_many(
-        self,
-        users: Tensor,
-        k: int,
-        excluded: Tensor,
-        *,
-        include_seen: bool | None = None,
-        allowed: Allowed | None = None,
-    ) -> TopK:
-        """Return the rows of the best ``k`` items of many known users, a tile of `TILE` rows at most.
-
-        Args:
-            users: rows of known users, int64 [users].
-            k: as `checked` returned it.
-            excluded: rows that nobody gets, as `excluded` returned them.
-            include_seen: whether users get what they have seen, too; None: as the bundle was judged.
-            allowed: as `allowed` returned it.
-        """
-        banned = excluded.expand(len(users), -1)
-        if not self.keeps_seen(include_seen):
-            banned = torch.cat([banned, seen(self.bundle, users)], dim=1)
-        return self._finder.found(self.bundle.users(users), k, banned, allowed)
-
-    def checked(self, k: int, allowed: Allowed | None = None) -> int:
-        """Return how many items may come back for ``k``: all of them, with a warning, where there are fewer.
-
-        Raises:
-            InputError: if ``k`` is no whole number or below 1.
-        """
-        return checked(k, len(self.bundle.item_ids) if allowed is None or not allowed.number else allowed.number)
-
-    def keeps_seen(self, include_seen: bool | None) -> bool:
-        """Return whether users get what they have seen, too; None: as the bundle was evaluated."""
-        return not self.bundle.mask_seen if include_seen is None else include_seen
-
-    def found(
-        self,
-        asker: Asker,
-        k: int,
-        exclude: Iterable[object] = (),
-        *,
-        include_seen: bool | None = None,
-        allowed: Allowed | None = None,
-    ) -> TopK:
-        """Return the rows of the best ``k`` items for one request.
-
-        Raises:
-            InputError: if ``k`` is below 1.
-        """
-        banned = self.excluded(exclude)[None]
-        banned = banned if self.keeps_seen(include_seen) else torch.cat([banned, asker.seen], dim=1)
-        return self._finder.found(asker.users, self.checked(k, allowed), banned, allowed)
-
-    @torch.inference_mode()
-    def state_of(self, row: int) -> tuple[State, Tensor]:
-        """Return a known user's state, and the rows seen, padded with -1: int64 [1, most]."""
-        rows = torch.tensor([row], dtype=torch.int64, device=self.bundle.device)
-        return self._finder.model.encode_users(self.bundle.users(rows)), seen(self.bundle, rows)
-
-    @torch.inference_mode()
-    def nearest(self, states: State, k: int, banned: Tensor) -> TopK:
-        """Return the rows of the best ``k`` items by these user states.
-
-        Args:
-            states: of users.
-            k: as `checked` returned it.
-            banned: rows that each user does not get, int64 [users, most], -1 where there are no more.
-        """
-        return self.index.search(states, k, banned)
-
-    @property
-    def index(self) -> AnyIndex:
-        """Return what is searched: the bundle's index, or exact search where it has none."""
-        return self._finder.index
-
-    def ordered(self, asker: Asker, items: Tensor, k: int) -> TopK:
-        """Return the best ``k`` of these item rows (int64 [candidates], no two alike) for one request.
-
-        Raises:
-            InputError: if nothing is known of the user, or ``k`` is below 1.
-        """
-        return self._finder.ordered(asker, items, k)
-
-    def answers(self, found: TopK) -> list[Answer]:
-        """Convert the rows found for one request to answers in outside ids."""
-        return self._finder.answers(found)[0]
+    def _answers(self, found: TopK) -> list[Answer]:
+        return self.finder.answers(found)[0]
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, verify: bool = True) -> Retriever:

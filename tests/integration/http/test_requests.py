@@ -14,7 +14,7 @@ import twotower
 from twotower.core.errors import UnavailableError
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
-from twotower.serving.retriever import Retriever
+from twotower.serving.finder import Finder
 
 TOKEN = "a-token-for-tests-only"
 Build = Callable[..., Any]
@@ -260,7 +260,7 @@ def test_a_service_whose_index_is_silent_is_alive_and_not_ready(
     app: Any, ask: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(app, "/readyz").status_code == 200
-    monkeypatch.setattr(Retriever, "index", Silent())
+    monkeypatch.setattr(Finder, "index", Silent())
     answer = ask(app, "/readyz")
     assert answer.status_code == 503
     assert "does not answer (refused)" in answer.text

@@ -20,6 +20,7 @@ from twotower.cli.main import main
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.models.base import Model
+from twotower.serving.asking import asker_of
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -85,7 +86,7 @@ def test_a_process_that_cannot_import_torch_answers_as_the_retriever(bundle: Pat
     wanted = retriever.recommend(history=["i8", "i2"], features={"age": 30, "city": "city2"}, k=4, exclude=["i9"])
     assert [item for item, _ in answer["list"]] == [item.id for item in wanted]
     assert [score for _, score in answer["list"]] == pytest.approx([item.score for item in wanted], abs=1e-4)
-    asker = retriever.asker(None, ["i3"], {"city": "nowhere"})
+    asker = asker_of(retriever.bundle, None, ["i3"], {"city": "nowhere"})
     with torch.inference_mode():
         second = retriever.bundle.model.encode_users(asker.users)[0].tolist()
     assert answer["users"][1] == pytest.approx(second, abs=1e-4)

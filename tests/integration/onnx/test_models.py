@@ -15,7 +15,7 @@ from twotower.data.dataset import Dataset
 from twotower.models.base import ClosedForm, Model, attach_items
 from twotower.models.encode import encode_known_items
 from twotower.models.registry import MODELS, build_model, model_class
-from twotower.serving.bundle import Contents, write_bundle
+from twotower.serving.contents import Contents, write_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_exports")]
 pytest.importorskip("onnxruntime")

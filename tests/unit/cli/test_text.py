@@ -12,6 +12,7 @@ from twotower.cli import answers
 from twotower.cli.main import _fail, main
 from twotower.core.terminal import json_text
 from twotower.serving.retriever import Answer
+from twotower.serving.vocabulary import Record
 
 TITLE = "[rec] again [/] :heart: \x1b[31m \u202e"
 SHOWN = "[rec] again [/] :heart: \\x1b[31m \\u202e"
@@ -21,11 +22,11 @@ def test_titles_are_shown_letter_for_letter(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    answers.print_beside(f"For user {TITLE}", [Answer("[b]7", 0.5, {"[title]": TITLE})], "[/s]", [])
+    seen = [Record("[i]8", {"[title]": "[u]"})]
+    answers.print_beside(f"For user {TITLE}", [Answer("[b]7", 0.5, {"[title]": TITLE})], "[/s]", seen)
     out = capsys.readouterr().out
     assert SHOWN in out.replace("\n", " ")
-    assert "[b]7" in out
-    assert "[/s]" in out
+    assert all(text in out for text in ("[b]7", "[/s]", "[i]8", "[u]"))
     assert not {"\x1b", "\u202e"} & set(out)
 
 

@@ -20,7 +20,8 @@ from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
 from twotower.models.mixed import Mixture
 from twotower.models.registry import build_model
-from twotower.serving.bundle import Bundle, write_bundle
+from twotower.serving.bundle import Bundle
+from twotower.serving.contents import write_bundle
 
 MIXTURE = "mixture"
 OTHERS = 3

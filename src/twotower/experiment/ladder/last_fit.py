@@ -24,7 +24,8 @@ from twotower.experiment.placement import pick_device
 from twotower.experiment.run import Run
 from twotower.models.base import Model
 from twotower.models.encode import encode_known_items
-from twotower.serving.bundle import check_target, write_bundle
+from twotower.serving.bundle import check_target
+from twotower.serving.contents import write_bundle
 from twotower.training.callbacks import Callback
 
 EVERYTHING = "all events"

@@ -44,7 +44,7 @@ class Filters:
         self._kept: OrderedDict[Condition, Allowed] = OrderedDict()
         self._lock = threading.Lock()
 
-    def allowed(self, filter: str | None, only: Iterable[object] | None) -> Allowed | None:
+    def allowed(self, filter: str | None, only: Iterable[object] | None = None) -> Allowed | None:
         """Return what may come back; None: every item. Nothing that passes, and ids that are unknown, are a warning.
 
         Args:

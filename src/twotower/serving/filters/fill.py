@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.index.base import AnyIndex, FiltersColumns, ItemColumn
+from twotower.index.abilities import FiltersColumns, ItemColumn
+from twotower.index.base import AnyIndex
 from twotower.serving.filters.columns import ItemColumns, Values
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from starlette.requests import Request
 
 from twotower.core.errors import InputError
-from twotower.index.base import AnswersByAddress
+from twotower.index.abilities import AnswersByAddress
+from twotower.serving.asking import answered_by
 from twotower.serving.http.answers import listed, row
 from twotower.serving.http.limits import Limits, RefusedError, read_json
 from twotower.serving.http.metrics import Metrics
@@ -36,7 +37,7 @@ class Service:
 
     async def trouble(self) -> str:
         """Return why requests cannot be answered now, such as an index's server that is silent; empty: they can."""
-        index = self.slot.served.retriever.index
+        index = self.slot.served.retriever.finder.index
         if self.ready and isinstance(index, AnswersByAddress):
             try:
                 await asyncio.to_thread(index.ping)
@@ -66,7 +67,8 @@ class Service:
                 filter=asked.filter,
                 only=asked.only,
             )
-            return answers, notices, served.retriever.answered_by(asked.user, asked.history, asked.features)
+            by = answered_by(served.retriever.bundle, asked.user, asked.history, asked.features)
+            return answers, notices, by
 
         answers, notices, by = await self.workers.run(call)
         _note(request, by)
@@ -85,7 +87,8 @@ class Service:
             answers = served.ranker.rank(
                 asked.user, asked.candidates, history=asked.history, features=asked.features, k=asked.k
             )
-            return answers, notices, served.ranker.answered_by(asked.user, asked.history, asked.features)
+            by = answered_by(served.ranker.bundle, asked.user, asked.history, asked.features)
+            return answers, notices, by
 
         answers, notices, by = await self.workers.run(call)
         _note(request, by)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from twotower.core.errors import InputError
 from twotower.core.version import __version__
+from twotower.serving.asking import answered_by, asker_of
 from twotower.serving.http.explorer import requests
 from twotower.serving.http.explorer.shelf import Drawn, Shelf, about, explains
 from twotower.serving.http.limits import read_json
@@ -80,7 +81,7 @@ class Answers:
         def call() -> dict[str, Any]:
             found = served.asked.recommend(asked.user, history=asked.history, k=asked.k, filter=asked.filter)
             items = [{**titles.shown(one.id, one.columns), "score": _finite(one.score)} for one in found]
-            by = served.retriever.answered_by(asked.user, asked.history)
+            by = answered_by(served.retriever.bundle, asked.user, asked.history)
             return {"items": items, "answered_by": by, "bundle": served.digest}
 
         return await self._timed(call)
@@ -91,7 +92,7 @@ class Answers:
         served = self._shelf.take(asked.bundle)
 
         def call() -> dict[str, Any]:
-            allowed = served.retriever.allowed(asked.filter)
+            allowed = served.retriever.finder.filters.allowed(asked.filter)
             total = len(served.retriever.bundle.item_ids)
             return {"passing": total if allowed is None else allowed.number, "items": total}
 
@@ -148,7 +149,7 @@ class Answers:
                 return {"user": [], "items": {}}
             known = retriever.bundle.item_vocabulary.known([str(item) for item in asked.items])
             points = space.items(list(known.values()))
-            user = space.user(retriever.asker(asked.user, asked.history))
+            user = space.user(asker_of(retriever.bundle, asked.user, asked.history))
             return {"user": user, "items": dict(zip(known, points, strict=True))}
 
         return await self._timed(call)

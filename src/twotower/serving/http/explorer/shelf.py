@@ -103,7 +103,7 @@ def about(served: Served, drawn: Drawn) -> dict[str, Any]:
 
 def _draw(retriever: Retriever) -> Drawn:
     bundle = retriever.bundle
-    titles, columns = Titles(bundle), choices(retriever.item_columns)
+    titles, columns = Titles(bundle), choices(retriever.finder.filters.columns)
     try:
         return Drawn(titles, columns, Space(bundle), "")
     except InputError:

@@ -13,9 +13,9 @@ from twotower.core.records import State
 from twotower.core.seeds import torch_generator
 from twotower.core.states import take
 from twotower.diagnosis.projections import Axes, principal_axes
+from twotower.serving.asking import Asker
 from twotower.serving.bundle import Bundle
 from twotower.serving.neighbours import directions
-from twotower.serving.retriever import Asker
 
 MOST_POINTS = 2_000
 """Items on the map, drawn at random from more."""
