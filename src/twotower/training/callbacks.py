@@ -147,14 +147,16 @@ class JsonLines(Silent):
     def _write(self, lines: list[str]) -> None:
         with replacing_file(self.path) as partial:
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        self.last = json.loads(lines[-1]).get("epoch", 0) if lines else 0
+        self.last = json.loads(lines[-1])["epoch"] if lines else 0
 
 
 def _step_of(line: str) -> int | None:
-    """The step of a record; None for a line that is none."""
+    """The step of a record; None for a line that is none: a value is no number, or one of a training is missing."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) and "\ufffd" not in line else None
+    whole = isinstance(record, dict) and set(_TRAINING) <= set(record) and "\ufffd" not in line
+    if not whole or not all(isinstance(value, int | float) for value in record.values()):
+        return None
+    return record["step"] if isinstance(record["step"], int) and isinstance(record["epoch"], int) else None

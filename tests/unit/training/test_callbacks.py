@@ -48,3 +48,24 @@ def test_a_resumed_log_keeps_what_the_checkpoint_has_seen(tmp_path: Path) -> Non
     path.write_text(LINE + "\n" + LINE.replace("40", "60") + "\n", encoding="utf-8")
     JsonLines(path).started(3, 20, 40)
     assert path.read_text(encoding="utf-8") == LINE + "\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE.replace("epoch", "epoci"),
+        LINE.replace('"loss"', '"lo3s"'),
+        LINE.replace("0.125", '"0.125"'),
+        LINE.replace('"epoch": 2', '"epoch": 2.5'),
+        "[40]",
+        LINE[:-1],
+    ],
+)
+def test_a_line_that_is_no_whole_record_is_dropped_with_a_word(
+    line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(LINE + "\n" + line + "\n", encoding="utf-8")
+    JsonLines(path).started(3, 20, 60)
+    assert path.read_text(encoding="utf-8") == LINE + "\n"
+    assert "line 2 is damaged and dropped" in caplog.text

@@ -1,5 +1,6 @@
 """A stopped and resumed run gives the weights of one that was not stopped, to the bit; early stopping; bad states."""
 
+import json
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from twotower.sampling.known import Positives
 from twotower.sampling.uniform import Uniform
 from twotower.training.against_all import AgainstAll
 from twotower.training.against_samples import AgainstSamples
-from twotower.training.callbacks import JsonLines, Silent, StopTraining
+from twotower.training.callbacks import EpochRecord, JsonLines, Silent, StopTraining
 from twotower.training.config import Training
 from twotower.training.loop import fit
 
@@ -282,11 +283,11 @@ def test_batches_are_a_partition_that_differs_by_epoch():
 
 
 def test_a_damaged_line_of_the_log_is_dropped_with_a_word_and_the_training_goes_on(tmp_path, caplog):
-    healthy = '{"step": 1, "loss": 0.5}'
+    first, healthy = (json.dumps(EpochRecord(epoch, epoch, 0.5, 0.1, 1.0).to_json()) for epoch in (0, 1))
     (tmp_path / "log.jsonl").write_bytes(
-        b'{"step": 0}\n{"step": x}\n[1]\n{"step": 1, "l\xff": 0}\n' + healthy.encode() + b'\n{"ste'
+        b"\n".join([first.encode(), b'{"step": x}', b"[1]", b'{"step": 1, "l\xff": 0}', healthy.encode(), b'{"ste'])
     )
     JsonLines(tmp_path / "log.jsonl").started(3, 1, 1)
-    assert (tmp_path / "log.jsonl").read_text() == '{"step": 0}\n' + healthy + "\n"
+    assert (tmp_path / "log.jsonl").read_text() == f"{first}\n{healthy}\n"
     told = [record.getMessage() for record in caplog.records]
     assert [int(line.split("line ")[1].split()[0]) for line in told] == [2, 3, 4, 6]

@@ -170,7 +170,8 @@ def test_regularised_training_lowers_the_mean_cosine(loss, tiny_dataset):
 
 def test_a_log_that_was_killed_goes_on_with_each_epoch_once(tiny_dataset, tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text('{"epoch": 1, "step": 7}\n{"epoch": 2, "step": 14}\n{"epoch": 3, "st')
+    lines = [json.dumps(EpochRecord(epoch, 7 * epoch, 1.0, 0.1, 1.0).to_json()) for epoch in (1, 2, 3)]
+    path.write_text("\n".join(lines)[:-50])
     log = JsonLines(path)
     log.started(4, 7, 14)  # the checkpoint of step 14 was written before its epoch was over
     for epoch in (2, 3):
