@@ -102,7 +102,7 @@ def test_its_state_goes_on_in_another_optimiser(torchrec):
         loss_of(table, 1).backward()
         optimizer.step()
     assert torch.equal(first.shard, second.shard)
-    with pytest.raises(InputError, match="11 rows need 'squares'"):
+    with pytest.raises(InputError, match="11 rows it needs 'squares'"):
         other.load_state({"squares": torch.ones(3)})
 
 

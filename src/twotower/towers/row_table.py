@@ -26,6 +26,20 @@ class RowGradient(NamedTuple):
     received: list[int]
 
 
+def restore_squares(squares: Tensor, state: dict[str, Tensor]) -> None:
+    """Take the state of row-wise Adagrad, one number a row, from what a stopped run saved; in place.
+
+    Raises:
+        InputError: if it is that of another optimiser or of another shard.
+    """
+    found = state.get("squares")
+    if found is None or found.shape != squares.shape:
+        raise InputError(
+            f"row-wise Adagrad: the saved state holds {sorted(state)}, for these {len(squares)} rows it needs 'squares'"
+        )
+    squares.copy_(found)
+
+
 class RowTable(nn.Module, ABC):
     """Look distinct ids up, and keep their gradients as sparse rows in the order of lookups.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError
 from twotower.core.records import PADDING
-from twotower.towers.row_table import RowGradient
+from twotower.towers.row_table import RowGradient, restore_squares
 from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.torchrec_rows import Collection, check_torchrec
 
@@ -140,7 +140,4 @@ class FusedRows:
         Raises:
             InputError: if it is that of another optimiser or of another shard.
         """
-        found = state.get("squares")
-        if found is None or found.shape != self.squares.shape:
-            raise InputError(f"the saved state holds {sorted(state)}, {len(self.squares)} rows need 'squares'")
-        self.squares.copy_(found)
+        restore_squares(self.squares, state)

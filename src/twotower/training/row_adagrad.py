@@ -7,7 +7,7 @@ from torch import Tensor
 
 from twotower.core.errors import InputError, unknown_name
 from twotower.ops.rounding import rounded_to_bfloat16
-from twotower.towers.row_table import RowTable
+from twotower.towers.row_table import RowTable, restore_squares
 
 STATES = ("float32", "bfloat16")
 
@@ -83,10 +83,4 @@ class RowAdagrad:
         Raises:
             InputError: if it is that of another optimiser or of another shard.
         """
-        found = state.get("squares")
-        if found is None or found.shape != self.squares.shape:
-            raise InputError(
-                f"row-wise Adagrad: the saved state holds {sorted(state)}, for these {len(self.squares)} rows it needs "
-                "'squares'"
-            )
-        self.squares.copy_(found)
+        restore_squares(self.squares, state)
