@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from rank_processes import on_ranks
+from stopping import DieAt
 
 from twotower.core.errors import InputError, SharedError
 from twotower.core.records import Batch, Items, Users
@@ -249,17 +250,6 @@ def test_rows_that_do_not_give_one_pair_each_are_refused_where_ranks_count_by_ar
         assert str(found) == "a batch of 3 rows has 6 pairs, and must have one a row"
 
 
-class StopAt(Silent):
-    """Ends training after a step, as a kill does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, step: int) -> None:
-        if step == self.step:
-            raise ZeroDivisionError
-
-
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3)])
 def test_a_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after, dataset, tmp_path):
     run = a_run(
@@ -270,7 +260,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after,
     )
 
     def stopped(world: World) -> None:
-        train(run, dataset=dataset, world=world, to=tmp_path / "b", callbacks=[StopAt(10)])
+        train(run, dataset=dataset, world=world, to=tmp_path / "b", callbacks=[DieAt(10)])
 
     def resumed(world: World) -> Any:
         trained = train(run, dataset=dataset, world=world, to=tmp_path / "b", resume=True)

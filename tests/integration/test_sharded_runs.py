@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rank_processes import on_ranks
+from stopping import DieAt
 
 from twotower.core.errors import InputError, SharedError
 from twotower.data.dataset import Dataset
@@ -22,7 +23,6 @@ from twotower.towers import shared_table
 from twotower.towers.sharded_table import ShardedTable
 from twotower.towers.sparse_table import SparseTable
 from twotower.towers.tables import build_table
-from twotower.training.callbacks import Silent
 from twotower.training.checkpoint import load_checkpoint
 from twotower.training.config import Objective, Training
 from twotower.training.distributed import World
@@ -138,17 +138,6 @@ def test_ranks_with_more_groups_of_like_length_than_others_look_up_as_often(data
     assert_same(on_ranks(3, tmp_path, work), work(World()))
 
 
-class StopAt(Silent):
-    """Ends training after a step, as a kill does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, step: int) -> None:
-        if step == self.step:
-            raise ZeroDivisionError
-
-
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3)])
 def test_a_sharded_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before, after, dataset, tmp_path):
     # The first epoch is the best one, so that kept weights of before come back in the end.
@@ -158,7 +147,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_on_any_number_of_ranks(before
     first, *later = [one["ndcg@10"] for one in expected[0]]
     assert first > max(later)
     to = tmp_path / "b"
-    for found in on_ranks(before, tmp_path, learnt(run, dataset, to=to, callbacks=[StopAt(20)])):
+    for found in on_ranks(before, tmp_path, learnt(run, dataset, to=to, callbacks=[DieAt(20)])):
         assert isinstance(found, ZeroDivisionError), found
     state = load_checkpoint(tmp_path / "b.run" / "train.safetensors")
     assert state["progress"]["step"] == 19

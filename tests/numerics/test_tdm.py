@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from stopping import StopAt
 
 from twotower.core.errors import InputError
 from twotower.core.records import Items, Users
@@ -25,7 +24,6 @@ from twotower.index.tree_index import TreeIndex
 from twotower.models.registry import build_model
 from twotower.models.tdm import TDM
 from twotower.ops.balanced_tree import levels_of, nodes_of, order_by_likeness
-from twotower.training.callbacks import Silent
 from twotower.training.config import Sampling
 from twotower.training.sources import NegativeSource
 
@@ -309,17 +307,6 @@ def run_of(**model) -> Run:
     given = {"dim": 16, "hidden": [16], "parts": 1, "round_epochs": 1.0, "negatives": 8} | model
     few = Sampling((NegativeSource("uniform", {"number": 20}),))
     return replace(tdm().with_settings(settings), model=ModelSection("tdm", given), sampling=few)
-
-
-class StopAt(Silent):
-    """Asks to stop, as Ctrl-C does, once a step is reached."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, step: int) -> None:
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_stopped_and_resumed_it_has_the_same_weights_and_the_same_tree(tmp_path):

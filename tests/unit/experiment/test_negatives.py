@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from stopping import StopAt
 
 from twotower.core.errors import InputError
 from twotower.core.records import Encoded
@@ -26,7 +25,6 @@ from twotower.experiment.mining import miner
 from twotower.experiment.run import Run
 from twotower.sampling.frequency import StreamingFrequency
 from twotower.training.against_samples import AgainstSamples
-from twotower.training.callbacks import Silent
 from twotower.training.sources import NegativeSource
 
 USERS, ITEMS = 26, 32
@@ -111,17 +109,6 @@ def dataset() -> Dataset:
 
 def run_of(*settings: str) -> Run:
     return Run().with_settings([*SETTINGS, *settings])
-
-
-class StopAt(Silent):
-    """Asks to stop, as Ctrl-C does, once a step is reached."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, step: int) -> None:
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,13 +1,12 @@
 """A stopped and resumed run gives the weights of one that was not stopped, to the bit; early stopping; bad states."""
 
 import json
-import os
-import signal
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from stopping import StopAt
 
 from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
@@ -37,17 +36,6 @@ def case(kind: str, dataset):
     sampler = Uniform(schema.num_items, 3, torch_generator(0, "uniform"))
     positives = Positives(dataset.log.offsets, dataset.log.items, schema.num_items)
     return model, rows, AgainstSamples(dataset, sampler, SampledSoftmax(), positives)
-
-
-class StopAt(Silent):
-    """Asks to stop, as Ctrl-C does, once a step is reached."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, step: int) -> None:
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 CONFIG = Training(epochs=4, batch_size=3, learning_rate=0.05, schedule="cosine", warmup_steps=2, clip_norm=1.0)

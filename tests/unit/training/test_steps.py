@@ -1,14 +1,13 @@
 """Steps that are cut ahead, compiled or captured are those of the plain loop; what cannot be is refused at once."""
 
 import functools
-import os
-import signal
 import threading
 from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
+from stopping import StopAt
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from twotower.core.errors import InputError
@@ -59,17 +58,6 @@ def events(dataset, sampler=None, loss=None):
         return model, rows, AgainstAll(dataset)
     positives = Positives(dataset.log.offsets, dataset.log.items, dataset.schema.num_items)
     return model, rows, AgainstSamples(dataset, sampler, loss or SampledSoftmax(), positives)
-
-
-class StopAt(Silent):
-    """Asks to stop, as Ctrl-C does, once a step is reached."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, step):
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def judge(model):
