@@ -7,7 +7,8 @@ from typing import Any
 
 from twotower.core.errors import InputError
 from twotower.data.frame_reader import Frame
-from twotower.data.prepare.database import quoted
+from twotower.data.prepare.database import literal, quoted
+from twotower.data.prepare.values import LIST_IN_TEXT
 
 NAMES = {
     "user": (
@@ -35,6 +36,9 @@ NAMES = {
 _UNITS = ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (float("inf"), "ns"))
 _FIRST_CLOCK = 1e8
 """Seconds, in March 1973: numbers that stay below it are no Unix times of a log."""
+
+_ROW_NUMBERS = r"column\d+|unnamed: ?\d+|index|row|row_?(id|nr|number)"
+"""Names of columns in lower case that hold what a program counted; a header without a name is column1 here."""
 
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
@@ -124,6 +128,8 @@ def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tupl
     if sql_type.endswith("]"):
         return _list_kind(connection, source, name, sql_type)
     whole = sql_type in _WHOLE
+    if whole and distinct == rows and re.fullmatch(_ROW_NUMBERS, column.lower()):
+        return "", "numbers the rows"
     if whole and _folded(column).endswith("id") and _folded(column) not in ("paid", "grid", "bid"):
         return ("categorical", f"{distinct:,} ids") if distinct * 2 <= rows else ("", "looks like another id")
     if whole or sql_type.startswith(("FLOAT", "DOUBLE", "DECIMAL")):
@@ -132,6 +138,9 @@ def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tupl
         return "categorical", "true or false"
     if sql_type != "VARCHAR":
         return "", f"is of type {sql_type}, which is no kind of feature; turn it into numbers or text"
+    listed = f"count(*) FILTER (regexp_full_match({name}, {literal(LIST_IN_TEXT)}))"
+    if connection.execute(f"SELECT {listed} FROM {source}").fetchall()[0][0] * 20 >= rows * 19:
+        return "multi_categorical", "lists in text"
     piped, parts, words = connection.execute(
         f"SELECT count(*) FILTER (contains({name}, '|')), "
         f"(SELECT count(DISTINCT part) FROM (SELECT unnest(string_split({name}, '|')) AS part FROM {source})), "

@@ -174,6 +174,12 @@ def _log(
         raise InputError(f"{path}: column '{user}' is given as user and as item; name two")
     if user in candidates(frame, "item") and item in candidates(frame, "user"):
         raise InputError(f"{path}: user '{user}' and item '{item}' are exchanged; give --user {item} --item {user}")
+    for column in (user, item):
+        if types[column].endswith("]"):
+            raise InputError(
+                f"{path}: column '{column}' holds lists, and a log has a line for each event: write one id a line "
+                f"(in pandas: frame.explode('{column}'))"
+            )
     section: dict[str, Any] = {"user": user, "item": item}
     time = "" if hints.time == "none" else _column(frame, path, "time", hints.time)
     if hints.unit is not None and hints.unit not in UNITS:

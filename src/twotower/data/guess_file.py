@@ -145,7 +145,7 @@ def _separated(path: Path, lines: list[str]) -> tuple[str, list[list[str]]]:
     """The separator, and the cells of each row: of a line, or of several that a quoted cell joins."""
     by_line = {separator: [cells_of_line(line, separator, '"') for line in lines] for separator in _SEPARATORS}
     by_row = {separator: _rows(lines, separator) for separator in _SEPARATORS if len(separator) == 1}
-    for found, like_first in ((by_line, True), (by_line, False), (by_row, True)):
+    for found, like_first in ((by_line, True), (by_row, True), (by_line, False)):
         for separator, rows in found.items():
             cells, often = Counter(map(len, rows)).most_common(1)[0]
             if cells > 1 and often >= _ALIKE * len(rows) and (len(rows[0]) == cells or not like_first):

@@ -232,6 +232,25 @@ def test_tables_give_features_and_titles(write):
     }
 
 
+@pytest.mark.parametrize("between", [", ", " ", "\n "])
+def test_a_table_that_pandas_wrote_has_no_feature_of_row_numbers_and_lists_in_text_stay_lists(write, tmp_path, between):
+    cell = f"\"['Fast Food'{between}'{{}}']\""
+    items = ",item_id,tags,year\n" + "".join(
+        f"{3 * place},{100 + place},{cell.format('Thai' if place % 2 else 'Greek')},{1990 + place}\n"
+        for place in range(11)
+    )
+    spec = guess_spec(write("log.csv", text(ROWS)), items=write("items.csv", items))
+    assert {one.name: one.kind for one in spec.items.features} == {"tags": "multi_categorical", "year": "numeric"}
+    features = Dataset.load(prepare(spec, tmp_path / "prepared")).item_features
+    assert features["tags"].max() <= 4  # padding, unknown and three tags: "Fast Food" is one
+
+
+def test_a_session_in_one_line_is_refused_with_what_to_write(write):
+    lines = "".join(json.dumps({"session": number, "items": [1, 2, 3 + number]}) + "\n" for number in range(5))
+    with pytest.raises(InputError, match=r"column 'items' holds lists.*frame\.explode\('items'\)"):
+        guess_spec(write("sessions.jsonl", lines))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -162,6 +162,11 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
     return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6', 'ns': '1e9'}.get(unit, '1')) }"
 
 
+_QUOTED = r"""('[^']*'|"[^"]*")"""
+LIST_IN_TEXT = rf"\s*\[\s*({_QUOTED}(\s*,?\s*{_QUOTED})*\s*,?\s*)?\]\s*"
+"""Pattern of a list that went through text: parts in quotes, parted by commas (Python, JSON) or by blanks (NumPy)."""
+
+
 def words_of(column: str, kind: str, separator: str) -> str:
     """Return SQL of a cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
 
@@ -170,11 +175,9 @@ def words_of(column: str, kind: str, separator: str) -> str:
     listed = _listed(column, kind, separator)
     if not kind.endswith("]"):
         text = text_of(column, kind)
-        part = r"""('[^']*'|"[^"]*")"""
-        pattern = rf"\s*\[\s*({part}(\s*,?\s*{part})*\s*,?\s*)?\]\s*"
-        parts = f"regexp_extract_all({text}, {literal(part)})"
+        parts = f"regexp_extract_all({text}, {literal(_QUOTED)})"
         bare = f"[word[2:-2] FOR word IN ({parts})]"
-        listed = f"CASE WHEN regexp_full_match({text}, {literal(pattern)}) THEN {bare} ELSE {listed} END"
+        listed = f"CASE WHEN regexp_full_match({text}, {literal(LIST_IN_TEXT)}) THEN {bare} ELSE {listed} END"
     return f"[trim(word) FOR word IN ({listed}) IF trim(word) <> '']"
 
 
