@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.core.errors import InputError
@@ -28,6 +29,9 @@ LADDER = math.sqrt(10.0)
 """From one penalty that is tried to the next: 10, 32, 100, 316, 1,000, …"""
 _COLUMNS = 1024
 """Columns of the item-item counts that are made dense at a time."""
+
+_BLOCK = 2048
+"""Rows of a block of the Cholesky factor."""
 
 log_of_model = logging.getLogger(__name__)
 
@@ -104,10 +108,9 @@ class EASE(OffersChoices):
             part = slice(start, start + _COLUMNS)
             matrix[:, part] = (seen.T @ seen[:, part]).toarray()
         matrix[np.diag_indices(size)] += penalty
-        factor, wrong = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
-        inverse, also_wrong = lapack.dpotri(factor, lower=1, overwrite_c=1)
-        if wrong or also_wrong:
+        if not factorise(matrix):
             raise InputError(f"model 'ease': no solution with lambda_ = {penalty:g}; raise it")
+        inverse, _ = lapack.dpotri(matrix, lower=1, overwrite_c=1)
         scale = -1.0 / np.diagonal(inverse)
         known = self.weights[FIRST_KNOWN:, FIRST_KNOWN:]
         for start in range(0, size, _COLUMNS):  # the lower triangle holds the inverse, which is symmetric
@@ -142,6 +145,30 @@ class EASE(OffersChoices):
     ) -> Float[Tensor, "history items"]:
         """Return the weights of these items of a history, each with each of ``items``."""
         return self.weights[history[:, None], items]
+
+
+def factorise(matrix: NDArray[np.float64]) -> bool:
+    """Put the Cholesky factor in place of the lower triangle, block by block; return False if there is none.
+
+    LAPACK's own routine for the whole matrix, as SciPy brings it (OpenBLAS 0.3.30), writes past its buffer from about
+    16,000 rows and ends the process, when it has more than one thread.
+    """
+    from scipy.linalg import blas, lapack
+
+    size = len(matrix)
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        block, wrong = lapack.dpotrf(matrix[start:stop, start:stop], lower=1)
+        if wrong:
+            return False
+        matrix[start:stop, start:stop] = block
+        if stop < size:
+            below = blas.dtrsm(1.0, block, matrix[stop:, start:stop], side=1, lower=1, trans_a=1)
+            matrix[stop:, start:stop] = below
+            for part in range(0, size - stop, _BLOCK):
+                rest = slice(stop + part, stop + part + _BLOCK)
+                matrix[stop + part :, rest] -= below[part:] @ below[part : part + _BLOCK].T
+    return True
 
 
 def first_penalty(log: Log, num_items: int) -> float:
