@@ -175,8 +175,9 @@ def connected(address: Address) -> Any:
     from qdrant_client import QdrantClient
 
     if address.url == ":memory:":  # for tests: the client's own plain search
-        return QdrantClient(":memory:")
-    client = QdrantClient(url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False)
+        client = QdrantClient(":memory:")
+    else:
+        client = QdrantClient(url=address.url, api_key=address.token, timeout=SECONDS, check_compatibility=False)
     atexit.register(client.close)  # while what it closes by is still there
     return client
 
