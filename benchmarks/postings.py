@@ -388,7 +388,7 @@ def main() -> None:
         "dim": sessions.items.shape[1],
         "sessions_asked": len(sessions.truth),
         "k": K,
-        "clock": "CPU time of the thread; two cores shared with other work",
+        "clock": "CPU time of the thread",
         "alone": options.alone,
     }
     common.finish("postings", options, settings=settings, figures=figures, packages=("numba",))
