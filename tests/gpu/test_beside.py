@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Two branches of one CUDA graph give what the work gives one after the other."""
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def test_t2diff_in_one_graph_answers_as_it_does_without(restored):
     model = build_model("t2diff", Schema(600, 900), {"history_length": 60, "restored": restored}).cuda()
     with torch.no_grad():
         for weight in model.parameters():
-            weight += 0.1 * torch.randn_like(weight)
+            weight.add_(0.1 * torch.randn_like(weight))
     histories = [torch.randint(2, 900, (512, 60), device="cuda") for _ in range(3)]
     users = Users(torch.arange(2, 514, device="cuda"), {}, histories[0].clone())
     with inference(model):

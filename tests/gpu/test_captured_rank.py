@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Captured ranking on a GPU gives the answers of `rank`."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from twotower.core.errors import InputError
+from twotower.models.base import attach_items, prepare_serving
 from twotower.models.captured import CapturedRank
 from twotower.models.rank import rank
 from twotower.models.registry import build_model
@@ -24,11 +26,11 @@ NO_QUERIES = {"meta_queries": 0}
 
 
 def served(name, dataset, **more):
-    """A model on the GPU, ready for requests."""
-    model = build_model(name, dataset.schema, SETTINGS[name] | more).to("cuda")
-    model.attach_items(dataset.all_items())
+    """A model where the data are, ready for requests."""
+    model = build_model(name, dataset.schema, SETTINGS[name] | more).to(dataset.device)
+    attach_items(model, dataset.all_items())
     model.eval()
-    model.prepare_serving()
+    prepare_serving(model)
     return model
 
 
@@ -68,7 +70,7 @@ def test_a_model_that_changed_is_captured_anew(tiny_dataset):
     with torch.inference_mode():
         captured = CapturedRank(model, model.encode_items(dataset.all_items()), users, candidates, k=3)
         captured(users, candidates)
-        model.prepare_serving()
+        prepare_serving(model)
         with pytest.raises(InputError, match="make a new CapturedRank"):
             captured(users, candidates)
 

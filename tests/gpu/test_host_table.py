@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import pytest
 import torch
 
@@ -27,14 +28,15 @@ def trained(device: str, kind: type[SparseTable]) -> torch.Tensor:
 
 def test_a_model_on_a_gpu_leaves_its_rows_on_the_host_page_locked():
     settings = {"dim": 8, "field_dim": 8, "table": "host"}
-    model = build_model("two_tower", Schema(9, 5000, (), (), has_times=False), settings).cuda()
-    assert model.item_table.shard.device.type == "cpu"
-    assert model.item_table.shard.is_pinned()
-    vectors = model.item_table(torch.tensor([3, 0]).cuda())
+    table = build_model("two_tower", Schema(9, 5000, (), (), has_times=False), settings).cuda().item_table
+    assert isinstance(table, HostTable)
+    assert table.shard.device.type == "cpu"
+    assert table.shard.is_pinned()
+    vectors = table(torch.tensor([3, 0]).cuda())
     assert vectors.is_cuda
-    assert torch.equal(vectors[0].detach().cpu(), model.item_table.shard[3])
+    assert torch.equal(vectors[0].detach().cpu(), table.shard[3])
     with torch.inference_mode():
-        assert torch.equal(model.item_table(torch.tensor([3, 0]).cuda()), vectors)
+        assert torch.equal(table(torch.tensor([3, 0]).cuda()), vectors)
 
 
 @pytest.mark.parametrize("kind", [SparseTable, HostTable])

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Samplers, losses and clustering on CUDA give what they give on the CPU."""
 
 import pytest
@@ -102,6 +103,8 @@ def test_every_source_gives_candidates_on_the_device():
     expected = sampler.sample(batch)
     sampler.load_state_dict(stored)
     again = sampler.sample(batch)
+    assert again.per_row is not None
+    assert expected.per_row is not None
     assert torch.equal(again.per_row.ids, expected.per_row.ids)
     assert torch.equal(again.ids, expected.ids)
 

@@ -1,7 +1,9 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """On a GPU: steps that are captured, compiled or fed from main memory train as plain ones do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,6 +20,7 @@ from twotower.losses.full_softmax import full_softmax
 from twotower.losses.sampled_softmax import SampledSoftmax
 from twotower.models.sequential import SASRec
 from twotower.models.two_tower import TwoTower
+from twotower.sampling.base import Sampler
 from twotower.sampling.counts import ItemCounts
 from twotower.sampling.in_batch import InBatch
 from twotower.sampling.known import Positives
@@ -43,21 +46,20 @@ def case(dataset, kind, dropout):
     dataset = dataset.near("cuda") if kind.startswith("near") else dataset.to("cuda")
     schema, kind = dataset.schema, kind.removeprefix("near ")
     if kind == "sequences":
-        model = SASRec(schema, dim=8, history_length=4, dropout=dropout).to("cuda")
-        rows = SequenceRows(dataset, dataset.log, history_length=4, item_features=False, one_width=True)
-        return model, rows, AgainstAll(dataset)
+        windows = SequenceRows(dataset, dataset.log, history_length=4, item_features=False, one_width=True)
+        return SASRec(schema, dim=8, history_length=4, dropout=dropout).to("cuda"), windows, AgainstAll(dataset)
     model = TwoTower(schema, dim=8, field_dim=4, hidden=(8,), dropout=dropout, id_dropout=dropout).to("cuda")
     rows = EventRows(dataset, dataset.log, history_length=3, item_features=kind != "all")
     if kind == "all":
         return model, rows, AgainstAll(dataset)
     counts = ItemCounts(dataset.log.items, schema.num_items).to("cuda")
     drawn = torch_generator(0, "popularity", device="cuda")
-    sampler = {
+    samplers: dict[str, Callable[[], Sampler]] = {
         "uniform": lambda: Uniform(schema.num_items, 3, torch_generator(0, "uniform", device="cuda")),
         "mixed": lambda: Mixed([InBatch(counts), Popularity(counts.counts, 3, drawn)]),
-    }[kind]()
+    }
     positives = Positives(dataset.log.offsets, dataset.log.items, schema.num_items).to("cuda")
-    return model, rows, AgainstSamples(dataset, sampler, SampledSoftmax(), positives)
+    return model, rows, AgainstSamples(dataset, samplers[kind](), SampledSoftmax(), positives)
 
 
 def losses(dataset, kind, dropout=0.0, ahead=0, **settings):
@@ -90,7 +92,20 @@ def test_a_step_that_waits_for_the_device_is_refused_in_one_line(tiny_dataset):
         fit(model, rows, objective, replace(CONFIG, capture="on"))
 
 
-def test_auto_goes_on_step_by_step_where_a_step_waits_for_the_device(tiny_dataset):
+def test_a_training_after_one_that_was_refused_is_as_ever(tiny_dataset):
+    expected = losses(tiny_dataset, "uniform", 0.3)
+    model, rows, objective = case(tiny_dataset, "uniform", 0.3)
+    plain = model.encode_users
+    model.encode_users = lambda users: plain(users) * float(users.ids.sum() > 0)
+    with pytest.raises(InputError, match="cannot be captured"):
+        fit(model, rows, objective, replace(CONFIG, capture="on"))
+    for capture in ("off", "on"):
+        assert losses(tiny_dataset, "uniform", 0.3, capture=capture) == pytest.approx(expected, rel=2e-3)
+
+
+def test_auto_goes_on_step_by_step_where_a_step_waits_for_the_device(tiny_dataset, caplog):
+    caplog.set_level("INFO", "twotower.training.captured_step")
+
     def encode(model, users):
         states = TwoTower.encode_users(model, users)
         return states * float(users.ids.sum() > 0)
@@ -101,6 +116,7 @@ def test_auto_goes_on_step_by_step_where_a_step_waits_for_the_device(tiny_datase
         model.encode_users = encode.__get__(model)
         config = replace(CONFIG, capture=capture)
         found.append([record.loss for record in fit(model, rows, objective, config).records])
+    assert "steps are taken one by one" in caplog.text
     assert found[1] == pytest.approx(found[0], rel=2e-3)
 
 
@@ -161,7 +177,12 @@ def test_a_batch_in_parts_draws_the_same_dropout_for_its_gradient(tiny_dataset):
     model, rows, _ = case(tiny_dataset, "uniform", 0.5)
     drawn = []
     plain = model.user_mlp.forward
-    model.user_mlp.forward = lambda given: drawn.append(plain(given)) or drawn[-1]
+
+    def forward(given):
+        drawn.append(plain(given))
+        return drawn[-1]
+
+    model.user_mlp.forward = forward
     InParts(model, 5).encode_users(rows.cut(torch.arange(18)).users).sum().backward()
     assert len(drawn) == 8
     for first, second in zip(drawn[:4], drawn[:3:-1], strict=True):

@@ -11,6 +11,7 @@ from twotower.core.records import FIRST_KNOWN, State, TopK, Users
 from twotower.core.states import rows
 from twotower.models.base import Model, prepared_of
 from twotower.models.rank import check_all_items, ordered_candidates
+from twotower.ops.cuda_graph import recorded
 
 WARM_UPS = 3
 
@@ -49,7 +50,7 @@ class CapturedRank:
         self.num_items = rows(item_states)
         self.prepared = prepared_of(model)  # kept, since the graph reads it
         self.users, self.candidates = _copy(users), candidates.clone()
-        self.graph, self.side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        self.side = torch.cuda.Stream()
         with torch.inference_mode():
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -57,8 +58,7 @@ class CapturedRank:
                 for _ in range(WARM_UPS):
                     self._work()
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self.graph):
-                self.answer = self._work()
+            self.replay, self.answer = recorded(self._work)
         self.host = torch.empty_like(self.answer, device="cpu", pin_memory=True)
 
     def __call__(self, users: Users, candidates: Int[Tensor, " candidates"]) -> TopK:
@@ -78,7 +78,7 @@ class CapturedRank:
         self.candidates.copy_(candidates, non_blocking=True)
         for old, new in zip(_tensors(self.users), _tensors(users), strict=True):
             old.copy_(new, non_blocking=True)
-        self.graph.replay()
+        self.replay()
         self.host.copy_(self.answer, non_blocking=True)
         torch.cuda.current_stream().synchronize()
         if self.host[-1]:

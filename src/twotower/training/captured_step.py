@@ -11,6 +11,7 @@ from torch import Tensor
 from twotower.core.errors import InputError, cut
 from twotower.core.records import Batch, Items, Users
 from twotower.models.base import Model, Phased
+from twotower.ops.cuda_graph import recorded
 from twotower.towers.row_table import RowTable
 from twotower.training.config import Training
 from twotower.training.feed import tensors_of
@@ -113,20 +114,16 @@ def on_cuda(work: Callable[[], Tensor], generators: Sequence[torch.Generator]) -
     """Record work as a CUDA graph, without doing it.
 
     Raises:
-        InputError: if it waits for the device, or does something else that cannot be captured.
+        InputError: if it waits for the device, or does something else that cannot be captured; the next step may be
+            taken as ever.
     """
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may cut batches meanwhile
-            result = work()
+        return recorded(work, generators, errors="thread_local")  # another thread may cut batches meanwhile
     except RuntimeError as error:
         why = cut(str(error).splitlines()[0], 160)
         raise InputError(
             f"training.capture: this step cannot be captured ({why}); set training.capture = 'off'"
         ) from None
-    return graph.replay, result
 
 
 def taken_share(device: torch.device) -> float:
