@@ -27,18 +27,17 @@ class Size(NamedTuple):
     batch: int
     epochs: int
     dropouts: tuple[float, float, float]
-    outer: tuple[float, float]
-    """Dropouts below and above. Every row of the table ``t2diff`` chooses from all five, on validation data."""
+    """What every trained row chooses from, on validation data."""
     ks: tuple[int, int]
     """The paper's cut-offs."""
 
 
 SIZES = {
-    "ml-1m": Size(200, 128, 30, (0.1, 0.2, 0.4), (0.05, 0.6), (2, 20)),
-    "amazon-reviews-beauty": Size(50, 256, 20, (0.3, 0.5, 0.7), (0.1, 0.85), (2, 20)),
-    "kuairand-pure": Size(50, 128, 20, (0.3, 0.5, 0.7), (0.1, 0.85), (10, 100)),
+    "ml-1m": Size(200, 128, 30, (0.1, 0.2, 0.4), (2, 20)),
+    "amazon-reviews-beauty": Size(50, 256, 20, (0.3, 0.5, 0.7), (2, 20)),
+    "kuairand-pure": Size(50, 128, 20, (0.3, 0.5, 0.7), (10, 100)),
 }
-OTHERWISE = Size(50, 128, 20, (0.1, 0.3, 0.5), (0.05, 0.7), (2, 20))
+OTHERWISE = Size(50, 128, 20, (0.1, 0.3, 0.5), (2, 20))
 
 PAPER: dict[str, Any] = {
     "restored": "printed",
@@ -107,8 +106,8 @@ def trained(
 
 
 def choices(row: str, size: Size, **more: Any) -> list[Run]:
-    """Return what a row chooses from: one run a dropout, the inner ones first."""
-    return [trained(row, size, dropout=dropout, **more) for dropout in (*size.dropouts, *size.outer)]
+    """Return what a row chooses from: one run a dropout."""
+    return [trained(row, size, dropout=dropout, **more) for dropout in size.dropouts]
 
 
 def counted(size: Size) -> dict[str, Sequence[Run]]:
