@@ -216,22 +216,20 @@ def shelves(users: int = 300, groups: int = 4, size: int = 20) -> Dataset:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layers", [1, 2])
-def test_it_learns_that_the_next_item_is_on_the_shelf_of_the_others(layers):
+def test_it_learns_that_the_next_item_is_on_the_shelf_of_the_others():
     dataset = shelves()
     split = split_log(dataset.log, "leave-one-out")
-    settings = ["training.batch_size=128", "training.epochs=8", "training.learning_rate=0.01"]
+    settings = ["training.batch_size=32", "training.epochs=5", "training.learning_rate=0.01"]
     run = replace(
         all_to_all().with_settings(settings),
-        model=ModelSection("all_to_all", {"dim": 16, "layers": layers, "history_length": 6}),
+        model=ModelSection("all_to_all", {"dim": 16, "history_length": 6, "dropout": 0.0}),
         sampling=Sampling((NegativeSource("uniform", {"number": 20}),)),
     )
     model, records = learn(run, dataset, split)
     popular, _ = learn(Run(model=ModelSection("popularity")), dataset, split)
     found, chance = (evaluate(one, dataset, split.test).metrics["recall@10"] for one in (model, popular))
-    assert records[-1].loss < records[0].loss - 0.5
-    assert found > 0.8
-    assert chance < 0.3
+    assert records[-1].loss < records[0].loss - 0.8
+    assert found > 2.5 * chance
 
 
 def test_its_recipe_trains_it_and_is_answered_by_scoring_everything():

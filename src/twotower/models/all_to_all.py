@@ -87,10 +87,10 @@ class AllToAll(Model):
 
     def encode_users(self, users: Users) -> ReadHistory:
         """Return the user's features and the latest items of each history, the last one first, at their places."""
-        history = latest_first(users.history, self.history_length)
+        history = latest_first(users.history, len(self.user_places) - self.first.count)
         events, _ = self.first(users.features, self.item_table(history), (history != PADDING).sum(1))
-        there = (history != PADDING).new_ones(len(history), self.first.count)
-        present = torch.cat([there, history != PADDING], dim=1)
+        there = history != PADDING
+        present = torch.cat([there.new_ones(len(there), self.first.count), there], dim=1)
         return ReadHistory(dropped(events + self.user_places, self.dropout, self.training), present)
 
     def encode_items(self, items: Items) -> Float[Tensor, "rows item_tokens dim"]:

@@ -34,7 +34,7 @@ class PairBlock(nn.Module):
         """Apply the block to every place of every pair; a place is attended to where it is ``seen``."""
         query, key, value = self._split(x)
         weights = _softmax(_scaled(query) @ key.transpose(-1, -2), seen[:, None, None, None])
-        return self._rest(x, self.project_out((weights @ value).movedim(1, 3).flatten(3)))
+        return self._fed(x + self._dropped(self.project_out((weights @ value).movedim(1, 3).flatten(3))))
 
     def first(
         self,
@@ -60,7 +60,7 @@ class PairBlock(nn.Module):
         of_history = weights[..., 0].permute(0, 2, 3, 1) @ (found @ outward).transpose(1, 2)
         of_item = (item_values.flatten(2, 3) @ outward).unflatten(2, (n, tokens)).permute(0, 2, 1, 3, 4).flatten(2, 3)
         of_item = weights[..., 1:].permute(0, 3, 2, 1, 4).flatten(3) @ of_item
-        events = of_item + of_history.transpose(1, 2) + self.project_out.bias
+        events = users[:, None] + self._dropped(of_item + of_history.transpose(1, 2) + self.project_out.bias)
 
         between = (of_items.flatten(2, 3) @ to_events.transpose(-1, -2)).unflatten(2, (n, tokens))
         inside = (of_items @ to_items.transpose(-1, -2)).expand(rows, -1, -1, -1, -1)
@@ -68,9 +68,8 @@ class PairBlock(nn.Module):
         weights = _softmax(torch.cat([inside, between], dim=-1), seen)
         values = (weights[..., tokens:].flatten(2, 3) @ event_values).unflatten(2, (n, tokens))
         values = values + weights[..., :tokens] @ item_values
-        at_item = self.project_out(values.movedim(1, 3).flatten(3))
-
-        return self._rest(together(users, items), torch.cat([at_item, events], dim=2))
+        at_item = items + self._dropped(self.project_out(values.movedim(1, 3).flatten(3)))
+        return self._fed(torch.cat([at_item, events], dim=2))
 
     def at_item(
         self, x: Float[Tensor, "rows n places dim"], seen: Bool[Tensor, "rows places"], tokens: int
@@ -85,7 +84,8 @@ class PairBlock(nn.Module):
         query = (_scaled(query) @ to_key).flatten(2, 3)
         weights = _softmax(query @ normed.transpose(-1, -2), seen[:, None, None])
         found = (weights @ normed).unflatten(2, (self.heads, tokens)) @ to_value.transpose(-1, -2) + bias[2][:, None]
-        return self._rest(x[:, :, :tokens], self.project_out(found.transpose(2, 3).flatten(3)))
+        found = self.project_out(found.transpose(2, 3).flatten(3))
+        return self._fed(x[:, :, :tokens] + self._dropped(found))
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [rows, heads, …, dim / heads]."""
@@ -93,9 +93,11 @@ class PairBlock(nn.Module):
         query, key, value = split.movedim(-3, 0).movedim(-2, 2).unbind(0)
         return query, key, value
 
-    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + dropout(mixed, self.dropout, self.training)
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout, self.training)
+
+    def _fed(self, x: Tensor) -> Tensor:
+        return x + self._dropped(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class AllToAllEncoder(nn.Module):
@@ -110,14 +112,14 @@ class AllToAllEncoder(nn.Module):
 
     def __init__(self, *, dim: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.dim, self.heads = dim, heads
         self.blocks = nn.ModuleList(PairBlock(dim=dim, heads=heads, dropout=dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.readout = nn.Linear(dim, 1)
 
     def numbers(self, places: int) -> int:
         """Return about how many numbers are held for a pair of so many tokens, outside training."""
-        width, heads = self.norm.normalized_shape[0], self.blocks[0].heads
-        return places * (6 * width + (places if len(self.blocks) > 2 else 6) * heads)
+        return places * (6 * self.dim + (places if len(self.blocks) > 2 else 6) * self.heads)
 
     def forward(
         self,
@@ -128,9 +130,11 @@ class AllToAllEncoder(nn.Module):
         """Score row i's items for user i; one row of items serves all users."""
         tokens = items.shape[2]
         seen = torch.cat([present.new_ones(len(present), tokens), present], dim=1)
-        first, *middle, last = self.blocks if len(self.blocks) > 1 else (None, self.blocks[0])
-        x = together(users, items) if first is None else first.first(users, present, items)
-        for block in middle:
+        first, last = self.blocks[0], self.blocks[-1]
+        assert isinstance(first, PairBlock)
+        assert isinstance(last, PairBlock)
+        x = together(users, items) if first is last else first.first(users, present, items)
+        for block in list(self.blocks)[1:-1]:
             x = block(x, seen)
         states = self.norm(last.at_item(x, seen, tokens))
         scores: Tensor = self.readout(states.mean(2))[..., 0]
