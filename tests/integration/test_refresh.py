@@ -280,7 +280,7 @@ LISTS = {"split": "leave-one-out", "split_options": {}, "loss": "sampled_softmax
 """Of a pre-ranker that is trained to find items."""
 MODELS: dict[str, dict[str, Any]] = {
     "sparcode": {"codebook": 4},
-    "tdm": {"sampler": "in_batch"},
+    **dict.fromkeys(("all_to_all", "tdm"), {"sampler": "in_batch"}),
     **dict.fromkeys(("dat", "int_tower", "rank_tower"), LISTS),
 }
 
