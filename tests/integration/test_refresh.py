@@ -280,7 +280,8 @@ LISTS = {"split": "leave-one-out", "split_options": {}, "loss": "sampled_softmax
 """Of a pre-ranker that is trained to find items."""
 MODELS: dict[str, dict[str, Any]] = {
     "sparcode": {"codebook": 4},
-    **dict.fromkeys(("all_to_all", "tdm"), {"sampler": "in_batch"}),
+    "tdm": {"sampler": "in_batch"},
+    "all_to_all": {"sampler": "in_batch"},
     **dict.fromkeys(("dat", "int_tower", "rank_tower"), LISTS),
 }
 

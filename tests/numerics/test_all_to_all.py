@@ -180,6 +180,9 @@ def test_tiles_of_any_size_give_the_same(pairs):
         model.pairs = pairs
         torch.testing.assert_close(model.score(states, items), scores)
         torch.testing.assert_close(model.score(take(states, slice(2, 3)), items[4:7]), scores[2:3, 4:7])
+        torch.testing.assert_close(model.score_rows(states, items[:5]), scores[:, :5].diagonal())
+        own = torch.arange(5 * 9).view(5, 9) % ITEMS
+        torch.testing.assert_close(model.score_rows(states, items[own]), scores.gather(1, own))
 
 
 def test_a_tile_holds_about_as_many_numbers_as_are_meant():

@@ -10,7 +10,7 @@ from twotower.core.records import PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.ops.dropout import dropout as dropped
-from twotower.scorers.tiles import in_tiles
+from twotower.scorers.tiles import in_tiles, rows_in_tiles
 from twotower.towers.codes.fields_first import FieldsFirst
 from twotower.towers.codes.item_vectors import check_item_id, item_vectors
 from twotower.towers.embedding import FeatureEmbedding
@@ -109,7 +109,11 @@ class AllToAll(Model):
         self, users: ReadHistory, items: Float[Tensor, "rows *n item_tokens dim"]
     ) -> Float[Tensor, "rows *n"]:
         """Score row i with row i, or with each of its n items."""
-        return self._together(users, items) if items.ndim == 4 else self._together(users, items[:, None])[:, 0]
+        if items.ndim == 3:
+            return self.score_rows(users, items[:, None])[:, 0]
+        if self.training:
+            return self._together(users, items)
+        return rows_in_tiles(self._together, users, items, pairs=self.pairs)
 
     def _together(self, users: ReadHistory, items: Tensor) -> Tensor:
         scores: Tensor = self.encoder(users.vectors, users.present, items)
