@@ -123,7 +123,7 @@ def tree(settings: dict[str, Any], training: Training = LONG) -> Run:
 
 
 def attention() -> Run:
-    """Return the run of the transformer that reads history and item together: the paper's "All-to-All SA"."""
+    """Return the run of the transformer that reads history and item together, the paper's oracle."""
     run = coded({}, replace(TRAINED, batch_size=1024, learning_rate=3e-3), 128)
     return replace(run, model=ModelSection("all_to_all"))
 
