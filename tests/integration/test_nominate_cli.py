@@ -138,6 +138,7 @@ def test_what_it_cannot_do_is_said_in_one_line(bundle):
         ("fit", (*SMALL,)),
         ("cold", ("--set", "model.field_dim=8", *SMALL[2:])),
         ("sparcode", ("--set", "training.epochs=2", "--set", "model.codebook=8", "--set", "model.dim=8")),
+        ("all_to_all", ("--set", "training.epochs=1", "--set", "model.dim=8", "--set", "model.history_length=5")),
     ],
 )
 def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_path, model, settings):

@@ -281,6 +281,7 @@ LISTS = {"split": "leave-one-out", "split_options": {}, "loss": "sampled_softmax
 MODELS: dict[str, dict[str, Any]] = {
     "sparcode": {"codebook": 4},
     "tdm": {"sampler": "in_batch"},
+    "all_to_all": {"sampler": "in_batch"},
     **dict.fromkeys(("dat", "int_tower", "rank_tower"), LISTS),
 }
 

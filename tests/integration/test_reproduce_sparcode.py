@@ -38,7 +38,7 @@ def prepared(tmp_path_factory) -> Path:
 
 def tiny(run: Run) -> Run:
     settings = dict(run.model.settings)
-    if run.model.name.startswith("sparcode"):
+    if run.model.name.startswith("sparcode") or run.model.name == "all_to_all":
         settings |= {"dim": 8, "layers": 1}
     if run.model.name == "sparcode":
         settings |= {"codebook": 8, "warm_up": 1.0}
@@ -53,11 +53,15 @@ def tiny(run: Run) -> Run:
     )
 
 
+PAIRWISE = ("all_to_all_pdnn", "all_to_all_attention")
+"""Rows whose score is a network for every pair."""
+
+
 def tiny_variants(data: str) -> dict[str, list[Run]]:
     return {
         name: [tiny(run) for run in runs][: 2 if name == "dssm" else 1]
         for name, runs in variants("ml-1m").items()
-        if name in ("dssm", "sasrec", "sparcode_sasrec", "gate_sasrec", "all_to_all_pdnn", "popularity", "ease")
+        if name in ("dssm", "sasrec", "sparcode_sasrec", "gate_sasrec", "popularity", "ease", *PAIRWISE)
     }
 
 
@@ -76,7 +80,7 @@ def test_the_table_from_data_to_figures(prepared, tmp_path):
     part = summarise(table, data, chosen, 2, tmp_path)["tiny"]
     assert list(dict.fromkeys(figure.variant for figure in part)) == [
         "dssm", "sasrec", "sasrec/nominate", "sparcode_sasrec", "gate_sasrec", "gate/all", "popularity",
-        "ease", "all_to_all_pdnn",
+        "ease", *PAIRWISE,
     ]  # fmt: skip
     found = {(figure.variant, figure.metric): figure for figure in part}
     assert not [metric for _, metric in found if "/" in metric]

@@ -97,6 +97,19 @@ def tdm() -> Run:
     )
 
 
+def all_to_all() -> Run:
+    """Return the run of all-to-all self-attention: a sampled softmax against few items that all rows share.
+
+    Every pair of a row and an item is a pass of the network.
+    """
+    return Run(
+        model=ModelSection("all_to_all", {"dim": 32}),
+        objective=Objective("sampled_softmax"),
+        sampling=Sampling((NegativeSource("uniform", {"number": 32}),)),
+        training=Training(epochs=8, batch_size=256, learning_rate=3e-3, patience=2),
+    )
+
+
 def item_cosine() -> Run:
     """Return the item-to-item cosine, shrunk by ten users so that cosines that rest on one or two do not lead.
 
@@ -116,6 +129,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "sasrec_ml_1m": sasrec_ml_1m,
     "semantic": semantic,
     "tdm": tdm,
+    "all_to_all": all_to_all,
     "item_cosine": item_cosine,
     "item_lists": item_lists,
 }

@@ -26,6 +26,7 @@ KNOWN = {
     "melu": "twotower.models.cold.melu:MeLU",
     "t2diff": "twotower.models.t2diff:T2Diff",
     "tdm": "twotower.models.tdm:TDM",
+    "all_to_all": "twotower.models.all_to_all:AllToAll",
     "popularity": "twotower.models.baselines.popularity:Popularity",
     "cluster_popularity": "twotower.models.baselines.cluster_popularity:ClusterPopularity",
     "random": "twotower.models.baselines.random:Random",

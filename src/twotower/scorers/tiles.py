@@ -1,4 +1,4 @@
-"""Scores of every user with every item, in tiles, where a pair needs far more memory than its score."""
+"""Scores of users with every item, or with those of their row, in tiles: where a pair takes far more than its score."""
 
 from __future__ import annotations
 
@@ -33,5 +33,20 @@ def in_tiles(score: Callable[[State, State], Tensor], users: State, items: State
                 dim=1,
             )
             for u in range(0, num_users, tall)
+        ]
+    )
+
+
+def rows_in_tiles(score: Callable[[State, Tensor], Tensor], users: State, items: Tensor, *, pairs: int) -> Tensor:
+    """Score each user with the items of its own row, [rows, n], at most ``pairs`` pairs at a time."""
+    num_users, n = items.shape[:2]
+    if torch.compiler.is_compiling() or num_users * n <= pairs:
+        return score(users, items)
+    wide = min(n, pairs)
+    tall = max(1, pairs // wide)
+    return torch.cat(
+        [
+            torch.cat([score(take(users, part), items[part, i : i + wide]) for i in range(0, n, wide)], dim=1)
+            for part in (slice(u, u + tall) for u in range(0, num_users, tall))
         ]
     )

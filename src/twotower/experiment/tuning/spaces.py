@@ -67,6 +67,7 @@ SPACES: dict[str, dict[str, Axis]] = {
         "model.parts": Grid((1, 2, 4)),
         "model.negatives": Grid((16, 32, 64)),
     },
+    "all_to_all": {**TRAINED, "model.dropout": DROPOUT, "model.dim": Grid((32, 64)), "model.layers": Grid((1, 2, 3))},
     "sparcode_twin": {
         **TRAINED,
         "model.temperature": TEMPERATURE,
