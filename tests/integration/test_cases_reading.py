@@ -1,7 +1,9 @@
 """Raw tables that other people's tools write: each test builds one kind of fault, small, and says what is right."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import duckdb
@@ -131,6 +133,34 @@ def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
         made(tmp_path, "half.csv.gz")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (bz2.compress(LOG.encode()), "is packed by bzip2; unpack it"),
+        (lzma.compress(LOG.encode()), "is packed by xz; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + LOG.encode(), "is packed by zstd; unpack it"),
+        (b"PK\x03\x04" + LOG.encode(), "is a zip archive or a spreadsheet; unpack it"),
+        (b"PAR1" + LOG.encode(), "is a Parquet file: set format = 'parquet'"),
+        (LOG.encode("utf-16"), "begins as UTF-16: set encoding = 'utf-16'"),
+    ],
+    ids=["bzip2", "xz", "zstd", "zip", "Parquet", "UTF-16"],
+)
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_a_file_that_is_no_plain_text_is_told_for_what_it_is(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: {said}"):
+        made(tmp_path, name)
+
+
+def test_a_folder_in_place_of_a_file_is_told_for_a_folder(tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(InputError, match=r"log.csv: is a folder; name its files by a pattern, as log.csv/\*.csv"):
+        made(tmp_path)
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing.csv")
+    with pytest.raises(InputError, match=r"gone.csv: no such file(?!.*gone)"):
+        made(tmp_path, "gone.csv")
+
+
 @pytest.mark.parametrize("name", ["log[1]", "log*", "log?", "~log"])
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
 def test_a_file_whose_name_holds_pattern_signs_is_that_file(tmp_path, name, format):
@@ -219,13 +249,22 @@ def lines_of(data, table="log"):
     return [lines[name] for name in ("read", "malformed", "blank", "header")]
 
 
+def written(path, text, ends):
+    """A file with these line ends on any machine."""
+    path.write_bytes(text.replace("\n", ends).encode())
+
+
+ENDS = pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+
+
+@ENDS
 @pytest.mark.parametrize(("close", "lost"), [(549, 251), (None, 301)])
-def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost):
+def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost, ends):
     titles = ["plain"] * 600
     titles[299] = '"open'
     if close:
         titles[close] = 'closed"'
-    (tmp_path / "log.tsv").write_text(titled(titles))
+    written(tmp_path / "log.tsv", titled(titles), ends)
     with pytest.raises(InputError, match=rf"log.tsv line 301: a quote .*, {lost} of 600 lines; over the 1.00%"):
         made(tmp_path, "log.tsv")
     data = made(tmp_path, "log.tsv", max_bad_share=0.6)
@@ -234,27 +273,40 @@ def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost)
     assert f"{lost} of 600 lines" in "\n".join(data.manifest["treatments"])
 
 
-def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path):
+@ENDS
+def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path, ends):
     titles = ["plain"] * 20
     titles[3] = '"two\nlines"'
     titles[5] = '"a\n\ngap, and a ""quote"" in it"'
     titles[7] = 'an inch (") in a plain cell'
-    (tmp_path / "log.tsv").write_text(titled(titles).replace("u8", "\nu8"))
+    written(tmp_path / "log.tsv", titled(titles).replace("u8", "\nu8"), ends)
     data = made(tmp_path, "log.tsv")
     assert data.log.num_events == 20
     assert lines_of(data) == [23, 0, 2, 1]
     assert "log: 3 lines go on in a quoted cell" in "\n".join(data.manifest["treatments"])
 
 
-def test_lines_add_up_with_every_fault_at_once(tmp_path):
+@ENDS
+def test_lines_add_up_with_every_fault_at_once(tmp_path, ends):
     good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
     bad = ['u1,"i\n1",soon', "u1", "", ",i1,3", "u1,i1,3,4", 'u1,"i2"x,3', ""]
     text = "\n".join(["user,item,time", *good[:20], *bad, *good[20:]])
-    (tmp_path / "log.csv").write_text(text)
+    written(tmp_path / "log.csv", text, ends)
     data = made(tmp_path, time="time", max_bad_share=0.5)
     read, malformed, blank, header = lines_of(data)
     assert (read, malformed, blank, header) == (50, 6, 2, 1)
     assert read + malformed + blank + header == len(text.split("\n"))
+
+
+@ENDS
+@pytest.mark.parametrize("bad", ["u1", "u1,i1,3,4", "u1,\xff,3", "u1,i1,soon"])
+@pytest.mark.parametrize("before", ["", "\n"], ids=["no gap", "gap"])
+def test_a_fault_is_told_with_its_line(tmp_path, bad, ends, before):
+    good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
+    text = "\n".join(["user,item,time", *good[:9], before + bad, *good[9:]])
+    (tmp_path / "log.csv").write_bytes(text.replace("\n", ends).encode("latin-1"))
+    data = made(tmp_path, time="time", max_bad_share=0.5)
+    assert f"(log.csv line {12 if before else 11}: " in "\n".join(data.manifest["treatments"])
 
 
 # Lists, times and specs
