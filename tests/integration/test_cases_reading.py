@@ -353,6 +353,25 @@ def test_some_times_that_stand_for_none_or_lie_far_off_are_told(tmp_path, odd, s
     assert said is None or told[0].startswith(said)
 
 
+def test_times_of_two_units_are_told(tmp_path):
+    rows = [f"u{row},i{row % 2},{1_600_000_000 * (1 if row < 2 else 1000)}" for row in range(5)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    treatments = made(tmp_path, time="time", unit="ms").manifest["treatments"]
+    said = "2 events lie before 1972 when 'time' is read as unit 'ms', and others later"
+    assert any(line.startswith(said) for line in treatments)
+
+
+@pytest.mark.parametrize(
+    ("label", "rule"),
+    [({"equals": 1}, "liked is 1"), ({"equals": "yes"}, "liked is 'yes'"), ({"equals": True}, "liked is True")],
+)
+@pytest.mark.parametrize("keep", ["all", "positive"])
+def test_a_label_rule_that_no_event_meets_is_an_error(tmp_path, label, rule, keep):
+    (tmp_path / "log.csv").write_text("user,item,liked\na,x,Yes\nb,y,No\na,z,Yes\n")
+    with pytest.raises(InputError, match=f"not one event is positive: the label rule '{rule}' calls every one"):
+        made(tmp_path, label={"column": "liked", "keep": keep, **label})
+
+
 def test_times_that_all_lie_before_1970_are_told(tmp_path):
     (tmp_path / "log.csv").write_text("user,item,time\na,x,-1600000000\nb,y,-1600000100\n")
     treatments = made(tmp_path, time="time").manifest["treatments"]
