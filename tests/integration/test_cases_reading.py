@@ -7,6 +7,7 @@ import lzma
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from twotower.core.errors import InputError
@@ -321,6 +322,70 @@ def test_lists_that_went_through_text_are_lists(tmp_path, separator):
     genres = {"kind": "multi_categorical", "separator": separator}
     items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
     assert values_of(made(tmp_path, items=items), "genres") == ["Action", "Drama", "[The] Drama"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "values"),
+    [
+        ("[28, 12]", ["12", "28"]),
+        ("[1.0, 2.0, nan]", ["1", "2"]),
+        ("[]", ["other"]),
+        ("('a', \"it's\")", ["a", "it's"]),
+        ("{'a', 'b'}", ["a", "b"]),
+        (r'["caf\u00e9", "a \"b\""]', ['a "b"', "café"]),
+        (r"['it\'s \"so\"', 'b']", ["b", 'it\'s "so"']),
+        ("['a', None]", ["a"]),
+        ("['a, b' 'c|d']", ["a, b", "c|d"]),
+        ("(1999)", ["(1999)"]),
+    ],
+)
+def test_lists_of_any_kind_that_went_through_text_are_lists(tmp_path, cell, values):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.tsv").write_text(f"item\tgenres\nx\t{cell}\ny\t{'other' if values == ['other'] else cell}\n")
+    genres = {"kind": "multi_categorical"}
+    items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
+    data = made(tmp_path, items=items)
+    assert values_of(data, "genres") == values
+    assert "stand in brackets" not in "\n".join(data.manifest["treatments"])
+    later = [{"item": "x", "genres": cell}]
+    _, features = prepare_table(later, data.schema, data.folder / "vocabulary", "item")
+    assert features["genres"].tolist() == np.load(data.folder / "items" / "genres.npy")[2:3].tolist()
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator"), [("[a, b]", "|"), ("[a, b]", ","), ('[{"id": 1}]', "|"), ("[['a'], ['b']]", "|")]
+)
+def test_brackets_that_are_no_list_are_told(tmp_path, cell, separator):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.tsv").write_text(f"item\tgenres\nx\t{cell}\ny\tc\n")
+    genres = {"kind": "multi_categorical", "separator": separator}
+    data = made(tmp_path, items={"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}})
+    (told,) = [line for line in data.manifest["treatments"] if "brackets" in line]
+    assert told.startswith("item feature genres: ")
+
+
+@pytest.mark.parametrize("cell", ["[1, 2.5]", "(1,2.5)", "[1.\n  2.5]", "1 2.5", " [ 1e0 , 2.5 ] "])
+def test_vectors_that_went_through_text_are_vectors(tmp_path, cell):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.csv").write_text(f'item,v\nx,"{cell}"\ny,"{cell}"\n')
+    features = {"v": {"kind": "vector"}}
+    data = made(tmp_path, items={"path": "items.csv", "id": "item", "features": features})
+    assert np.load(data.folder / "items" / "v.npy")[2:].tolist() == [[1.0, 2.5]] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"quote": "ab"}, "quote must be one letter"),
+        ({"quote": "«"}, "quote must be one letter"),
+        ({"separator": "\n"}, "separator must be up to four letters"),
+        ({"separator": ":::::"}, "separator must be up to four letters"),
+        ({"separator": '"'}, "holds the quote"),
+    ],
+)
+def test_a_quote_or_separator_that_cannot_be_one_is_refused(tmp_path, more, said):
+    with pytest.raises(InputError, match=said):
+        spec_of(tmp_path, **more)
 
 
 @pytest.mark.parametrize(
