@@ -202,6 +202,8 @@ def floats_of(column: str, kind: str, separator: str) -> str:
     if not kind.endswith("]") and separator == " ":
         text = text_of(column, kind)
         bracketed = rf"regexp_full_match({text}, '\s*[\[(][^\[\]()]*[\])]\s*')"
+        if kind == "JSON":  # a list of JSON needs no cutting
+            bracketed += f" AND json_type({column_sql(column)}) = 'VARCHAR'"
         inner = rf"string_split(regexp_replace({text}, '[,\s]+', ' ', 'g'), ' ')"
         listed = f"CASE WHEN {bracketed} THEN {inner} ELSE {listed} END"
     return f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN ({listed})] IF word <> '']"
