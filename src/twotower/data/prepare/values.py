@@ -124,6 +124,8 @@ def plain_text(value: Any) -> str:
         >>> plain_text(1.0), plain_text(Decimal("2.50")), plain_text(True), plain_text(b"a"), plain_text("1.0")
         ('1', '2.5', 'true', 'a', '1.0')
     """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy or PyTorch
+        value = value.item()
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
