@@ -68,6 +68,25 @@ def test_text_that_only_looks_like_numbers_stays_as_it_is(tmp_path):
         assert ids_of(made(tmp_path)) == sorted(["1.0", odd])
 
 
+@pytest.mark.parametrize(
+    ("number", "refused"), [("9007199254740993.0", True), ("9007199254740993", False), ("7.0", False)]
+)
+def test_ids_of_json_that_lost_digits_are_refused(tmp_path, number, refused):
+    (tmp_path / "log.jsonl").write_text(f'{{"user": "a", "item": {number}}}\n{{"user": "b", "item": 1}}\n')
+    if refused:
+        with pytest.raises(InputError, match="floats of 9,007,199,254,740,992 and more, which have lost digits"):
+            made(tmp_path, "log.jsonl")
+    else:
+        assert ids_of(made(tmp_path, "log.jsonl")) == ["1", number.removesuffix(".0")]
+
+
+def test_a_broken_parquet_file_is_told_without_sql(tmp_path):
+    (tmp_path / "log.parquet").write_text("user,item\na,x\n")
+    with pytest.raises(InputError, match="log.parquet: cannot be read") as error:
+        made(tmp_path, "log.parquet")
+    assert "SELECT" not in str(error.value)
+
+
 def test_ids_in_two_spellings_in_a_table_are_one_row(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\na,1\nb,2.0\n")
     (tmp_path / "items.csv").write_text("item\n1.0\n1\n2\n")
