@@ -525,3 +525,22 @@ def test_words_that_only_hold_such_a_word_are_not_told(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\nnancy,NA\nnancy,nonesuch\nnull0,NA\nnull0,nonesuch\n")
     data = made(tmp_path)
     assert not [line for line in data.manifest["treatments"] if "leave the cell empty" in line]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["[0.5, 1.5]", "[2.0, 3e-1]"], "vector"),
+        (["[0. 1.]", "[2.  0.5]"], "vector"),
+        (["[28, 12]", "[7]"], "multi_categorical"),
+        (["[0.5, 1.5]", "[2.5]"], None),
+        (["['a', 'b']", "['c']"], "multi_categorical"),
+    ],
+)
+def test_lists_of_numbers_in_text_are_guessed_for_what_they_are(cells, kind, caplog):
+    events = {"user": [1, 1, 2, 2], "item": ["x", "y", "x", "y"]}
+    data = Dataset.from_frames(events, items={"item": ["x", "y"], "f": cells})
+    assert [feature.kind for feature in data.schema.item_features] == ([kind] if kind else [])
+    assert (kind is None) == ("holds lists of 1 to 2 numbers in text" in caplog.text)
+    if kind == "vector":
+        assert data.schema.item_features[0].size == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _only_list(path: Path, relation: Any, lists: list[str]) -> str:
     """The list column that holds the vectors; the lengths of several are told."""
     lengths = ", ".join(f"max(len({_quoted(name)}))" for name in lists)
     rows, *longest = relation.aggregate(f"count(*), {lengths}").fetchall()[0]
-    shapes = {name: (rows, length or 0) for name, length in zip(lists, longest, strict=True)}
+    shapes: dict[str, Sequence[int]] = {name: (rows, length or 0) for name, length in zip(lists, longest, strict=True)}
     return choose(path, shapes, None, "column")
 
 
