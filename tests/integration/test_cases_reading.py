@@ -15,6 +15,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.prepare.encode import prepare_table
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
+from twotower.serving.onnx.cells import Reader
 
 
 def spec_of(tmp_path, path="log.csv", **more):
@@ -369,6 +370,11 @@ def test_lists_of_any_kind_that_went_through_text_are_lists(tmp_path, cell, valu
     later = [{"item": "x", "genres": cell}]
     _, features = prepare_table(later, data.schema, data.folder / "vocabulary", "item")
     assert features["genres"].tolist() == np.load(data.folder / "items" / "genres.npy")[2:3].tolist()
+    (tmp_path / "item.t.json").write_text(json.dumps({value: row for row, value in enumerate(values, start=2)}))
+    told = {"columns": ["genres"], "joined": False, "kind": "multi_categorical", "size": 9, "width": 4}
+    exported = Reader(tmp_path, "item", {**told, "separator": "", "form": "numbers", "table": "t"})
+    found = exported.read({"genres": [cell if values != ["other"] else "other"]}, 1)[0]
+    assert sorted(found[found > 0].tolist()) == list(range(2, 2 + len(values)))  # an export takes it apart alike
 
 
 @pytest.mark.parametrize(

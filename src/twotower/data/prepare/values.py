@@ -165,13 +165,13 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
 
 
 _QUOTED = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""
-_PART = rf"({_QUOTED}|[-+]?\d+(\.\d*)?([eE][-+]?\d+)?|None|null|nan|NaN)"
+PART = rf"({_QUOTED}|[-+]?\d+(\.\d*)?([eE][-+]?\d+)?|None|null|nan|NaN)"
 LIST_IN_TEXT = rf"\s*\[\s*({_QUOTED}(\s*,?\s*{_QUOTED})*\s*,?\s*)?\]\s*"
 """Pattern of a list that went through text: parts in quotes, parted by commas (Python, JSON) or by blanks (NumPy)."""
-_LIST_OF_ANY = rf"\s*\[\s*({_PART}(\s*,\s*{_PART}|\s+{_PART}|{_QUOTED})*\s*,?\s*)?\]\s*"
+LIST_OF_ANY = rf"\s*\[\s*({PART}(\s*,\s*{PART}|\s+{PART}|{_QUOTED})*\s*,?\s*)?\]\s*"
 """The same, with numbers and signs of missing values among the parts, which commas or blanks part."""
 _QUOTED_PARTS = rf"\s*{_QUOTED}(\s*,\s*{_QUOTED})*\s*,?\s*"
-_TUPLE_IN_TEXT = rf"\s*(\({_QUOTED_PARTS}\)|\{{{_QUOTED_PARTS}\}})\s*"
+TUPLE_IN_TEXT = rf"\s*(\({_QUOTED_PARTS}\)|\{{{_QUOTED_PARTS}\}})\s*"
 """A tuple or a set of Python. Its parts are in quotes, since years and remarks stand in round brackets too."""
 
 
@@ -184,13 +184,13 @@ def words_of(column: str, kind: str, separator: str) -> str:
     listed = _listed(column, kind, separator)
     if not kind.endswith("]"):
         text = text_of(column, kind)
-        parts = f"regexp_extract_all({text}, {literal(_PART)})"
+        parts = f"regexp_extract_all({text}, {literal(PART)})"
         inner = r"regexp_replace(part[2:-2], '\\(.)', '\1', 'g')"
         word = f"CASE WHEN part[1] IN ('''', '\"') THEN {inner} ELSE part END"
         bare = f"[{word} FOR part IN ({parts}) IF part NOT IN ('None', 'null', 'nan', 'NaN')]"
         is_json = f"json_valid({text}) AND NOT contains(lower({text}), 'nan')"  # to DuckDB, a bare nan is JSON
         json = f"CASE WHEN {is_json} THEN TRY_CAST({text}::JSON AS VARCHAR[]) END"
-        is_list = " OR ".join(f"regexp_full_match({text}, {literal(one)})" for one in (_LIST_OF_ANY, _TUPLE_IN_TEXT))
+        is_list = " OR ".join(f"regexp_full_match({text}, {literal(one)})" for one in (LIST_OF_ANY, TUPLE_IN_TEXT))
         listed = f"CASE WHEN {is_list} THEN coalesce({json}, {bare}) ELSE {listed} END"
     return f"[trim(word) FOR word IN ({listed}) IF trim(word) <> '']"
 
