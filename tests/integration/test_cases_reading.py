@@ -1,10 +1,13 @@
 """Raw tables that other people's tools write: each test builds one kind of fault, small, and says what is right."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from twotower.core.errors import InputError
@@ -12,6 +15,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.prepare.encode import prepare_table
 from twotower.data.prepare.prepare import prepare
 from twotower.data.prepare.spec import Spec
+from twotower.serving.onnx.cells import Reader
 
 
 def spec_of(tmp_path, path="log.csv", **more):
@@ -63,6 +67,25 @@ def test_text_that_only_looks_like_numbers_stays_as_it_is(tmp_path):
     for odd in ("007", "1e5", "1.0.2", "1.10"):
         (tmp_path / "log.csv").write_text(f"user,item\na,1.0\nb,{odd}\n")
         assert ids_of(made(tmp_path)) == sorted(["1.0", odd])
+
+
+@pytest.mark.parametrize(
+    ("number", "refused"), [("9007199254740993.0", True), ("9007199254740993", False), ("7.0", False)]
+)
+def test_ids_of_json_that_lost_digits_are_refused(tmp_path, number, refused):
+    (tmp_path / "log.jsonl").write_text(f'{{"user": "a", "item": {number}}}\n{{"user": "b", "item": 1}}\n')
+    if refused:
+        with pytest.raises(InputError, match="floats of 9,007,199,254,740,992 and more, which have lost digits"):
+            made(tmp_path, "log.jsonl")
+    else:
+        assert ids_of(made(tmp_path, "log.jsonl")) == ["1", number.removesuffix(".0")]
+
+
+def test_a_broken_parquet_file_is_told_without_sql(tmp_path):
+    (tmp_path / "log.parquet").write_text("user,item\na,x\n")
+    with pytest.raises(InputError, match="log.parquet: cannot be read") as error:
+        made(tmp_path, "log.parquet")
+    assert "SELECT" not in str(error.value)
 
 
 def test_ids_in_two_spellings_in_a_table_are_one_row(tmp_path):
@@ -129,6 +152,34 @@ def test_a_packed_file_is_known_by_its_first_bytes(tmp_path):
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(LOG.encode() * 99)[:40])
     with pytest.raises(InputError, match=r"half\.csv\.gz: begins as a gzip file but cannot be unpacked"):
         made(tmp_path, "half.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (bz2.compress(LOG.encode()), "is packed by bzip2; unpack it"),
+        (lzma.compress(LOG.encode()), "is packed by xz; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + LOG.encode(), "is packed by zstd; unpack it"),
+        (b"PK\x03\x04" + LOG.encode(), "is a zip archive or a spreadsheet; unpack it"),
+        (b"PAR1" + LOG.encode(), "is a Parquet file: set format = 'parquet'"),
+        (LOG.encode("utf-16"), "begins as UTF-16: set encoding = 'utf-16'"),
+    ],
+    ids=["bzip2", "xz", "zstd", "zip", "Parquet", "UTF-16"],
+)
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_a_file_that_is_no_plain_text_is_told_for_what_it_is(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: {said}"):
+        made(tmp_path, name)
+
+
+def test_a_folder_in_place_of_a_file_is_told_for_a_folder(tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(InputError, match=r"log.csv: is a folder; name its files by a pattern, as log.csv/\*.csv"):
+        made(tmp_path)
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing.csv")
+    with pytest.raises(InputError, match=r"gone.csv: no such file(?!.*gone)"):
+        made(tmp_path, "gone.csv")
 
 
 @pytest.mark.parametrize("name", ["log[1]", "log*", "log?", "~log"])
@@ -219,13 +270,22 @@ def lines_of(data, table="log"):
     return [lines[name] for name in ("read", "malformed", "blank", "header")]
 
 
+def written(path, text, ends):
+    """A file with these line ends on any machine."""
+    path.write_bytes(text.replace("\n", ends).encode())
+
+
+ENDS = pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+
+
+@ENDS
 @pytest.mark.parametrize(("close", "lost"), [(549, 251), (None, 301)])
-def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost):
+def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost, ends):
     titles = ["plain"] * 600
     titles[299] = '"open'
     if close:
         titles[close] = 'closed"'
-    (tmp_path / "log.tsv").write_text(titled(titles))
+    written(tmp_path / "log.tsv", titled(titles), ends)
     with pytest.raises(InputError, match=rf"log.tsv line 301: a quote .*, {lost} of 600 lines; over the 1.00%"):
         made(tmp_path, "log.tsv")
     data = made(tmp_path, "log.tsv", max_bad_share=0.6)
@@ -234,27 +294,40 @@ def test_a_stray_quote_counts_every_line_that_it_swallows(tmp_path, close, lost)
     assert f"{lost} of 600 lines" in "\n".join(data.manifest["treatments"])
 
 
-def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path):
+@ENDS
+def test_a_quoted_cell_over_several_lines_is_one_row_and_its_lines_are_told(tmp_path, ends):
     titles = ["plain"] * 20
     titles[3] = '"two\nlines"'
     titles[5] = '"a\n\ngap, and a ""quote"" in it"'
     titles[7] = 'an inch (") in a plain cell'
-    (tmp_path / "log.tsv").write_text(titled(titles).replace("u8", "\nu8"))
+    written(tmp_path / "log.tsv", titled(titles).replace("u8", "\nu8"), ends)
     data = made(tmp_path, "log.tsv")
     assert data.log.num_events == 20
     assert lines_of(data) == [23, 0, 2, 1]
     assert "log: 3 lines go on in a quoted cell" in "\n".join(data.manifest["treatments"])
 
 
-def test_lines_add_up_with_every_fault_at_once(tmp_path):
+@ENDS
+def test_lines_add_up_with_every_fault_at_once(tmp_path, ends):
     good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
     bad = ['u1,"i\n1",soon', "u1", "", ",i1,3", "u1,i1,3,4", 'u1,"i2"x,3', ""]
     text = "\n".join(["user,item,time", *good[:20], *bad, *good[20:]])
-    (tmp_path / "log.csv").write_text(text)
+    written(tmp_path / "log.csv", text, ends)
     data = made(tmp_path, time="time", max_bad_share=0.5)
     read, malformed, blank, header = lines_of(data)
     assert (read, malformed, blank, header) == (50, 6, 2, 1)
     assert read + malformed + blank + header == len(text.split("\n"))
+
+
+@ENDS
+@pytest.mark.parametrize("bad", ["u1", "u1,i1,3,4", "u1,\xff,3", "u1,i1,soon"])
+@pytest.mark.parametrize("before", ["", "\n"], ids=["no gap", "gap"])
+def test_a_fault_is_told_with_its_line(tmp_path, bad, ends, before):
+    good = [f"u{n % 5},i{n % 7},{n}" for n in range(50)]
+    text = "\n".join(["user,item,time", *good[:9], before + bad, *good[9:]])
+    (tmp_path / "log.csv").write_bytes(text.replace("\n", ends).encode("latin-1"))
+    data = made(tmp_path, time="time", max_bad_share=0.5)
+    assert f"(log.csv line {12 if before else 11}: " in "\n".join(data.manifest["treatments"])
 
 
 # Lists, times and specs
@@ -269,6 +342,75 @@ def test_lists_that_went_through_text_are_lists(tmp_path, separator):
     genres = {"kind": "multi_categorical", "separator": separator}
     items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
     assert values_of(made(tmp_path, items=items), "genres") == ["Action", "Drama", "[The] Drama"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "values"),
+    [
+        ("[28, 12]", ["12", "28"]),
+        ("[1.0, 2.0, nan]", ["1", "2"]),
+        ("[]", ["other"]),
+        ("('a', \"it's\")", ["a", "it's"]),
+        ("{'a', 'b'}", ["a", "b"]),
+        (r'["caf\u00e9", "a \"b\""]', ['a "b"', "café"]),
+        (r"['it\'s \"so\"', 'b']", ["b", 'it\'s "so"']),
+        ("['a', None]", ["a"]),
+        ("['a, b' 'c|d']", ["a, b", "c|d"]),
+        ("(1999)", ["(1999)"]),
+    ],
+)
+def test_lists_of_any_kind_that_went_through_text_are_lists(tmp_path, cell, values):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.tsv").write_text(f"item\tgenres\nx\t{cell}\ny\t{'other' if values == ['other'] else cell}\n")
+    genres = {"kind": "multi_categorical"}
+    items = {"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}}
+    data = made(tmp_path, items=items)
+    assert values_of(data, "genres") == values
+    assert "stand in brackets" not in "\n".join(data.manifest["treatments"])
+    later = [{"item": "x", "genres": cell}]
+    _, features = prepare_table(later, data.schema, data.folder / "vocabulary", "item")
+    assert features["genres"].tolist() == np.load(data.folder / "items" / "genres.npy")[2:3].tolist()
+    (tmp_path / "item.t.json").write_text(json.dumps({value: row for row, value in enumerate(values, start=2)}))
+    told = {"columns": ["genres"], "joined": False, "kind": "multi_categorical", "size": 9, "width": 4}
+    exported = Reader(tmp_path, "item", {**told, "separator": "", "form": "numbers", "table": "t"})
+    found = exported.read({"genres": [cell if values != ["other"] else "other"]}, 1)[0]
+    assert sorted(found[found > 0].tolist()) == list(range(2, 2 + len(values)))  # an export takes it apart alike
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator"), [("[a, b]", "|"), ("[a, b]", ","), ('[{"id": 1}]', "|"), ("[['a'], ['b']]", "|")]
+)
+def test_brackets_that_are_no_list_are_told(tmp_path, cell, separator):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.tsv").write_text(f"item\tgenres\nx\t{cell}\ny\tc\n")
+    genres = {"kind": "multi_categorical", "separator": separator}
+    data = made(tmp_path, items={"path": "items.tsv", "quote": "", "id": "item", "features": {"genres": genres}})
+    (told,) = [line for line in data.manifest["treatments"] if "brackets" in line]
+    assert told.startswith("item feature genres: ")
+
+
+@pytest.mark.parametrize("cell", ["[1, 2.5]", "(1,2.5)", "[1.\n  2.5]", "1 2.5", " [ 1e0 , 2.5 ] "])
+def test_vectors_that_went_through_text_are_vectors(tmp_path, cell):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nb,y\n")
+    (tmp_path / "items.csv").write_text(f'item,v\nx,"{cell}"\ny,"{cell}"\n')
+    features = {"v": {"kind": "vector"}}
+    data = made(tmp_path, items={"path": "items.csv", "id": "item", "features": features})
+    assert np.load(data.folder / "items" / "v.npy")[2:].tolist() == [[1.0, 2.5]] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"quote": "ab"}, "quote must be one letter"),
+        ({"quote": "«"}, "quote must be one letter"),
+        ({"separator": "\n"}, "separator must be up to four letters"),
+        ({"separator": ":::::"}, "separator must be up to four letters"),
+        ({"separator": '"'}, "holds the quote"),
+    ],
+)
+def test_a_quote_or_separator_that_cannot_be_one_is_refused(tmp_path, more, said):
+    with pytest.raises(InputError, match=said):
+        spec_of(tmp_path, **more)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +441,25 @@ def test_some_times_that_stand_for_none_or_lie_far_off_are_told(tmp_path, odd, s
     told = [line for line in made(tmp_path, time="time").manifest["treatments"] if "1970" in line or "2100" in line]
     assert len(told) == (said is not None)
     assert said is None or told[0].startswith(said)
+
+
+def test_times_of_two_units_are_told(tmp_path):
+    rows = [f"u{row},i{row % 2},{1_600_000_000 * (1 if row < 2 else 1000)}" for row in range(5)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    treatments = made(tmp_path, time="time", unit="ms").manifest["treatments"]
+    said = "2 events lie before 1972 when 'time' is read as unit 'ms', and others later"
+    assert any(line.startswith(said) for line in treatments)
+
+
+@pytest.mark.parametrize(
+    ("label", "rule"),
+    [({"equals": 1}, "liked is 1"), ({"equals": "yes"}, "liked is 'yes'"), ({"equals": True}, "liked is True")],
+)
+@pytest.mark.parametrize("keep", ["all", "positive"])
+def test_a_label_rule_that_no_event_meets_is_an_error(tmp_path, label, rule, keep):
+    (tmp_path / "log.csv").write_text("user,item,liked\na,x,Yes\nb,y,No\na,z,Yes\n")
+    with pytest.raises(InputError, match=f"not one event is positive: the label rule '{rule}' calls every one"):
+        made(tmp_path, label={"column": "liked", "keep": keep, **label})
 
 
 def test_times_that_all_lie_before_1970_are_told(tmp_path):
@@ -370,3 +531,22 @@ def test_words_that_only_hold_such_a_word_are_not_told(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\nnancy,NA\nnancy,nonesuch\nnull0,NA\nnull0,nonesuch\n")
     data = made(tmp_path)
     assert not [line for line in data.manifest["treatments"] if "leave the cell empty" in line]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["[0.5, 1.5]", "[2.0, 3e-1]"], "vector"),
+        (["[0. 1.]", "[2.  0.5]"], "vector"),
+        (["[28, 12]", "[7]"], "multi_categorical"),
+        (["[0.5, 1.5]", "[2.5]"], None),
+        (["['a', 'b']", "['c']"], "multi_categorical"),
+    ],
+)
+def test_lists_of_numbers_in_text_are_guessed_for_what_they_are(cells, kind, caplog):
+    events = {"user": [1, 1, 2, 2], "item": ["x", "y", "x", "y"]}
+    data = Dataset.from_frames(events, items={"item": ["x", "y"], "f": cells})
+    assert [feature.kind for feature in data.schema.item_features] == ([kind] if kind else [])
+    assert (kind is None) == ("holds lists of 1 to 2 numbers in text" in caplog.text)
+    if kind == "vector":
+        assert data.schema.item_features[0].size == 2

@@ -170,6 +170,31 @@ def test_a_training_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     assert len(train(run, to=tmp_path / "bundle", resume=True).records) == 3
 
 
+SPLITS = ['[split]\nkind = "random-ratio"\nseed = 3\n', '[split]\nkind = "last-n"\nn = 2\n']
+
+
+@pytest.mark.parametrize("other", SPLITS, ids=["random-ratio", "last-n"])
+def test_the_same_events_in_another_split_are_judged_as_the_model_was_trained(tmp_path: Path, other: str) -> None:
+    rows: Rows = [(f"u{u}", f"i{(u + step) % 12}", step) for u in range(12) for step in range(6)]
+    data, otherwise = prepared(tmp_path, "a", rows), prepared(tmp_path, "b", rows, other)
+    bundle = trained(data, tmp_path / "bundle", "ease")
+    own = json.loads(command("evaluate", bundle, "--data", data, "--json"))
+    found = json.loads(command("evaluate", bundle, "--data", otherwise, "--json"))
+    assert found["metrics"] == own["metrics"]
+    assert own["notices"] == []
+    (told,) = found["notices"]
+    assert "is split otherwise" in told
+
+
+def test_a_training_does_not_go_on_with_another_split_of_the_data(tmp_path: Path) -> None:
+    run = stopped(alike(tmp_path, "a", "a"), tmp_path / "bundle")
+    (tmp_path / "a").rename(tmp_path / "first")
+    rows: Rows = [(f"u{u}", f"a{(u + step) % 12}", step) for u in range(12) for step in range(6)]
+    prepared(tmp_path, "a", rows, SPLITS[0])
+    with pytest.raises(InputError, match="made with other data"):
+        train(run, to=tmp_path / "bundle", resume=True)
+
+
 def test_resuming_where_nothing_was_saved_starts_from_nothing_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from twotower.cli.main import main
+from twotower.core.errors import InputError
+from twotower.diagnosis.readers.parquet import read_parquet
+from twotower.diagnosis.readers.text import read_text
 
 SPACE = np.random.default_rng(0).normal(size=(60, 16))
 NAMES = [f"d{place}" for place in range(16)]
@@ -285,3 +290,94 @@ def test_what_pandas_notes_in_a_parquet_file_is_read_and_its_index_is_no_coordin
     assert (status, err) == (0, "")
     assert out.startswith("HEALTHY  60 vectors of 16 dimensions")
     assert "id: key" in out
+
+
+LONG_IDS = [2**60 + 3 * row for row in SHUFFLED]
+
+
+@pytest.mark.parametrize("header", [None, ["tweet", *NAMES], ["id", *NAMES]], ids=["no header", "tweet", "id"])
+@pytest.mark.parametrize("keys", [LONG_IDS, [f"{row:06d}" for row in SHUFFLED]], ids=["long", "leading zeros"])
+def test_ids_keep_their_digits(tmp_path, header, keys):
+    path = write_csv(tmp_path / "vectors.csv", header, keys)
+    table = read_text(path)
+    assert table.vectors.shape == SPACE.shape
+    assert table.ids == [str(key) for key in keys]
+
+
+def test_long_ids_of_a_parquet_file_keep_their_digits(tmp_path):
+    table = pa.table({"tweet": LONG_IDS, **{name: SPACE[:, place] for place, name in enumerate(NAMES)}})
+    pq.write_table(table, tmp_path / "vectors.parquet")
+    read = read_parquet(tmp_path / "vectors.parquet")
+    assert (read.vectors.shape, read.ids) == (SPACE.shape, [str(key) for key in LONG_IDS])
+    assert read.account.id == "tweet"
+
+
+@pytest.mark.parametrize(
+    ("ids", "read"),
+    [
+        ([None, *range(1, 60)], ["", *map(str, range(1, 60))]),
+        ([float(row) for row in ROWS], [str(row) for row in ROWS]),
+        ([word.encode() for word in WORDS], WORDS),
+        ([None, *WORDS[1:]], ["", *WORDS[1:]]),
+    ],
+    ids=["a gap in whole numbers", "floats", "bytes", "a gap in texts"],
+)
+def test_ids_beside_vectors_have_one_text_and_gaps_are_no_ids(tmp_path, ids, read):
+    pq.write_table(pa.table({"id": ids, "title": ids, "vector": list(SPACE)}), tmp_path / "vectors.parquet")
+    table = read_parquet(tmp_path / "vectors.parquet")
+    assert (table.ids, table.titles) == (read, read)
+
+
+def test_a_gap_in_the_popularity_is_refused(tmp_path, diagnose):
+    pq.write_table(pa.table({"count": [None, *range(1, 60)], "vector": list(SPACE)}), tmp_path / "vectors.parquet")
+    code, _, error = diagnose(tmp_path / "vectors.parquet")
+    assert (code, "column 'count' is empty in 1 of 60 rows; fill or drop them" in error) == (2, True)
+
+
+def test_a_list_of_texts_beside_the_vectors_is_no_vector(tmp_path):
+    table = pa.table({"genres": [["a", "b"]] * 60, "v": list(SPACE)})
+    pq.write_table(table, tmp_path / "vectors.parquet")
+    assert read_parquet(tmp_path / "vectors.parquet").account.vector == ("v",)
+    pq.write_table(table.append_column("history", [[[1, 2]] * 60]), tmp_path / "two.parquet")
+    with pytest.raises(InputError, match=r"name one with --column; it holds v \(60, 16\), history \(60, 2\)"):
+        read_parquet(tmp_path / "two.parquet")
+
+
+def test_a_first_line_that_counts_from_one_is_a_header(tmp_path):
+    path = write_csv(tmp_path / "vectors.csv", [str(place) for place in range(1, 17)])
+    read = read_text(path)
+    assert read.vectors.shape == SPACE.shape
+    assert read.account.notices == ("the first line counts 1, 2, 3, …, so it was taken for column names",)
+
+
+@pytest.mark.parametrize("name", ["year", "emb_year"])
+def test_whole_numbers_beside_fractions_are_told(tmp_path, name):
+    path = write_csv(tmp_path / "vectors.csv", [name, *(f"x_{one}" for one in "abcdefghijklmnop")], [1990, 1991] * 30)
+    (told,) = read_text(path).account.notices
+    assert told == f"{name} holds whole numbers beside fractions, and is read as a coordinate"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda row: str(list(row)),
+        lambda row: str(row),
+        lambda row: str(tuple(map(float, row))),
+        lambda row: " ".join(map(str, row)),
+        lambda row: ";".join(map(str, row)),
+    ],
+    ids=["list", "NumPy", "tuple", "blanks", "semicolons"],
+)
+def test_vectors_as_texts_of_one_column_are_read_however_they_are_written(tmp_path, write):
+    with (tmp_path / "vectors.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [("id", "embedding"), *((key, write(row)) for key, row in zip(WORDS, SPACE, strict=True))]
+        )
+    assert read_text(tmp_path / "vectors.csv").vectors == pytest.approx(SPACE, abs=1e-7)
+
+
+@pytest.mark.parametrize("cell", ["0,5 0,25", "[0.1 ... 0.2]", "[[0.1, 0.2]]", "0.1", "[a, b]"])
+def test_a_text_that_is_no_list_of_numbers_is_refused(tmp_path, diagnose, cell):
+    (tmp_path / "vectors.csv").write_text(f'id,embedding\na,"{cell}"\nb,"{cell}"\n')
+    code, _, error = diagnose(tmp_path / "vectors.csv")
+    assert (code, "not a list of numbers like [0.1, 0.2]" in error) == (2, True)

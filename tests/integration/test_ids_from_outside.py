@@ -64,6 +64,13 @@ def test_arrays_answer_as_lists_do(retriever, make):
     ]
 
 
+@pytest.mark.parametrize("scalar", [np.array(1), np.float32(1), torch.tensor(1), torch.tensor(1.0)])
+def test_scalars_of_arrays_answer_as_numbers_do(retriever, scalar):
+    assert ids(retriever.recommend(scalar, k=3)) == ids(retriever.recommend("1", k=3))
+    assert ids(retriever.similar(scalar, k=3)) == ids(retriever.similar("1", k=3))
+    assert ids(retriever.recommend(history=[scalar], k=3)) == ids(retriever.recommend(history=["1"], k=3))
+
+
 def test_columns_of_a_data_frame_answer_as_lists_do(retriever):
     pandas = pytest.importorskip("pandas")
     expected = ids(retriever.recommend(history=["1", "2"], k=3))

@@ -336,7 +336,7 @@ HEADER = "user,item,rating,time\n"
         (HEADER + "a,b,1,2\na,c,1,3\n", {}, "a single user"),
         (HEADER + "a,b,1,2\nc,b,1,3\n", {}, "a single item"),
         (HEADER + "a,b,1,1650812741436\nc,d,1,3\n", {}, "set unit to 'ms', 'us' or 'ns'"),
-        (HEADER + "a,b,1,2\nc,d,1,3\n", {"value": "rating", "label": {"at_least": 4}}, "no event is left"),
+        (HEADER + "a,b,1,2\nc,d,1,3\n", {"value": "rating", "label": {"at_least": 4}}, "not one event is positive"),
         (HEADER + "a,b,1,2\nc,d,1,3\n", {"min_user_events": 3}, "lower min_user_events"),
         (HEADER + "a,b,1,2\n", {"encoding": "latin-7x"}, "encoding 'latin-7x' is not known"),
         (HEADER + "a,b,1,2\n", {"format": "parquet"}, "log.csv: cannot be read"),

@@ -42,6 +42,9 @@ _ROW_NUMBERS = r"column\d+|unnamed: ?\d+|index|row|row_?(id|nr|number)"
 
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
+_NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+_NUMBERS_IN_TEXT = rf"\s*\[\s*{_NUMBER}((\s*,\s*|\s+){_NUMBER})*\s*,?\s*\]\s*"
+
 
 def candidates(frame: Frame, role: str, *more: str) -> list[str]:
     """Return columns whose names suggest that they hold ``role``, a key of `NAMES`, or that are one of ``more``."""
@@ -141,6 +144,8 @@ def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tupl
     listed = f"count(*) FILTER (regexp_full_match({name}, {literal(LIST_IN_TEXT)}))"
     if connection.execute(f"SELECT {listed} FROM {source}").fetchall()[0][0] * 20 >= rows * 19:
         return "multi_categorical", "lists in text"
+    if kind := _numbers_in_text(connection, source, name, rows):
+        return kind
     piped, parts, words = connection.execute(
         f"SELECT count(*) FILTER (contains({name}, '|')), "
         f"(SELECT count(DISTINCT part) FROM (SELECT unnest(string_split({name}, '|')) AS part FROM {source})), "
@@ -153,6 +158,22 @@ def guess_kind(connection: Any, source: str, column: str, sql_type: str) -> tupl
     if words >= 1.5:
         return "text", f"{words:.1f} words a row"
     return "", f"has its own value in nearly every row ({distinct:,} of {rows:,})"
+
+
+def _numbers_in_text(connection: Any, source: str, name: str, rows: int) -> tuple[str, str] | None:
+    """The kind of a column of text whose cells are lists of numbers in brackets, and why; None where they are not."""
+    parts = f"len(regexp_extract_all({name}, {literal(_NUMBER)}))"
+    listed, broken, shortest, longest = connection.execute(
+        f"SELECT count(*), count(*) FILTER (regexp_matches({name}, '[.eE]')), min({parts}), max({parts}) FROM {source} "
+        f"WHERE regexp_full_match({name}, {literal(_NUMBERS_IN_TEXT)})"
+    ).fetchall()[0]
+    if not listed or listed * 20 < rows * 19:
+        return None
+    if not broken:
+        return "multi_categorical", "lists of whole numbers in text"
+    if shortest != longest:
+        return "", f"holds lists of {shortest} to {longest} numbers in text; a vector needs one length"
+    return "vector", f"{longest} numbers a row, in text"
 
 
 def _list_kind(connection: Any, source: str, name: str, sql_type: str) -> tuple[str, str]:

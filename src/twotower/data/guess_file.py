@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twotower.core.errors import InputError, shown
 from twotower.data.frame_guesses import is_usual
+from twotower.data.prepare.lines import FOREIGN
 from twotower.data.prepare.separators import cells_of_line
 from twotower.data.prepare.spec import Source
 
@@ -27,20 +28,6 @@ _SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 _ALIKE = 0.9
 """Share of the lines that must have one number of cells for a separator to be one."""
 
-_FOREIGN = {
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
-    b"RIFF": "sound or a picture",
-    b"%PDF": "a PDF",
-    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save the sheet as CSV, and give that",
-    b"SQLite format 3": "an SQLite database; export a table as CSV",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x89HDF": "an HDF5 file; export a table as CSV or Parquet",
-    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it by gzip",
-    b"\xfd7zXZ": "packed by xz; unpack it, or pack it by gzip",
-    b"BZh": "packed by bzip2; unpack it, or pack it by gzip",
-}
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8"}
 
 
@@ -63,7 +50,7 @@ def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[s
         raise InputError(f"{path}: the file is empty")
     if head.startswith(b"PAR1"):
         return Source((full,), "parquet"), ""
-    for sign, words in _FOREIGN.items():
+    for sign, words in FOREIGN.items():
         if head.startswith(sign):
             raise InputError(f"{path}: is {words}; a log is a table in CSV, TSV, JSON lines or Parquet")
     text, encoding = _decoded(path, head, cut)

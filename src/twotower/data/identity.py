@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,10 +17,11 @@ from twotower.data.prepare.database import parquet
 def fingerprint(dataset: Dataset) -> str:
     """Return one hash of all that training reads, and of the ids behind its rows.
 
-    Log, features, schema and vocabularies.
+    Log, features, schema, vocabularies and the split that the data name.
     """
     hashes: dict[str, str] = dataset.manifest.get("hashes") or {}
     words = [repr(dataset.schema), *(f"{name} {hashes[name]}" for name in sorted(hashes) if "vocabulary/" in name)]
+    words.append(json.dumps(stored_split(dataset), sort_keys=True))
     digest = hashlib.sha256("\n".join(words).encode())
     parts: list[tuple[str, Tensor | None]] = list(dataset.log._asdict().items())
     for side, columns in (("user", dataset.user_features), ("item", dataset.item_features)):
@@ -28,6 +31,11 @@ def fingerprint(dataset: Dataset) -> str:
             digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def stored_split(dataset: Dataset) -> dict[str, Any]:
+    """Return the kind and the options of the split that a data set names."""
+    return dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
 
 
 def check_same_numbers(mine: Path, other: Path, what: str) -> None:

@@ -24,6 +24,8 @@ from twotower.diagnosis.table import ID_NAMES, LABEL_NAMES, POPULARITY_NAMES, TI
 
 KEY_ROWS = 8
 """With fewer rows, chance alone makes a column rise often enough to mislead."""
+LONG = 16
+"""Digits of a whole number from which on floats may lose some: it is an id, and no coordinate."""
 _KEY = re.compile(r"(^|[_\s.\-])(id|ids|key|idx|index|uid|uuid|guid|row|rowid)$|[a-z0-9]I[dD]$", re.ASCII)
 _ROW_NUMBER = re.compile(r"^$|^index$|^unnamed: ?\d+(_level_\d+)?$|^__index_level_\d+__$|^level_\d+$|^row$", re.ASCII)
 _NUMBERED = re.compile(r"^(.*?)(\d{1,6})$", re.DOTALL | re.ASCII)
@@ -100,12 +102,18 @@ def coordinates(
         The account, completed; the coordinates; and the column of ids, if one was found among the values.
     """
     numbered = _numbered(names) if named else None
-    keys = _keys(values)
+    whole = _whole(values)
+    keys = _keys(values, whole)
     if numbered is not None:
         keys = [place for place in keys if place not in numbered]
         rest = [place for place in range(len(names)) if place not in numbered]
     else:
         rest = keys
+    doubtful = [place for place in whole if place not in rest and values[:, place].min() < values[:, place].max()]
+    if doubtful and 4 * len(whole) <= len(names):
+        more = f" and {len(doubtful) - 1} more" if len(doubtful) > 1 else ""
+        notice = f"{names[doubtful[0]]}{more} holds whole numbers beside fractions, and is read as a coordinate"
+        account = replace(account, notices=(*account.notices, notice))
     if not rest:
         return replace(account, vector=tuple(names)), values, None
     kept = [place for place in range(len(names)) if place not in rest]
@@ -119,6 +127,13 @@ def coordinates(
             left[names[place]] = what
     done = replace(account, vector=tuple(names[place] for place in kept), id=key, left_out=left, notices=notices)
     return done, np.ascontiguousarray(values[:, kept]), ids
+
+
+def with_long_key(account: Account, name: str) -> tuple[Account, str]:
+    """Take a column of whole numbers that are too long for coordinates for the id; return the account and its name."""
+    notice = f"{name} holds whole numbers of {LONG} digits and more, so it was taken for the id"
+    left = {other: why for other, why in account.left_out.items() if other != name}
+    return replace(account, id=name, left_out=left, notices=(*account.notices, notice)), name
 
 
 def without_keys(account: Account, values: Any) -> tuple[Account, Any, list[str] | None]:
@@ -156,12 +171,15 @@ def _numbered(names: Sequence[str]) -> frozenset[int] | None:
     return frozenset(runs[0]) if len(runs) == 1 and 2 * len(runs[0]) > len(names) else None
 
 
-def _keys(values: NDArray[Any]) -> list[int]:
-    """Places of columns that are keys by rule 3."""
+def _whole(values: NDArray[Any]) -> list[int]:
+    """Places of columns of whole numbers, where there are enough rows to tell."""
     rows, width = values.shape
-    if rows < KEY_ROWS or width < 3:
-        return []
-    whole = [place for place in range(width) if _is_whole(values[:, place])]
+    return [] if rows < KEY_ROWS or width < 3 else [place for place in range(width) if _is_whole(values[:, place])]
+
+
+def _keys(values: NDArray[Any], whole: list[int]) -> list[int]:
+    """Places of columns, of those of whole numbers, that are keys by rule 3."""
+    rows, width = values.shape
     fractions = 2 * (width - len(whole)) > width
     keys = []
     for place in whole:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from twotower.data.dataset import Dataset
+from twotower.data.identity import stored_split
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
 from twotower.data.splitters import split_log
@@ -32,7 +33,7 @@ def split_of(run: Run, dataset: Dataset) -> Split:
     if run.data.split:
         split = split_log(dataset.log, run.data.split, **run.data.split_options)
     else:
-        stored = dict(dataset.manifest.get("split") or {"kind": "leave-one-out"})
+        stored = stored_split(dataset)
         split = split_log(dataset.log, stored.pop("kind"), **(stored | run.data.split_options))
     return split if dataset.is_ordered else split._replace(leaks=UNORDERED + split.leaks)
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from twotower.core.errors import InputError, unknown_name
+from twotower.core.errors import InputError, shown, unknown_name
 from twotower.data.dataset import Dataset
-from twotower.data.identity import check_same_vocabulary
+from twotower.data.identity import check_same_vocabulary, stored_split
 from twotower.data.log import Log
 from twotower.data.split import Targets
 from twotower.evaluation.result import Result
@@ -128,6 +128,7 @@ def _asked(
     targets: Targets | None
     judge: Callable[..., Result]
     if same:
+        dataset = _as_trained(bundle, dataset, run, data)
         task = task_of(run, dataset, with_lists=False)
         judge = partial(task.test, bundle.model, part=split, ks=ks)
         targets = task.targets(split)
@@ -142,6 +143,28 @@ def _asked(
         bundle, dataset, targets = then.bundle, then.dataset, then.targets
         judge = partial(then.judge, ks or evaluation.ks, mask_seen=evaluation.mask_seen)
     return _Asked(bundle, dataset, targets, ks or evaluation.ks, evaluation.mask_seen, title, judge)
+
+
+def _as_trained(bundle: Bundle, dataset: Dataset, run: Run, data: Path | None) -> Dataset:
+    """The data with the split that the bundle was trained with: another one holds out what the model has learnt."""
+    kept = stored_split(bundle.dataset)
+    if data is None or run.data.split or stored_split(dataset) == kept:
+        return dataset
+    log.warning(
+        "%s: is split otherwise (%s) than %s was trained with (%s), and is judged on the latter: another split would "
+        "hold out what the model has learnt",
+        data,
+        _said(stored_split(dataset)),
+        bundle.folder,
+        _said(kept),
+    )
+    return replace(dataset, manifest=dataset.manifest | {"split": kept})
+
+
+def _said(split: dict[str, Any]) -> str:
+    return ", ".join(
+        [str(split["kind"]), *(f"{name} = {shown(value)}" for name, value in split.items() if name != "kind")]
+    )
 
 
 def _same_rows(bundle: Bundle, dataset: Dataset) -> bool:

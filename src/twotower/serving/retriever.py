@@ -146,7 +146,7 @@ class Retriever:
         return self._answers(self.finder.ordered(asker, items, len(items) if k is None else k))
 
     def similar(
-        self, item: str, *, k: int = 10, filter: str | None = None, only: Iterable[object] | None = None
+        self, item: object, *, k: int = 10, filter: str | None = None, only: Iterable[object] | None = None
     ) -> list[Answer]:
         """Find the ``k`` items whose states have the largest cosine with a known item's, itself left out.
 

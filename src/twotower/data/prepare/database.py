@@ -148,4 +148,5 @@ def _is_full(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    said = str(error).partition("\nLINE ")[0]  # behind it stands SQL of this program
+    return " ".join(said.split())[:300]

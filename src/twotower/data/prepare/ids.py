@@ -43,6 +43,9 @@ def check_digits(
         InputError: names the column and what to give.
     """
     limit, name = DIGITS.get(kind), name_sql(column)
+    if kind == "JSON":  # a number with a fraction is a float, whatever digits are written
+        limit, number = DIGITS["DOUBLE"], f"json_type({name}) = 'DOUBLE'"
+        name = f"CASE WHEN {number} THEN TRY_CAST({name} ->> '$' AS DOUBLE) END"
     if limit is None:
         return
     largest = one(connection, f"SELECT max(abs({name})) FILTER (NOT isnan({name})) FROM {source}")

@@ -13,6 +13,22 @@ from twotower.core.errors import InputError, shown
 
 BLOCK = 1 << 20
 _GZIP = b"\x1f\x8b"
+FOREIGN = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "sound or a picture",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save the sheet as CSV, and give that",
+    b"SQLite format 3": "an SQLite database; export a table as CSV",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file; export a table as CSV or Parquet",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it by gzip",
+    b"\xfd7zXZ": "packed by xz; unpack it, or pack it by gzip",
+    b"BZh": "packed by bzip2; unpack it, or pack it by gzip",
+}
+"""First bytes of files that are no text, what they are, and what to do."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def plain_lines(path: Path, encoding: str, target: Path) -> Path:
@@ -21,15 +37,22 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
     Packed files are known by their first bytes, whatever they are called. Line ends may be LF, CRLF, CR or a mixture.
 
     Raises:
-        InputError: if the encoding is unknown or is not the file's, or a packed file is broken.
+        InputError: if the encoding is unknown or is not the file's, a packed file is broken, or it is no text.
     """
     try:
         name = codecs.lookup(encoding).name
     except LookupError:
         raise InputError(f"encoding {shown(encoding)} is not known; try utf-8, latin-1, cp1252 or utf-16") from None
     with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    utf8 = name in ("utf-8", "ascii", "utf-8-sig")
+        start = file.read(16)
+    packed, utf8 = start.startswith(_GZIP), name in ("utf-8", "ascii", "utf-8-sig")
+    for sign, words in FOREIGN.items():
+        if start.startswith(sign):
+            raise InputError(f"{path}: is {words}")
+    if start.startswith(b"PAR1"):
+        raise InputError(f"{path}: is a Parquet file: set format = 'parquet'")
+    if utf8 and start.startswith(_UTF16):
+        raise InputError(f"{path}: begins as UTF-16: set encoding = 'utf-16'")
     try:
         if utf8 and not packed and _is_even(path):
             return path

@@ -51,6 +51,8 @@ class LogReport:
     """Events with a time of 0 or less, where others lie in 1972 or later: times that are missing."""
     late: int = 0
     """Events after 2100."""
+    mixed: int = 0
+    """Events after 1970 and before 1972, where others lie later: times of two units."""
 
 
 class Times(NamedTuple):
@@ -86,7 +88,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
 
     Args:
         spec: the spec.
-        report: with the faults of all files; its ``early``, ``none`` and ``late`` are set.
+        report: with the faults of all files; its ``early``, ``none``, ``late`` and ``mixed`` are set.
         name: of the last file.
         times: of all files.
 
@@ -106,7 +108,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
     if times.early == times.every:
         report.early = times.early
     else:
-        report.none, report.late = times.none, times.late
+        report.none, report.late, report.mixed = times.none, times.late, times.early - times.none
 
 
 def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progress: Progress) -> str:

@@ -1,4 +1,4 @@
-"""Words for a missing value that a table holds as text, as other programs write them."""
+"""Words for a missing value, and lists, that a table holds as text, as other programs write them."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ def tell_missing_words(connection: Any, features: dict[Side, tuple[Feature, ...]
             words = ", ".join(shown(word) for (word,) in found[:6]) + (", …" if len(found) > 6 else "")
             said.append(f"{words} is {what}, as text: where it means that there is none, leave the cell empty")
     return said
+
+
+def tell_brackets(connection: Any, where: str, values: Path, notes: list[str]) -> None:
+    """Add a sentence to ``notes`` where values of a feature of lists look like lists that were not taken for such."""
+    pattern = r"\s*(\[.*\]|\(.*,.*\)|\{.*\}|[\[{(][^\[\](){}]*|[^\[\](){}]*[\]})])\s*"
+    found = connection.execute(
+        f"SELECT value, count(*) OVER () FROM {parquet(values)} "
+        f"WHERE regexp_full_match(value, {literal(pattern)}, 's') ORDER BY count DESC, value LIMIT 1"
+    ).fetchall()
+    if found:
+        value, number = found[0]
+        notes.append(
+            f"{where}: {number:,} values stand in brackets, such as {shown(value, 60)}, and count as one value each: "
+            "only a list of quoted texts or of numbers is taken apart"
+        )

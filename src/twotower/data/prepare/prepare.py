@@ -230,6 +230,11 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
             f"{log.none:,} events have a time in '{spec.interactions.time}' of 0 or less, in 1970 or before, and "
             "others lie later: if it stands for a missing time, leave these events out; they come first in histories"
         )
+    if log.mixed:
+        said.append(
+            f"{log.mixed:,} events lie before 1972 when '{spec.interactions.time}' is read as unit "
+            f"'{spec.interactions.unit}', and others later: are their times in another unit?"
+        )
     if log.late:
         said.append(
             f"{log.late:,} events lie after the year 2100 when '{spec.interactions.time}' is read as unit "

@@ -268,6 +268,12 @@ def _rejected_lines(relation: Relation, positions: Sequence[int]) -> list[int]:
                 if not block:
                     break
                 line, read = line + block.count(b"\n"), read + len(block)
+            while (letter := file.read(1)) in (
+                b"\r",
+                b"\n",
+            ):  # beside CRLF, positions are of the LF before
+                line, read = line + (letter == b"\n"), read + 1
+            file.seek(read)
             lines.append(line)
     return lines
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.records import FIRST_KNOWN
 from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import one
@@ -70,12 +70,16 @@ def _pairs(connection: Any, events: int) -> int:
 
 
 def check_left(spec: Spec, report: LogReport) -> None:
-    """Refuse a log of which nothing is left.
+    """Refuse a log of which nothing is left, or nothing that a model could learn to find.
 
     Raises:
         InputError: says which rule took the last event.
     """
     log, label = spec.interactions, spec.label
+    if label is not None and report.negatives and report.negatives == report.faults.rows - report.faults.malformed:
+        column, rule = label.column or log.value, f"is at least {label.at_least or 0:g}"
+        rule = rule if label.at_least is not None else f"is {shown(label.equals)}"
+        raise InputError(f"not one event is positive: the label rule '{column} {rule}' calls every one negative")
     if report.events:
         return
     if report.core_dropped:
@@ -83,8 +87,7 @@ def check_left(spec: Spec, report: LogReport) -> None:
             f"no event is left: no users with {log.min_user_events} events on items with {log.min_item_events}; "
             "lower min_user_events or min_item_events"
         )
-    drop = label is not None and label.keep == "positive"
-    raise InputError("no event is left: the label rule calls every one negative" if drop else "no event is left")
+    raise InputError("no event is left")
 
 
 def _core(connection: Any, min_user: int, min_item: int, progress: Progress) -> int:

@@ -48,8 +48,10 @@ def _here(full: Path) -> list[str]:
     if full.is_file():
         return [str(full)]
     matches = sorted(path for path in map(Path, glob.glob(str(full), recursive=True)) if path.is_file())  # noqa: PTH207
+    if not matches and full.is_dir():
+        raise InputError(f"{full}: is a folder; name its files by a pattern, as {full.name}/*.csv")
     if not matches:
-        near = [path.name for path in full.parent.iterdir()] if full.parent.is_dir() else []
+        near = [path.name for path in full.parent.iterdir() if path.exists()] if full.parent.is_dir() else []
         raise InputError(f"{full}: no such file" + (f"; {closest(full.name, near)}" if near else ""))
     return [str(path) for path in matches]
 

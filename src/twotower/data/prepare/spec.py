@@ -43,6 +43,12 @@ class Source:
             raise InputError("path names no file")
         if self.format and self.format not in FORMATS:
             raise unknown_name("format", self.format, FORMATS)
+        if len(self.quote.encode()) > 1 or self.quote in ("\r", "\n"):
+            raise InputError(f"quote must be one letter of ASCII, or empty for none, got {shown(self.quote)}")
+        if len(self.separator.encode()) > 4 or "\n" in self.separator or "\r" in self.separator:
+            raise InputError(f"separator must be up to four letters of one line, got {shown(self.separator)}")
+        if self.quote and self.quote in self.separator:
+            raise InputError(f"separator {shown(self.separator)} holds the quote {shown(self.quote)}; set quote = ''")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from twotower.data.prepare.arrays import RowWriter
 from twotower.data.prepare.database import column_sql, one
 from twotower.data.prepare.encode import ROWS, cells_of, encode, is_vector, missing
 from twotower.data.prepare.ids import id_text_of
+from twotower.data.prepare.missing_words import tell_brackets
 from twotower.data.prepare.read import Faults, Relation, load, relations
 from twotower.data.prepare.spec import Entities, FeatureSpec
 from twotower.data.prepare.values import form_of, text_of
@@ -191,6 +192,8 @@ def _feature(
     size = write_values(connection, catalogue, cells, spec, path)
     if spec.kind not in WIDTHS:
         return Feature(spec.name, spec.kind, size)  # type: ignore[arg-type]
+    if spec.kind == "multi_categorical":
+        tell_brackets(connection, where, path, report.notes)
     limit = spec.width or WIDTHS[spec.kind]
     longest, cut = connection.execute(
         f"SELECT max(n), count(*) FILTER (n > {limit}) FROM (SELECT len({cells}) AS n FROM {catalogue})"

@@ -124,6 +124,8 @@ def plain_text(value: Any) -> str:
         >>> plain_text(1.0), plain_text(Decimal("2.50")), plain_text(True), plain_text(b"a"), plain_text("1.0")
         ('1', '2.5', 'true', 'a', '1.0')
     """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy or PyTorch
+        value = value.item()
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
@@ -162,34 +164,51 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
     return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6', 'ns': '1e9'}.get(unit, '1')) }"
 
 
-_QUOTED = r"""('[^']*'|"[^"]*")"""
+_QUOTED = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""
+PART = rf"({_QUOTED}|[-+]?\d+(\.\d*)?([eE][-+]?\d+)?|None|null|nan|NaN)"
 LIST_IN_TEXT = rf"\s*\[\s*({_QUOTED}(\s*,?\s*{_QUOTED})*\s*,?\s*)?\]\s*"
 """Pattern of a list that went through text: parts in quotes, parted by commas (Python, JSON) or by blanks (NumPy)."""
+LIST_OF_ANY = rf"\s*\[\s*({PART}(\s*,\s*{PART}|\s+{PART}|{_QUOTED})*\s*,?\s*)?\]\s*"
+"""The same, with numbers and signs of missing values among the parts, which commas or blanks part."""
+_QUOTED_PARTS = rf"\s*{_QUOTED}(\s*,\s*{_QUOTED})*\s*,?\s*"
+TUPLE_IN_TEXT = rf"\s*(\({_QUOTED_PARTS}\)|\{{{_QUOTED_PARTS}\}})\s*"
+"""A tuple or a set of Python. Its parts are in quotes, since years and remarks stand in round brackets too."""
 
 
 def words_of(column: str, kind: str, separator: str) -> str:
     """Return SQL of a cell as a list of texts, trimmed, without empty ones; NULL when the cell is missing.
 
-    A text in square brackets whose every part is in quotes, as "['a', 'b']" or '["a"]', is a list in text.
+    A text in square brackets whose every part is in quotes, a number or a sign of a missing value, as "['a', 'b']",
+    '["a"]' or "[1, 2]", is a list in text; so is a tuple or a set of texts in quotes.
     """
     listed = _listed(column, kind, separator)
     if not kind.endswith("]"):
         text = text_of(column, kind)
-        parts = f"regexp_extract_all({text}, {literal(_QUOTED)})"
-        bare = f"[word[2:-2] FOR word IN ({parts})]"
-        listed = f"CASE WHEN regexp_full_match({text}, {literal(LIST_IN_TEXT)}) THEN {bare} ELSE {listed} END"
+        parts = f"regexp_extract_all({text}, {literal(PART)})"
+        inner = r"regexp_replace(part[2:-2], '\\(.)', '\1', 'g')"
+        word = f"CASE WHEN part[1] IN ('''', '\"') THEN {inner} ELSE part END"
+        bare = f"[{word} FOR part IN ({parts}) IF part NOT IN ('None', 'null', 'nan', 'NaN')]"
+        is_json = f"json_valid({text}) AND NOT contains(lower({text}), 'nan')"  # to DuckDB, a bare nan is JSON
+        json = f"CASE WHEN {is_json} THEN TRY_CAST({text}::JSON AS VARCHAR[]) END"
+        is_list = " OR ".join(f"regexp_full_match({text}, {literal(one)})" for one in (LIST_OF_ANY, TUPLE_IN_TEXT))
+        listed = f"CASE WHEN {is_list} THEN coalesce({json}, {bare}) ELSE {listed} END"
     return f"[trim(word) FOR word IN ({listed}) IF trim(word) <> '']"
 
 
 def floats_of(column: str, kind: str, separator: str) -> str:
     """Return SQL of a cell as FLOAT[]; what is not a number in it is NULL.
 
-    Brackets around a text are dropped.
+    Brackets around a text are dropped; within them, commas part the numbers where blanks are to.
     """
-    return (
-        f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN ({_listed(column, kind, separator)})] "
-        "IF word <> '']"
-    )
+    listed = _listed(column, kind, separator)
+    if not kind.endswith("]") and separator == " ":
+        text = text_of(column, kind)
+        bracketed = rf"regexp_full_match({text}, '\s*[\[(][^\[\]()]*[\])]\s*')"
+        if kind == "JSON":  # a list of JSON needs no cutting
+            bracketed += f" AND json_type({column_sql(column)}) = 'VARCHAR'"
+        inner = rf"string_split(regexp_replace({text}, '[,\s]+', ' ', 'g'), ' ')"
+        listed = f"CASE WHEN {bracketed} THEN {inner} ELSE {listed} END"
+    return f"[TRY_CAST(word AS FLOAT) FOR word IN [trim(word, '[]() ') FOR word IN ({listed})] IF word <> '']"
 
 
 def _listed(column: str, kind: str, separator: str) -> str:

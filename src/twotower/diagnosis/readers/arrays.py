@@ -71,6 +71,20 @@ def choose(path: Path, shapes: dict[str, Sequence[int]], column: str | None, wha
     raise InputError(f"{path}: which {what} holds the vectors? name one with --column; it holds {found}")
 
 
+def plain_id(value: Any) -> str:
+    """Return an id or a title as text: a whole number without a fraction, bytes as UTF-8, a missing value as none.
+
+    Examples:
+        >>> [plain_id(value) for value in (7.0, 0.5, b"a", "1.0", None, float("nan"))]
+        ['7', '0.5', 'a', '1.0', '', '']
+    """
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else "" if value != value else str(value)
+    return "" if value is None else str(value)
+
+
 def values_beside(
     columns: dict[str, NDArray[Any]], indexes: Iterable[str] = ()
 ) -> tuple[list[str] | None, list[str] | None, NDArray[Any] | None, Account]:
@@ -87,8 +101,8 @@ def values_beside(
         what = {str(account.popularity): "not numbers"}
         account, popularity = replace(account, popularity=None, left_out={**account.left_out, **what}), None
     return (
-        None if ids is None else [str(value) for value in ids.tolist()],
-        None if titles is None else [str(value) for value in titles.tolist()],
+        None if ids is None else [plain_id(value) for value in ids.tolist()],
+        None if titles is None else [plain_id(value) for value in titles.tolist()],
         None if popularity is None else popularity.astype("f8"),
         account,
     )

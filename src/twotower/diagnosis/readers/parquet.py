@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.core.errors import InputError, closest, shown
-from twotower.diagnosis.columns import coordinates, roles_of, without_keys
-from twotower.diagnosis.readers.arrays import choose, values_beside
+from twotower.diagnosis.columns import LONG, coordinates, roles_of, with_long_key, without_keys
+from twotower.diagnosis.readers.arrays import choose, plain_id, values_beside
 from twotower.diagnosis.table import Table
 
 _NUMERIC = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"} | {
@@ -37,30 +38,43 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
         kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
         if column is not None and column not in kinds:
             raise InputError(f"{path}: no column {shown(column)}; {closest(column, kinds)}")
-        lists = [name for name, kind in kinds.items() if kind.endswith("]")]
+        lists = [name for name, kind in kinds.items() if "[" in kind and re.split(r"[\[(]", kind)[0] in _NUMERIC]
+        lists = lists or [name for name, kind in kinds.items() if kind.endswith("]")]
         names = list(kinds)
         roles = roles_of(names, indexes)
         taken = {names[place] for place in roles.taken}
         by_lists = column is not None or bool(lists)
+        long: dict[str, NDArray[Any]] = {}
         if by_lists:
-            vector = [choose(path, dict.fromkeys(lists, (0, 0)), column, "column") if column is None else column]
+            vector = [_only_list(path, relation, lists) if column is None else column]
             values = _list_column(path, relation, vector[0], kinds[vector[0]])
         else:
             vector = [name for name, kind in kinds.items() if name not in taken and kind.split("(")[0] in _NUMERIC]
             if not vector:
                 raise InputError(f"{path}: holds neither a list column nor numeric columns; it holds {_shown(kinds)}")
             columns = relation.select(*map(_quoted, vector)).fetchnumpy()
+            long = {name: columns[name] for name in vector if _is_long(columns[name])}
+            vector = [name for name in vector if name not in long]
+            if not vector:
+                raise InputError(f"{path}: holds whole numbers of {LONG} digits and more, and no coordinates")
             values = np.stack([np.ma.filled(columns[name].astype(np.float64), np.nan) for name in vector], axis=1)
         wanted = [name for name in names if name in taken and name not in vector]
         found = relation.select(*map(_quoted, wanted)).fetchnumpy() if wanted else {}
-    beside = {name: np.asarray(np.ma.filled(part)) for name, part in found.items()}
+    beside = {name: _with_gaps(path, name, part, names, roles.popularity) for name, part in found.items()}
     ids, titles, popularity, account = values_beside(beside, indexes)
     left = {
-        name: kind.lower() if not by_lists else "stands beside the lists"
+        name: "whole numbers too long for a coordinate"
+        if name in long
+        else kind.lower()
+        if not by_lists
+        else "stands beside the lists"
         for name, kind in kinds.items()
         if name not in vector and name not in taken
     }
     account = replace(account, vector=tuple(vector), left_out={**account.left_out, **left})
+    if long and ids is None:
+        account, key = with_long_key(account, next(iter(long)))
+        ids = [plain_id(value) for value in np.ma.asarray(long[key]).tolist()]
     if not by_lists:
         account, values, keys = coordinates(account, vector, values)
         ids = ids if keys is None else [str(int(key)) for key in keys]
@@ -73,6 +87,31 @@ def read_parquet(path: Path, column: str | None = None) -> Table:
 def only_file(path: Path) -> str:
     """Return the path for DuckDB, to which brackets and stars in a name would be a pattern, and ~ the home folder."""
     return re.sub(r"([*?\[])", r"[\1]", str(path.absolute() if str(path).startswith("~") else path))
+
+
+def _only_list(path: Path, relation: Any, lists: list[str]) -> str:
+    """The list column that holds the vectors; the lengths of several are told."""
+    lengths = ", ".join(f"max(len({_quoted(name)}))" for name in lists)
+    rows, *longest = relation.aggregate(f"count(*), {lengths}").fetchall()[0]
+    shapes: dict[str, Sequence[int]] = {name: (rows, length or 0) for name, length in zip(lists, longest, strict=True)}
+    return choose(path, shapes, None, "column")
+
+
+def _is_long(column: NDArray[Any]) -> bool:
+    """Whether it holds whole numbers so long that floats would lose their digits: ids, and no coordinates."""
+    return column.dtype.kind in "iu" and bool(len(column)) and max(int(column.max()), -int(column.min())) >= 2**53
+
+
+def _with_gaps(path: Path, name: str, column: NDArray[Any], names: list[str], popularity: int | None) -> NDArray[Any]:
+    """A column beside the vectors with None for what is missing; a gap in the popularity is refused."""
+    if not np.ma.isMaskedArray(column) or not np.ma.is_masked(column):
+        return np.asarray(column)
+    if popularity is not None and name == names[popularity]:
+        gaps = int(np.ma.getmaskarray(column).sum())
+        raise InputError(f"{path}: column {shown(name)} is empty in {gaps} of {len(column)} rows; fill or drop them")
+    values = column.data.astype(object)
+    values[np.ma.getmaskarray(column)] = None
+    return values
 
 
 def _pandas_indexes(connection: Any, path: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,17 +13,24 @@ from pathlib import Path
 import numpy as np
 
 from twotower.core.errors import InputError, closest, shown
-from twotower.diagnosis.columns import account_of, coordinates, roles_of, shown_name, without_keys
+from twotower.diagnosis.columns import LONG, account_of, coordinates, roles_of, shown_name, with_long_key, without_keys
 from twotower.diagnosis.readers.opening import is_number, opened, separator_of, with_point
 from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
+_LONG = re.compile(rf"[+-]?\d{{{LONG},}}", re.ASCII)
+_COUNTED = 8
+"""Columns from which on a first line 1, 2, 3, … is taken for column names and not for a vector."""
+_FRACTION = re.compile(r"-?(0|[1-9]\d*)\.0+", re.ASCII)
+_WRAPPED = re.compile(r"np\.float\d+\(([^()]*)\)")
+"""A number as NumPy writes it in a list of Python."""
+
 
 def read_text(path: Path, column: str | None = None) -> Table:
-    """Read one vector a line: a number a column, or a list of numbers ("[0.1, 0.2]") in one column.
+    """Read one vector a line: a number a column, or a list of numbers ("[0.1, 0.2]", "0.1 0.2") in one column.
 
     Cells stand between commas, semicolons (numbers may have decimal commas then) or tabs.
 
-    The first line names the columns when its cells are not numbers, or when its numbers count 0, 1, 2, …
+    The first line names the columns when its cells are not numbers, or when its numbers count 0, 1, 2, … or 1, 2, 3, …
     `twotower.diagnosis.columns` tells keys from coordinates. A column of which no cell is a number is left out; every
     other cell must be a number.
 
@@ -43,16 +51,28 @@ def read_text(path: Path, column: str | None = None) -> Table:
         cells = _cells(path, lines, first, named, separator)
         if listed is not None:
             return _read_lists(path, cells, names, listed)
-        return _read_numbers(path, cells, names, named, notice)
+        table, key = _read_numbers(path, cells, names, named, notice)
+        if key is None:
+            return table
+        file.seek(0)  # an id keeps the letters that it has: 007, and the digits that a float would lose
+        again = csv.reader(file, delimiter=separator)
+        next(again)
+        ids = [cells[key].strip() for _, cells in _cells(path, again, first, named, separator)]
+        return table._replace(ids=without_fractions(ids))
 
 
 def _is_header(first: list[str]) -> tuple[bool, str | None]:
     """Whether the first line names the columns, with a notice where that is a rule and not plain to see."""
     numbers = [cell for cell in first if is_number(cell)]
-    counted = [str(number) for number in range(len(numbers))]
     if len(numbers) == len(first):
-        is_counted = len(first) > 1 and [cell.strip() for cell in first] == counted
-        return is_counted, "the first line counts 0, 1, 2, …, so it was taken for column names" if is_counted else None
+        cells = [cell.strip() for cell in first]
+        for start, least in ((0, 2), (1, _COUNTED)):
+            if len(cells) >= least and cells == [str(number) for number in range(start, start + len(cells))]:
+                return (
+                    True,
+                    f"the first line counts {start}, {start + 1}, {start + 2}, …, so it was taken for column names",
+                )
+        return False, None
     if any(not cell.strip().lstrip("-").isdigit() for cell in numbers):
         return False, "the first line holds fractions, so it was taken for a row and not for column names"
     return True, None
@@ -111,7 +131,8 @@ def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[s
 
 def _read_numbers(
     path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], named: bool, notice: str | None
-) -> Table:
+) -> tuple[Table, int | None]:
+    """The table, and the place of the column that its values show to be the id."""
     start = next(rows, None)
     if start is None:
         raise InputError(f"{path}: has column names but no line of numbers")
@@ -120,8 +141,9 @@ def _read_numbers(
     roles = roles_of(called if named else [str(place) for place in range(len(names))])  # no name, no cell: no key
     free = [place for place in range(len(names)) if place not in roles.taken]
     words = [place for place in free if not is_number(cells[place])]
-    places = [place for place in free if place not in words]
-    if words and len(places) < 2:
+    long = [place for place in free if place not in words and _LONG.fullmatch(cells[place].strip())]
+    places = [place for place in free if place not in words and place not in long]
+    if words and len(places) + len(long) < 2:
         raise _not_a_number(path, line, names[words[0]], cells[words[0]])
     told_words = [place for place in words if cells[place].strip()]
     id_at = told_words[0] if not named and told_words else roles.id  # a row that begins with a word: "king 0.1 0.2"
@@ -143,12 +165,18 @@ def _read_numbers(
     shown = [shown_name(name, place) if named else f"column {place + 1}" for place, name in enumerate(names)]
     account = account_of(names, roles) if named else Account(id=None if id_at is None else shown[id_at])
     left = {shown[place]: "text" if place in told_words else "empty" for place in words if place != id_at}
+    left |= {shown[place]: "whole numbers too long for a coordinate" for place in long}
     account = replace(account, left_out={**account.left_out, **left}, notices=() if notice is None else (notice,))
+    if not places:
+        raise InputError(f"{path}: holds whole numbers of {LONG} digits and more, and no coordinates")
+    key = None
+    if long and id_at is None:
+        account, _ = with_long_key(account, shown[key := long[0]])
     matrix = np.frombuffer(values, dtype=np.float64).reshape(count, len(places))
     account, matrix, ids = coordinates(account, [shown[place] for place in places], matrix, named=named)
     if ids is not None:
-        beside.ids = [str(int(value)) for value in ids]
-    return beside.table(matrix, matrix.shape[1], count, account)
+        key = shown.index(str(account.id))
+    return beside.table(matrix, matrix.shape[1], count, account), key
 
 
 class _Beside:
@@ -183,7 +211,17 @@ class _Beside:
             raise InputError(f"{self._path}: has column names but no line of numbers")
         vectors = np.asarray(values, dtype=np.float64).reshape(count, width)
         popularity = np.frombuffer(self._popularity, dtype=np.float64) if self._at[2] is not None else None
-        return Table(vectors, self.ids or None, self._titles or None, popularity, account)
+        return Table(vectors, without_fractions(self.ids) or None, self._titles or None, popularity, account)
+
+
+def without_fractions(ids: list[str]) -> list[str]:
+    """Return ids without a fraction of zeros where each has one: tables with gaps make floats of whole numbers.
+
+    Examples:
+        >>> without_fractions(["1.0", "20.00"]), without_fractions(["1.0", "1.5"]), without_fractions(["01.0"])
+        (['1', '20'], ['1.0', '1.5'], ['01.0'])
+    """
+    return [id.partition(".")[0] for id in ids] if all(map(_FRACTION.fullmatch, ids)) else ids
 
 
 def _not_a_number(path: Path, line: int, name: str, cell: str) -> InputError:
@@ -197,6 +235,13 @@ def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
             return [float(number) for number in numbers]
     except (ValueError, OverflowError, RecursionError):
         pass
+    text = _WRAPPED.sub(r"\1", cell).strip()
+    inner = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
+    words = (
+        [with_point(word) for word in inner.split(";")] if ";" in inner else inner.split("," if "," in inner else None)
+    )
+    if len(words) > 1 and all(map(is_number, words)):
+        return [float(word) for word in words]
     raise InputError(
         f"{path}: line {line}, column {shown(name)} holds {shown(cell, 33)}, not a list of numbers like [0.1, 0.2]"
     )

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.data.prepare.text import words
-from twotower.data.prepare.values import plain_text
+from twotower.data.prepare.values import LIST_OF_ANY, PART, TUPLE_IN_TEXT, plain_text
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
-_PART = r"""('[^']*'|"[^"]*")"""
-_LISTED = re.compile(rf"\s*\[\s*({_PART}(\s*,?\s*{_PART})*\s*,?\s*)?\]\s*")
+_LISTED = re.compile(f"({LIST_OF_ANY})|({TUPLE_IN_TEXT})")
+_BRACKETS = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*")
 
 plain_id = plain_text
 
@@ -70,7 +70,7 @@ class Reader:
         if _is_missing(cell):
             return []
         if isinstance(cell, str) and _LISTED.fullmatch(cell):
-            parts = [part[1:-1] for part in re.findall(_PART, cell)]
+            parts = _parts_of(cell)
         elif isinstance(cell, str):
             parts = cell.split(self._separator or "|")
         else:
@@ -81,7 +81,10 @@ class Reader:
         if _is_missing(cell):
             return [0.0] * self._size
         if isinstance(cell, str):
-            cell = [part.strip("[]() ") for part in cell.split(self._separator or " ")]
+            separator = self._separator or " "
+            if separator == " " and _BRACKETS.fullmatch(cell):
+                cell = re.sub(r"[,\s]+", " ", cell)
+            cell = [part.strip("[]() ") for part in cell.split(separator)]
         numbers = [_number(part) for part in _several(cell) if part != ""]
         fits = len(numbers) == self._size and all(map(math.isfinite, numbers))
         return numbers if fits else [0.0] * self._size
@@ -94,6 +97,20 @@ class Reader:
 
 def _words(cell: Any) -> list[str]:
     return [] if _is_missing(cell) else words(plain_text(cell))
+
+
+def _parts_of(text: str) -> list[str]:
+    """The parts of a list in text, as `twotower.data.prepare.values.words_of` takes it apart."""
+    if "nan" not in text.lower():
+        try:
+            return [
+                part if isinstance(part, str) else plain_text(part) for part in json.loads(text) if part is not None
+            ]
+        except ValueError:
+            pass
+    found = [match[0] for match in re.finditer(PART, text)]
+    known = [part for part in found if part not in ("None", "null", "nan", "NaN")]
+    return [re.sub(r"\\(.)", r"\1", part[1:-1]) if part[0] in "'\"" else part for part in known]
 
 
 def _several(cell: Any) -> list[Any]:
