@@ -287,7 +287,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(KNOWN.keys() - {"cold", "fit"}))
+@pytest.mark.parametrize(
+    "name",
+    [*sorted(KNOWN.keys() - {"cold", "fit", "all_to_all"}), pytest.param("all_to_all", marks=pytest.mark.long)],
+)
 def test_every_model_that_finds_items_can_be_refreshed(name: str, tmp_path: Path) -> None:
     epochs = {} if name in CLOSED else {"epochs": 1}
     old, new = (frames(rows, title="text") for rows in (first_week(), second_week()))
