@@ -12,7 +12,8 @@ without the user's other positives. 10 epochs, the first 5 without codes: codes 
 learnt yet stay bad (with 1 epoch of 6 they kept a third of the twin's recall on 43,000 items). Every row chooses on
 validation data: SparCode's forms between the dot product and a cosine over a temperature at a rate of 6e-3, and the
 cosine at 3e-3; twins between dot product and cosine, by the full softmax in 6 epochs or by SparCode's loss in 10, and
-the cosine by the full softmax in 10 epochs at 3e-3; TDM between the two rates. SparCode: gradients straight through the
+the cosine by the full softmax in 10 epochs at 3e-3; TDM between the two rates. Of 43,000 items SparCode also
+chooses among 256, 1,024 and 4,096 codes, and with self-attention SparCode and twin among three temperatures and rates. SparCode: gradients straight through the
 quantiser, softplus; "printed" has the stop-gradient, ReLU, and the commitment as a sum. TDM has SparCode's loss for its
 leaves, against 256 items, and in "mlp" and "dot" the scorers of table 4; the paper's YouTubeDNN is such a mean of the
 history before an MLP. One split for all seeds, so that tests can be paired by user. Rows with a ``/`` are the same
@@ -41,6 +42,8 @@ SCORES: tuple[dict[str, Any], ...] = (
 best on 4,000."""
 ENCODERS = {"dssm": "dnn", "gru4rec": "gru", "sasrec": "self_attention"}
 """Twins by the names of the paper, and the encoder that each shares with SparCode."""
+WIDER = "self_attention"
+"""The encoder whose temperatures and rates go one step further either way where items are many."""
 COLUMNS = (
     "recall@50",
     "ndcg@50",
@@ -58,6 +61,8 @@ ONCE = ("popularity", "item_cosine", "item_lists", "ease", "sparcode_printed", "
 NEGATIVES, OF_MANY = 2048, 16_384
 SPHERE, GATE_SPHERE = ({"cosine": True, "temperature": at} for at in (0.24, 0.06))
 """SparCode's cosines: four tokens add up to what one of the twins has over 0.06."""
+CODEBOOKS = (1024, 4096)
+"""Codes beside the model's 256, of catalogues that are `LARGE`."""
 WARM_UP = 5.0
 PRINTED = {"gradient": "stop_gradient", "activation": "relu", "commitment": 16.0}
 """Equation 9's stop-gradient, equation 10's ReLU, and λ = 0.25 on a sum over 64 numbers."""
@@ -73,6 +78,7 @@ TRAINED = Training(
 )
 LONG = replace(TRAINED, epochs=10)
 SLOWLY = replace(LONG, learning_rate=3e-3)
+QUICKLY = replace(LONG, learning_rate=1.2e-2)
 DATA = Data(split="by-user", split_options={"ratio": [8, 1, 1], "fold_in": 0.8})
 JUDGED = Evaluation(ks=(20, 50))
 
@@ -91,7 +97,12 @@ def twin(encoder: str, score: dict[str, Any], training: Training = TRAINED) -> R
 def twins(data: str, encoder: str) -> list[Run]:
     """Return what a twin chooses from: scores; the loss and the epochs of SparCode; more epochs at a lower rate."""
     alike = [sampled(twin(encoder, score, LONG), data) for score in SCORES]
-    return [*(twin(encoder, score) for score in SCORES), *alike, twin(encoder, SCORES[0], SLOWLY)]
+    runs = [*(twin(encoder, score) for score in SCORES), *alike, twin(encoder, SCORES[0], SLOWLY)]
+    if data in LARGE and encoder == WIDER:
+        cosines = ({"score": "cosine", "temperature": at} for at in (0.03, 0.12))
+        wider = [*(twin(encoder, score, LONG) for score in cosines), twin(encoder, SCORES[0], QUICKLY)]
+        runs += [sampled(run, data) for run in wider]
+    return runs
 
 
 def sampled(run: Run, data: str) -> Run:
@@ -133,7 +144,13 @@ def forms(data: str, settings: dict[str, Any], sphere: dict[str, Any] = SPHERE) 
     if settings.get("codes") != "none":
         settings = {**settings, "warm_up": WARM_UP}
     on_sphere = {**settings, **sphere}
-    given = (settings, LONG), (on_sphere, LONG), (on_sphere, SLOWLY)
+    given = [(settings, LONG), (on_sphere, LONG), (on_sphere, SLOWLY)]
+    if data in LARGE and "codes" not in settings:
+        larger, largest = ({**on_sphere, "codebook": codes} for codes in CODEBOOKS)
+        given += [(larger, LONG), (largest, LONG)]
+        if settings["tokenizer"] == WIDER:
+            given += [({**larger, "temperature": at}, LONG) for at in (0.06, 0.12, 0.48)]
+            given += [({**largest, "temperature": 0.12}, LONG), (larger, QUICKLY)]
     return [sampled(coded(part, training), data) for part, training in given]
 
 

@@ -74,7 +74,7 @@ CLOZE_PASSES = 4
 
 def one(size: Size, settings: dict[str, Any], row: str = "t2diff") -> Run:
     """Return a row's only run: T2Diff with these settings, or the model of that row."""
-    return trained(row, size, dropout=size.dropouts[1], settings=settings)
+    return trained(row, size, dropout=size.dropout, settings=settings)
 
 
 def equal(name: str, settings: dict[str, Any], size: Size) -> Run:

@@ -26,18 +26,24 @@ class Size(NamedTuple):
     history: int
     batch: int
     epochs: int
-    dropouts: tuple[float, float, float]
+    dropouts: tuple[float, ...]
     """What every trained row chooses from, on validation data."""
+    dropout: float
+    """That of rows that choose nothing."""
     ks: tuple[int, int]
     """The paper's cut-offs."""
 
+    def beside(self, step: int) -> float:
+        """Return the dropout that many places after the one of rows that choose nothing."""
+        return self.dropouts[self.dropouts.index(self.dropout) + step]
+
 
 SIZES = {
-    "ml-1m": Size(200, 128, 30, (0.1, 0.2, 0.4), (2, 20)),
-    "amazon-reviews-beauty": Size(50, 256, 20, (0.3, 0.5, 0.7), (2, 20)),
-    "kuairand-pure": Size(50, 128, 20, (0.3, 0.5, 0.7), (10, 100)),
+    "ml-1m": Size(200, 128, 30, (0.0, 0.1, 0.2, 0.4), 0.2, (2, 20)),
+    "amazon-reviews-beauty": Size(50, 256, 20, (0.1, 0.3, 0.5, 0.7, 0.85), 0.5, (2, 20)),
+    "kuairand-pure": Size(50, 128, 20, (0.1, 0.3, 0.5, 0.7, 0.85), 0.5, (10, 100)),
 }
-OTHERWISE = Size(50, 128, 20, (0.1, 0.3, 0.5), (2, 20))
+OTHERWISE = Size(50, 128, 20, (0.1, 0.3, 0.5), 0.3, (2, 20))
 
 PAPER: dict[str, Any] = {
     "restored": "printed",
