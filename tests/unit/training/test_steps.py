@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import weakref
 from dataclasses import replace
 from unittest import mock
 
@@ -230,6 +231,28 @@ def test_auto_goes_on_step_by_step_where_a_captured_one_does_not_pay(reason, tin
     assert captures_here[0].given_up
     assert not captures_here[0].replays
     assert all(torch.equal(value, found[0][name]) for name, value in found[1].items())
+
+
+def test_a_capture_that_fails_leaves_nothing_of_its_step_behind(caplog):
+    """A kept log record, as error trackers keep them, must not keep the frames in which the graph of the step lies."""
+
+    class Graph:
+        pass
+
+    left = []
+
+    def cannot(work, generators):
+        graph = Graph()
+        left.append(weakref.ref(graph))
+        raise InputError("it waits for the device")
+
+    caplog.set_level("INFO", "twotower.training.captured_step")
+    step = CapturedStep(lambda given: given.sum(), 4, torch.device("cpu"), at_will=True, record=cannot)
+    for _ in range(WARM_UPS + 1):
+        assert step(torch.ones(4)) == 4
+    assert step.given_up
+    assert "one by one: it waits for the device" in caplog.text
+    assert left[0]() is None
 
 
 class Warming(TwoTower):

@@ -41,7 +41,10 @@ def longer(run: Run) -> Run:
 def variants(data: str) -> dict[str, Sequence[Run]]:
     """Return the rows, each with its two choices."""
     size = size_of(data)
-    return {row: [longer(trained(row, size, dropout=dropout)) for dropout in (size.beside(-1), size.dropout)] for row in ROWS}
+    return {
+        row: [longer(trained(row, size, dropout=dropout)) for dropout in (size.beside(-1), size.dropout)]
+        for row in ROWS
+    }
 
 
 TABLE = Table(
