@@ -4,8 +4,8 @@ Source: Xiong et al., SIGIR 2025, tables 1 and 2, figures 4, 5, 7 and 8. Protoco
 events train, so there are two readings: every event (``fit``) and each user's last 50 alone (``fit-last``). In both
 the temperature is learnt from a start that suits cosines; in ``fit-fixed`` scores are scaled as printed. In these three
 every model chooses its rate and whether it reads user ids on validation data; ablations choose their rate; ``fit-wide``
-and ``fit-queries`` choose nothing. ``fit-rates`` is ``fit`` with five rates to choose from, since 0.003 was the edge of the
-first grid and nearly always chosen; on MovieLens-1M 0.01 and 0.03 are tried with user ids alone, which all
+and ``fit-queries`` choose nothing. ``fit-rates`` is ``fit`` with five rates to choose from, since 0.003 was the edge
+of the first grid and nearly always chosen; on MovieLens-1M 0.01 and 0.03 are tried with user ids alone, which all
 models but DAT chose there. Every table has a row of popularity: counts of what precedes the tests.
 """
 

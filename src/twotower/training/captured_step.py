@@ -93,9 +93,7 @@ class CapturedStep:
         except InputError as error:
             if not self.at_will:
                 raise
-            log.info(
-                "steps are taken one by one: %s", str(error)
-            )  # a kept record must not keep the failed step's graph
+            log.info("steps are taken one by one: %s", str(error))  # a kept record must not keep the step's graph
             self.given_up = True
             return False
         self.given = held

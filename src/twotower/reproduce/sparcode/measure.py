@@ -39,6 +39,7 @@ from twotower.reproduce.sparcode.lists import (
     ranks_of,
 )
 from twotower.reproduce.study import TUNING_SEED, Measured
+from twotower.towers.codes.quantiser import Quantiser
 from twotower.training.callbacks import EpochRecord
 
 FEW_ITEMS = 10_000
@@ -50,8 +51,8 @@ CURVE = 0.0, 90.0, 95.0, 98.0, 99.0, 99.5
 """Of a curve of quality and time against sparsity."""
 TIMED = 200
 """Users whose searches are timed."""
-LISTED = 8_192
-"""Codes that have a list here, at most: combinations of several codebooks are judged densely."""
+LISTED = 16_384
+"""Codes that have a list here, at most; combinations of several codebooks are judged densely."""
 BEAM = 100
 """Nodes of a level that TDM's search keeps."""
 KEPT = ("recall", "ndcg", "precision", "precision_min")
@@ -167,6 +168,14 @@ def lengths_of_lists(items: int, sparsities: Sequence[float]) -> dict[str, int]:
     return {f"{percent:g}": max(1, round(items * (100.0 - percent) / 100.0)) for percent in sparsities}
 
 
+def is_listed(model: Model) -> bool:
+    """Return whether a model has codes of its own that are given lists here."""
+    if not (isinstance(model, SparCode) and model.selectable and model.has_lists):
+        return False
+    several = isinstance(model.coder, Quantiser) and model.coder.books > 1
+    return not several and model.num_lists <= LISTED
+
+
 def by_lists(
     model: Model,
     dataset: Dataset,
@@ -181,8 +190,7 @@ def by_lists(
 
     Of a tree they are named "beam/recall@50".
     """
-    has_lists = isinstance(model, SparCode) and model.selectable and model.has_lists and model.num_lists <= LISTED
-    if isinstance(model, ClosedForm) or not (has_lists or isinstance(model, SparCodeTwin | TDM)):
+    if isinstance(model, ClosedForm) or not (is_listed(model) or isinstance(model, SparCodeTwin | TDM)):
         return {}, {}
     popular = split.train.items.bincount(minlength=dataset.schema.num_items).cpu()
     popular[:FIRST_KNOWN] = -1

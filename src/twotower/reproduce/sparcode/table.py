@@ -12,12 +12,12 @@ without the user's other positives. 10 epochs, the first 5 without codes: codes 
 learnt yet stay bad (with 1 epoch of 6 they kept a third of the twin's recall on 43,000 items). Every row chooses on
 validation data: SparCode's forms between the dot product and a cosine over a temperature at a rate of 6e-3, and the
 cosine at 3e-3; twins between dot product and cosine, by the full softmax in 6 epochs or by SparCode's loss in 10, and
-the cosine by the full softmax in 10 epochs at 3e-3; TDM between the two rates. Of 43,000 items SparCode also
-chooses among 256, 1,024 and 4,096 codes, and with self-attention SparCode and twin among three temperatures and rates. SparCode: gradients straight through the
-quantiser, softplus; "printed" has the stop-gradient, ReLU, and the commitment as a sum. TDM has SparCode's loss for its
-leaves, against 256 items, and in "mlp" and "dot" the scorers of table 4; the paper's YouTubeDNN is such a mean of the
-history before an MLP. One split for all seeds, so that tests can be paired by user. Rows with a ``/`` are the same
-trainings answered by lists or down the tree.
+the cosine by the full softmax in 10 epochs at 3e-3; TDM between the two rates. Of 43,000 items SparCode also chooses
+among 256, 1,024 and 4,096 codes, and with self-attention SparCode and its twin among more temperatures and a higher
+rate. SparCode: gradients straight through the quantiser, softplus; "printed" has the stop-gradient, ReLU, and the
+commitment as a sum. TDM has SparCode's loss for its leaves, against 256 items, and in "mlp" and "dot" the scorers of
+table 4; the paper's YouTubeDNN is such a mean of the history before an MLP. One split for all seeds, so that tests can
+be paired by user. Rows with a ``/`` are the same trainings answered by lists or down the tree.
 """
 
 from __future__ import annotations

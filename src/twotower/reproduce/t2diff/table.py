@@ -11,10 +11,10 @@ Ours, since the paper is silent: the last event of a user is the test, the one b
 trains; the whole catalogue is ranked without what the user has had before. Every place of a window is trained. Dot
 products, as far as a tower has them (STOSA: its Wasserstein distance; DAT+: its cosine). AdamW at 4e-3 with 50 steps of
 warm-up and a linear fall to 0 over 20 epochs (MovieLens: 30; BERT4Rec, which asks for a fifth of the places: twice as
-many), the best validation of every second epoch; every row chooses among the same dropouts of its data set (MovieLens: four, else five), the
-rate is one for all, which favours SASRec if any: 4e-3 was preferred to 2e-3 by its validation on KuaiRand-Pure (one
-training each). All else at a model's default; T2Diff's U-Net has 32 channels, which makes it as large as the paper's
-(0.06 M).
+many), the best validation of every second epoch; every row chooses among the same dropouts of its data set
+(MovieLens: four, else five), the rate is one for all, which favours SASRec if any: 4e-3 was preferred to 2e-3 by its
+validation on KuaiRand-Pure (one training each). All else at a model's default; T2Diff's U-Net has 32 channels, which
+makes it as large as the paper's (0.06 M).
 
 "t2diff_printed" is the paper's own: mixed attention over a session of 20, vectors as they are, all 50 steps of the
 reverse process when asked; with time lags on KuaiRand-Pure alone, since the other two logs have no clock.
