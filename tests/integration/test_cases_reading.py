@@ -443,6 +443,13 @@ def test_some_times_that_stand_for_none_or_lie_far_off_are_told(tmp_path, odd, s
     assert said is None or told[0].startswith(said)
 
 
+@pytest.mark.parametrize(("row", "said"), [("a", "few columns: 1, not 3"), ("a,x,1,2", "many columns: 4, not 3")])
+def test_a_row_of_another_length_is_told_with_its_cells(tmp_path, row, said):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n{row}\n")
+    with pytest.raises(InputError, match=rf"1 of 1 rows are malformed \(log.csv line 2: too {said}\)"):
+        made(tmp_path, time="time")
+
+
 def test_times_of_two_units_are_told(tmp_path):
     rows = [f"u{row},i{row % 2},{1_600_000_000 * (1 if row < 2 else 1000)}" for row in range(5)]
     (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
