@@ -450,6 +450,22 @@ def test_a_row_of_another_length_is_told_with_its_cells(tmp_path, row, said):
         made(tmp_path, time="time")
 
 
+@pytest.mark.parametrize(
+    ("again", "key"), [('{"user": "a", "item": 1, "user": "b"}', "user"), ('{"x": 1, "\\u0078": 2}', "x")]
+)
+def test_an_object_with_a_key_twice_is_refused_by_line_and_key(tmp_path, again, key):
+    good = '{"user": "a", "item": 1}\n{"user": "b", "item": 2}\n'
+    (tmp_path / "log.jsonl").write_text(f"{good}\n{{broken\n{again}\n{good}{again}\n")
+    with pytest.raises(InputError, match=f"log.jsonl: line 5 has the key '{key}' twice; an object has each key once"):
+        made(tmp_path, "log.jsonl", max_bad_share=0.5)
+
+
+def test_a_key_of_another_object_or_in_other_letter_case_is_no_repeat(tmp_path):
+    lines = [f'{{"user": "u{row}", "item": {row}, "User": 1, "more": {{"user": 1}}}}' for row in range(3)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert ids_of(made(tmp_path, "log.jsonl")) == ["0", "1", "2"]
+
+
 def test_times_of_two_units_are_told(tmp_path):
     rows = [f"u{row},i{row % 2},{1_600_000_000 * (1 if row < 2 else 1000)}" for row in range(5)]
     (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")

@@ -248,11 +248,18 @@ def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
     )
     with reading(path):
         found = connection.execute(
-            "SELECT key FROM (SELECT unnest(keys) AS key, place, generate_subscripts(keys, 1) AS spot FROM "
+            "SELECT key, min(place) FILTER (again) AS first_again FROM (SELECT unnest(keys) AS key, place, "
+            "generate_subscripts(keys, 1) AS spot, list_position(keys, key) < spot AS again FROM "
             f"(SELECT json_keys(json) AS keys, row_number() OVER () AS place FROM {objects})) "
             "GROUP BY key ORDER BY min(place), min(spot)"
         ).fetchall()
-    keys = [key for (key,) in found]
+    keys = [key for key, _ in found]
+    twice = min(((place, key) for key, place in found if place is not None), default=None)
+    if twice is not None:
+        line = next((row.first for row in islice(rows_of(readable), twice[0] - 1, None)), twice[0])
+        raise InputError(
+            f"{path}: line {line:,} has the key {shown(twice[1])} twice; an object has each key once: rename or drop one"
+        )
     if not keys:
         raise InputError(f"{path}: no JSON object on a line of its own")
     pointers = ((key, "/" + key.replace("~", "~0").replace("/", "~1")) for key in keys)
