@@ -20,6 +20,8 @@ from twotower.data.prepare.source_files import files_of, local_copy
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
+A_DATE = ", but a date"
+"""End of the fault of a time that is to be a number and is a date in text."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class Faults:
         if self.rows == 0:
             raise InputError(f"{what}: no rows; the file is empty or holds only a header")
         if self.malformed > max_share * self.rows or self.malformed_lines > max_share * self.lines:
-            raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows")
+            dates = all(fault.endswith(A_DATE) for fault in self.first)
+            hint = "; dates in text need unit = 'iso'" if self.first and dates else ""
+            raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows{hint}")
 
     def describe(self, what: str) -> str:
         """Return one line: the count and the first few."""
@@ -258,7 +262,8 @@ def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
     if twice is not None:
         line = next((row.first for row in islice(rows_of(readable), twice[0] - 1, None)), twice[0])
         raise InputError(
-            f"{path}: line {line:,} has the key {shown(twice[1])} twice; an object has each key once: rename or drop one"
+            f"{path}: line {line:,} has the key {shown(twice[1])} twice; an object has each key once: rename one or "
+            "drop it"
         )
     if not keys:
         raise InputError(f"{path}: no JSON object on a line of its own")
