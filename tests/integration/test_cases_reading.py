@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from twotower.core.engines.local import ThisProcess
 from twotower.core.errors import InputError
 from twotower.data.dataset import Dataset
 from twotower.data.prepare.encode import prepare_table
@@ -441,6 +442,70 @@ def test_some_times_that_stand_for_none_or_lie_far_off_are_told(tmp_path, odd, s
     told = [line for line in made(tmp_path, time="time").manifest["treatments"] if "1970" in line or "2100" in line]
     assert len(told) == (said is not None)
     assert said is None or told[0].startswith(said)
+
+
+@pytest.mark.parametrize(("row", "said"), [("a", "few columns: 1, not 3"), ("a,x,1,2", "many columns: 4, not 3")])
+def test_a_row_of_another_length_is_told_with_its_cells(tmp_path, row, said):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n{row}\n")
+    with pytest.raises(InputError, match=rf"1 of 1 rows are malformed \(log.csv line 2: too {said}\)"):
+        made(tmp_path, time="time")
+
+
+@pytest.mark.parametrize(
+    ("again", "key"), [('{"user": "a", "item": 1, "user": "b"}', "user"), ('{"x": 1, "\\u0078": 2}', "x")]
+)
+def test_an_object_with_a_key_twice_is_refused_by_line_and_key(tmp_path, again, key):
+    good = '{"user": "a", "item": 1}\n{"user": "b", "item": 2}\n'
+    (tmp_path / "log.jsonl").write_text(f"{good}\n{{broken\n{again}\n{good}{again}\n")
+    with pytest.raises(InputError, match=f"log.jsonl: line 5 has the key '{key}' twice; an object has each key once"):
+        made(tmp_path, "log.jsonl", max_bad_share=0.5)
+
+
+def test_a_key_of_another_object_or_in_other_letter_case_is_no_repeat(tmp_path):
+    lines = [f'{{"user": "u{row}", "item": {row}, "User": 1, "more": {{"user": 1}}}}' for row in range(3)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert ids_of(made(tmp_path, "log.jsonl")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "first", "said"),
+    [
+        ("FLOAT", "s", 1_600_000_000, "times in 'time' are float32, which here step by up to 128 seconds"),
+        ("FLOAT", "ms", 1_600_000_000_000, "times in 'time' are float32, which here step by up to 131 seconds"),
+        ("FLOAT", "s", 1_000_000_000, "times in 'time' are float32, which here step by up to 64 seconds"),
+        ("FLOAT", "order", 40_000_000, "places in 'time' are float32, which here step by up to 4:"),
+        ("FLOAT", "order", 2**24 - 6, None),
+        ("DOUBLE", "s", 1_600_000_000, None),
+        ("BIGINT", "s", 1_600_000_000, None),
+    ],
+)
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_times_in_floats_that_lost_seconds_are_told(tmp_path, kind, unit, first, said, in_parts):
+    rows = f"SELECT i % 2 AS user, i % 3 AS item, ({first} + i)::{kind} AS time FROM range(6) t(i)"
+    duckdb.sql(f"COPY ({rows}) TO '{tmp_path / 'log.parquet'}'")
+    spec = spec_of(tmp_path, "log.parquet", time="time", unit=unit)
+    engine = ThisProcess() if in_parts else None
+    treatments = Dataset.load(prepare(spec, tmp_path / "out", engine=engine)).manifest["treatments"]
+    told = [line for line in treatments if "float32" in line]
+    assert len(told) == (said is not None)
+    assert said is None or told[0].startswith(said)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "order"])
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_dates_in_text_that_are_to_be_numbers_are_told_the_unit(tmp_path, unit, name):
+    query = "SELECT 'a' AS user, i AS item, '2024-01-0' || (i + 1) || 'T10:00:00' AS time FROM range(3) t(i)"
+    form = "(FORMAT json)" if name.endswith("jsonl") else ""
+    duckdb.sql(f"COPY ({query}) TO '{tmp_path / name}' {form}")
+    with pytest.raises(InputError, match=r"is '2024-01-01T10:00:00', not a number, but a date.*need unit = 'iso'$"):
+        made(tmp_path, name, time="time", unit=unit)
+
+
+def test_a_few_dates_among_other_faults_are_no_question_of_the_unit(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\na,x,2024-01-01\nb,y,soon\na,y,5\n")
+    with pytest.raises(InputError, match="time is 'soon', not a number") as error:
+        made(tmp_path, time="time")
+    assert "iso" not in str(error.value)
 
 
 def test_times_of_two_units_are_told(tmp_path):

@@ -81,10 +81,21 @@ def written(separator: str, *, comma: bool = False, header: bool = True) -> str:
     return "".join(separator.join(line) + "\n" for line in lines)
 
 
+def objects(*, lists: bool) -> str:
+    """The space as JSON lines, with ids and titles."""
+    rows = [vector.round(4).tolist() for vector in SPACE]
+    vectors = [{"vector": row} if lists else dict(zip(NAMES, row, strict=True)) for row in rows]
+    more = {"title": "a, b; c", "genre": "x", "made": {"by": 1}}
+    return "".join(json.dumps({"id": f"k{row}", **more, **vector}) + "\n" for row, vector in enumerate(vectors))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("v.csv", written(";").encode()),
+        ("v.jsonl", objects(lists=True).encode()),
+        ("v.json", objects(lists=False).encode("utf-16")),
+        ("v.ndjson.gz", gzip.compress(objects(lists=True).encode())),
         ("v.csv", written(";", comma=True).encode()),
         ("v.csv", written("\t").encode()),
         ("v.tsv", written("\t").encode()),

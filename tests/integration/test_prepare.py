@@ -286,7 +286,7 @@ def test_malformed_rows_are_counted_and_shown_with_their_lines(tmp_path):
     rows = Dataset.load(tmp_path / "out").manifest["rows"]["log"]
     assert (rows["read"], rows["malformed"], rows["kept"]) == (1002, 7, 995)
     assert rows["first_malformed"] == [
-        "log.csv line 4: too few columns",
+        "log.csv line 4: too few columns: 3, not 4",
         "log.csv line 6: no user",
         "log.csv line 7: time is 'soon', not a number",
         "log.csv line 12: no item",

@@ -25,7 +25,9 @@ AGAIN = "all ranks end: start them again"
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="Vectors: .npy, .npz, Parquet, CSV, safetensors, FAISS index, bundle.")],
+    path: Annotated[
+        Path, typer.Argument(help="Vectors: .npy, .npz, Parquet, CSV, JSON lines, safetensors, FAISS index, bundle.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     thresholds: Annotated[
         Path | None, typer.Option(help="TOML file of thresholds that replace the shipped ones.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from twotower.data.guess_order import find_order
 from twotower.data.prepare.database import NO_FOLDERS, as_pattern, database, literal, one, parquet, quoted, reading
 from twotower.data.prepare.read import column_names
 from twotower.data.prepare.rows import rows_of
+from twotower.data.prepare.separators import cells_of_line
 from twotower.data.prepare.spec import Source, Spec, plain_table
 from twotower.data.prepare.values import number_of
 
@@ -120,7 +122,7 @@ def _sampled(
         raise
     types = types_of(connection, what)
     if not one(connection, f"SELECT count(*) FROM {what}"):
-        raise InputError(f"{path}: no rows; the file is empty or holds only a header")
+        raise _without_rows(path, head, source, len(names))
     return source, Frame(what, "duckdb", None, tuple(types)), types
 
 
@@ -152,6 +154,21 @@ def _odd_quote(path: Path, head: Path, source: Source, columns: int) -> InputErr
             if f"\\{quote}" in line:
                 return InputError(f"{path}: line {number:,} writes a quote inside a cell as \\{quote}; {twice}")
     return InputError(f"{path}: a quote stands alone in a cell; {twice}")
+
+
+def _without_rows(path: Path, head: Path, source: Source, columns: int) -> InputError:
+    """The error of a sample that has no row as long as its first line: the first of them, where there is any."""
+    if source.format in ("csv", "tsv"):
+        lines = head.read_text(encoding="utf-8").split("\n")
+        for row in islice(rows_of(head, _separator(source), source.quote, columns), 1, None):
+            joined = "\n".join(lines[row.first - 1 : row.first - 1 + row.lines])
+            cells = len(cells_of_line(joined, _separator(source), source.quote))
+            if cells != columns:
+                return InputError(
+                    f"{path}: no row can be read: line {row.first:,} has {cells} cells, the first line has {columns}; "
+                    "give each row a cell for each column, an empty one where a value is missing"
+                )
+    return InputError(f"{path}: no rows; the file is empty or holds only a header")
 
 
 def _log(

@@ -18,10 +18,15 @@ READERS = {
     ".parquet": ("parquet:read_parquet", "a readable Parquet file"),
     ".csv": ("text:read_text", "a readable text table"),
     ".tsv": ("text:read_text", "a readable text table"),
+    ".jsonl": ("json_lines:read_json_lines", "a readable table of JSON lines"),
+    ".ndjson": ("json_lines:read_json_lines", "a readable table of JSON lines"),
+    ".json": ("json_lines:read_json_lines", "a readable table of JSON lines"),
     ".faiss": ("faiss:read_faiss", "a readable FAISS index"),
     ".index": ("faiss:read_faiss", "a readable FAISS index"),
 }
 """By suffix: module and function under ``readers``, and what the file should be."""
+_PACKED = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Suffixes before ``.gz``."""
 _BUNDLE = ("bundle:read_bundle", "a bundle that can be read")
 
 
@@ -35,6 +40,8 @@ def load_table(path: Path, *, column: str | None = None) -> Table:
     .parquet              the list column ``column``, or the only one, or the numeric columns that are coordinates
     .csv, .tsv            the columns that are coordinates, or ``column`` with a list of numbers in each cell; packed or
                           not (.csv.gz)
+    .jsonl, .ndjson       the key ``column``, or the only one with a list of numbers, or the keys with a number that are
+    (.json)               coordinates; packed or not
     .faiss, .index        the vectors that the index can rebuild
     a bundle (folder)     its item states
     ====================  =============================================================================================
@@ -50,8 +57,8 @@ def load_table(path: Path, *, column: str | None = None) -> Table:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
-    if suffix == ".gz" and path.with_suffix("").suffix.lower() in (".csv", ".tsv"):
-        suffix = ".csv"
+    if suffix == ".gz" and (inner := path.with_suffix("").suffix.lower()) in _PACKED:
+        suffix = inner
     if suffix not in READERS:
         raise InputError(
             f"{path}: cannot read {shown(path.suffix or 'no suffix')}; give {', '.join(READERS)}, or a bundle folder"

@@ -84,6 +84,22 @@ def test_what_cannot_be_parted_is_named_by_its_fault_and_not_by_the_engine(write
         guess_spec(write("log.csv", text(ROWS, header="")), hints=Hints(columns=("user", "item", "item", "time")))
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("1,2\n", "no row can be read: line 2 has 2 cells, the first line has 3; give each row a cell for each column"),
+        ("\n1,2\n" * 12, "no row can be read: line 3 has 2 cells, the first line has 3"),
+        ('"1\n2"\n', "no row can be read: line 2 has 1 cells, the first line has 3"),
+        ("", "no rows; the file is empty or holds only a header"),
+    ],
+    ids=["one short row", "short rows alone", "a row of two lines", "a header alone"],
+)
+def test_where_no_row_is_as_long_as_the_header_the_first_one_is_named(write, rows, words):
+    with pytest.raises(InputError) as error:
+        guess_spec(write("log.csv", "user_id,item_id,timestamp\n" + rows))
+    assert words in str(error.value)
+
+
 def test_a_packed_file_and_a_jsonl_file_and_parquet_are_known_by_their_bytes(write, tmp_path):
     packed = write("log", gzip.compress(text(ROWS).encode()))
     names = ("user_id", "item_id", "rating", "timestamp")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from twotower.core.errors import InputError
 from twotower.diagnosis.load import load_table
+from twotower.diagnosis.table import describe_account
 
 VECTORS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 
@@ -125,6 +128,71 @@ class TestTables:
         (tmp_path / "v.csv").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             load_table(tmp_path / "v.csv")
+
+    @pytest.mark.parametrize("name", ["v.jsonl", "v.ndjson", "v.json", "v.jsonl.gz"])
+    def test_json_lines_with_lists(self, tmp_path: Path, name: str) -> None:
+        lines = [
+            {"id": f"00{row}", "vector": vector.tolist(), "title": f"é {row}", "count": 3 * row, "year": 1990}
+            for row, vector in enumerate(VECTORS)
+        ]
+        text = "\n\n".join(json.dumps(line | ({"late": [1]} if line["count"] == 9 else {})) for line in lines)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        table = load_table(tmp_path / name)
+        np.testing.assert_array_equal(table.vectors, VECTORS.astype(float))
+        assert table.ids == [f"00{row}" for row in range(7)]
+        assert table.titles is not None
+        assert table.titles[3] == "é 3"
+        assert table.popularity is not None
+        assert table.popularity.tolist() == [0, 3, 6, 9, 12, 15, 18]
+        assert describe_account({"rows": 7, **table.account.to_json()}) == (
+            "read: 7 rows; vector: vector; id: id; title: title; popularity: count; left out: year (stands beside the "
+            "lists), late (stands beside the lists)"
+        )
+
+    def test_json_lines_with_numbers(self, tmp_path: Path) -> None:
+        lines = [
+            {"key": 2**60 + row, "a": row + 0.5, "b": -row, "code": "7", "sold": True, "more": {"x": 1}, "none": None}
+            for row in range(4)
+        ]
+        (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        table = load_table(tmp_path / "v.jsonl")
+        assert table.vectors.tolist() == [[row + 0.5, -row] for row in range(4)]
+        assert table.ids == [str(2**60 + row) for row in range(4)]
+        assert table.account.left_out["sold"] == "true or false"
+        assert table.account.left_out["more"] == "an object"
+        assert table.account.left_out["none"] == "empty"
+
+    def test_json_lines_with_two_lists_ask_which(self, tmp_path: Path) -> None:
+        (tmp_path / "v.jsonl").write_text('{"users": [1, 2], "items": [3, 4], "id": 1}\n')
+        with pytest.raises(InputError, match="which key holds the vectors"):
+            load_table(tmp_path / "v.jsonl")
+        assert load_table(tmp_path / "v.jsonl", column="items").vectors.tolist() == [[3, 4]]
+        with pytest.raises(InputError, match="no key 'item'; did you mean 'items'"):
+            load_table(tmp_path / "v.jsonl", column="item")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "v.jsonl: the file is empty"),
+            ('[{"vector": [1, 2]}]', "line 1 is no JSON object; write one object a line"),
+            ('{"v": [1, 2]}\n\n{"v": [1', "line 3 is no JSON object"),
+            ('{"v": [1, 2]}\n{"v": [1, 2], "v": [3, 4]}', "line 2 has the key 'v' twice"),
+            ('{"v": [1, 2]}\n{"v": [1]}', "line 2, column 'v' holds 1 numbers, earlier lines 2"),
+            ('{"v": [1, 2]}\n{"v": [1, null]}', r"line 2, column 'v' holds \[1, None\], not a list of numbers"),
+            ('{"v": [1, 2]}\n{"w": [1, 2]}', "which key holds the vectors"),
+            ('{"v": [1, 2]}\n{"id": 3}', "line 2, column 'v' holds '', not a list of numbers"),
+            ('{"a": 1, "b": 2}\n{"a": 1}', "line 2, column 'b' holds '', not a number"),
+            ('{"a": 1, "b": 2}\n{"a": 1, "b": "x"}', "line 2, column 'b' holds 'x', not a number"),
+            ('{"id": 1, "title": "x", "genre": "y"}', "no key holds a list of numbers or a number; it has id, title"),
+            ('{"popularity": [1, 2]}', r"line 1, column 'popularity' holds '\[1, 2\]', not a number"),
+            ('{"v": [1, 2], "popularity": "many"}', "line 1, column 'popularity' holds 'many', not a number"),
+        ],
+    )
+    def test_bad_json_lines_name_line_and_key(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "v.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=message) as error:
+            load_table(tmp_path / "v.jsonl")
+        assert "\n" not in str(error.value)
 
     def test_binary_csv(self, tmp_path: Path) -> None:
         (tmp_path / "v.csv").write_bytes(b"\xff\xfe\x00")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from twotower.core.errors import InputError, shown
-from twotower.data.prepare.database import literal
+from twotower.data.prepare.database import literal, one
 from twotower.data.prepare.ids import id_text_of
-from twotower.data.prepare.read import Faults, Relation, load, relations
+from twotower.data.prepare.read import A_DATE, Faults, Relation, load, relations
 from twotower.data.prepare.spec import Label, Spec
-from twotower.data.prepare.values import canonical, form_of_text, number_of, seconds_of, text_of
+from twotower.data.prepare.values import UNITS_A_SECOND, canonical, form_of_text, number_of, seconds_of, text_of
 
 Progress = Callable[[str], None]
 """Is told what is being done, in a few words."""
@@ -53,13 +54,17 @@ class LogReport:
     """Events after 2100."""
     mixed: int = 0
     """Events after 1970 and before 1972, where others lie later: times of two units."""
+    step: float = 0.0
+    """Seconds, or places, between neighbouring times where 32-bit floats have lost what is finer; else 0."""
 
 
 class Times(NamedTuple):
-    """Count times of some events that may be of another unit."""
+    """Count times of some events that may be of another unit or have lost digits."""
 
     far: bool
     """Whether one lies beyond the year 5000."""
+    step: float
+    """Seconds, or places, between the latest time and its neighbour in 32-bit floats; 0 in other columns."""
     every: int
     """Events."""
     early: int
@@ -78,8 +83,8 @@ def read_log(connection: Any, spec: Spec, work: Path, progress: Progress) -> Log
     """
     report = LogReport()
     connection.execute(f"CREATE TABLE raw_events ({RAW})")
-    name = load_events(connection, spec, work, report.faults, progress)
-    check_log(spec, report, name, times_of(connection))
+    name, step = load_events(connection, spec, work, report.faults, progress)
+    check_log(spec, report, name, times_of(connection, step))
     return report
 
 
@@ -88,7 +93,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
 
     Args:
         spec: the spec.
-        report: with the faults of all files; its ``early``, ``none``, ``late`` and ``mixed`` are set.
+        report: with the faults of all files; its ``early``, ``none``, ``late``, ``mixed`` and ``step`` are set.
         name: of the last file.
         times: of all files.
 
@@ -98,6 +103,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
     log = spec.interactions
     name = name if len(log.source.path) == 1 else "log"
     report.faults.check(log.max_bad_share, name)
+    report.step = times.step if times.step > 1 else 0.0
     if not log.time or log.unit == "order":
         return
     if times.far:
@@ -111,23 +117,36 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
         report.none, report.late, report.mixed = times.none, times.late, times.early - times.none
 
 
-def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progress: Progress) -> str:
-    """Append the events of all files to ``raw_events``, in their order; returns the name of the last file."""
-    name = "log"
+def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progress: Progress) -> tuple[str, float]:
+    """Append the events of all files to ``raw_events``, in their order.
+
+    Returns:
+        The name of the last file, and the ``step`` of `Times`.
+    """
+    name, step, log = "log", 0.0, spec.interactions
     for relation in relations(connection, spec.interactions.source, spec.folder, work):
         progress(f"reading {relation.path.name}")
         name = relation.path.name
         select, fault = _select(connection, relation, spec)
         load(connection, "raw_events", relation, select, fault, faults)
-    return name
+        if log.time and relation.types[log.time] == "FLOAT":
+            time = f"max(abs({seconds_of(log.time, 'FLOAT', log.unit)}))"
+            largest = one(connection, f"SELECT {time} FROM {relation.sql}") or 0.0
+            step = max(step, _step(largest, UNITS_A_SECOND.get(log.unit, 1)))
+    return name, step
 
 
-def times_of(connection: Any) -> Times:
-    """Return the counts of times in ``raw_events`` that may be of another unit."""
+def _step(seconds: float, units: int) -> float:
+    """How far the neighbour of a time lies in 32-bit floats of that many units a second: they keep 24 binary digits."""
+    return math.ldexp(1.0, math.frexp(seconds * units)[1] - 24) / units
+
+
+def times_of(connection: Any, step: float) -> Times:
+    """Return the counts of times in ``raw_events`` that may be of another unit; ``step`` as `load_events` found it."""
     sound = "FILTER (__fault IS NULL"
     return Times(
         *connection.execute(
-            f"SELECT coalesce(max(abs(time)) > {_FAR_FUTURE}, false), count(*) {sound}), "
+            f"SELECT coalesce(max(abs(time)) > {_FAR_FUTURE}, false), {step!r}::DOUBLE, count(*) {sound}), "
             f"count(*) {sound} AND time < {_EARLY}), count(*) {sound} AND time <= 0), "
             f"count(*) {sound} AND time >= {_LATE}) FROM raw_events"
         ).fetchall()[0]
@@ -144,7 +163,9 @@ def _select(connection: Any, relation: Relation, spec: Spec) -> tuple[str, str]:
     if log.time:
         time = seconds_of(log.time, relation.require(log.time), log.unit)
         expected = "a date" if log.unit == "iso" else "a number"
-        faults.append(_fault(time, log.time, relation, expected))
+        is_date = f"TRY_CAST({text_of(log.time, relation.types[log.time])} AS TIMESTAMPTZ) IS NOT NULL"
+        more = f" || CASE WHEN {is_date} THEN {literal(A_DATE)} ELSE '' END" if log.unit != "iso" else ""
+        faults.append(_fault(time, log.time, relation, expected) + more)
     numbers = [log.value] if log.value else []
     positive = "NULL"
     if label is not None:

@@ -48,9 +48,9 @@ def read_part(task: Task) -> None:
     spec = replace(spec, interactions=replace(log, source=replace(log.source, path=(task["file"],))))
     with _engine(task) as (engine, work):
         engine.execute(f"CREATE TABLE raw_events ({RAW})")
-        load_events(engine, spec, work, faults, lambda text: None)
+        _, step = load_events(engine, spec, work, faults, lambda text: None)
         rows = one(engine, "SELECT count(*) FROM raw_events")
-        counts: dict[str, Any] = {"faults": asdict(faults), "times": times_of(engine), "rows": rows}
+        counts: dict[str, Any] = {"faults": asdict(faults), "times": times_of(engine, step), "rows": rows}
         sql, group = "SELECT * FROM raw_events ORDER BY rowid", 122_880
         if task["by_user"]:
             for side in ("user", "item"):

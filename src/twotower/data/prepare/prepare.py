@@ -220,6 +220,12 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
     else:
         said.append("events with equal times keep the order of the file")
+    if log.step:
+        what, unit = ("places", "") if spec.interactions.unit == "order" else ("times", " seconds")
+        said.append(
+            f"{what} in '{spec.interactions.time}' are float32, which here step by up to {log.step:,.0f}{unit}: "
+            "what was finer is lost, and events of one step keep the order of the file; write whole numbers or float64"
+        )
     if log.early:
         said.append(
             f"every time lies before 1972 when '{spec.interactions.time}' is read as unit "

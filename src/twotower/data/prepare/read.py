@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from twotower.data.prepare.source_files import files_of, local_copy
 from twotower.data.prepare.spec import FORMATS, Source
 
 SHOWN_FAULTS = 5
+A_DATE = ", but a date"
+"""End of the fault of a time that is to be a number and is a date in text."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Faults:
         if self.rows == 0:
             raise InputError(f"{what}: no rows; the file is empty or holds only a header")
         if self.malformed > max_share * self.rows or self.malformed_lines > max_share * self.lines:
-            raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows")
+            dates = all(fault.endswith(A_DATE) for fault in self.first)
+            hint = "; dates in text need unit = 'iso'" if self.first and dates else ""
+            raise InputError(f"{self.describe(what)}; over the {max_share:.2%} that max_bad_share allows{hint}")
 
     def describe(self, what: str) -> str:
         """Return one line: the count and the first few."""
@@ -148,23 +153,24 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     start = one(connection, f"SELECT count(*) FROM {table}")
     with reading(relation.path):
         connection.execute(f"INSERT INTO {table} SELECT {select}, {fault} FROM {relation.sql} AS source")
-    rejected: list[tuple[int, str]] = []
+    rejected: list[tuple[int, str, str]] = []
     if relation.format in ("csv", "tsv"):
         rejected = connection.execute(
-            "SELECT line_byte_position - 1, min(error_type)::VARCHAR FROM reject_errors GROUP BY ALL ORDER BY 1"
+            "SELECT line_byte_position - 1, min(error_type)::VARCHAR, arg_min(error_message, error_type) "
+            "FROM reject_errors GROUP BY line_byte_position ORDER BY 1"
         ).fetchall()
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
-    lines = _rejected_lines(relation, [position for position, _ in rejected])
+    lines = _rejected_lines(relation, [position for position, *_ in rejected])
     _count_lines(connection, table, start, relation, lines, faults)
     bad = f"FROM {table} WHERE rowid >= {start} AND __fault IS NOT NULL"
     marked = one(connection, f"SELECT count(*) {bad}")
     faults.rows += one(connection, f"SELECT count(*) FROM {table}") - start + len(rejected)
     faults.malformed += marked + len(rejected)
-    faults.not_utf8 |= any("ENCODING" in kind or "UNICODE" in kind for _, kind in rejected)
+    faults.not_utf8 |= any("ENCODING" in kind or "UNICODE" in kind for _, kind, _ in rejected)
     missing = SHOWN_FAULTS - len(faults.first)
     if missing > 0 and (marked or rejected):
         marks = connection.execute(f"SELECT rowid - {start}, __fault {bad} ORDER BY rowid LIMIT {missing}").fetchall()
-        found = [(line, _REJECTED.get(kind, kind.lower())) for line, (_, kind) in zip(lines, rejected, strict=True)]
+        found = [(line, _said(kind, more)) for line, (_, kind, more) in zip(lines, rejected, strict=True)]
         found += zip(_lines(relation, [row for row, _ in marks], set(lines)), (text for _, text in marks), strict=True)
         faults.first += [f"{relation.path.name} line {line}: {text}" for line, text in sorted(found)[:missing]]
 
@@ -177,6 +183,13 @@ _REJECTED = {
     "INVALID UNICODE": "not UTF-8",
     "LINE SIZE OVER MAXIMUM": "the line is too long",
 }
+
+
+def _said(kind: str, message: str) -> str:
+    """Why the reader rejected a row, with the number of its cells where that is why."""
+    expected, found = (re.search(rf"{word}: (\d+)", message) for word in ("Expected Number of Columns", "Found"))
+    cells = f": {found[1]}, not {expected[1]}" if "COLUMNS" in kind and expected and found else ""
+    return _REJECTED.get(kind, kind.lower()) + cells
 
 
 def format_of(path: Path) -> str:
@@ -239,11 +252,19 @@ def _json_lines(connection: Any, path: Path, readable: Path) -> Relation:
     )
     with reading(path):
         found = connection.execute(
-            "SELECT key FROM (SELECT unnest(keys) AS key, place, generate_subscripts(keys, 1) AS spot FROM "
+            "SELECT key, min(place) FILTER (again) AS first_again FROM (SELECT unnest(keys) AS key, place, "
+            "generate_subscripts(keys, 1) AS spot, list_position(keys, key) < spot AS again FROM "
             f"(SELECT json_keys(json) AS keys, row_number() OVER () AS place FROM {objects})) "
             "GROUP BY key ORDER BY min(place), min(spot)"
         ).fetchall()
-    keys = [key for (key,) in found]
+    keys = [key for key, _ in found]
+    twice = min(((place, key) for key, place in found if place is not None), default=None)
+    if twice is not None:
+        line = next((row.first for row in islice(rows_of(readable), twice[0] - 1, None)), twice[0])
+        raise InputError(
+            f"{path}: line {line:,} has the key {shown(twice[1])} twice; an object has each key once: rename one or "
+            "drop it"
+        )
     if not keys:
         raise InputError(f"{path}: no JSON object on a line of its own")
     pointers = ((key, "/" + key.replace("~", "~0").replace("/", "~1")) for key in keys)

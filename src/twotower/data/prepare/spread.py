@@ -67,8 +67,9 @@ def read_shared(
     notes, _ = run_parts(store, job, shared.engine, lambda done: progress(f"read {done:,} of {len(files):,} files"))
     for note in notes:
         report.faults.add(Faults(**note["faults"]))
-    far, *counts = zip(*(note["times"] for note in notes), strict=True)
-    check_log(spec, report, names[-1].replace("\\", "/").rpartition("/")[2], Times(any(far), *map(sum, counts)))
+    far, steps, *counts = zip(*(note["times"] for note in notes), strict=True)
+    times = Times(any(far), max(steps), *map(sum, counts))
+    check_log(spec, report, names[-1].replace("\\", "/").rpartition("/")[2], times)
     if is_by_user(spec):
         if len(versions := {note["duckdb"] for note in notes}) > 1:
             raise InputError(f"workers have DuckDB {' and '.join(sorted(versions))}: install the same on all")

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from twotower.data.prepare.database import column_sql, literal, one
 
 _WHOLE = r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?"
+UNITS_A_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Of times in numbers that are finer than seconds."""
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.(0+|[0-9]*[1-9]))?"
 
 
@@ -161,7 +163,7 @@ def seconds_of(column: str, kind: str, unit: str) -> str:
         return f"epoch_us({column_sql(column)}::TIMESTAMPTZ) / 1e6"
     if unit == "iso":
         return f"epoch_us(TRY_CAST({text_of(column, kind)} AS TIMESTAMPTZ)) / 1e6"
-    return f"{number_of(column, kind)} / { ({'ms': '1e3', 'us': '1e6', 'ns': '1e9'}.get(unit, '1')) }"
+    return f"{number_of(column, kind)} / {UNITS_A_SECOND.get(unit, 1)}"
 
 
 _QUOTED = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""

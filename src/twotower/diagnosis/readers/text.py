@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,10 @@ _COUNTED = 8
 _FRACTION = re.compile(r"-?(0|[1-9]\d*)\.0+", re.ASCII)
 _WRAPPED = re.compile(r"np\.float\d+\(([^()]*)\)")
 """A number as NumPy writes it in a list of Python."""
+
+
+Cell = Any
+"""A text; of JSON lines the list that holds the vector, too."""
 
 
 def read_text(path: Path, column: str | None = None) -> Table:
@@ -50,8 +55,8 @@ def read_text(path: Path, column: str | None = None) -> Table:
         listed = _listed(path, names, column, named)
         cells = _cells(path, lines, first, named, separator)
         if listed is not None:
-            return _read_lists(path, cells, names, listed)
-        table, key = _read_numbers(path, cells, names, named, notice)
+            return read_lists(path, cells, names, listed)
+        table, key = read_numbers(path, cells, names, named=named, notice=notice)
         if key is None:
             return table
         file.seek(0)  # an id keeps the letters that it has: 007, and the digits that a float would lose
@@ -102,7 +107,12 @@ def _cells(
         yield line, [with_point(cell) for cell in cells] if separator == ";" else cells
 
 
-def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], listed: int) -> Table:
+def read_lists(path: Path, rows: Iterator[tuple[int, list[Cell]]], names: list[str], listed: int) -> Table:
+    """Read the vectors from the column at ``listed``, as lists or as their text; ``rows`` come with their lines.
+
+    Raises:
+        InputError: naming column and line, if a cell is no list of numbers, or lists differ in length.
+    """
     roles = roles_of(names)
     beside = _Beside(path, names, roles.id, roles.title, roles.popularity)
     values, width, count = array("d"), 0, 0
@@ -129,10 +139,14 @@ def _read_lists(path: Path, rows: Iterator[tuple[int, list[str]]], names: list[s
     return beside.table(matrix, matrix.shape[1], count, account)
 
 
-def _read_numbers(
-    path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], named: bool, notice: str | None
+def read_numbers(
+    path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str], *, named: bool, notice: str | None = None
 ) -> tuple[Table, int | None]:
-    """The table, and the place of the column that its values show to be the id."""
+    """Return the vectors from columns of numbers, and the place of the column that its values show to be the id.
+
+    Raises:
+        InputError: naming column and line, if a cell is not a number.
+    """
     start = next(rows, None)
     if start is None:
         raise InputError(f"{path}: has column names but no line of numbers")
@@ -192,15 +206,15 @@ class _Beside:
         self._titles: list[str] = []
         self._popularity = array("d")
 
-    def add(self, line: int, cells: list[str]) -> None:
+    def add(self, line: int, cells: list[Cell]) -> None:
         """Take the cells of one row."""
         id_at, title_at, popularity_at = self._at
         if id_at is not None:
-            self.ids.append(cells[id_at])
+            self.ids.append(str(cells[id_at]))
         if title_at is not None:
-            self._titles.append(cells[title_at])
+            self._titles.append(str(cells[title_at]))
         if popularity_at is not None:
-            cell = cells[popularity_at]
+            cell = str(cells[popularity_at])
             if not is_number(cell):
                 raise _not_a_number(self._path, line, self._names[popularity_at], cell)
             self._popularity.append(float(cell))
@@ -228,14 +242,14 @@ def _not_a_number(path: Path, line: int, name: str, cell: str) -> InputError:
     return InputError(f"{path}: line {line}, column {shown(name)} holds {shown(cell, 33)}, not a number")
 
 
-def _list(path: Path, line: int, name: str, cell: str) -> list[float]:
+def _list(path: Path, line: int, name: str, cell: Cell) -> list[float]:
     try:
-        numbers = json.loads(cell)
+        numbers = json.loads(cell) if isinstance(cell, str) else cell
         if isinstance(numbers, list) and all(type(number) in (int, float) for number in numbers):
             return [float(number) for number in numbers]
     except (ValueError, OverflowError, RecursionError):
         pass
-    text = _WRAPPED.sub(r"\1", cell).strip()
+    text = _WRAPPED.sub(r"\1", str(cell)).strip()
     inner = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
     words = (
         [with_point(word) for word in inner.split(";")] if ";" in inner else inner.split("," if "," in inner else None)

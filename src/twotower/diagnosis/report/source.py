@@ -18,7 +18,8 @@ from twotower.diagnosis.readers.parquet import only_file
 from twotower.diagnosis.report.write import write_report
 from twotower.diagnosis.table import POPULARITY_NAMES, TITLE_NAMES, VECTOR_NAMES
 
-_TABLES = {".parquet", ".csv", ".tsv"}
+_OBJECTS = {".jsonl", ".ndjson", ".json"}
+_TABLES = {".parquet", ".csv", ".tsv", *_OBJECTS}
 _NUMBERS = ("INT", "FLOAT", "DOUBLE", "DECIMAL", "REAL")
 
 
@@ -65,6 +66,7 @@ def columns_beside(path: Path, column: str | None = None) -> dict[str, list[Any]
         and name.strip().lower() not in known
         and not is_key(name)
         and not kind.endswith("]")
+        and not kind.startswith(("STRUCT", "MAP"))
         and (listed or not any(number in kind for number in _NUMBERS))
     ]
     return _read(path, chosen)
@@ -107,6 +109,11 @@ def _opened(path: Path) -> Iterator[Any]:
         try:
             if path.suffix.lower() == ".parquet":
                 yield connection.read_parquet(only_file(path), hive_partitioning=False)
+            elif path.suffix.lower() in _OBJECTS:
+                with _plain(path) as plain:
+                    yield connection.read_json(
+                        only_file(plain), format="newline_delimited", sample_size=-1, hive_partitioning=False
+                    )
             else:
                 with _plain(path) as plain:
                     yield connection.read_csv(only_file(plain), sample_size=-1, hive_partitioning=False)
