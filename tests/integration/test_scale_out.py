@@ -125,7 +125,7 @@ def started(folder: Path) -> Iterator[Cluster]:
                 client.wait_for_workers(2, timeout=120)
             yield Cluster(f"dask://127.0.0.1:{port}", folder / "log", running[0])
         finally:
-            # Each leads a group, with what it started; a worker without its scheduler would take seconds to end by itself.
+            # Each leads a group, with what it started; by itself a worker without its scheduler takes seconds to end.
             for one in reversed(running):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(one.pid, signal.SIGKILL)
