@@ -64,7 +64,8 @@ ranks: $(FOR_DEVELOPING)
 shapes: $(FOR_DEVELOPING)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not (slow or browser or bad_input or ranks)" --jaxtyping-packages=twotower,beartype.beartype
 
-# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark and one of a cell that fails.
+# Not part of `make test`: a worker killed ten times and ranks twenty times, a fit within its budget, a whole benchmark and one of a cell that fails,
+# a matrix of 2.3 GB, kernels that a C++ compiler makes.
 long: $(FOR_DEVELOPING)
 	$(BIN)/pytest -m "long and not ranks"
 	$(BIN)/pytest -m "long and ranks" $(FILES_OF_RANKS)

@@ -392,6 +392,7 @@ class Interrupt(Silent):
 def test_ctrl_c_leaves_the_best_so_far_and_resume_goes_on(log, tmp_path, monkeypatch):
     monkeypatch.setattr(climb, "LADDER", ("popularity", "ease", "sasrec"))
     monkeypatch.setattr(climb, "VARIANTS", {})
+    monkeypatch.setattr(rungs, "default_run", lambda name: default_run(name).with_settings(["training.epochs=8"]))
     to, kept = tmp_path / "bundle", tmp_path / "bundle.run" / "models"
     fitted = twotower.fit(log, to=to, budget="1m", watch=lambda name: [Interrupt(3)])
     assert fitted.stopped

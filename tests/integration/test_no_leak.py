@@ -132,7 +132,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fit": {"meta_queries": 4},
     "ease": {"lambda_": 50.0},  # else validation chooses
     "sparse_ease": {"lambda_": 50.0},
-    "sparcode": {"codebook": 4},
+    # Small, but with histories that hold all events of a user.
+    "sparcode": {"codebook": 4, "dim": 8},
+    "sparcode_twin": {"dim": 8},
+    "all_to_all": {"dim": 8, "history_length": EVENTS},
+    "int_tower": {"dim": 16, "hidden": [6, 5], "user_heads": 4, "item_heads": 2},
+    "rank_tower": {"dim": 12, "hidden": [6, 5]},
+    "cold": {"hidden": [6, 5]},
+    "tdm": {"dim": 8},
 }
 SOURCES = {name: ("in_batch", name) if name == "memory_bank" else (name,) for name in SAMPLERS}
 

@@ -136,7 +136,7 @@ def test_what_it_cannot_do_is_said_in_one_line(bundle):
         ("ease", ()),
         ("two_tower", (*SMALL, "--set", "model.score=mlp")),
         ("fit", (*SMALL,)),
-        ("cold", ("--set", "model.field_dim=8", *SMALL[2:])),
+        ("cold", ("--set", "model.field_dim=8", "--set", "model.hidden=[16, 8]", *SMALL[2:])),
         ("sparcode", ("--set", "training.epochs=2", "--set", "model.codebook=8", "--set", "model.dim=8")),
         ("all_to_all", ("--set", "training.epochs=1", "--set", "model.dim=8", "--set", "model.history_length=5")),
     ],
@@ -152,8 +152,9 @@ def test_a_model_without_inner_products_is_searched_by_its_own_score(data, tmp_p
     if model not in ("fit", "cold"):  # judged among candidates
         assert json.loads(twotower("evaluate", bundle, "-k", "20", "--json")[1])["index"]["kind"] == "nominate"
     rebuild_index(bundle, "brute_force")
+    scan = load(bundle)
     for user, answers in found.items():
-        true = {a.id: a.score for a in load(bundle).recommend(user, k=900)}
+        true = {a.id: a.score for a in scan.recommend(user, k=900)}
         assert len(answers) == 20
         assert answers == pytest.approx({id: true[id] for id in answers}, abs=1e-4)
 

@@ -282,7 +282,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "sparcode": {"codebook": 4},
     "tdm": {"sampler": "in_batch"},
     "all_to_all": {"sampler": "in_batch"},
-    **dict.fromkeys(("dat", "int_tower", "rank_tower"), LISTS),
+    "dat": LISTS,
+    "int_tower": {**LISTS, "dim": 16, "hidden": [6, 5], "user_heads": 4, "item_heads": 2},
+    "rank_tower": {**LISTS, "dim": 12, "hidden": [6, 5]},
 }
 
 

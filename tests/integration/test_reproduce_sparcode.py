@@ -49,7 +49,7 @@ def tiny(run: Run) -> Run:
         run,
         model=replace(run.model, settings=settings),
         sampling=replace(run.sampling, sources=sources or run.sampling.sources),
-        training=replace(run.training, epochs=4, batch_size=256, device="cpu"),
+        training=replace(run.training, epochs=2, batch_size=256, device="cpu"),
     )
 
 

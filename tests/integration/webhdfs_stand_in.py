@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 class _Handler(BaseHTTPRequestHandler):
     root: Path
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer of a kept connection waits 40 ms for an acknowledgement of its head
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -75,7 +76,7 @@ def running(root: Path) -> Iterator[str]:
     """Serve a folder; yields the address of its root."""
     root.mkdir(exist_ok=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"root": root}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield f"webhdfs://127.0.0.1:{server.server_address[1]}"

@@ -465,7 +465,12 @@ def test_scores_written_for_the_compiler(tiny_dataset):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_what_compile_scoring_does_on_a_gpu(tiny_dataset):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_what_compile_scoring_does_on_a_gpu(tiny_dataset, monkeypatch, backend):
+    """The graphs that are traced give the same numbers; kernels made of them too, which takes a C++ compiler long."""
+    if backend != "inductor":
+        whole = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda function, options=None: whole(function, backend=backend))
     model = make_model(tiny_dataset).eval()
     batch = make_batch(tiny_dataset)
     users, items = model.encode_users(batch.users), compact(model.encode_items(double_items(tiny_dataset)), "int8")
@@ -475,7 +480,8 @@ def test_what_compile_scoring_does_on_a_gpu(tiny_dataset):
         torch.testing.assert_close(found, model.score(users[:1], items)[0, ids])
     model.prepare_serving()
     model._ready = model._ready._replace(user_pass=compiled_user_pass())
-    alone = tiny_dataset.users(batch.users.ids[:1], batch.users.history[:1])
+    features = {name: values[:1] for name, values in batch.users.features.items()}
+    alone = batch.users._replace(ids=batch.users.ids[:1], features=features, history=batch.users.history[:1])
     with torch.inference_mode():
         torch.testing.assert_close(model.encode_users(alone), users[:1])
         torch.testing.assert_close(model.encode_users(batch.users), users)

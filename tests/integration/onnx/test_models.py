@@ -26,9 +26,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "fit": {"meta_queries": 4},
     "sparcode": {"codebook": 4},
     "t2diff": {"dim": 8},
+    "int_tower": {"dim": 16, "field_dim": 4, "hidden": [6, 5], "user_heads": 4, "item_heads": 2},
+    "rank_tower": {"dim": 12, "field_dim": 4, "hidden": [6, 5]},
+    "cold": {"field_dim": 4, "hidden": [6, 5]},
+    "semantic": {"blocks": 1},
     # Each step of a recurrence and each layer is written out in a graph; histories here have nine places at most.
     **{name: {"dim": 8, "history_length": 10} for name in ("caser", "gru4rec")},
-    **{name: {"dim": 8, "history_length": 10, "layers": 1} for name in ("hstu", "ligr", "mamba4rec", "sasrec")},
+    **{
+        name: {"dim": 8, "history_length": 10, "layers": 1}
+        for name in ("bert4rec", "contrast_vae", "hstu", "ligr", "sasrec", "stosa")
+    },
+    "diffurec": {"dim": 8, "history_length": 10, "layers": 1, "restore_steps": 2},
+    "mamba4rec": {"dim": 8, "history_length": 6, "states": 5},
 }
 
 

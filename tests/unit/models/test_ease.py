@@ -32,6 +32,7 @@ def test_a_matrix_that_is_not_positive_definite_has_no_factor(place, monkeypatch
     assert not ease.factorise(matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_catalogue_above_16_000_items_is_factorised():
     """LAPACK's routine for the whole matrix ended the process here, with two threads and more."""
