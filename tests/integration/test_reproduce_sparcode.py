@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.experiment.run import Run
+from twotower.models.sparcode import SparCode
 from twotower.reproduce.sparcode import cold
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.sparcode.lists import filled
-from twotower.reproduce.sparcode.measure import first_events, measure, with_precision_min
+from twotower.reproduce.sparcode.measure import first_events, is_listed, measure, with_precision_min
 from twotower.reproduce.sparcode.short import TABLE as SHORT
-from twotower.reproduce.sparcode.table import SCORES, TABLE, variants
+from twotower.reproduce.sparcode.table import ENCODERS, SCORES, TABLE, variants
 from twotower.reproduce.study import run_table
 from twotower.reproduce.summary import summarise
 
@@ -123,8 +124,10 @@ def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written()
         rows = variants(data)
         for name in ("dssm", "gru4rec", "sasrec"):
             found = [{key: run.model.settings[key] for key in SCORES[0]} for run in rows[name]]
-            assert found == [*SCORES, *SCORES, SCORES[0]]
+            assert found[:5] == [*SCORES, *SCORES, SCORES[0]]
             form = rows["all_to_all"][0]
+            further = {run.model.settings["temperature"] for run in rows[name][5:]}
+            assert further == ({0.03, 0.06, 0.12} if (data, name) == ("sessions-diginetica", "sasrec") else set())
             for run in rows[name][2:4]:
                 assert (run.objective, run.sampling, run.training) == (form.objective, form.sampling, form.training)
             assert len({run.to_toml() for run in rows[name]}) == len(rows[name])
@@ -141,12 +144,43 @@ def test_codes_start_after_half_of_the_epochs_and_every_form_has_the_same_choice
         forms = [name for name in rows if name.startswith("sparcode_") and name != "sparcode_printed"]
         for name in [*forms, "gate_sasrec", "all_to_all"]:
             given = [(run.model.settings.get("cosine", False), run.training.learning_rate) for run in rows[name]]
-            assert given == [(False, 6e-3), (True, 6e-3), (True, 3e-3)]
+            assert given[:3] == [(False, 6e-3), (True, 6e-3), (True, 3e-3)]
+            assert all(cosine for cosine, _ in given[3:])
             for run in rows[name]:
                 assert (
                     run.model.settings.get("codes") == "none"
                     or run.model.settings["warm_up"] * 2 == run.training.epochs
                 )
+
+
+def test_sparcode_may_have_more_codes_where_items_are_many_and_temperatures_and_rates_end_inside_the_grid():
+    for data in TABLE.data:
+        rows = variants(data)
+        for twin, encoder in ENCODERS.items():
+            further = rows[f"sparcode_{twin}"][3:]
+            assert all(run.model.settings["tokenizer"] == encoder for run in further)
+            found = {
+                (run.model.settings["codebook"], run.model.settings["temperature"], run.training.learning_rate)
+                for run in further
+            }
+            wanted = {(1024, 0.24, 6e-3), (4096, 0.24, 6e-3)} if data == "sessions-diginetica" else set()
+            if wanted and encoder == "self_attention":
+                wanted |= {(1024, at, 6e-3) for at in (0.06, 0.12, 0.48)} | {(4096, 0.12, 6e-3), (1024, 0.24, 1.2e-2)}
+            assert found == wanted
+            assert len(further) == len(wanted)
+
+
+def test_codes_of_one_codebook_have_lists_and_combinations_of_two_are_judged_densely(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(SparCode, "selectable", True)  # as once codes have started
+
+    def listed(**settings):
+        schema = replace(tiny_dataset.schema, num_users=10_000)
+        return is_listed(SparCode(schema, dim=8, tokens=4, **settings))
+
+    assert listed(codebook=4096)
+    assert not listed(codebook=4097)
+    assert not listed(codebook=8, books=2)
+    assert not listed(codes="none")
 
 
 def test_the_short_table_has_the_twins_of_the_present_one():
