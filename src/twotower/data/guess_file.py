@@ -117,15 +117,22 @@ def _decoded(path: Path, head: bytes, cut: bool) -> tuple[str, str]:
 def _check_json_lines(path: Path, lines: list[str]) -> None:
     if lines[0].lstrip().startswith("<"):
         raise InputError(f"{path}: is a web page or XML; a log is a table in CSV, TSV, JSON lines or Parquet")
-    try:
-        first = json.loads(lines[0])
-    except json.JSONDecodeError:
-        first = None
-    nested = isinstance(first, dict) and len(lines) == 1 and any(isinstance(v, list | dict) for v in first.values())
-    if not isinstance(first, dict) or nested:
+    first = _object(lines[0])
+    if first is None and 2 * sum(_object(line) is not None for line in lines[1:]) > len(lines) - 1:
+        raise InputError(f"{path}: line 1 is no JSON object ({shown(lines[0], 60)}); mend it or take it out")
+    nested = first is not None and len(lines) == 1 and any(isinstance(v, list | dict) for v in first.values())
+    if first is None or nested:
         raise InputError(
             f"{path}: is one JSON document, not JSON lines; write one object a line, as \"jq -c '.[]'\" does for a list"
         )
+
+
+def _object(line: str) -> dict[str, object] | None:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _separated(path: Path, lines: list[str]) -> tuple[str, list[list[str]]]:

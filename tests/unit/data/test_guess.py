@@ -276,6 +276,8 @@ def test_a_session_in_one_line_is_refused_with_what_to_write(write):
         ("c.json", b'[{"user": 1, "item": 2}]', "one JSON document, not JSON lines"),
         ("d.json", b'{\n "user": 1\n}', "one JSON document, not JSON lines"),
         ("e.json", b'{"events": [{"user": 1}]}', "one JSON document, not JSON lines"),
+        ("f.jsonl", b'{"user": 1,\n{"user": 2}\n{"user": 3}\n', "line 1 is no JSON object"),
+        ("g.json", b'{"rows": [\n{"user": 1},\n{"user": 2}\n]}', "one JSON document, not JSON lines"),
         ("f.html", b"<html></html>", "a web page or XML"),
         ("g.csv", b"", "the file is empty"),
         ("h.csv", b"\n\n", "only blank lines"),
