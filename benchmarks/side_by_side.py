@@ -27,11 +27,12 @@ import argparse
 import fnmatch
 import json
 import os
+import sys
 import time
 import tomllib
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -40,6 +41,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from twotower.core.errors import InputError
 from twotower.reproduce.study import TUNING_SEED, Cell, cells_of, choose, gpu_of_jobs, keep, measure_cell, seeded
 from twotower.reproduce.tables import table_of
 
@@ -86,13 +88,23 @@ class Worker:
     line: Connection
     gpu: str
     busy: Ready | None = None
-    since: float = field(default=0.0)
+    since: float = 0.0
 
 
 def read_order(path: Path) -> list[Wanted]:
-    """Read the entries of an order; a missing or unknown key is a TypeError that names it."""
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [Wanted(**{**entry, "rows": tuple(entry.get("rows", ("*",)))}) for entry in entries]
+    """Read the entries of an order.
+
+    Raises:
+        InputError: if it cannot be read, or an entry lacks a key, has an unknown one or names no table.
+    """
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["cells"]
+        order = [Wanted(**{**entry, "rows": tuple(entry.get("rows", ("*",)))}) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is no order of [[cells]]: {error}") from None
+    for wanted in order:
+        table_of(wanted.table)
+    return order
 
 
 def ready(order: Sequence[Wanted], to: Path) -> list[Ready]:
@@ -126,10 +138,11 @@ def took(row: Path) -> float | None:
     return max((pace * epochs + START for pace, epochs in paces if pace), default=None)
 
 
-def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> list[tuple[Cell, float]]:
-    """Train until the limit or until nothing is left, and return what was finished, with its seconds."""
-    started, done, failed = time.monotonic(), list[tuple[Cell, float]](), set[Path]()
-    workers = [_worker(gpu, to) for gpu in gpu_of_jobs(jobs, torch.cuda.device_count(), None)]
+def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> tuple[list[Cell], int]:
+    """Train until the limit or until nothing is left; return what was finished, and how many failed."""
+    started, done, failed = time.monotonic(), list[Cell](), set[Path]()
+    gpus = gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    workers = [_worker(gpu, to) for gpu in gpus]
     todo, stale = ready(order, to), False
 
     def place(cell: Cell) -> Path:
@@ -165,7 +178,7 @@ def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> list
             if fault:
                 failed.add(place(cell))
             else:
-                done.append((cell, seconds))
+                done.append(cell)
             print(f"{time.monotonic() - started:.0f} {_name(cell)}: {fault or f'{seconds:.0f} s'}", flush=True)
         time.sleep(0.1)
     for worker in workers:
@@ -173,7 +186,7 @@ def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> list
             print(f"cut off: {_name(worker.busy.cell)} after {time.monotonic() - worker.since:.0f} s", flush=True)
         worker.process.kill()
     print(f"{len(done)} finished, {len(failed)} failed, {len(ready(order, to)) - len(failed)} could go on", flush=True)
-    return done
+    return done, len(failed)
 
 
 def _name(cell: Cell) -> str:
@@ -215,10 +228,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--list", action="store_true", help="say what could start now, and stop")
     given = parser.parse_args()
-    order = read_order(given.order)
+    try:
+        order = read_order(given.order)
+    except InputError as error:
+        parser.error(str(error))
     if not given.list:
-        train(order, given.to, limit=given.limit, jobs=given.jobs)
-        return
+        sys.exit(1 if train(order, given.to, limit=given.limit, jobs=given.jobs)[1] else 0)
     for one in ready(order, given.to):
         print(f"{_name(one.cell)}: {one.seconds:.0f} s")
 

@@ -70,6 +70,24 @@ def test_finished_cells_say_how_long_a_row_takes_and_tuned_rows_go_on_to_their_s
     assert {one.seconds for one in seeds} == {7 * 4.0 + script.START}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rows = 1", "is no order of [[cells]]: 'cells'"),
+        ('[[cells]]\ntable = "fit"\ndata = "ml-1m"', "missing 1 required positional argument: 'prepared'"),
+        ('[[cells]]\ntable = "fitt"\ndata = "a"\nprepared = "b"', "no table 'fitt'"),
+        ("[[cells", "is no order of [[cells]]"),
+    ],
+)
+def test_an_order_that_is_none_is_refused_in_one_line(script, tmp_path, monkeypatch, capsys, text, said):
+    (tmp_path / "order.toml").write_text(text)
+    monkeypatch.setattr("sys.argv", ["side_by_side.py", str(tmp_path / "order.toml")])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_fits_is_trained_the_rest_is_not_begun_and_the_table_goes_on(
     script, order, prepared_folder, tmp_path, capsys, monkeypatch
@@ -79,8 +97,9 @@ def test_what_fits_is_trained_the_rest_is_not_begun_and_the_table_goes_on(
         "ready",
         lambda *given, ready=script.ready: [one for one in ready(*given) if one.cell.variant != "sasrec"],
     )
-    done = script.train(order, tmp_path / "to", limit=500.0, jobs=2)
-    assert sorted((cell.variant, cell.run.training.seed) for cell, _ in done) == [
+    done, failed = script.train(order, tmp_path / "to", limit=500.0, jobs=2)
+    assert not failed
+    assert sorted((cell.variant, cell.run.training.seed) for cell in done) == [
         ("item_lists", 0),
         ("item_lists", 0),
         ("item_lists", 1),
@@ -100,7 +119,7 @@ def test_what_fits_is_trained_the_rest_is_not_begun_and_the_table_goes_on(
 @pytest.mark.slow
 def test_a_training_that_fails_is_said_and_the_others_go_on(script, order, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "ready", lambda *given, ready=script.ready: ready(*given)[2:4])
-    assert not script.train(order, tmp_path / "to", limit=500.0, jobs=1)
+    assert script.train(order, tmp_path / "to", limit=500.0, jobs=1) == ([], 2)
     said = capsys.readouterr().out
     assert "0 finished, 2 failed, 0 could go on" in said
     assert said.count("InputError") >= 2

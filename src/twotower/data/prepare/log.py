@@ -144,13 +144,12 @@ def _step(seconds: float, units: int) -> float:
 def times_of(connection: Any, step: float) -> Times:
     """Return the counts of times in ``raw_events`` that may be of another unit; ``step`` as `load_events` found it."""
     sound = "FILTER (__fault IS NULL"
-    return Times(
-        *connection.execute(
-            f"SELECT coalesce(max(abs(time)) > {_FAR_FUTURE}, false), {step!r}::DOUBLE, count(*) {sound}), "
-            f"count(*) {sound} AND time < {_EARLY}), count(*) {sound} AND time <= 0), "
-            f"count(*) {sound} AND time >= {_LATE}) FROM raw_events"
-        ).fetchall()[0]
-    )
+    far, *counts = connection.execute(
+        f"SELECT coalesce(max(abs(time)) > {_FAR_FUTURE}, false), count(*) {sound}), "
+        f"count(*) {sound} AND time < {_EARLY}), count(*) {sound} AND time <= 0), "
+        f"count(*) {sound} AND time >= {_LATE}) FROM raw_events"
+    ).fetchall()[0]
+    return Times(far, step, *counts)
 
 
 def _select(connection: Any, relation: Relation, spec: Spec) -> tuple[str, str]:

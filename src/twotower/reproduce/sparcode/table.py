@@ -42,7 +42,7 @@ SCORES: tuple[dict[str, Any], ...] = (
 best on 4,000."""
 ENCODERS = {"dssm": "dnn", "gru4rec": "gru", "sasrec": "self_attention"}
 """Twins by the names of the paper, and the encoder that each shares with SparCode."""
-WIDER = "self_attention"
+TUNED_FURTHER = "self_attention"
 """The encoder whose temperatures and rates go one step further either way where items are many."""
 COLUMNS = (
     "recall@50",
@@ -98,7 +98,7 @@ def twins(data: str, encoder: str) -> list[Run]:
     """Return what a twin chooses from: scores; the loss and the epochs of SparCode; more epochs at a lower rate."""
     alike = [sampled(twin(encoder, score, LONG), data) for score in SCORES]
     runs = [*(twin(encoder, score) for score in SCORES), *alike, twin(encoder, SCORES[0], SLOWLY)]
-    if data in LARGE and encoder == WIDER:
+    if data in LARGE and encoder == TUNED_FURTHER:
         cosines = ({"score": "cosine", "temperature": at} for at in (0.03, 0.12))
         wider = [*(twin(encoder, score, LONG) for score in cosines), twin(encoder, SCORES[0], QUICKLY)]
         runs += [sampled(run, data) for run in wider]
@@ -148,7 +148,7 @@ def forms(data: str, settings: dict[str, Any], sphere: dict[str, Any] = SPHERE) 
     if data in LARGE and "codes" not in settings:
         larger, largest = ({**on_sphere, "codebook": codes} for codes in CODEBOOKS)
         given += [(larger, LONG), (largest, LONG)]
-        if settings["tokenizer"] == WIDER:
+        if settings["tokenizer"] == TUNED_FURTHER:
             given += [({**larger, "temperature": at}, LONG) for at in (0.06, 0.12, 0.48)]
             given += [({**largest, "temperature": 0.12}, LONG), (larger, QUICKLY)]
     return [sampled(coded(part, training), data) for part, training in given]
