@@ -75,7 +75,7 @@ def test_finished_cells_say_how_long_a_row_takes_and_tuned_rows_go_on_to_their_s
     [
         ("rows = 1", "is no order of [[cells]]: 'cells'"),
         ('[[cells]]\ntable = "fit"\ndata = "ml-1m"', "missing 1 required positional argument: 'prepared'"),
-        ('[[cells]]\ntable = "fitt"\ndata = "a"\nprepared = "b"', "no table 'fitt'"),
+        ('[[cells]]\ntable = "fitt"\ndata = "a"\nprepared = "b"', "unknown table 'fitt'; did you mean 'fit'?"),
         ("[[cells", "is no order of [[cells]]"),
     ],
 )
