@@ -27,6 +27,7 @@ import argparse
 import fnmatch
 import json
 import os
+import signal
 import sys
 import time
 import tomllib
@@ -143,48 +144,51 @@ def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> tupl
     started, done, failed = time.monotonic(), list[Cell](), set[Path]()
     gpus = gpu_of_jobs(jobs, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = [_worker(gpu, to) for gpu in gpus]
-    todo, stale = ready(order, to), False
+    todo: list[Ready] | None = None
 
     def place(cell: Cell) -> Path:
         return cell.path(to / cell.table)
 
-    while (left := limit - (time.monotonic() - started)) > 0:
-        if stale:
-            todo, stale = ready(order, to), False
-        taken = failed | {place(worker.busy.cell) for worker in workers if worker.busy}
-        startable = [one for one in todo if place(one.cell) not in taken and one.seconds * SLOWER < left]
+    try:
+        while (left := limit - (time.monotonic() - started)) > 0:
+            if todo is None:
+                todo = ready(order, to)
+                taken = failed | {place(worker.busy.cell) for worker in workers if worker.busy}
+                todo = [one for one in todo if place(one.cell) not in taken]
+            for worker in workers:
+                if worker.busy or not worker.process.is_alive():
+                    continue
+                used = sum(other.busy.mib for other in workers if other.busy and other.gpu == worker.gpu)
+                fits = (one for one in todo if one.seconds * SLOWER < left and used + one.mib <= LARGEST)
+                if (first := next(fits, None)) is None:
+                    continue
+                todo.remove(first)
+                worker.busy, worker.since = first, time.monotonic()
+                worker.line.send(first.cell)
+            if not any(worker.busy for worker in workers):
+                break
+            for worker in workers:
+                if not worker.busy:
+                    continue
+                cell, seconds = worker.busy.cell, time.monotonic() - worker.since
+                if worker.line.poll():
+                    fault = worker.line.recv()
+                elif worker.process.is_alive():
+                    continue
+                else:
+                    fault = "its process ended"
+                worker.busy, todo = None, None
+                if fault:
+                    failed.add(place(cell))
+                else:
+                    done.append(cell)
+                print(f"{time.monotonic() - started:.0f} {_name(cell)}: {fault or f'{seconds:.0f} s'}", flush=True)
+            time.sleep(0.1)
+    finally:
         for worker in workers:
-            if worker.busy or not worker.process.is_alive():
-                continue
-            used = sum(other.busy.mib for other in workers if other.busy and other.gpu == worker.gpu)
-            if (first := next((one for one in startable if used + one.mib <= LARGEST), None)) is None:
-                continue
-            startable.remove(first)
-            worker.busy, worker.since = first, time.monotonic()
-            worker.line.send(first.cell)
-        if not any(worker.busy for worker in workers):
-            break
-        for worker in workers:
-            if not worker.busy:
-                continue
-            cell, seconds = worker.busy.cell, time.monotonic() - worker.since
-            if worker.line.poll():
-                fault = worker.line.recv()
-            elif worker.process.is_alive():
-                continue
-            else:
-                fault = "its process ended"
-            worker.busy, stale = None, True
-            if fault:
-                failed.add(place(cell))
-            else:
-                done.append(cell)
-            print(f"{time.monotonic() - started:.0f} {_name(cell)}: {fault or f'{seconds:.0f} s'}", flush=True)
-        time.sleep(0.1)
-    for worker in workers:
-        if worker.busy:
-            print(f"cut off: {_name(worker.busy.cell)} after {time.monotonic() - worker.since:.0f} s", flush=True)
-        worker.process.kill()
+            if worker.busy:
+                print(f"cut off: {_name(worker.busy.cell)} after {time.monotonic() - worker.since:.0f} s", flush=True)
+            worker.process.kill()
     print(f"{len(done)} finished, {len(failed)} failed, {len(ready(order, to)) - len(failed)} could go on", flush=True)
     return done, len(failed)
 
@@ -233,6 +237,7 @@ def main() -> None:
     except InputError as error:
         parser.error(str(error))
     if not given.list:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         sys.exit(1 if train(order, given.to, limit=given.limit, jobs=given.jobs)[1] else 0)
     for one in ready(order, given.to):
         print(f"{_name(one.cell)}: {one.seconds:.0f} s")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,21 @@ def test_a_training_that_fails_is_said_and_the_others_go_on(script, order, tmp_p
     said = capsys.readouterr().out
     assert "0 finished, 2 failed, 0 could go on" in said
     assert said.count("InputError") >= 2
+
+
+@pytest.mark.slow
+def test_when_it_is_stopped_its_trainings_stop_too(script, order, prepared_folder, tmp_path, monkeypatch):
+    before = set(multiprocessing.active_children())
+    asked = iter([[one for one in script.ready(order, tmp_path / "to") if one.cell.variant == "item_lists"]])
+
+    def stopped(*_):
+        if (found := next(asked, None)) is not None:
+            return found
+        raise SystemExit
+
+    monkeypatch.setattr(script, "ready", stopped)
+    with pytest.raises(SystemExit):
+        script.train(order, tmp_path / "to", limit=500.0, jobs=2)
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(20)
+        assert process.exitcode == -signal.SIGKILL, "at once, in the middle of a training too"
