@@ -187,3 +187,18 @@ def test_the_command_line_says_what_is_unknown(tmp_path: Path, capsys: pytest.Ca
     said = json.loads(capsys.readouterr().out)
     assert said["users"] == 2
     assert any("does not know" in notice for notice in said["notices"])
+
+
+def test_bundles_are_compared_on_a_later_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = trained(tmp_path / "first"), trained(tmp_path / "second", "popularity")
+    found = twotower.compare({"first": first, "second": second}, ["recall@10"], data=frames(NEXT))
+    alone = [twotower.evaluate(bundle, frames(NEXT)).metrics["recall@10"] for bundle in (first, second)]
+    assert [row.mean for row in found.rows] == alone
+    assert found.users == 2, "u3 and new; 'once' and 'odd' cannot be asked"
+    assert all(row.corrected is not None for row in found.rows if row.model != found.reference)
+
+
+def test_a_model_that_is_judged_already_is_not_judged_on_other_data(tmp_path: Path) -> None:
+    bundle = trained(tmp_path / "bundle")
+    with pytest.raises(InputError, match="'old' is judged already"):
+        twotower.compare({"old": twotower.evaluate(bundle), "new": bundle}, data=frames(NEXT))

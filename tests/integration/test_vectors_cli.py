@@ -81,6 +81,7 @@ def test_bundles_are_compared_with_a_paired_test(bundles, capsys):
         (["compare", "ease"], "two different bundles"),
         (["compare", "ease", "ease"], "two different bundles"),
         (["compare", "ease", "popularity", "--metric", "ndgc@10"], "did you mean 'ndcg@10'"),
+        (["compare", "ease", "popularity", "--data", "no.data"], "not a prepared data set"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_no_file(bundles, words, said, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""``twotower compare``: several bundles on their test users, with paired tests."""
+"""``twotower compare``: several bundles on their test users, or on a later log, with paired tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twotower.core.errors import InputError
 EXAMPLES = examples(
     "twotower compare runs/ease runs/sasrec",
     "twotower compare runs/ease runs/sasrec --metric ndcg@10 --reference runs/ease",
+    "twotower compare runs/ease runs/sasrec --data runs/next-week",
 )
 
 
@@ -21,6 +22,9 @@ def command(
     metric: Annotated[list[str] | None, typer.Option(help="Such as ndcg@10; may be repeated.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="The bundle that others are tested against; default: the best.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The prepared data, or a later log; default: the events kept in the bundles.")
     ] = None,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -38,6 +42,7 @@ def command(
         {str(bundle): bundle for bundle in bundles},
         metric or ("ndcg@10", "recall@10"),
         reference=reference,
+        data=data,
         device=device,
     )
     if as_json:

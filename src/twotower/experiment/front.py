@@ -202,6 +202,7 @@ def compare(
     metrics: Sequence[str] = ("ndcg@10", "recall@10"),
     *,
     reference: str | None = None,
+    data: Dataset | Path | str | None = None,
     device: str = "cpu",
 ) -> Comparison:
     """Compare models: means with 95 % intervals, paired permutation tests, Holm's correction.
@@ -210,15 +211,20 @@ def compare(
         results: by name: what `train` or `evaluate` returned, or the folder of a bundle, judged on its test split.
         metrics: names such as "ndcg@10".
         reference: the model that the others are tested against; None: the best under the first metric.
+        data: what bundles are judged on, such as a later log, as of `evaluate`; None: the events that they keep.
         device: where the models of bundles run.
 
     Raises:
-        InputError: if they were judged on different users or items, or a name is unknown.
+        InputError: if they were judged on different users or items, a name is unknown, or ``data`` is given for a model
+            that is judged already.
     """
+    judged = next((name for name, value in results.items() if isinstance(value, Trained | Result)), None)
+    if data is not None and judged is not None:
+        raise InputError(f"'{judged}' is judged already, so data are for nothing; give the folder of its bundle")
     folders = [Path(value) for value in results.values() if isinstance(value, Path | str)]
     for folder in folders[1:]:
         check_same_numbers(folders[0] / "vocabulary", folder / "vocabulary", f"{folders[0]} and {folder}")
-    found = {name: _result(value, device) for name, value in results.items()}
+    found = {name: _result(value, data, device) for name, value in results.items()}
     if found and reference is None:
         for name, result in found.items():
             if metrics and metrics[0] not in result.per_user:
@@ -227,7 +233,7 @@ def compare(
     return comparison.compare(found, metrics, reference=reference)
 
 
-def _result(value: Trained | Result | Path | str, device: str) -> Result:
+def _result(value: Trained | Result | Path | str, data: Dataset | Path | str | None, device: str) -> Result:
     if isinstance(value, Trained):
         return value.test
-    return value if isinstance(value, Result) else evaluate(value, device=device)
+    return value if isinstance(value, Result) else evaluate(value, data, device=device)
