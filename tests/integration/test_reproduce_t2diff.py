@@ -118,14 +118,21 @@ class TestRows:
 
     def test_the_long_table_differs_from_the_short_one_by_its_schedule_alone(self):
         short, wanted = variants("ml-1m"), long.variants("ml-1m")
-        assert set(wanted) == {"sasrec", "mixed_attention", "t2diff", "t2diff_as_served", "t2diff_printed"}
-        for name, runs in wanted.items():
+        trained = {"sasrec", "mixed_attention", "t2diff", "t2diff_as_served", "t2diff_printed"}
+        assert set(wanted) == {*COUNTED, *trained}
+        for name, runs in ((name, wanted[name]) for name in trained):
             assert [run.training for run in runs] == [wanted["sasrec"][0].training] * 2
             same = [replace(run, training=short[name][0].training) for run in runs]
             assert same == list(short[name][1:3])  # dropouts of 0.1 and 0.2
         training = wanted["sasrec"][0].training
         assert (training.epochs, training.schedule, training.learning_rate) == (110, "cosine", 2e-3)
         assert training.epochs % training.evaluate_every == 0  # the last weights are judged too
+
+    def test_every_table_has_popularity_and_a_linear_autoencoder_trained_once(self):
+        for table in (TABLE, WIDE_TABLE, long.TABLE, ablations.TABLE):
+            for data in SETS:
+                assert {"popularity", "ease"} <= set(table.variants(data))
+            assert [len(table.seeds_of(name)) for name in ("popularity", "ease")] == [1, 1]
 
     def test_every_model_can_be_built_and_every_run_written_and_read(self):
         for table in (TABLE, WIDE_TABLE, long.TABLE, ablations.TABLE):

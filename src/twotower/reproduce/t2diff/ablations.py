@@ -23,8 +23,8 @@ from typing import Any
 from twotower.experiment.run import Run
 from twotower.reproduce.study import Table
 from twotower.reproduce.t2diff.measure import measure
-from twotower.reproduce.t2diff.rows import PAPER, Size, size_of, trained
-from twotower.reproduce.t2diff.table import COLUMNS
+from twotower.reproduce.t2diff.rows import PAPER, Size, counted, size_of, trained
+from twotower.reproduce.t2diff.table import COLUMNS, FEWER, NOTES
 
 SERVED: dict[str, Any] = {"restored": "as_served"}
 PRINTED: dict[str, Any] = {"restored": "printed"}
@@ -94,7 +94,7 @@ def sessions(size: Size, *, clock: bool) -> dict[str, Run]:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every row of a data set, with one run each."""
+    """Return every row of a data set, with one run each; closed forms come first."""
     size = size_of(data)
     alone = data in OF_SESSIONS
     rows = {"sasrec": one(size, {}, "sasrec"), "t2diff": one(size, {})}
@@ -103,7 +103,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     rows |= sessions(size, clock=alone)
     if not alone:
         rows |= {f"{name}_equal": equal(name, settings, size) for name, settings in EQUAL.items()}
-    return {name: [run] for name, run in rows.items()}
+    return {**counted(size), **{name: [run] for name, run in rows.items()}}
 
 
 TABLE = Table(
@@ -115,7 +115,9 @@ TABLE = Table(
     "t2diff",
     COLUMNS,
     3,
+    fewer=FEWER,
     notes={
+        "popularity": NOTES["popularity"],
         "t2diff_lambda_0.1": "gradients stop on both sides of the U-Net, so λ scales its gradient alone, which AdamW "
         "hardly notices.",
         "printed": "SASRec's tower, normalised vectors, four passes when asked: the leak alone.",

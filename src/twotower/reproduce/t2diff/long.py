@@ -14,8 +14,8 @@ from dataclasses import replace
 from twotower.experiment.run import Run
 from twotower.reproduce.study import Table
 from twotower.reproduce.t2diff.measure import measure
-from twotower.reproduce.t2diff.rows import size_of, trained
-from twotower.reproduce.t2diff.table import COLUMNS, HEADLINE, NOTES
+from twotower.reproduce.t2diff.rows import counted, size_of, trained
+from twotower.reproduce.t2diff.table import COLUMNS, FEWER, HEADLINE, NOTES
 
 EPOCHS = 110
 RATE = 2e-3
@@ -38,11 +38,14 @@ def longer(run: Run) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return the rows, each with its two choices."""
+    """Return closed forms, and the rows, each with its two choices."""
     size = size_of(data)
     return {
-        row: [longer(trained(row, size, dropout=dropout)) for dropout in (size.beside(-1), size.dropout)]
-        for row in ROWS
+        **counted(size),
+        **{
+            row: [longer(trained(row, size, dropout=dropout)) for dropout in (size.beside(-1), size.dropout)]
+            for row in ROWS
+        },
     }
 
 
@@ -55,6 +58,7 @@ TABLE = Table(
     "sasrec",
     COLUMNS,
     3,
-    notes={"t2diff_printed": NOTES["t2diff_printed"]},
+    fewer=FEWER,
+    notes={name: NOTES[name] for name in ("popularity", "t2diff_printed")},
 )
 TABLES = (TABLE,)

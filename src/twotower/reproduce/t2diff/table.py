@@ -49,6 +49,8 @@ WIDE = ("sasrec", "gru4rec", "hstu", "lrurec", "diffurec", "t2diff_as_served", "
 DEAR = ("mixed_attention", "t2diff_printed")
 """Rows of the wide table that windows of 200 make too dear."""
 LONG = ("ml-1m",)
+FEWER = dict.fromkeys(COUNTED, 1)
+"""Trainings of rows that draw nothing."""
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
@@ -58,12 +60,13 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
 
 
 def wide_variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return the rows of the wide table: two widths by two dropouts, less the narrower one with the higher."""
+    """Return closed forms, and rows that choose among two widths by two dropouts, less the narrower with the higher."""
     size = size_of(data)
     middle, high = size.dropout, size.beside(1)
     shapes = ((64, middle), (128, middle), (128, high))
     rows = (*WIDE, *(() if data in LONG else DEAR))
-    return {row: [trained(row, size, width=width, dropout=dropout) for width, dropout in shapes] for row in rows}
+    wide = {row: [trained(row, size, width=width, dropout=dropout) for width, dropout in shapes] for row in rows}
+    return {**counted(size), **wide}
 
 
 NOTES = {
@@ -83,7 +86,7 @@ TABLE = Table(
     "sasrec",
     COLUMNS,
     5,
-    fewer=dict.fromkeys(COUNTED, 1) | {row: 3 for row in TOWERS if row not in HEADLINE},
+    fewer=FEWER | {row: 3 for row in TOWERS if row not in HEADLINE},
     notes=NOTES,
     extras=write_costs,
 )
@@ -96,7 +99,8 @@ WIDE_TABLE = Table(
     "sasrec",
     COLUMNS,
     3,
-    notes={"t2diff_printed": NOTES["t2diff_printed"]},
+    fewer=FEWER,
+    notes={name: NOTES[name] for name in ("popularity", "t2diff_printed")},
     extras=write_costs,
 )
 TABLES = (TABLE, WIDE_TABLE)
