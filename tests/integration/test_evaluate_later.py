@@ -202,3 +202,9 @@ def test_a_model_that_is_judged_already_is_not_judged_on_other_data(tmp_path: Pa
     bundle = trained(tmp_path / "bundle")
     with pytest.raises(InputError, match="'old' is judged already"):
         twotower.compare({"old": twotower.evaluate(bundle), "new": bundle}, data=frames(NEXT))
+
+
+def test_without_times_nothing_is_later_and_it_is_said_what_to_do(tmp_path: Path) -> None:
+    columns = {"user": [f"u{row % 5}" for row in range(20)], "item": [f"i{row % 7}" for row in range(20)]}
+    with pytest.raises(InputError, match="have no times, .*; prepare both logs with a time column"):
+        twotower.evaluate(trained(tmp_path / "bundle"), Dataset.from_frames(columns))

@@ -66,7 +66,10 @@ def join_data(bundle: Bundle, data: Dataset) -> Joined:
         raise InputError(f"{what}: has no ids from outside, so its items cannot be found in the bundle; prepare tables")
     if not (bundle.schema.has_times and data.schema.has_times):
         which = what if bundle.schema.has_times else str(bundle.folder)
-        raise InputError(f"{which}: its events have no times, so nothing says which came later; train again on all")
+        raise InputError(
+            f"{which}: its events have no times, so nothing says which came later; prepare both logs with a time "
+            "column, or train again on all events"
+        )
     data, keeper = data.to(bundle.device), TemporaryFolder()
     target = keeper.path / "vocabulary"
     shutil.copytree(bundle.folder / "vocabulary", target)
