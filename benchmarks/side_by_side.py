@@ -9,7 +9,7 @@
     data = "ml-1m"                # the name of the data set in the table
     prepared = "runs/ml-1m"       # where it lies
     rows = ["sasrec", "t2diff*"]  # patterns of names; default all
-    seconds = 120                 # of one training, where no finished cell of the row says it
+    seconds = 120                 # of one training; without it what the row's finished cells took, or 60
     mib = 4000                    # of a GPU's memory, at most
 
 A row is tuned first, then trained on every seed, as by ``twotower reproduce``, which goes on from the same folder
@@ -48,6 +48,8 @@ from twotower.reproduce.tables import table_of
 
 START = 12.0
 """Seconds of a training beside its epochs: data, evaluation, lists."""
+USUAL = 60.0
+"""Seconds of a training of which nothing is known."""
 SLOWER = 1.2
 """How much longer than estimated a training may take."""
 LARGEST = 120_000
@@ -61,7 +63,8 @@ class Wanted(NamedTuple):
     data: str
     prepared: str
     rows: tuple[str, ...] = ("*",)
-    seconds: float = 60.0
+    seconds: float | None = None
+    """Of one training; None: as a finished cell of the row, which may be of another machine, or 60."""
     mib: int = 4_000
 
 
@@ -121,7 +124,8 @@ def ready(order: Sequence[Wanted], to: Path) -> list[Ready]:
             choices, seeds = list(rows[base]), table.seeds_of(variant)
             tuning = [Cell(table.name, wanted.data, prepared, base, seeded(run, TUNING_SEED)) for run in choices]
             missing = [cell for cell in tuning if not cell.path(folder).is_file()] if len(choices) > 1 else []
-            seconds, waiting = took(folder / wanted.data / base) or wanted.seconds, len(seeds)
+            seconds = wanted.seconds or took(folder / wanted.data / base) or USUAL
+            waiting = len(seeds)
             if not missing:
                 chosen = choose(table, wanted.data, prepared, base, choices, folder)
                 run = twins[variant].change(chosen) if variant in twins else chosen
