@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -16,6 +17,16 @@ def lag_edges(buckets: int) -> Int[Tensor, " edges"]:
     """Return the first lag in seconds of each bucket of time but the first: whole numbers, the same on every device."""
     edges = [math.ceil(math.exp(STEP * bucket)) for bucket in range(1, buckets)]
     return torch.tensor(edges, dtype=torch.int64)
+
+
+def numbers_of(lags: Int[Tensor, "*shape"], edges: Int[Tensor, " edges"], by_lag: Tensor) -> Float[Tensor, "*shape"]:
+    """Return the number of each lag's bucket.
+
+    The gradient of a few numbers that are each read millions of times is slow on a GPU where they are indexed: one warp
+    adds up all of a number. That of an embedding is added up in parts, in a fixed order too; on a CPU it is slower.
+    """
+    buckets = torch.bucketize(lags, edges, right=True, out_int32=True)
+    return F.embedding(buckets, by_lag[:, None])[..., 0] if by_lag.is_cuda else by_lag[buckets]
 
 
 class RelativeBias(nn.Module):
@@ -51,7 +62,7 @@ class RelativeBias(nn.Module):
         if times is None or self.by_lag is None:
             return bias
         lags = (times[:, :, None] - times[:, None]).abs()
-        return bias + self.by_lag[torch.bucketize(lags, self.edges, right=True)][:, None]
+        return bias + numbers_of(lags, self.edges, self.by_lag)[:, None]
 
     def at_end(
         self, end: Int[Tensor, " users"], length: int, times: Int[Tensor, "users length"] | None
@@ -61,5 +72,5 @@ class RelativeBias(nn.Module):
         bias = self.by_distance[(end[:, None] - places).clamp(min=0)]
         if times is not None and self.by_lag is not None:
             lags = (times.gather(1, end[:, None]) - times).abs()
-            bias = bias + self.by_lag[torch.bucketize(lags, self.edges, right=True)]
+            bias = bias + numbers_of(lags, self.edges, self.by_lag)
         return bias[:, None, None]
