@@ -194,7 +194,7 @@ class TestAnswers:
         times = torch.where(history > 0, START + 1_000 * torch.arange(130), 0)
         events = model.embedded(history)
         widths = []
-        hook = model.next_item.unet.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+        hook = model.next_item.unet.register_forward_pre_hook(lambda _, given: widths.append(given[1].shape[1]))
         found = model.encode_users(Users(torch.arange(2, 10), {}, history, times))
         hook.remove()
         assert max(widths) < 130

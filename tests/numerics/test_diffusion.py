@@ -266,6 +266,13 @@ class TestUNet:
         for row in range(ROWS):
             close(found[row, :length], Slow(unet, int(step[row]))(x_t[row, :length], history[row, :length]))
 
+    def test_none_stands_for_zeros_and_one_step_for_that_of_every_row(self, unet, given):
+        _, history, _ = given
+        mask = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+        found = unet(None, history, mask, torch.tensor([4]))
+        for row in range(ROWS):
+            close(found[row], Slow(unet, 4)(torch.zeros_like(history[row]), history[row]))
+
     def test_lengths_of_one_batch_do_not_meet(self, unet, given):
         x_t, history, step = given
         lengths = torch.tensor([[7], [4], [1]])

@@ -190,8 +190,7 @@ class NextItem(nn.Module):
         return next_vectors(found, x) if self.drift else found
 
     def _predict(self, x: Tensor, mask: Tensor, last: int | None = None) -> Tensor:
-        step = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        found: Tensor = self.unet(torch.zeros_like(x), x, mask, step, last)
+        found: Tensor = self.unet(None, x, mask, torch.zeros(1, dtype=torch.int64, device=x.device), last)
         return found
 
     @torch.no_grad()

@@ -48,9 +48,9 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "rows length inside"],
         mask: Bool[Tensor, "rows length"],
-        step: Float[Tensor, "rows outside"],
+        step: Float[Tensor, "steps outside"],
     ) -> Float[Tensor, "rows length outside"]:
-        """Apply the block to every place."""
+        """Apply the block to every place; one step may serve all rows."""
         inner = self.first(F.silu(self.first_norm(x)), mask) + self.step(step)[:, None]
         passed: Tensor = self.passed(x)
         return passed + self.second(F.silu(self.second_norm(inner)), mask)
@@ -110,31 +110,34 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x_t: Float[Tensor, "rows length dim"],
+        x_t: Float[Tensor, "rows length dim"] | None,
         history: Float[Tensor, "rows length dim"],
         mask: Bool[Tensor, "rows length"],
-        step: Int[Tensor, " rows"],
+        step: Int[Tensor, " steps"],
         last: int | None = None,
     ) -> Float[Tensor, "rows places dim"]:
         """Return the predicted x_0; meaningless where it is padded.
 
         Args:
-            x_t: what the diffusion has at step t.
+            x_t: what the diffusion has at step t; None: zeros.
             history: vectors of the events.
             mask: True where there is one.
-            step: t of each row.
+            step: t of each row, or one for all.
             last: how many of the last places are wanted, in the causal form; the way up then leaves out what these do
                 not depend on. None: all.
         """
         angles = step[:, None] * self.rates
         embedded = self.step(torch.cat([angles.sin(), angles.cos()], dim=1)[:, : self.channels])
-        x = self.enter(torch.cat([x_t, history], dim=-1))
+        if x_t is None:
+            x = F.linear(history, self.enter.weight[:, history.shape[-1] :], self.enter.bias)
+        else:
+            x = self.enter(torch.cat([x_t, history], dim=-1))
         levels: list[tuple[Tensor, Tensor]] = []
         for block, halve in zip(self.down, self.halve, strict=True):
             x = block(x, mask, embedded)
             levels.append((x, mask))
             x, mask = self._halved(halve, x, mask)
-        wanted = [0] if last is None else [max(0, x_t.shape[1] - last)]
+        wanted = [0] if last is None else [max(0, history.shape[1] - last)]
         """First place that is wanted, by level; each is read from a block that begins early enough for it."""
         begins = []
         for _ in levels:

@@ -25,7 +25,7 @@ def numbers_of(lags: Int[Tensor, "*shape"], edges: Int[Tensor, " edges"], by_lag
     The gradient of a few numbers that are each read millions of times is slow on a GPU where they are indexed: one warp
     adds up all of a number. That of an embedding is added up in parts, in a fixed order too; on a CPU it is slower.
     """
-    buckets = torch.bucketize(lags, edges, right=True, out_int32=True)
+    buckets = torch.bucketize(lags, edges, right=True, out_int32=by_lag.is_cuda)
     return F.embedding(buckets, by_lag[:, None])[..., 0] if by_lag.is_cuda else by_lag[buckets]
 
 
