@@ -13,8 +13,10 @@
     mib = 4000                    # of a GPU's memory, at most
 
 A row is tuned first, then trained on every seed, as by ``twotower reproduce``, which goes on from the same folder
-(``TO/TABLE``). Of one entry a tuning run that holds up the most work starts first. A training that would not end within
-the limit is not begun, what runs at its end is lost, and both are said. Jobs share out the GPUs that are there.
+(``TO/TABLE``). Of one entry a tuning run that holds up the most work starts first. Of what is left at the limit a
+checkpoint is kept, at most a minute old, from which the next call goes on: so a training that would not end within the
+limit is begun where no other one would, and one that is under way comes before those of its entry. Jobs share out the
+GPUs that are there.
 
 Many small trainings fill one GPU only if their kernels run at the same time: under NVIDIA's Multi-Process Service a
 call finished 52 trainings on one H200, and 14 on the other without it (16 jobs each). Where one training fills the GPU
@@ -78,10 +80,11 @@ class Ready(NamedTuple):
     holds_up: float
     """Seconds of trainings that wait for it."""
     mib: int
+    under_way: bool
 
     def rank(self) -> tuple[float, ...]:
         """What is smaller starts first."""
-        return self.urgency, -self.holds_up, -self.seconds
+        return self.urgency, not self.under_way, -self.holds_up, -self.seconds
 
 
 @dataclass
@@ -132,7 +135,8 @@ def ready(order: Sequence[Wanted], to: Path) -> list[Ready]:
                 every = cells_of(table, wanted.data, prepared, variant, run, table.seeds)
                 missing, waiting = [cell for cell in every if not cell.path(folder).is_file()], 0
             for cell in missing:
-                found.setdefault(cell.path(folder), Ready(urgency, cell, seconds, waiting * seconds, wanted.mib))
+                begun = cell.unfinished(folder).is_dir()
+                found.setdefault(cell.path(folder), Ready(urgency, cell, seconds, waiting * seconds, wanted.mib, begun))
     return sorted(found.values(), key=Ready.rank)
 
 
@@ -163,8 +167,9 @@ def train(order: Sequence[Wanted], to: Path, *, limit: float, jobs: int) -> tupl
                 if worker.busy or not worker.process.is_alive():
                     continue
                 used = sum(other.busy.mib for other in workers if other.busy and other.gpu == worker.gpu)
-                fits = (one for one in todo if one.seconds * SLOWER < left and used + one.mib <= LARGEST)
-                if (first := next(fits, None)) is None:
+                fits = [one for one in todo if used + one.mib <= LARGEST]
+                ends = (one for one in fits if one.under_way or one.seconds * SLOWER < left)
+                if (first := next(ends, fits[0] if fits else None)) is None:
                     continue
                 todo.remove(first)
                 worker.busy, worker.since = first, time.monotonic()
@@ -217,7 +222,7 @@ def _work(gpu: str, line: Any, to: Path) -> None:
     while True:
         cell: Cell = line.recv()
         try:
-            keep(cell, measure_cell(cell, table_of(cell.table).measure), to / cell.table)
+            keep(cell, measure_cell(cell, table_of(cell.table).measure, to / cell.table), to / cell.table)
             line.send("")
         except Exception:
             line.send(traceback.format_exc())

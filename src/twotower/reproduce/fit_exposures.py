@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -99,11 +100,11 @@ def exposure_pairs(dataset: Dataset, *, history_length: int, since: int = SINCE)
     )
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run on exposures and evaluate the latest ones."""
     dataset = without_text(dataset)
     length = all_settings(run.model.name, run.model.settings).get("history_length", HISTORY)
-    return measure_split(run, dataset, exposure_pairs(dataset, history_length=length), requests=False)
+    return measure_split(run, dataset, exposure_pairs(dataset, history_length=length), folder, requests=False)
 
 
 def rows(data: str) -> Mapping[str, Sequence[Run]]:

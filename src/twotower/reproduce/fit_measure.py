@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,37 +20,42 @@ from twotower.models.encode import inference
 from twotower.models.fit.model import FIT
 from twotower.reproduce.fit_picture import query_points
 from twotower.reproduce.sets import without_text
-from twotower.reproduce.study import Measured
+from twotower.reproduce.study import Measured, seconds_since
 from twotower.training.callbacks import EpochRecord, Silent
 
 PER_USER = ("gauc", "recall@10", "recall@100", "ndcg@100")
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run on pairs and evaluate its test: AUC, log loss, GAUC, and recall among 2,000 candidates.
 
     Text features are left out, for every model alike: they are dear in a history, and the paper names none.
     """
     dataset = without_text(dataset)
-    return measure_split(run, dataset, pairs_of(run, dataset))
+    return measure_split(run, dataset, pairs_of(run, dataset), folder)
 
 
-def measure_split(run: Run, dataset: Dataset, split: PairSplit, *, requests: bool = True) -> Measured:
+def measure_split(
+    run: Run, dataset: Dataset, split: PairSplit, folder: Path | None, *, requests: bool = True
+) -> Measured:
     """Train one run on given pairs and evaluate their test.
 
     Args:
         run: what to learn, and how; a closed form has no epochs, and its scores are no logits.
         dataset: without texts.
         split: rows to train on, to choose the epoch by, and to test.
+        folder: takes the checkpoint; None: there is none.
         requests: whether the test is also a search among 2,000 candidates, which needs one positive a user.
     """
     started = time.perf_counter()
-    model, records = learn_pairs(run, dataset, split, callbacks=[WatchQueries(dataset)])
+    model, records = learn_pairs(
+        run, dataset, split, folder=folder, resume=folder is not None, callbacks=[WatchQueries(dataset)]
+    )
     costs = {}
     if records:
         costs = {
             "seconds_per_epoch": records[-1].seconds / len(records),
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds_since(started, records),
             "best_epoch": float(best_epoch(records)),
             "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
         }

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -104,13 +105,13 @@ def _popular(dataset: Dataset, users: Tensor, generator: torch.Generator) -> Ten
     raise InputError(f"data set '{dataset.name}': a user has met nearly every item, so no negative can be drawn for it")
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run on the pairs of some users and evaluate those of others."""
     dataset = without_text(dataset)
     length = all_settings(run.model.name, run.model.settings).get("history_length", HISTORY)
     negatives = str(run.data.split_options["negatives"])
     split = user_pairs(dataset, negatives=negatives, history_length=length, seed=run.training.seed)
-    return measure_split(run, dataset, split)
+    return measure_split(run, dataset, split, folder)
 
 
 def users_run(run: Run, negatives: str) -> Run:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from twotower.data.dataset import Dataset
@@ -189,12 +190,14 @@ def with_starts(run: Run, rows: int) -> Run:
     return replace(run, sampling=replace(run.sampling, sources=tuple(sources)))
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run and rank the whole catalogue for every user of the test."""
     dataset = without_text(dataset)
     dataset = dataset.with_log(dataset.log.positives())
     split = split_of(run, dataset)
-    model, records = learn(with_starts(run, split.train.num_events), dataset, split)
+    model, records = learn(
+        with_starts(run, split.train.num_events), dataset, split, folder=folder, resume=folder is not None
+    )
     judged = evaluate(model, dataset, split.test, Protocol(ks=run.evaluation.ks))
     kept = {name: judged.per_user[name] for name in PER_USER if name in judged.per_user} | {"users": judged.users}
     if not records:

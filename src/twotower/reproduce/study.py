@@ -1,6 +1,6 @@
 """Cells of a table: each variant, tuned on one seed's validation data, then run on every seed.
 
-Finished work is kept.
+Finished work is kept, and a training that was stopped goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -48,8 +50,9 @@ class Measured(NamedTuple):
     """What a picture of this training is drawn from; mostly nothing."""
 
 
-Measure = Callable[[Run, Dataset], Measured]
-"""Trains a run on a data set and judges it: a function of a module, so that other processes find it."""
+Measure = Callable[[Run, Dataset, Path | None], Measured]
+"""Trains a run on a data set and judges it: a function of a module, so that other processes find it. The folder takes
+the training's checkpoint, from which it goes on where there is one; None: none is kept."""
 
 
 class Twin(NamedTuple):
@@ -124,6 +127,10 @@ class Cell(NamedTuple):
         digest = hashlib.sha256(run.to_toml().encode()).hexdigest()[:10]
         return folder / self.data / self.variant / f"seed-{self.run.training.seed}-{digest}.json"
 
+    def unfinished(self, folder: Path) -> Path:
+        """Return the folder of its checkpoint, which is there from the first one until the result is."""
+        return self.path(folder).with_suffix(".run")
+
     def drawn(self, folder: Path) -> Path:
         """Return the path of the tensors that its picture is drawn from."""
         return self.path(folder).with_suffix(".drawn.safetensors")
@@ -153,7 +160,7 @@ def run_table(
     Args:
         table: what to run.
         data: prepared folders by the data set's name.
-        folder: takes one file a cell; a stopped table goes on with what is missing.
+        folder: takes one file a cell; a stopped table goes on with what is missing, also within a training.
         seeds: runs of each variant; None: the table's number.
         jobs: trainings at a time, each in a process of its own; the processes share out the GPUs.
         only: variants to run; empty: all.
@@ -232,17 +239,17 @@ def _rows(table: Table, name: str, only: Sequence[str]) -> dict[str, Sequence[Ru
 
 def _train(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int, notice: Callable[[str], None]) -> None:
     missing = [cell for cell in cells if not cell.path(folder).is_file()]
-    for done, (cell, measured) in enumerate(_measured(missing, measure, jobs), start=1):
+    for done, (cell, measured) in enumerate(_measured(missing, measure, folder, jobs), start=1):
         keep(cell, measured, folder)
         notice(
             f"{done}/{len(missing)} {cell.data} {cell.variant} seed {cell.run.training.seed}: {measured.validation:.4f}"
         )
 
 
-def _measured(cells: Sequence[Cell], measure: Measure, jobs: int) -> Iterator[tuple[Cell, Measured]]:
+def _measured(cells: Sequence[Cell], measure: Measure, folder: Path, jobs: int) -> Iterator[tuple[Cell, Measured]]:
     if jobs == 1 or len(cells) < 2:
         for cell in cells:
-            yield cell, measure_cell(cell, measure)
+            yield cell, measure_cell(cell, measure, folder)
         return
     context = get_context("spawn")
     gpus: Queue[str] = context.Queue()
@@ -253,7 +260,7 @@ def _measured(cells: Sequence[Cell], measure: Measure, jobs: int) -> Iterator[tu
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_see_one_gpu, initargs=(gpus,)) as pool:
         try:
             with _ctrl_c_held_back():
-                running = {pool.submit(measure_cell, cell, measure): cell for cell in cells}
+                running = {pool.submit(measure_cell, cell, measure, folder): cell for cell in cells}
             for done in as_completed(running):
                 yield running[done], done.result()
         except BaseException:  # Ctrl-C too: what runs is not waited for, and what waits is not begun
@@ -292,13 +299,22 @@ def _see_one_gpu(gpus: Queue[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
 
 
-def measure_cell(cell: Cell, measure: Measure) -> Measured:
-    """Train and evaluate one cell by its table's function, in whatever process."""
-    return measure(cell.run, Dataset.load(cell.prepared).to(pick_device(cell.run.training.device)))
+def measure_cell(cell: Cell, measure: Measure, folder: Path) -> Measured:
+    """Train and evaluate one cell by its table's function, in whatever process.
+
+    Its checkpoints stand in ``folder`` until `keep` has written the result.
+    """
+    dataset = Dataset.load(cell.prepared).to(pick_device(cell.run.training.device))
+    return measure(cell.run, dataset, cell.unfinished(folder))
+
+
+def seconds_since(started: float, records: Sequence[EpochRecord]) -> float:
+    """Return the wall seconds of a training; of one that went on from a checkpoint at least those of its epochs."""
+    return max([time.perf_counter() - started, *(record.seconds for record in records[-1:])])
 
 
 def keep(cell: Cell, measured: Measured, folder: Path) -> None:
-    """Write a finished cell: values of users first, then the record that makes it count as done."""
+    """Write a finished cell: values of users, then the record that makes it count as done; drop its checkpoint."""
     path = cell.path(folder)
     if measured.per_user:
         with replacing_file(path.with_suffix(".safetensors")) as partial:
@@ -322,3 +338,4 @@ def keep(cell: Cell, measured: Measured, folder: Path) -> None:
             "run": cell.run.to_toml(),
         },
     )
+    shutil.rmtree(cell.unfinished(folder), ignore_errors=True)

@@ -35,7 +35,7 @@ class Asked:
     def __init__(self) -> None:
         self.times = 0
 
-    def __call__(self, run: Run, dataset: object) -> Measured:
+    def __call__(self, run: Run, dataset: object, folder: Path) -> Measured:
         self.times += 1
         value = len(str(run.model.settings)) + run.training.seed / 8 + run.model.settings.get("a", 0) / 4
         users = {"users": torch.arange(20), "recall@10": torch.linspace(0, 1, 20) * value, "hidden": torch.ones(20)}
@@ -134,8 +134,8 @@ def test_much_is_kept_in_several_files_and_comes_back_as_it_was(table, tmp_path,
 
 
 def test_values_of_users_of_rows_that_are_views_are_kept_too(table, tmp_path):
-    def measure(run: Run, dataset: object) -> Measured:
-        found = Asked()(run, dataset)
+    def measure(run: Run, dataset: object, folder: Path) -> Measured:
+        found = Asked()(run, dataset, folder)
         short = {"98/recall@10": found.per_user["recall@10"] / 2, "98/hidden": torch.ones(20)}
         return found._replace(per_user=found.per_user | short, metrics=found.metrics | {"98/recall@10": 0.5})
 

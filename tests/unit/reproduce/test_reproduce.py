@@ -47,7 +47,7 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[tuple[str, float, int]] = []
 
-    def __call__(self, run: Run, dataset: object) -> Measured:
+    def __call__(self, run: Run, dataset: object, folder: Path) -> Measured:
         name, strength, seed = run.model.settings["row"], run.model.settings["strength"], run.training.seed
         self.asked.append((name, strength, seed))
         value = SCORES[name][(seed - 1) % 3]
@@ -234,6 +234,28 @@ def test_the_sets_that_tables_name_are_known():
             assert not category or category in source_of(name).categories
 
 
+def test_a_checkpoint_stands_beside_its_cell_until_the_result_does(table, tmp_path):
+    met = []
+
+    def measure(run: Run, dataset: object, folder: Path) -> Measured:
+        met.append(folder.exists())
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(met) == 3:
+            raise KeyboardInterrupt
+        return table.measure(run, dataset, folder)
+
+    stopped = replace(table, measure=measure)
+    with pytest.raises(KeyboardInterrupt):
+        run_table(stopped, {"tiny": Path("tiny")}, tmp_path)
+    left = list(tmp_path.rglob("*.run"))
+    assert len(left) == 1
+    assert not left[0].with_suffix(".json").exists()
+    run_table(stopped, {"tiny": Path("tiny")}, tmp_path)
+    assert met[:4] == [False, False, False, True]
+    assert not any(met[4:])
+    assert not list(tmp_path.rglob("*.run"))
+
+
 @pytest.mark.slow
 def test_the_verb_in_two_processes(tmp_path, capsys):
     from twotower.cli.main import main
@@ -269,9 +291,9 @@ def test_the_list_of_tables(capsys):
 def test_trainings_under_way_end_with_the_table(monkeypatch):
     # Functions of the standard library, since other processes do not find those of a test file.
     monkeypatch.setattr(study, "measure_cell", operator.call)
-    quick, long = functools.partial(max, 0.0), functools.partial(select.select, [], [], [])
-    trainings = study._measured([quick, *[long] * 4], 120.0, 2)  # type: ignore[list-item, arg-type]
-    assert next(trainings)[1] == 120.0
+    quick, long = operator.is_not, functools.partial(select.select, [], [])
+    trainings = study._measured([quick, *[long] * 4], [], 120.0, 2)  # type: ignore[list-item, arg-type]
+    assert next(trainings)[1] is True
     began = time.monotonic()
     trainings.close()  # as Ctrl-C does
     assert time.monotonic() - began < 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
@@ -17,7 +18,7 @@ from twotower.models.base import ClosedForm
 from twotower.models.registry import model_class
 from twotower.reproduce.leaderboard.mixed import mixed_with_lists
 from twotower.reproduce.sets import without_text
-from twotower.reproduce.study import TUNING_SEED, Measured
+from twotower.reproduce.study import TUNING_SEED, Measured, seconds_since
 from twotower.training.callbacks import EpochRecord
 
 KEPT = ("hit_rate@10", "ndcg@10")
@@ -29,7 +30,7 @@ OTHERWISE = 100.0
 """Shrinkages of these lists, by data set: what validation chose for them alone."""
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run and rank the whole catalogue for every user of the test; an encoder also mixed with lists.
 
     Times decide the order of events and say which tie; then they are taken away, so that no row reads a clock: of
@@ -42,9 +43,9 @@ def measure(run: Run, dataset: Dataset) -> Measured:
     split = untimed_split(split_of(run, dataset))
     dataset = dataset.with_log(untimed(dataset.log))
     metric, started = run.training.metric, time.perf_counter()
-    model, records = learn(run, dataset, split)
+    model, records = learn(run, dataset, split, folder=folder, resume=folder is not None)
     costs = {
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds_since(started, records),
         "parameters": float(sum(part.numel() for part in model.parameters())),
     }
     if records:

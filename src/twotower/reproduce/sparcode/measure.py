@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ from twotower.reproduce.sparcode.lists import (
     own_lists,
     ranks_of,
 )
-from twotower.reproduce.study import TUNING_SEED, Measured
+from twotower.reproduce.study import TUNING_SEED, Measured, seconds_since
 from twotower.towers.codes.quantiser import Quantiser
 from twotower.training.callbacks import EpochRecord
 
@@ -58,37 +59,39 @@ BEAM = 100
 KEPT = ("recall", "ndcg", "precision", "precision_min")
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run, rank the whole catalogue for every test user, and again by lists where the model has any.
 
     Of each user's events the first of every item counts, so that what is asked for was not seen before.
     """
-    return _measured(run, dataset, SPARSITIES[known_items(dataset) > FEW_ITEMS])
+    return _measured(run, dataset, SPARSITIES[known_items(dataset) > FEW_ITEMS], folder)
 
 
-def measure_curve(run: Run, dataset: Dataset) -> Measured:
+def measure_curve(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run, and answer by lists of every length of a curve, with the time of a search; the rest as `measure`.
 
     "98/microseconds" is the processor time of a search in lists of 98 % sparsity, one user at a time: the median.
     SparCode's lists come twice: the best of each code, and as "bias98/…" all scores above one threshold.
     """
-    return _measured(run, dataset, CURVE, curve=True)
+    return _measured(run, dataset, CURVE, folder, curve=True)
 
 
-def measure_dense(run: Run, dataset: Dataset) -> Measured:
+def measure_dense(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run and rank the whole catalogue for every test user, without lists; the rest is as in `measure`."""
-    return _measured(run, dataset, ())
+    return _measured(run, dataset, (), folder)
 
 
-def _measured(run: Run, dataset: Dataset, sparsities: Sequence[float], *, curve: bool = False) -> Measured:
+def _measured(
+    run: Run, dataset: Dataset, sparsities: Sequence[float], folder: Path | None, *, curve: bool = False
+) -> Measured:
     dataset = without_text(dataset)
     dataset = dataset.with_log(first_events(dataset.log.positives()))
     if run.model.name in CLOSED:
         dataset = dataset.to("cpu")
     split = split_of(run, dataset)
     metric, seed, started = run.training.metric, run.training.seed, time.perf_counter()
-    model, records = learn(run, dataset, split)
-    costs = {"seconds": time.perf_counter() - started}
+    model, records = learn(run, dataset, split, folder=folder, resume=folder is not None)
+    costs = {"seconds": seconds_since(started, records)}
     if records:
         costs["seconds_per_epoch"] = records[-1].seconds / len(records)
         costs["best_epoch"] = float(best_epoch(records, metric))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from twotower.data.dataset import Dataset
 from twotower.data.examples import SequenceRows
@@ -15,7 +16,7 @@ from twotower.experiment.run import Run
 from twotower.models.base import Model
 from twotower.models.t2diff import T2Diff
 from twotower.reproduce.sparcode.measure import CLOSED, best_epoch
-from twotower.reproduce.study import TUNING_SEED, Measured
+from twotower.reproduce.study import TUNING_SEED, Measured, seconds_since
 from twotower.reproduce.t2diff.cosines import restored_cosines
 from twotower.reproduce.t2diff.data import as_judged
 from twotower.towers.sequence.cloze import ClozeEncoder
@@ -26,7 +27,7 @@ TABLES = ("item_table", "item_augmented", "user_augmented")
 """Parameters with one row an item or a user."""
 
 
-def measure(run: Run, dataset: Dataset) -> Measured:
+def measure(run: Run, dataset: Dataset, folder: Path | None = None) -> Measured:
     """Train one run and rank the whole catalogue for every user of the test; of T2Diff, restored cosines too.
 
     What a user has clicked or rated before, in the log of `as_judged`, is left out of the answers.
@@ -36,8 +37,8 @@ def measure(run: Run, dataset: Dataset) -> Measured:
         dataset = dataset.to("cpu")
     split = split_of(run, dataset)
     metric, seed, started = run.training.metric, run.training.seed, time.perf_counter()
-    model, records = learn(run, dataset, split)
-    figures = {"seconds": time.perf_counter() - started}
+    model, records = learn(run, dataset, split, folder=folder, resume=folder is not None)
+    figures = {"seconds": seconds_since(started, records)}
     if records:
         best = best_epoch(records, metric)
         validation = next(record.metrics[metric] for record in records if record.epoch == best)
