@@ -2,11 +2,11 @@
 
 A cell is one tower beside SASRec, in turns, on the same device and data; figures are medians, CPU seconds on a CPU and
 wall seconds on a GPU. Width 64, defaults else, full softmax with Adam; MovieLens-1M in windows of 200. On a GPU asking
-is also measured as one CUDA graph. Memory is that of asking and of one training step, by length of history. Finished
-cells are kept, one line each, beside the result, which is written anew after each (``unfinished`` until the last): a
-run that ends by its limit goes on when it is called again with the same data, sizes and machine; delete the lines to
-measure anew. A log without a clock gets a drawn one. The quick form takes a generated log, windows of 50, and neither
-memory nor ``t2diff_paper``.
+is also measured as one CUDA graph, and of T2Diff compiled in one. Memory is that of asking and of one training step, by
+length of history. Finished cells are kept, one line each, beside the result, which is written anew after each
+(``unfinished`` until the last): a run that ends by its limit goes on when it is called again with the same data, sizes
+and machine; delete the lines to measure anew. A log without a clock gets a drawn one. The quick form takes a generated
+log, windows of 50, and neither memory nor ``t2diff_paper``.
 
     python benchmarks/sequential.py --device cuda --data PREPARED --limit 300 --out FILE.json
 """
@@ -34,6 +34,8 @@ from twotower.data.dataset import Dataset
 LENGTHS = (50, 100, 200, 500, 1_000)
 FIRST = ("sasrec", "t2diff", "hstu", "mamba4rec", "lrurec")
 """Towers whose memory by length of history, and whose captured asking, are measured before that of the others."""
+COMPILED = ("sasrec", "t2diff", "t2diff_mixed")
+"""Towers whose request is also compiled, and then captured: that of the aim."""
 MEMORY_BATCH = {"cpu": 16, "cuda": 64}
 """Rows of the step, and users that are asked about, where memory is measured."""
 GPU_SECONDS = 5.0
@@ -70,9 +72,9 @@ def planned(options: argparse.Namespace, sizes: Sizes) -> Iterator[Cell]:
     here = dataset.to(device)
 
     def latency(
-        tower: str, number: int, where: Dataset, *, graph: bool = False
+        tower: str, number: int, where: Dataset, *, graph: bool = False, fused: bool = False
     ) -> Callable[[Deadline], dict[str, Any]]:
-        return lambda deadline: cells.latency(tower, where, sizes, deadline, number=number, graph=graph)
+        return lambda deadline: cells.latency(tower, where, sizes, deadline, number=number, graph=graph, fused=fused)
 
     def epoch(tower: str) -> Callable[[Deadline], dict[str, Any]]:
         return lambda deadline: cells.epoch(tower, here, sizes, deadline)
@@ -99,6 +101,8 @@ def planned(options: argparse.Namespace, sizes: Sizes) -> Iterator[Cell]:
         for number in (sizes.asked, 1):
             for tower in (*some, *rest):
                 yield f"latency_{number}_captured", tower, latency(tower, number, here, graph=True)
+        for tower in (tower for tower in COMPILED if tower in options.towers):
+            yield f"latency_{sizes.asked}_compiled", tower, latency(tower, sizes.asked, here, graph=True, fused=True)
     for length in LENGTHS:
         for tower in rest:
             yield f"memory_{length}", tower, (on_gpu if device.type == "cuda" else fresh)(tower, length)
@@ -143,7 +147,7 @@ def table(kept: Kept, sizes: Sizes, missing: list[str]) -> dict[str, Any]:
         if kind.startswith("latency"):
             found[f"{kind}_milliseconds_a_user"] = by_tower(kept, kind, "milliseconds_a_user")
     for kind in kinds:
-        if kind.endswith(("_on_cpu", "_captured")):
+        if kind.endswith(("_on_cpu", "_captured", "_compiled")):
             found[f"relative_{kind}"] = by_tower(kept, kind, "relative")
     for part in ("asking_mib", "training_mib"):
         lengths = {kind.removeprefix("memory_"): by_tower(kept, kind, part) for kind in kinds if "memory" in kind}

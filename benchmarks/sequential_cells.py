@@ -219,12 +219,34 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+def compiled(model: Model) -> Model:
+    """Return the model with its tower, and what guesses T2Diff's next item, compiled for one size of a batch."""
+    parts: list[Any] = [getattr(model, name, None) for name in ("tower", "next_item")]
+    for part in filter(None, parts):
+        part.compile(dynamic=False)
+        if hasattr(part, "at_end"):
+            part.at_end = torch.compile(part.at_end, dynamic=False)
+    return model
+
+
 def latency(
-    tower: str, dataset: Dataset, sizes: Sizes, deadline: Deadline, *, number: int, graph: bool = False
+    tower: str,
+    dataset: Dataset,
+    sizes: Sizes,
+    deadline: Deadline,
+    *,
+    number: int,
+    graph: bool = False,
+    fused: bool = False,
 ) -> dict[str, Any]:
-    """Time the encoding of users by their histories, in turns with SASRec's; with ``graph`` both are captured."""
+    """Time the encoding of users by their histories, in turns with SASRec's.
+
+    Both are captured with ``graph``, and compiled before with ``fused``.
+    """
     users = asked(dataset, number, sizes)
     models = {name: built(name, dataset, sizes).eval() for name in dict.fromkeys((BASE, tower))}
+    if fused:
+        models = {name: compiled(model) for name, model in models.items()}
 
     def encoded(model: Model) -> Callable[[], object]:
         return lambda: model.encode_users(users)

@@ -146,3 +146,16 @@ def test_no_training_goes_on_past_the_limit(sequential):
     steps.end = 0.0
     with pytest.raises(sequential.OutOfTime):
         steps.stepped(1)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_compiled_tower_gives_the_states_that_it_gives(sequential):
+    cells = sequential.cells
+    dataset, sizes = cells.generated(24, 12, 50), sequential.Sizes()
+    users = cells.asked(dataset, 4, sizes)
+    for tower in sequential.COMPILED:
+        model = cells.built(tower, dataset, sizes).eval()
+        with torch.inference_mode():
+            plain = model.encode_users(users)
+            torch.testing.assert_close(cells.compiled(model).encode_users(users), plain, rtol=1e-4, atol=1e-5)
