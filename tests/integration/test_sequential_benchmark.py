@@ -150,9 +150,10 @@ def test_no_training_goes_on_past_the_limit(sequential):
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_tower_gives_the_states_that_it_gives(sequential):
     cells = sequential.cells
-    dataset, sizes = cells.generated(24, 12, 50), sequential.Sizes()
+    dataset, sizes = cells.generated(24, 30, 50), replace(sequential.Sizes(), history_length=24)
     users = cells.asked(dataset, 4, sizes)
     for tower in sequential.COMPILED:
         model = cells.built(tower, dataset, sizes).eval()
