@@ -15,13 +15,13 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.experiment.run import Run
 from twotower.models.sparcode import SparCode
-from twotower.reproduce.sparcode import cold
+from twotower.reproduce.sparcode import cold, splits
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.sparcode.lists import filled
 from twotower.reproduce.sparcode.measure import first_events, is_listed, measure, with_precision_min
 from twotower.reproduce.sparcode.short import TABLE as SHORT
-from twotower.reproduce.sparcode.table import ENCODERS, SCORES, TABLE, variants
-from twotower.reproduce.study import run_table
+from twotower.reproduce.sparcode.table import DATA, ENCODERS, SCORES, TABLE, variants
+from twotower.reproduce.study import cells_of, run_table
 from twotower.reproduce.summary import summarise
 
 
@@ -136,6 +136,19 @@ def test_twins_choose_among_the_same_temperatures_and_every_run_can_be_written()
                 assert Run.from_dict(tomllib.loads(run.to_toml())) == run
                 assert run.data.split_options == rows["sasrec"][0].data.split_options
         assert {of for of, _ in TABLE.views.values()} - set(rows) == (set() if data == "ml-1m" else {"tdm", "tdm_mlp"})
+
+
+@pytest.mark.parametrize("data", splits.TABLE.data)
+def test_rows_on_drawn_splits_are_those_that_validation_chose_on_one(data):
+    page = Path(__file__).parents[2] / "benchmarks" / "papers" / f"sparcode-{data}.json"
+    chosen = json.loads(page.read_text(encoding="utf-8"))["chosen"][data]
+    rows = splits.variants(data)
+    assert set(rows) <= set(chosen)
+    for name, (run,) in rows.items():
+        assert replace(run, data=DATA) == Run.from_dict(tomllib.loads(chosen[name])), name
+    cells = cells_of(splits.TABLE, data, Path(), "sasrec", rows["sasrec"][0], 5)
+    assert [cell.run.data.split_options["seed"] for cell in cells] == [1, 2, 3, 4, 5]
+    assert {of for of, _ in splits.TABLE.views.values()} <= set(rows)
 
 
 def test_codes_start_after_half_of_the_epochs_and_every_form_has_the_same_choices():

@@ -10,6 +10,7 @@ from twotower.reproduce.sparcode import cold as sparcode_cold
 from twotower.reproduce.sparcode import scorers as sparcode_scorers
 from twotower.reproduce.sparcode import short as sparcode_short
 from twotower.reproduce.sparcode import sparsity as sparcode_sparsity
+from twotower.reproduce.sparcode import splits as sparcode_splits
 from twotower.reproduce.sparcode import table as sparcode
 from twotower.reproduce.sparcode import trees as sparcode_trees
 from twotower.reproduce.sparcode import tries as sparcode_tries
@@ -25,6 +26,7 @@ LISTED: tuple[Table, ...] = (
     *fit_exposures.TABLES,
     *negatives.TABLES,
     *sparcode.TABLES,
+    *sparcode_splits.TABLES,
     *sparcode_cold.TABLES,
     *sparcode_short.TABLES,
     *sparcode_scorers.TABLES,
