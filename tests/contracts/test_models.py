@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from twotower.core.errors import InputError
+from twotower.core.records import Users
 from twotower.core.schema import Schema
 from twotower.core.states import map_state
 from twotower.data.log import Log
@@ -144,8 +145,10 @@ def test_item_cosine_matches_loops(tiny_dataset, neighbours, shrink):
 
 
 @pytest.mark.parametrize(("window", "longest", "shrink"), [(10, 20, 0.0), (2, 20, 0.0), (3, 2, 0.0), (10, 3, 2.5)])
-def test_item_lists_match_loops(tiny_dataset, window, longest, shrink):
+@pytest.mark.parametrize(("ahead", "flat"), [(False, False), (True, False), (False, True), (True, True)])
+def test_item_lists_match_loops(tiny_dataset, window, longest, shrink, ahead, flat):
     settings = {"window": window, "longest": longest, "decay": 0.7, "history_length": 4, "shrink": shrink}
+    settings |= {"ahead": ahead, "flat": flat}
     model = build_model("item_lists", tiny_dataset.schema, settings)
     model.fit_log(tiny_dataset.log)
     ends = tiny_dataset.log.offsets.tolist()
@@ -154,8 +157,8 @@ def test_item_lists_match_loops(tiny_dataset, window, longest, shrink):
     for history in histories:
         for here, one in enumerate(history):
             for there, other in enumerate(history):
-                if one != other and abs(here - there) <= window:
-                    near[one, other] += 1 / abs(here - there)
+                if one != other and abs(here - there) <= window and not (ahead and there < here):
+                    near[one, other] += 1 if flat else 1 / abs(here - there)
     lists = {}
     for one in range(2, 10):
         found = [
@@ -170,6 +173,26 @@ def test_item_lists_match_loops(tiny_dataset, window, longest, shrink):
             latest = histories[user][::-1][:4]
             expected = sum(0.7**age * lists[seen].get(item, 0.0) for age, seen in enumerate(latest))
             assert scores[user - 2, item].item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(("length", "decay"), [(0, 0.7), (3, 1.0), (3, 0.7), (50, 0.5)])
+def test_ease_reads_the_latest_events_and_lets_older_items_count_less(tiny_dataset, length, decay):
+    model = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7, "history_length": length, "decay": decay})
+    model.fit_log(tiny_dataset.log)
+    weights = model.weights.double()
+    histories = [[3, 4, 3, 5, 4], [6, 6, 6], [9, 8, 7, 2], [1, 5], []]
+    padded = torch.tensor([history + [0] * (5 - len(history)) for history in histories])
+    with inference(model):
+        users = model.encode_users(Users(torch.arange(2, 7), {}, padded))
+        items = model.encode_items(tiny_dataset.all_items())
+        scores, chosen = model.score(users, items), model.score_rows(users, items[None].expand(5, -1))
+    for user, history in enumerate(histories):
+        latest = history[::-1][: length or None]
+        distinct = [item for place, item in enumerate(latest) if item not in latest[:place]]
+        for item in range(10):
+            expected = sum(decay**age * weights[seen, item].item() for age, seen in enumerate(distinct))
+            assert scores[user, item].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            assert chosen[user, item].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others(tiny_dataset):
@@ -245,6 +268,8 @@ def test_sparse_ease_says_how_much_memory_is_missing_before_it_starts(tiny_datas
         ("item_cosine", {"neighbours": 0}, "neighbours must be at least 1"),
         ("item_cosine", {"shrink": -1.0}, "shrink finite and at least 0"),
         ("item_lists", {"decay": 0.0}, "decay in"),
+        ("ease", {"decay": 0.0}, "decay in"),
+        ("ease", {"history_length": -1}, "history_length = -1: a whole number of at least 0"),
         ("item_lists", {"shrink": -1.0}, "shrink finite and at least 0"),
         ("random", {"dim": 1}, "dim must be at least 2"),
         ("popularity", {"dim": 1}, "unknown setting"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from twotower.core.records import FIRST_KNOWN, PADDING
 from twotower.data.log import Log
+from twotower.towers.node_scorer import latest_first
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -25,6 +27,22 @@ def distinct_items(history: Int[Tensor, "rows length"]) -> Int[Tensor, "rows len
     items = history.sort(dim=1).values
     items[:, 1:].masked_fill_(items[:, 1:] == items[:, :-1], PADDING)
     return items
+
+
+def latest_distinct(history: Int[Tensor, "rows length"], longest: int) -> Int[Tensor, "rows longest"]:
+    """Return each item among a row's latest ``longest`` events once, the latest first, padded at the end.
+
+    Examples:
+        >>> import torch
+        >>> latest_distinct(torch.tensor([[7, 4, 3, 4, 0]]), 3)
+        tensor([[4, 3, 0]])
+    """
+    latest = latest_first(history, longest)
+    items, places = latest.sort(dim=1, stable=True)
+    again = torch.zeros_like(items, dtype=torch.bool)
+    again[:, 1:] = items[:, 1:] == items[:, :-1]
+    once = latest.masked_fill(again.scatter(1, places, again), PADDING)
+    return once.gather(1, (once == PADDING).sort(dim=1, stable=True).indices)
 
 
 def incidence(log: Log, num_items: int) -> csr_array:

@@ -17,7 +17,7 @@ from twotower.core.records import FIRST_KNOWN, PADDING, Items, Users
 from twotower.core.schema import Schema
 from twotower.data.log import Log
 from twotower.models.base import OffersChoices
-from twotower.models.baselines.cooccurrence import distinct_items, incidence
+from twotower.models.baselines.cooccurrence import distinct_items, incidence, latest_distinct
 from twotower.ops.memory import available_memory
 
 MOST_ITEMS = 20_000
@@ -42,17 +42,19 @@ class EASE(OffersChoices):
         B = I − P / diag(P),  P = (XᵀX + λ I)⁻¹,  diag(B) = 0,  X the binary users × items matrix
 
     The user state is the history itself, so scores need no user row and serve newcomers. An empty history scores all
-    items 0. Padding and unknown items have no weights.
+    items 0. Padding and unknown items have no weights. With ``decay`` below 1 the weights of an item of the history
+    count decay^age, the latest of age 0, which helps where tastes move, as in long histories in order.
 
-    Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, equations 5 to 8. Difference: solved
-    in float64 through a Cholesky factor, kept in float32.
+    Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, equations 5 to 8. Differences: solved
+    in float64 through a Cholesky factor, kept in float32; decay and a limit on the history are ours.
 
     Args:
         lambda_: L2 penalty on the weights, in users; 0: a run chooses it on its validation split, from a ladder that
             begins at `first_choice`. Without a run, `first_choice` is taken.
+        history_length: latest events of the history that are read; 0: all.
+        decay: weight of an item of the history against the one after it.
     """
 
-    history_length = None
     has_vectors = False
     inner_product = False
     no_onnx = "its user state is the history itself, scored by a table of item pairs: there is no tower to encode with"
@@ -60,10 +62,14 @@ class EASE(OffersChoices):
     ladder = LADDER
     weights: Tensor
 
-    def __init__(self, schema: Schema, *, lambda_: float = 0.0) -> None:
+    def __init__(self, schema: Schema, *, lambda_: float = 0.0, history_length: int = 0, decay: float = 1.0) -> None:
         super().__init__()
         if not 0.0 <= lambda_ < float("inf"):
             raise ValueError(f"lambda_ must be finite and at least 0, got {lambda_!r}")
+        if history_length < 0 or not 0.0 < decay <= 1.0:
+            raise ValueError(
+                f"history_length must be at least 0 and decay in (0, 1], got {history_length} and {decay!r}"
+            )
         if schema.num_items > MOST_ITEMS:
             raise InputError(
                 f"model 'ease': it keeps a weight for every pair of items, for at most {MOST_ITEMS:,} items, and this "
@@ -73,6 +79,7 @@ class EASE(OffersChoices):
             )
         self.schema = schema
         self.lambda_ = lambda_
+        self.history_length, self.decay = history_length or None, decay
         self.register_buffer("weights", torch.zeros(schema.num_items, schema.num_items))
 
     @property
@@ -122,8 +129,10 @@ class EASE(OffersChoices):
         known.fill_diagonal_(0.0)
 
     def encode_users(self, users: Users) -> Int[Tensor, "rows length"]:
-        """Return the distinct items of the history, 0 where there are none."""
-        return distinct_items(users.history)
+        """Return the distinct items of the history, 0 where there are none; with a decay the latest first."""
+        if self.history_length is None and self.decay == 1.0:
+            return distinct_items(users.history)
+        return latest_distinct(users.history, self.history_length or users.history.shape[1])
 
     def encode_items(self, items: Items) -> Int[Tensor, " rows"]:
         """Return the item's id: its column of the weights."""
@@ -131,20 +140,27 @@ class EASE(OffersChoices):
 
     def score(self, users: Int[Tensor, "users length"], items: Int[Tensor, " items"]) -> Float[Tensor, "users items"]:
         """Score by the sum of the rows of the history's items, at the columns of ``items``."""
-        return F.embedding_bag(users, self.weights, mode="sum", padding_idx=PADDING)[:, items]
+        counted = None if self.decay == 1.0 else self._ages(users.shape[1]).expand(users.shape)
+        return F.embedding_bag(users, self.weights, mode="sum", padding_idx=PADDING, per_sample_weights=counted)[
+            :, items
+        ]
 
     def score_rows(
         self, users: Int[Tensor, "rows length"], items: Int[Tensor, "rows *chosen"]
     ) -> Float[Tensor, "rows *chosen"]:
         """Score chosen pairs in the same way."""
         history = users.view(*users.shape[:1], *[1] * (items.ndim - 1), users.shape[1])
-        return self.weights[history, items[..., None]].sum(dim=-1)
+        return (self.weights[history, items[..., None]] * self._ages(users.shape[1])).sum(dim=-1)
 
     def contributions(
         self, history: Int[Tensor, " history"], items: Int[Tensor, " items"]
     ) -> Float[Tensor, "history items"]:
         """Return the weights of these items of a history, each with each of ``items``."""
-        return self.weights[history[:, None], items]
+        return self.weights[history[:, None], items] * self._ages(len(history))[:, None]
+
+    def _ages(self, number: int) -> Float[Tensor, " number"]:
+        """What an item of each age counts, the latest first."""
+        return self.decay ** torch.arange(number, device=self.weights.device, dtype=self.weights.dtype)
 
 
 def factorise(matrix: NDArray[np.float64]) -> bool:

@@ -22,7 +22,9 @@ class ItemLists(ClosedForm):
 
         list_i(j) = n_ij / (sqrt(n_i n_j) + shrink),  n_ij = Σ 1 / d over pairs at most ``window`` events apart
 
-    d is the distance of a pair, n_i how many events item i has. Each list keeps its ``longest`` best (equal: the lower
+    d is the distance of a pair, n_i how many events item i has. With ``ahead`` a pair counts for the earlier item
+    alone, so that its list holds what came after it; with ``flat`` every pair within the window counts 1. Each list
+    keeps its ``longest`` best (equal: the lower
     id). Users without a history score every item 0. Ours, as a yardstick: item-to-item counts as in Linden et al.,
     "Amazon.com recommendations", IEEE Internet Computing 2003, within a window and in the order of time.
 
@@ -32,6 +34,8 @@ class ItemLists(ClosedForm):
         longest: items of a list, at most.
         history_length: latest events of the history that are read.
         shrink: added to the denominator, in events: makes values that rest on few events smaller.
+        ahead: whether only what follows an item counts for it, and not what precedes it.
+        flat: whether a pair counts 1 at any distance within the window, and not 1 / d.
     """
 
     has_vectors = False
@@ -49,6 +53,8 @@ class ItemLists(ClosedForm):
         longest: int = 200,
         history_length: int = 20,
         shrink: float = 0.0,
+        ahead: bool = False,
+        flat: bool = False,
     ) -> None:
         super().__init__()
         if min(window, longest, history_length) < 1 or not (0.0 < decay <= 1.0 and 0.0 <= shrink < float("inf")):
@@ -57,7 +63,7 @@ class ItemLists(ClosedForm):
                 f"least 0, got {window}, {longest}, {history_length}, {decay} and {shrink}"
             )
         self.schema, self.window, self.decay, self.history_length = schema, window, decay, history_length
-        self.shrink = shrink
+        self.shrink, self.ahead, self.flat = shrink, ahead, flat
         width = min(longest, schema.num_items)
         self.register_buffer("listed", torch.zeros(schema.num_items, width, dtype=torch.int64))
         self.register_buffer("values", torch.zeros(schema.num_items, width))
@@ -74,8 +80,9 @@ class ItemLists(ClosedForm):
         for distance in range(1, self.window + 1):
             together = users[distance:] == users[:-distance]
             one, other = items[:-distance][together], items[distance:][together]
-            near = near + csr_array((np.full(len(one), 1.0 / distance), (one, other)), shape=(size, size))
-        near = csr_array(near + near.T)
+            counted = np.full(len(one), 1.0 if self.flat else 1.0 / distance)
+            near = near + csr_array((counted, (one, other)), shape=(size, size))
+        near = csr_array(near if self.ahead else near + near.T)
         roots = np.sqrt(np.maximum(np.bincount(items, minlength=size), 1))
         step = max(1, BLOCK // size)
         for start in range(0, size, step):

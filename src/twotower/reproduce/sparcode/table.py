@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from twotower.experiment.run import Data, Evaluation, ModelSection, Run
@@ -139,6 +140,12 @@ def attention() -> Run:
     return replace(run, model=ModelSection("all_to_all"))
 
 
+def ease() -> list[Run]:
+    """Return what EASE chooses from: the whole history or the latest 20 events, and decays; beside them its penalty."""
+    grid = product((0, 20), (0.8, 0.9, 0.95, 1.0))
+    return [counted("ease", {"history_length": length, "decay": decay}) for length, decay in grid]
+
+
 def forms(data: str, settings: dict[str, Any], sphere: dict[str, Any] = SPHERE) -> list[Run]:
     """Return what a form of SparCode chooses from: the dot product, and cosines at two rates."""
     if settings.get("codes") != "none":
@@ -154,9 +161,19 @@ def forms(data: str, settings: dict[str, Any], sphere: dict[str, Any] = SPHERE) 
     return [sampled(coded(part, training), data) for part, training in given]
 
 
-def counted(model: str) -> Run:
+def counted(model: str, settings: dict[str, Any] | None = None) -> Run:
     """Return the run of a closed form."""
-    return Run(data=DATA, model=ModelSection(model), training=Training(metric="recall@50"), evaluation=JUDGED)
+    section = ModelSection(model, settings or {})
+    return Run(data=DATA, model=section, training=Training(metric="recall@50"), evaluation=JUDGED)
+
+
+def item_lists() -> list[Run]:
+    """Return what counted lists choose from: pairs in one direction or both, by distance or not, decays, shrinkages."""
+    grid = product((False, True), (False, True), (0.6, 0.7, 0.8, 0.9), (0.0, 10.0, 100.0))
+    return [
+        counted("item_lists", {"ahead": ahead, "flat": flat, "decay": decay, "shrink": shrink})
+        for ahead, flat, decay, shrink in grid
+    ]
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
@@ -168,9 +185,10 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     rows["sparcode_printed"] = [coded({**PRINTED, "warm_up": WARM_UP})]
     trees = {"tdm_dot": TREES["tdm_dot"]} if data in LARGE else TREES
     rows |= {name: [tree({"scorer": scorer}, at) for at in (LONG, SLOWLY)] for name, scorer in trees.items()}
-    rows |= {name: [counted(name)] for name in ("popularity", "item_cosine", "item_lists")}
+    rows |= {name: [counted(name)] for name in ("popularity", "item_cosine")}
+    rows["item_lists"] = item_lists()
     if data not in LARGE:
-        rows["ease"] = [counted("ease")]
+        rows["ease"] = ease()
         pairwise = {"codes": "none", "scorer": "inner_pdnn"}
         rows["all_to_all_pdnn"] = [coded(pairwise, replace(TRAINED, batch_size=1024), 128)]
         rows["all_to_all_attention"] = [attention()]
