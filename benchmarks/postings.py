@@ -23,10 +23,7 @@ asked for as many more as were seen; they are dropped outside the time. Sums ove
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -34,71 +31,15 @@ import numpy as np
 import torch
 
 import common
-from postings_data import Sessions, drawn_sessions, epochs_of_forms, read_sessions, stretched, train_twin
+from postings_data import Sessions, drawn_sessions, epochs_of_forms, read_sessions, train_twin
+from postings_large import on_large
+from postings_methods import SPARSITIES, Answer, K, Rival, clone, lists_answer, nominate_answer, shown, timed
 from twotower.index.nominate import Nominate
-from twotower.index.postings import Postings
 from twotower.index.postings_search import search_postings
 from twotower.index.sparse_codes import SparseCodesIndex
 
-K, KEPT = 50, 0.99
-SPARSITIES = {"99": 0.01, "99.5": 0.005}
-LARGE = (65_000, 1_000_000)
-Answer = Callable[[int], Any]
-"""The request's number -> the answer, as the method gives it."""
-
-
-@dataclass
-class Times:
-    """CPU microseconds of every request of every repeat, repeat by repeat, and whether it was interrupted."""
-
-    requests: int
-    each: list[float] = field(default_factory=list)
-    cut: list[bool] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """p50 over all of them."""
-        return float(np.median(self.each))
-
-    def spreads(self) -> dict[str, float]:
-        """p99 in multiples of p50: of all, of those that nobody interrupted, and by each request's median."""
-        each, cut = np.array(self.each), np.array(self.cut)
-        calm = ~(cut | np.concatenate([[False], cut[:-1]]))
-        medians = np.median(each.reshape(-1, self.requests), axis=0)
-        kinds = {"": each, "_uninterrupted": each[calm], "_by_request": medians}
-        return {
-            f"p99_over_p50{name}": round(float(np.percentile(part, 99) / np.percentile(part, 50)), 2)
-            for name, part in kinds.items()
-        } | {"interrupted": round(float(cut.mean()), 4)}
-
-
-def timed(
-    answers: dict[str, Answer], requests: int, repeats: int, *, emptied: bool = False, alone: bool = False
-) -> dict[str, Times]:
-    """Time every request of every method; what compiles does not count."""
-    filler, found = np.ones(1 << 24, dtype=np.float32), {name: Times(requests) for name in answers}
-    for repeat in range(repeats):
-        for name in list(answers) if repeat % 2 == 0 else list(answers)[::-1]:
-            with common.alone(alone):
-                for request in range(3):
-                    answers[name](request)
-                for request in range(requests):
-                    if emptied:
-                        filler.sum()
-                    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-                    started = time.thread_time_ns()
-                    answers[name](request)
-                    found[name].each.append((time.thread_time_ns() - started) / 1000)
-                    found[name].cut.append(resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw > before)
-    return found
-
-
-def shown(times: dict[str, Times]) -> dict[str, dict[str, float]]:
-    """p50 and p99 in microseconds."""
-    return {
-        name: {f"p{p}": round(float(np.percentile(found.each, p)), 1) for p in (50, 99)}
-        for name, found in times.items()
-    }
+KEPT = 0.99
+"""Of the twin's recall: what a method's setting has to find."""
 
 
 class Quality:
@@ -121,63 +62,6 @@ class Quality:
 
     def _all(self, ids_of: Callable[[int], np.ndarray]) -> list[np.ndarray]:
         return [ids_of(request) for request in range(len(self.truth))]
-
-
-class Rival:
-    """A FAISS index, its settings in ascending effort, and what it took to build."""
-
-    def __init__(self, name: str, vectors: np.ndarray) -> None:
-        dim, lists = vectors.shape[1], min(1024, int(4 * len(vectors) ** 0.5))
-        self.name, self.efforts = name, [0]
-        with common.Clock() as clock:
-            if name == "flat":
-                self.index = faiss.IndexFlatIP(dim)
-            elif name == "hnsw":
-                self.index, self.efforts = (
-                    faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT),
-                    [16, 24, 32, 48, 64, 128],
-                )
-                self.index.hnsw.efConstruction = 80
-            else:
-                coding = "Flat" if name == "ivf_flat" else f"PQ{dim // 4}x8"
-                self.index = faiss.index_factory(dim, f"IVF{lists},{coding}", faiss.METRIC_INNER_PRODUCT)
-                self.index.cp.niter, self.efforts = 10, [4, 8, 16, 32, 64]
-                if name == "ivf_pq":
-                    self.index.pq.cp.niter = 10
-                self.index.train(vectors[:: max(1, len(vectors) // 60_000)])
-            self.index.add(vectors)
-        self.build_seconds = round(clock.cpu, 2)
-
-    def set(self, effort: int) -> None:
-        """Search with this effort from now on."""
-        if self.name == "hnsw":
-            self.index.hnsw.efSearch = effort
-        elif self.name != "flat":
-            self.index.nprobe = effort
-
-    def answer(self, queries: np.ndarray, effort: int, more: list[int]) -> Answer:
-        """The search for the best 50, and as many more as the request has seen, at this effort."""
-
-        def one(request: int) -> Any:
-            self.set(effort)
-            return self.index.search(queries[request : request + 1], K + more[request])
-
-        return one
-
-
-def lists_answer(lists: Postings, codes: torch.Tensor, seen: torch.Tensor, backend: str) -> Answer:
-    """The sum over lists alone: codes are known, nothing is ranked by vectors."""
-    rows, weights = codes.split(1), torch.ones(codes.shape).split(1)
-    exclude = seen.split(1)
-    return lambda request: search_postings(
-        lists, rows[request], weights[request], K, exclude=exclude[request], backend=backend
-    )
-
-
-def nominate_answer(index: Nominate, users: torch.Tensor, seen: torch.Tensor) -> Answer:
-    """Codes found, lists read, candidates ranked."""
-    rows, exclude = users.split(1), seen.split(1)
-    return lambda request: index.search(rows[request], K, exclude[request])
 
 
 def sparse_answer(index: SparseCodesIndex, users: torch.Tensor, seen: torch.Tensor, read: int) -> Answer:
@@ -247,9 +131,11 @@ def on_real_lists(sessions: Sessions, quick: bool, alone: bool, figures: dict[st
                     nominate_answer(indexes[name], users, sessions.seen),
                     lambda found: found.ids[0].numpy(),
                 )
+    bytes_of_rivals: dict[str, float] = {}
     for kind in ("hnsw",) if quick else ("hnsw", "ivf_flat", "ivf_pq"):
         rival = Rival(kind, items.numpy())
         figures[f"{kind}_build_cpu_seconds"] = rival.build_seconds
+        bytes_of_rivals[kind] = rival.bytes_an_item()
         for effort in rival.efforts:
             take(f"{kind} {effort}", kind, rival.answer(queries, effort, more), of_faiss)
     figures["sparse_codes_bytes_an_item"] = {}
@@ -302,66 +188,9 @@ def on_real_lists(sessions: Sessions, quick: bool, alone: bool, figures: dict[st
     figures["microseconds_43k_other_forms"] = shown(timed(others, min(requests, 200), 2, alone=alone))
     figures["bytes_an_item"] = {
         name: round(index.lists.num_bytes / len(items), 1) for name, index in indexes.items() if name.endswith("c 2")
-    } | {"vectors": items.shape[1] * 4}
+    } | {"vectors": items.shape[1] * 4, **bytes_of_rivals}
     figures["raw_microseconds"] = {name: [round(t, 1) for t in times[name].each] for name in picked}
     return base
-
-
-def clone(base: Nominate, nearest: int, backend: str = "auto") -> Nominate:
-    """The same lists, read otherwise."""
-    index = Nominate.__new__(Nominate)
-    index.__dict__.update(base.__dict__)
-    index.nearest, index._ready = nearest, None
-    if backend == "numpy":
-        index._loops = False
-    return index
-
-
-def on_stretched(sessions: Sessions, base: Nominate, alone: bool, figures: dict[str, Any]) -> None:
-    """Times alone: sums over 8 lists beside FAISS, at 65,000 and a million items."""
-    eight = clone(base, 8).codes(sessions.users)
-    nothing = [0] * len(sessions.users)
-    for size in LARGE:
-        answers: dict[str, Answer] = {}
-        for sparsity, share in SPARSITIES.items():
-            base.longest = round(len(sessions.items) * share)
-            base.build(sessions.items, sessions.ids)
-            lists = stretched(base.lists, size)
-            answers[f"lists {sparsity} %"] = lists_answer(lists, eight, sessions.seen, "numba")
-        source = np.sort(np.random.default_rng(1).integers(0, len(sessions.items), size))
-        vectors = sessions.items.numpy()[source]
-        vectors += np.random.default_rng(2).normal(0.0, 0.05, vectors.shape).astype(np.float32)
-        queries = np.ascontiguousarray(sessions.users.numpy())
-        for kind in ("flat", "hnsw", "ivf_flat", "ivf_pq"):
-            rival = Rival(kind, vectors)
-            figures[f"{kind}_build_cpu_seconds_{size}"] = rival.build_seconds
-            effort = {"hnsw": 64, "flat": 0}.get(kind, 8)
-            answers[f"{kind} {effort}".removesuffix(" 0")] = rival.answer(queries, effort, nothing)
-        requests = 300 if size < 100_000 else 60
-        times = timed(answers, requests, 3, alone=alone)
-        figures[f"microseconds_{size}"] = shown(times)
-        figures[f"microseconds_{size}_emptied"] = shown(timed(answers, 30, 1, emptied=True, alone=alone))
-        for sparsity in SPARSITIES:
-            own = times[f"lists {sparsity} %"]
-            figures[f"lists_{sparsity}_over_flat_{size}"] = round(own.median / times["flat"].median, 4)
-            figures |= {f"lists_{sparsity}_{name}_{size}": value for name, value in own.spreads().items()}
-
-
-def on_whole_requests(sessions: Sessions, base: Nominate, alone: bool, figures: dict[str, Any]) -> None:
-    """A request from its history on: the twin's tower, uncompiled, and a search, over the same 43,097 items."""
-    flat = Rival("flat", sessions.items.numpy()).index
-    index, seen = clone(base, 2), sessions.seen.split(1)
-
-    def by_flat(request: int) -> Any:
-        vector = sessions.encode(request).numpy()
-        return flat.search(vector, K + int((seen[request] >= 0).sum()))
-
-    answers: dict[str, Answer] = {
-        "tower alone": sessions.encode,
-        "tower and flat": by_flat,
-        "tower and lists": lambda request: index.search(sessions.encode(request), K, seen[request]),
-    }
-    figures["microseconds_whole_request"] = shown(timed(answers, 60, 2, alone=alone))
 
 
 def main() -> None:
@@ -380,8 +209,7 @@ def main() -> None:
     with torch.inference_mode():
         base = on_real_lists(sessions, options.quick, options.alone, figures)
         if not options.quick:
-            on_whole_requests(sessions, base, options.alone, figures)
-            on_stretched(sessions, base, options.alone, figures)
+            on_large(sessions, base, options.alone, figures)
     settings = {
         "data": log.name,
         "items": len(sessions.items),
