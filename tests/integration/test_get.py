@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from deezer_files import write_deezer
 
 from twotower.cli.main import main
 from twotower.core.errors import InputError
@@ -237,26 +238,11 @@ def taobao(folder: Path) -> Path:
     return folder
 
 
+DEEZER = {fold: [[i, i + 1, 8] for i in range(4)] for fold in ("train", "validation", "test")}
+
+
 def deezer(folder: Path) -> Path:
-    folder = folder / "deezer"
-    folder.mkdir()
-    connection = duckdb.connect()
-    connection.execute(
-        "COPY (SELECT i AS song_index, [i, 1.5, 0] AS features_svd, [i] AS features_mf FROM range(9) t(i)) "
-        f"TO '{folder}/song_embeddings.parquet'"
-    )
-    connection.execute(
-        f"COPY (SELECT 0 AS user_index, [1, 2, 3] AS svd_embeddings, [1] AS mf_embeddings) "
-        f"TO '{folder}/user_embeddings.parquet'"
-    )
-    for place, fold in enumerate(("train", "validation", "test")):
-        number = 10 * place
-        connection.execute(
-            f"COPY (SELECT {number} + i AS user_index, [i, i + 1, 8] AS d1d30_songs, i + 0.5 AS age_embedding0, "
-            "CASE WHEN i > 0 THEN 2.0 END AS country_embedding0, 30 AS age_value, i AS nb_favorite_songs "
-            f"FROM range(4) t(i)) TO '{folder}/user_features_{fold}_svd.parquet'"
-        )
-    return folder
+    return write_deezer(folder / "deezer", DEEZER, songs=9)
 
 
 CASES: dict[str, Callable[[Path], Path]] = {
@@ -402,11 +388,32 @@ def test_deezer_tables(tmp_path: Path) -> None:
     raw = got("deezer-cold-start", tmp_path)
     assert rows(raw / "users.parquet")[:2] == [
         ("0", "train", [0.5, 0.0, 30.0, 0.0]),
-        ("1", "train", [1.5, 2.0, 30.0, 1.0]),
+        ("1", "train", [1.5, 3.0, 30.0, 1.0]),
     ]
-    assert rows(raw / "users.parquet")[-1][:2] == ("23", "test")
+    assert rows(raw / "users.parquet")[-1][:2] == ("11", "test")
     assert rows(raw / "interactions.parquet")[:3] == [("0", "0"), ("0", "1"), ("0", "8")]
     assert rows(raw / "items.parquet")[2] == ("2", [2.0, 1.5, 0.0])
+    assert rows(raw / "warm_users.parquet") == [("0", [1.0, 2.0, 3.0])]
+
+
+def test_deezer_tables_of_ut_als_where_only_its_files_are_there(tmp_path: Path) -> None:
+    def read(copy: Path) -> dict[str, list[tuple[Any, ...]]]:
+        raw = sources.get("deezer-cold-start", tmp_path / f"raw-{copy.name}", from_path=copy).parent
+        return {name: rows(raw / f"{name}.parquet") for name in ("users", "items", "warm_users", "interactions")}
+
+    svd, mf, both = (
+        read(write_deezer(tmp_path / name, DEEZER, 9, spaces))
+        for name, spaces in {"svd": ("svd",), "mf": ("mf",), "both": ("mf", "svd")}.items()
+    )
+    assert mf["users"][:2] == [
+        ("0", "train", [0.125, -1.0, 0.0, 0.0, 30.0]),
+        ("1", "train", [1.125, -1.0, 3.0, 3.0, 30.0]),
+    ]
+    assert [user[:2] for user in mf["users"]] == [user[:2] for user in svd["users"]]
+    assert mf["items"] == [(str(song), [0.25, -float(song)]) for song in range(9)]
+    assert mf["warm_users"] == [("0", [7.0, 8.0])]
+    assert mf["interactions"] == svd["interactions"]
+    assert both == svd
 
 
 def test_unpacked_folder_is_read_as_its_archive_is(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ def read(files: Path, out: Path, category: str | None) -> Spec:
     """Read tables from the TT-SVD files (the UT-ALS ones where only they are there).
 
     An event is a song heard in the 30 days after the first; there is no clock. All other columns of a user, missing
-    ones as 0, make one vector in file order, as in the authors' code; ``fold`` keeps their partition. The vectors that
-    the authors gave to users with history are in ``warm_users.parquet`` and not in the spec: they know the answers.
+    ones as 0, make one vector in file order, as in the authors' code. ``fold`` keeps their partition; no split uses it,
+    since a split draws users from the log and reads no column of theirs. The vectors that the authors gave to users
+    with history are in ``warm_users.parquet`` and not in the spec: they know the answers.
     """
     space, songs = ("svd", "svd") if find(files, "user_features_train_svd.parquet") else ("mf", "mf")
     tables = {fold: need(files, f"user_features_{fold}_{space}.parquet") for fold in FOLDS}
