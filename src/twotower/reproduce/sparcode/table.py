@@ -167,12 +167,12 @@ def counted(model: str, settings: dict[str, Any] | None = None) -> Run:
     return Run(data=DATA, model=section, training=Training(metric="recall@50"), evaluation=JUDGED)
 
 
-def item_lists() -> list[Run]:
+def item_lists(data: str) -> list[Run]:
     """Return what counted lists choose from: pairs on both sides by distance, or ahead at any; decays; shrinkages."""
-    grid = product((False, True), (0.5, 0.6, 0.7, 0.8, 0.9), (0.0, 10.0, 100.0, 1000.0))
+    decays = (0.5, 0.6, 0.7) if data in LARGE else (0.7, 0.8, 0.9)
     return [
         counted("item_lists", {"ahead": ahead, "flat": ahead, "decay": decay, "shrink": shrink})
-        for ahead, decay, shrink in grid
+        for ahead, decay, shrink in product((False, True), decays, (10.0, 100.0, 1000.0))
     ]
 
 
@@ -186,7 +186,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     trees = {"tdm_dot": TREES["tdm_dot"]} if data in LARGE else TREES
     rows |= {name: [tree({"scorer": scorer}, at) for at in (LONG, SLOWLY)] for name, scorer in trees.items()}
     rows |= {name: [counted(name)] for name in ("popularity", "item_cosine")}
-    rows["item_lists"] = item_lists()
+    rows["item_lists"] = item_lists(data)
     if data not in LARGE:
         rows["ease"] = ease()
         pairwise = {"codes": "none", "scorer": "inner_pdnn"}
