@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
@@ -143,8 +143,9 @@ class SparCode(Model):
         for what, name, known in (("codes", codes, FORMS), ("activation", activation, tuple(ACTIVATIONS))):
             if name not in known:
                 raise unknown_name(f"model.{what}", name, known)
-        if codes != "none" and codebook > schema.num_users:
-            raise InputError(f"model.codebook = {codebook} codes for {schema.num_users} users; lower it")
+        users = schema.num_users - FIRST_KNOWN
+        if codes != "none" and codebook > users:
+            raise InputError(f"model.codebook = {codebook} codes for {users} users; lower it")
         self.schema, self.history_length = schema, history_length
         self.form, self.commitment, self.warm_up = codes, commitment, warm_up
         self.cosine, self.temperature = cosine, temperature
