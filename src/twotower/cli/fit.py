@@ -47,7 +47,7 @@ def command(
     ] = None,
     columns: Annotated[str | None, typer.Option(help="A,B,C: column names of a log without a header.")] = None,
     index: Annotated[
-        str, typer.Option(help="Index of the bundle, such as nominate; the default, if the best model does not take it.")
+        str, typer.Option(help="Index of the bundle, such as nominate; the default if the best model cannot take it.")
     ] = "exact",
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,

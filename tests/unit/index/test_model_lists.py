@@ -60,6 +60,10 @@ def test_a_key_changes_with_any_weight_of_known_users_and_stays_where_items_are_
     grown = Tower(items=9)  # now as many as users
     grown.users, grown.scale = one.users, one.scale
     assert model_key(grown, rows) == key
+    longer = Tower(users=12)
+    with torch.no_grad():
+        longer.users.weight[2:9], longer.scale = one.users.weight[2:], one.scale
+    assert model_key(longer, rows) == key, "rows of padding and of the unknown id, and rows behind, are no part of it"
     for change in (lambda: one.users.weight[8, 3], lambda: one.scale):
         with torch.no_grad():
             change().add_(0.5)
