@@ -31,6 +31,7 @@ from twotower.experiment.ladder.climb import LADDER, STANDS_IN
 from twotower.experiment.ladder.pick import Choice
 from twotower.experiment.ladder.rungs import METRIC
 from twotower.experiment.recipes import default_run
+from twotower.index.registry import index_class
 from twotower.models.baselines import ease
 from twotower.training.callbacks import Silent
 
@@ -355,10 +356,61 @@ def test_users_and_items_exchanged_are_named(log, tmp_path):
         (["--positive-from", "4", "--value", "stars"], "no column 'stars'"),
         (["--unit", "days"], "--unit 'days'"),
         (["--spec", "other.toml"], "give --spec alone"),
+        (["--index", "hsnw"], "unknown index 'hsnw'; did you mean 'hnsw'?"),
+        (
+            ["--index", "postings"],
+            "no model that fit tries can be searched by index 'postings' (index 'postings' searches",
+        ),
+        (["--index", "tree"], "no model that fit tries can be searched by index 'tree'"),
     ],
 )
 def test_an_option_that_cannot_be_taken_says_what_can(log, tmp_path, words, message):
     assert message in refused("fit", log, *words, "--to", tmp_path / "bundle")
+    assert not (tmp_path / "bundle.run" / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "default", "kind"),
+    [("ease", None, "nominate"), ("ease", None, "brute_force"), ("popularity", "exact", "hnsw")],
+)
+def test_the_bundle_has_the_index_that_is_named_and_answers_by_it(log, tmp_path, monkeypatch, model, default, kind):
+    monkeypatch.setattr(climb, "LADDER", (model,))
+    plain = twotower.fit(log, to=tmp_path / "plain", budget="1s")
+    assert plain.index == twotower.load(plain.bundle).bundle.manifest["index"] == default
+    done = run_cli("fit", log, "--index", kind, "--budget", "1s", "--to", tmp_path / "bundle", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["index"], answer["model"]) == (kind, plain.choice.name)
+    assert answer["last_fit"] == "all events"
+    retriever = twotower.load(tmp_path / "bundle")
+    assert retriever.bundle.manifest["index"] == kind
+    assert isinstance(retriever.bundle.index, index_class(kind))
+    best, plain_best = (
+        [item["score"] for item in json.loads(run_cli("recommend", folder, "--user", "3", "--json").stdout)["items"]]
+        for folder in (tmp_path / "bundle", tmp_path / "plain")
+    )
+    assert best == pytest.approx(plain_best, abs=1e-5), "24 items: each list holds all of them"
+
+
+def test_a_model_of_codes_that_joins_the_ladder_is_served_by_its_own_lists(log, tmp_path, monkeypatch):
+    words = ["training.epochs=2", "training.patience=0", "model.codebook=8", "model.dim=8"]
+    monkeypatch.setattr(rungs, "default_run", lambda name: default_run(name).with_settings(words))
+    monkeypatch.setattr(climb, "LADDER", ("sparcode",))
+    fitted = twotower.fit(log, to=tmp_path / "bundle", budget="2m", index="postings")
+    assert fitted.index == twotower.load(fitted.bundle).bundle.manifest["index"] == "postings"
+    assert run_cli("recommend", fitted.bundle, "--user", "3").returncode == 0
+
+
+def test_a_winner_that_cannot_take_the_index_is_kept_with_its_default_and_a_line(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(climb, "LADDER", ("popularity", "item_lists"))
+    done = run_cli("fit", log, "--index", "hnsw", "--budget", "1s", "--to", tmp_path / "bundle", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["index"], answer["model"]) == (None, "item_lists")
+    assert done.stderr.count("the bundle has its default index, not 'hnsw': ") == 1
+    assert "index 'hnsw' finds inner products, and model 'item_lists' has another score; use brute_force" in done.stderr
+    assert twotower.load(tmp_path / "bundle").bundle.index is None
+    assert run_cli("recommend", tmp_path / "bundle", "--user", "3").returncode == 0
 
 
 def test_one_fit_at_a_time_writes_a_folder(log, tmp_path):

@@ -25,7 +25,7 @@ from twotower.index.postings_store import PostingsStore
 from twotower.index.short_lists import WholeCatalogue
 from twotower.models.encode import users_with_history
 from twotower.models.sparcode import Coded
-from twotower.serving.bundle import Bundle
+from twotower.serving.bundle import Bundle, changing_bundle
 from twotower.serving.compact import compact_bundle
 from twotower.serving.retriever import load
 
@@ -369,3 +369,35 @@ def test_new_items_join_the_lists_that_score_them(trained):
     assert (index.search(likes, 1).ids >= 5000).all()
     index.remove(late)
     assert index.search(likes, 3).ids.equal(before.ids)
+
+
+def test_nominating_lists_of_another_training_are_refused_and_older_ones_without_a_key_are_read(
+    data, trained, bundle, tmp_path
+):
+    words = ("--model", "two_tower", *SMALL, "--set", "index.kind=nominate", "--set", "index.codes=20")
+    other = train(data, tmp_path / "other", *words, "--set", "training.seed=7")
+    user = str(load(bundle).bundle.user_vocabulary.ids([5])[0])
+    assert [twotower("recommend", one, "--user", user, "-k", "3")[0] for one in (trained, other)] == [0, 0]
+    with changing_bundle(bundle) as (copy, _):  # whose digests are those of the swapped files
+        shutil.rmtree(copy / "index")
+        shutil.copytree(other / "index", copy / "index")  # as many lists, as wide, of the same items
+    error = refused("recommend", bundle, "--user", user)
+    assert f"{bundle / 'index'}: lists of another model, or of before its last training; build them again" in error
+    assert twotower("index", bundle, "--kind", "nominate", "--set", "codes=20")[0] == 0
+    assert twotower("recommend", bundle, "--user", user)[0] == 0
+    with changing_bundle(other) as (copy, _):
+        note = json.loads((copy / "index" / "index.json").read_text())
+        del note["key"], note["key_rows"]
+        (copy / "index" / "index.json").write_text(json.dumps(note))
+    assert twotower("recommend", other, "--user", user)[0] == 0
+
+
+@pytest.mark.parametrize("model", ["popularity", "ease", "item_lists"])
+def test_a_model_that_is_items_alone_has_a_key_as_well(data, model, tmp_path):
+    folder = train(data, tmp_path / "bundle", "--model", model, "--set", "index.kind=nominate")
+    model, lists = Bundle.load(folder).model, folder / "index"
+    assert len(NominateIndex.load(lists, model=model)) > 0
+    weight = next(part for part in model.state_dict().values() if part.is_floating_point())
+    weight[-1] += 1.0
+    with pytest.raises(InputError, match="lists of another model, or of before its last training"):
+        NominateIndex.load(lists, model=model)

@@ -307,7 +307,8 @@ def test_it_learns_what_follows_from_the_latest_item(settings):
         ({"codes": "quantized"}, "did you mean 'quantised'"),
         ({"scorer": "dots"}, "did you mean 'dot'"),
         ({"tokenizer": "grus"}, "did you mean 'gru'"),
-        ({"codebook": 61}, "61 codes for 60 users"),
+        ({"codebook": 59}, "59 codes for 58 users"),
+        ({"codebook": 500, "codes": "gate"}, "500 codes for 58 users"),
         ({"heads": "senet", "tokens": 7}, "7 were asked for"),
         ({"books": 3}, "3 codebooks do not divide tokens of width 8"),
         ({"tokenizer": "capsule", "heads": "senet"}, "'capsule' has no heads"),
@@ -317,6 +318,11 @@ def test_it_learns_what_follows_from_the_latest_item(settings):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         model_of(**settings)
+
+
+def test_a_codebook_may_have_as_many_codes_as_there_are_users():
+    assert build_model("sparcode", SCHEMA, {"dim": 8, "codebook": 58}).num_lists % 58 == 0
+    build_model("sparcode", SCHEMA, {"dim": 8, "codes": "none", "codebook": 500})
 
 
 def test_a_model_without_lists_says_so():

@@ -22,6 +22,7 @@ EXAMPLES = examples(
     "twotower fit log.csv --to runs/mine",
     "twotower fit log.parquet --items items.csv --budget 30m --to runs/mine",
     "twotower fit log.csv --user customer --item sku --time bought_at --to runs/mine",
+    "twotower fit log.csv --index nominate --to runs/mine",
     "twotower fit --spec runs/mine.run/data.toml --to runs/mine --resume",
 )
 
@@ -45,6 +46,9 @@ def command(
         float | None, typer.Option(help="Events with this rating or a higher one are positives.")
     ] = None,
     columns: Annotated[str | None, typer.Option(help="A,B,C: column names of a log without a header.")] = None,
+    index: Annotated[
+        str, typer.Option(help="Index of the bundle, such as nominate; the default if the best model cannot take it.")
+    ] = "exact",
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -77,6 +81,7 @@ def command(
             value=value,
             positive_from=positive_from,
             columns=split_ids(columns or ""),
+            index=index,
             watch=lambda name: [Progress(name, METRIC, quiet=is_quiet())],
             notice=notice,
             progress=notice if sys.stderr.isatty() else lambda text: None,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from twotower.core.errors import InputError
+from twotower.core.records import FIRST_KNOWN
+from twotower.core.schema import Schema
 
 EVERY = 16_384
 """Codes that all have a list; of more, such as combinations of several codebooks, those that users have."""
@@ -37,6 +42,70 @@ class NamesLists(Protocol):
     def lists_key(self) -> str:
         """Return a text that changes with all that the scores of codes are computed with, items aside."""
         ...
+
+
+@runtime_checkable
+class HasWeights(Protocol):
+    """Hold the weights that turn users into states and score them: any PyTorch module with a schema does."""
+
+    schema: Schema
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights by name."""
+        ...
+
+
+TELLING = 16
+"""Numbers beside items from which on they tell one training from another."""
+
+
+def weights_key(name: str, weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a text that changes with the name, and with any number of the weights, which are sorted by theirs."""
+    key = hashlib.sha256(name.encode())
+    for of, part in sorted(weights, key=lambda pair: pair[0]):
+        key.update(of.encode() + part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return key.hexdigest()
+
+
+def named_rows(model: HasWeights) -> dict[str, int]:
+    """Return how many rows each weight has by which one training is told from another, for `model_key`.
+
+    Tables with a row an item are left out, since items may be added to a bundle later, except where a model has next
+    to nothing else.
+    """
+    weights = _weights(model)
+    rows = {name: len(part) if part.ndim else 0 for name, part in weights.items()}
+    beside = {name: number for name, number in rows.items() if number != model.schema.num_items}
+    return beside if sum(weights[name].numel() for name in beside) >= TELLING else rows
+
+
+def model_key(model: HasWeights, rows: Mapping[str, int]) -> str:
+    """Return a text that no other training of the model has: of its weights of these names, each up to these rows.
+
+    Rows of padding and of the unknown id are left out, since that of unknown items changes when items are added. What
+    the model lacks of the names is left out, too: the key is another one then.
+    """
+    parts = ((name, part, rows[name]) for name, part in _weights(model).items() if name in rows)
+    return weights_key(type(model).__name__, ((name, _known(part, number)) for name, part, number in parts))
+
+
+def check_key(folder: Path, saved: str | None, own: str | None) -> None:
+    """Refuse lists that were saved with another key than the model's own; None: there is none to compare.
+
+    Raises:
+        InputError: names the folder.
+    """
+    if saved is not None and own is not None and saved != own:
+        raise InputError(f"{folder}: lists of another model, or of before its last training; build them again")
+
+
+def _weights(model: HasWeights) -> dict[str, Tensor]:
+    return {name: part for name, part in model.state_dict().items() if isinstance(part, Tensor)}
+
+
+def _known(part: Tensor, rows: int) -> Tensor:
+    """Rows of known ids, as many as there were, of a table; any other weight as it is."""
+    return part[FIRST_KNOWN:rows] if part.ndim > 1 and rows > FIRST_KNOWN else part
 
 
 class ListedCodes:

@@ -18,6 +18,7 @@ from twotower.core.states import from_tensors, map_state, rows, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
 from twotower.index.list_report import report_lists
+from twotower.index.model_lists import HasWeights, check_key, model_key, named_rows
 from twotower.index.nominate import Nominate
 from twotower.index.nominate_sizes import sizes_of, users_to_read
 from twotower.index.saved import saved_index, write_note
@@ -220,7 +221,11 @@ class NominateIndex(ModelIndex):
                 with replacing_file(folder / name) as partial:
                     save_file(to_tensors(states), partial)
         parts = [name for name, states in kept.items() if states is not None]
-        write_note(folder, type(self), self.settings, built=self._lists is not None, parts=parts)
+        key: dict[str, Any] = {}
+        if isinstance(self._model, HasWeights):
+            named = named_rows(self._model)
+            key = {"key": model_key(self._model, named), "key_rows": named}
+        write_note(folder, type(self), self.settings, built=self._lists is not None, parts=parts, **key)
 
     @classmethod
     def load(cls, folder: Path, *, model: ScoringModel, device: torch.device | str = "cpu") -> NominateIndex:
@@ -231,6 +236,8 @@ class NominateIndex(ModelIndex):
         """
         with saved_index(folder, cls) as note:
             index, parts, built = cls(model, **note["settings"]), note["parts"], note["built"]
+            if "key" in note and isinstance(model, HasWeights):  # indexes of before December 2026 have none
+                check_key(folder, note["key"], model_key(model, note["key_rows"]))
             if ANCHORS in parts:
                 index._anchors = model.item_store.read(load_file(folder / ANCHORS))
             if USERS in parts:

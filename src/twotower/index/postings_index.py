@@ -17,7 +17,7 @@ from twotower.core.records import State, TopK
 from twotower.core.states import join, map_state, rows, take, to_tensors
 from twotower.index.base import ModelIndex, ScoringModel
 from twotower.index.checks import check_question, check_there, nothing, sorted_ids
-from twotower.index.model_lists import HasLists, ListedCodes, NamesLists
+from twotower.index.model_lists import HasLists, ListedCodes, NamesLists, check_key
 from twotower.index.popular import Popular
 from twotower.index.postings import CODE_TILE, Postings, build_postings
 from twotower.index.postings_search import search_postings
@@ -215,8 +215,7 @@ class PostingsIndex(ModelIndex):
                     f"{folder}: {lists.num_codes} lists of {rows(states)} items, but the model has {len(index._codes)} "
                     "codes: lists of another model? Build the index again"
                 )
-            if key is not None and isinstance(model, NamesLists) and key != model.lists_key():
-                raise InputError(f"{folder}: lists of another model, or of before its last training; build them again")
+            check_key(folder, key, model.lists_key() if isinstance(model, NamesLists) else None)
             index._restore(lists, states, note)
         index.to(device)
         return index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twotower.core.errors import InputError, unknown_name
-from twotower.core.records import PADDING, Batch, Encoded, Items, Users
+from twotower.core.records import FIRST_KNOWN, PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
+from twotower.index.model_lists import weights_key
 from twotower.models.base import Model
 from twotower.scorers.tiles import in_tiles
 from twotower.towers.codes.fields_first import FieldsFirst
@@ -143,8 +143,9 @@ class SparCode(Model):
         for what, name, known in (("codes", codes, FORMS), ("activation", activation, tuple(ACTIVATIONS))):
             if name not in known:
                 raise unknown_name(f"model.{what}", name, known)
-        if codes != "none" and codebook > schema.num_users:
-            raise InputError(f"model.codebook = {codebook} codes for {schema.num_users} users; lower it")
+        users = schema.num_users - FIRST_KNOWN
+        if codes != "none" and codebook > users:
+            raise InputError(f"model.codebook = {codebook} codes for {users} users; lower it")
         self.schema, self.history_length = schema, history_length
         self.form, self.commitment, self.warm_up = codes, commitment, warm_up
         self.cosine, self.temperature = cosine, temperature
@@ -215,11 +216,9 @@ class SparCode(Model):
 
     def lists_key(self) -> str:
         """Return a text that changes with the weights that `list_scores` reads beside items."""
-        key = hashlib.sha256(f"{self.form} {self.temperature} {self.cosine}".encode())
-        for name, part in sorted(self.state_dict().items()):
-            if name == "bias" or name.startswith(("scorer.", *LISTED)):
-                key.update(name.encode() + part.detach().cpu().numpy().tobytes())
-        return key.hexdigest()
+        weights: dict[str, Tensor] = self.state_dict()
+        read = [name for name in weights if name == "bias" or name.startswith(("scorer.", *LISTED))]
+        return weights_key(f"{self.form} {self.temperature} {self.cosine}", ((name, weights[name]) for name in read))
 
     @property
     def has_lists(self) -> bool:

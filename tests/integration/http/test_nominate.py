@@ -10,6 +10,7 @@ import pytest
 
 import twotower
 from twotower.experiment.index_tuning import rebuild_index
+from twotower.experiment.ladder import climb
 from twotower.index.nominate_index import NominateIndex
 
 
@@ -27,3 +28,17 @@ def test_the_service_answers_by_lists_and_fills_what_they_leave_open(
     assert "answered by a scan" in caplog.text
     one = ask(build(bundle_folder), "/v1/recommend", {**asked, "k": 1}).json()["items"]
     assert [item["id"] for item in one] == [a.id for a in retriever.recommend("u3", k=1, exclude=["i9"])]
+
+
+def test_the_service_answers_from_a_bundle_that_fit_wrote_with_that_index(
+    build: Callable[..., Any], ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(climb, "LADDER", ("popularity", "ease"))
+    rows = [f"{user},{(user + step) % 9},{step}" for user in range(30) for step in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    fitted = twotower.fit(tmp_path / "log.csv", to=tmp_path / "bundle", budget="1s", index="nominate")
+    retriever = twotower.load(fitted.bundle)
+    assert isinstance(retriever.bundle.index, NominateIndex)
+    answer = ask(build(fitted.bundle, allow_collapsed=True), "/v1/recommend", {"user": "3", "k": 3})
+    assert answer.status_code == 200, answer.text
+    assert [item["id"] for item in answer.json()["items"]] == [found.id for found in retriever.recommend("3", k=3)]

@@ -15,11 +15,13 @@ from twotower.data.dataset import Dataset
 from twotower.data.frame_notices import Notices
 from twotower.data.guess import Hints
 from twotower.data.prepare.spec import Spec
+from twotower.experiment.ladder import climb
 from twotower.experiment.ladder.budget import Budget
 from twotower.experiment.ladder.climb import Ladder, Watch
 from twotower.experiment.ladder.costs import last_fit_seconds
 from twotower.experiment.ladder.fitted import Fitted, line
 from twotower.experiment.ladder.last_fit import as_it_is, fit_on_all
+from twotower.experiment.ladder.named_index import DEFAULT, check_index, give_index
 from twotower.experiment.ladder.page import write_page
 from twotower.experiment.ladder.pick import pick
 from twotower.experiment.ladder.rungs import METRIC, Rung, forget, is_closed
@@ -56,6 +58,7 @@ def fit(
     value: str | None = None,
     positive_from: int | float | None = None,
     columns: Sequence[str] = (),
+    index: str = DEFAULT,
     watch: Watch = lambda name: (),
     notice: Notice | None = None,
     progress: Notice = lambda text: None,
@@ -82,13 +85,16 @@ def fit(
         value: column of a rating.
         positive_from: events with this rating or a higher one are positives; None: all are.
         columns: names for a log without a header line.
+        index: of the bundle, by its name in `twotower.INDEXES` and with its default settings. The choice of the model
+            does not depend on it: where it cannot be built for the best model, the bundle has the default index, and
+            `notice` hears why.
         watch: callbacks for each model's training.
         notice: takes sentences for the user, one a model among them; None: they are logged.
         progress: hears what begins, and how much time is left.
 
     Raises:
-        InputError: if a file is no log, a column cannot be told, no model can be learnt, or another process fits into
-            ``to``; says what to do.
+        InputError: if a file is no log, a column cannot be told, no model can be learnt, ``index`` is unknown or no
+            model of the ladder can be searched by it, or another process fits into ``to``; says what to do.
         KeyboardInterrupt: after Ctrl-C before the first model was done.
     """
     seconds = seconds_of(budget)
@@ -96,6 +102,7 @@ def fit(
     tell: Notice = notice or _logged
     check_target(to)
     find_device(device)
+    check_index(index, climb.LADDER)
     folder = to.with_name(to.name + ".run")
     check_folder(folder)
     with writing_alone(folder):
@@ -152,6 +159,7 @@ def fit(
         tell(choice.reason)
         winner = next(rung for rung in rungs if rung.name == choice.name)
         last_fit, diagnosis = _written(winner, ladder, to, stopped, watch, tell)
+        given = give_index(to, index, device, tell)
         fitted = Fitted(
             choice,
             rungs,
@@ -166,6 +174,7 @@ def fit(
             again,
             stopped,
             [*notices.said, *dataset.manifest["treatments"]],
+            given,
         )
         write_page(fitted, budget=seconds)
         return fitted

@@ -39,6 +39,8 @@ class Fitted:
     """Whether Ctrl-C ended the ladder; a resumed fit goes on."""
     notes: list[str] = field(default_factory=list)
     """What was guessed and done to the data."""
+    index: str | None = None
+    """Kind of the bundle's index; None: there is none, and the model scores all items."""
 
     def __repr__(self) -> str:
         return f"Fitted({self.choice.name} on {self.dataset.name}: {self.bundle})"
@@ -68,6 +70,7 @@ class Fitted:
             "report": str(self.report),
             "spec": str(self.spec),
             "last_fit": self.last_fit,
+            "index": self.index,
             "stopped": self.stopped,
             "mask_seen": self.mask_seen,
             "models": [
