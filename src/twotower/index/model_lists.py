@@ -68,7 +68,7 @@ def weights_key(name: str, weights: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def named_rows(model: HasWeights) -> dict[str, int]:
-    """Return how many rows each weight has by which one training is told from another, for `model_key`.
+    """Return how many rows each weight has that `model_key` reads, which differ between two trainings.
 
     Tables with a row an item are left out, since items may be added to a bundle later, except where a model has next
     to nothing else.

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode import table
-from twotower.reproduce.sparcode.table import ENCODERS, SCORES, TRAINED, TREES, coded, twin
+from twotower.reproduce.sparcode.table import ENCODERS, SCORES, TRAINED, TREES, coded, counted, twin
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
@@ -23,8 +23,13 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     rows |= {f"sparcode_{name}": [coded({"tokenizer": encoder}, TRAINED)] for name, encoder in ENCODERS.items()}
     rows["all_to_all"] = [coded({"codes": "none"}, TRAINED)]
     present = table.variants(data)
-    same = ("popularity", "item_cosine", "item_lists", "ease", "all_to_all_pdnn")
-    return rows | {name: present[name] for name in same if name in present}
+    same = ("popularity", "item_cosine", "all_to_all_pdnn")
+    as_they_come = ("item_lists", *(("ease",) if "ease" in present else ()))
+    return (
+        rows
+        | {name: present[name] for name in same if name in present}
+        | {name: [counted(name)] for name in as_they_come}
+    )
 
 
 TABLE = replace(

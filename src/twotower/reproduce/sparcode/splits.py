@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from twotower.experiment.run import Data, Run
+from twotower.reproduce.sparcode import quick
 from twotower.reproduce.sparcode.measure import measure
 from twotower.reproduce.sparcode.table import (
     COLUMNS,
@@ -30,7 +32,9 @@ from twotower.reproduce.study import Table
 
 DRAWN = Data(split=DATA.split, split_options={**DATA.split_options, "held_out": "drawn", "seed": 0})
 """The split of the table ``sparcode``, drawn anew for every seed."""
-COUNTED = ("popularity", "item_cosine", "item_lists")
+LISTS: dict[str, Any] = {"ahead": False, "flat": False, "decay": 0.6, "shrink": 100.0}
+"""Of counted lists on many items; on ML-1M those of `quick`."""
+EASE: dict[str, Any] = {"history_length": 0, "decay": 0.9}
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
@@ -45,7 +49,10 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
         "gate_sasrec": coded(gate),
     }
     rows = {name: sampled(run, data) for name, run in rows.items()}
-    rows |= {name: counted(name) for name in (*COUNTED, *(() if many else ("ease",)))}
+    rows |= {name: counted(name) for name in ("popularity", "item_cosine")}
+    rows["item_lists"] = counted("item_lists", LISTS if many else quick.LISTS)
+    if not many:
+        rows["ease"] = counted("ease", EASE)
     return {name: [replace(run, data=DRAWN)] for name, run in rows.items()}
 
 

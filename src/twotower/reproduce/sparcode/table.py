@@ -141,7 +141,7 @@ def attention() -> Run:
 
 
 def ease() -> list[Run]:
-    """Return what EASE chooses from: the whole history or the latest 20 events, and decays; beside them its penalty."""
+    """Return what EASE (embarrassingly shallow autoencoder) chooses from: how many events it reads, and decays."""
     grid = product((0, 20), (0.8, 0.9, 0.95, 1.0))
     return [counted("ease", {"history_length": length, "decay": decay}) for length, decay in grid]
 
