@@ -12,7 +12,7 @@ has seen are left out. For every L and c, of the lists alone (a bundle would sca
 
 Encoding the user is in neither time. Popularity and EASE have a row for recall@50. Run it as
 ``python benchmarks/nominate_any.py --data PREPARED``; ``--quick`` trains small models on 20,000 rows and searches few
-settings (under a minute); without ``--data`` it takes the shared copy of MovieLens-100K, or a random log where there is none.
+settings (under a minute). Without ``--data`` it takes the shared copy, or a random log where there is none.
 """
 
 from __future__ import annotations
