@@ -180,7 +180,7 @@ def test_ease_reads_the_latest_events_and_lets_older_items_count_less(tiny_datas
     model = build_model("ease", tiny_dataset.schema, {"lambda_": 0.7, "history_length": length, "decay": decay})
     model.fit_log(tiny_dataset.log)
     weights = model.weights.double()
-    histories = [[3, 4, 3, 5, 4], [6, 6, 6], [9, 8, 7, 2], [1, 5], []]
+    histories = [[7, 3, 9, 3, 4], [6, 6, 6], [9, 8, 7, 2], [1, 5], []]
     padded = torch.tensor([history + [0] * (5 - len(history)) for history in histories])
     with inference(model):
         users = model.encode_users(Users(torch.arange(2, 7), {}, padded))

@@ -184,6 +184,14 @@ class TestAnswers:
         with_guess.load_state_dict(model.state_dict(), strict=False)
         assert not torch.isclose(with_guess.encode_users(batch.users), model.encode_users(batch.users)).all(1).any()
 
+    def test_the_plain_prediction_is_the_network_at_step_0_with_zeros_for_noise(self, batch):
+        model = made(("predicted", "causal"), drift=False, normalise=False)
+        vectors, mask = model.embedded(batch.users.history), batch.users.history > 0
+        with torch.no_grad():
+            expected = model.next_item.unet(torch.zeros_like(vectors), vectors, mask, torch.zeros(3, dtype=torch.int64))
+        found = model.next_item(vectors, mask)
+        torch.testing.assert_close(found[mask], expected[mask])
+
     @pytest.mark.parametrize("attention", ["causal", "mixed"])
     @pytest.mark.parametrize("more", [{"restored": "predicted"}, {"restored": "as_served", "restore_steps": 2}])
     def test_asking_reads_no_more_than_it_must_and_gives_the_states_of_all_places(self, attention, more):
