@@ -228,7 +228,7 @@ BANK = (
 BESIDE = "relative_epoch_time compares trainings that may have run beside others"
 TWO_VERSIONS = (
     f"{BESIDE}; vectors of items without training events changed on 29 November 2026: of seeds 1 to 5 all on "
-    "ml-100k, those of this row on yelp-2019 and its seeds 1 and 2 on ml-1m are from before, all others from after."
+    "ml-100k and those of this row on yelp-2019 are from before, all others from after."
 )
 NOTES = {
     "in_batch": TWO_VERSIONS,
