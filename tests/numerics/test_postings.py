@@ -81,9 +81,10 @@ def slow_search(postings: Postings, codes, weights, k, exclude=(), allowed=None)
 
 
 @pytest.mark.parametrize("levels", [0, 2])
-@pytest.mark.parametrize("tile", [7, 16_384])
-def test_lists_are_the_best_of_each_code_with_ties_to_the_lower_id(levels, tile, monkeypatch):
+@pytest.mark.parametrize(("tile", "long"), [(7, 0), (7, 2), (16_384, 8)])
+def test_lists_are_the_best_of_each_code_with_ties_to_the_lower_id(levels, tile, long, monkeypatch):
     monkeypatch.setattr(module, "ITEM_TILE", tile)
+    monkeypatch.setattr(module, "LONG", long)
     monkeypatch.setattr(module, "CODE_TILE", 5)
     table = table_of(levels=levels)
     table[2, :80] = -torch.inf  # a short list

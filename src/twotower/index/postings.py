@@ -22,6 +22,8 @@ CodeScore: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Scores of codes (int64 [codes]) with items (a slice of places): a new tensor [codes, items]; -inf: never listed."""
 
 CODE_TILE, ITEM_TILE = 256, 16_384
+LONG = 8
+"""Items of a tile for each item of a list, at least: long lists of many tiles would be sorted again with every tile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +170,7 @@ def build_postings(
 ) -> Postings:
     """Score codes with items, tile by tile, and keep the best of each code.
 
-    Memory is one tile of 256 codes × 16,384 items, and the lists.
+    Memory is one tile of 256 codes × 16,384 items, or of fewer codes × 8 L items where lists are long, and the lists.
 
     Args:
         score: codes with items.
@@ -192,10 +194,11 @@ def build_postings(
         raise InputError(f"postings: code {int(used[0] if used[0] < 0 else used[-1])} of {num_codes}")
     width = min(longest, max(1, len(ids)))
     lists = TopK(torch.full((num_codes, width), -torch.inf), torch.full((num_codes, width), -1))
-    for part in used.split(CODE_TILE) if len(ids) else ():
+    wide = max(ITEM_TILE, LONG * width)
+    for part in used.split(max(1, CODE_TILE * ITEM_TILE // wide)) if len(ids) else ():
         tiles = (
-            (at, _checked(score(part, slice(at, min(at + ITEM_TILE, len(ids)))).float(), above))
-            for at in range(0, len(ids), ITEM_TILE)
+            (at, _checked(score(part, slice(at, min(at + wide, len(ids)))).float(), above))
+            for at in range(0, len(ids), wide)
         )
         with torch.no_grad():
             found = top_k_of_tiles(tiles, width)
