@@ -233,6 +233,7 @@ def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained)
         assert 0.0 < line["codes/used"] <= 1.0
         assert 1 / 8 <= line["codes/perplexity"] <= 1.0
         assert 1 / 8 <= line["codes/busiest"] < 1.0
+        assert 1.0 < line["codes/longest"] <= 32.0
     status, out, _ = twotower("diagnose", coded, "--json")
     assert status == 0
     sentence, lists = json.loads(out)["read"]["notices"]

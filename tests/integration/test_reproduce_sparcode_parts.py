@@ -12,7 +12,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.experiment.run import Run
-from twotower.reproduce.sparcode import codebooks, scorers, sparsity, sparsity_picture, trees, tries
+from twotower.reproduce.sparcode import codebooks, parts_picture, scorers, sparsity, sparsity_picture, trees, tries
 from twotower.reproduce.sparcode import measure as measuring
 from twotower.reproduce.study import Table, run_table, seeded
 from twotower.reproduce.summary import summarise
@@ -144,6 +144,24 @@ def test_a_picture_has_a_line_for_each_kind_of_lists(tmp_path):
     written = sparsity.draw_each(sparsity.TABLE, {}, {}, tmp_path)
     assert [path.name for path in written] == ["sparcode-sparsity-ml-1m-lists.svg"]
     assert "<svg" in written[0].read_text()
+
+
+def test_pictures_of_codebooks_and_tokens_have_a_point_for_each_seed(tmp_path):
+    pytest.importorskip("matplotlib")
+    named = {"books_1_codes_64": [0.2, 0.4, 0.3], "books_2_codes_16": [0.5], "books_1_codes_64/lists 98 %": [0.1]}
+    figures = [{"variant": name, "metric": "recall@50", "values": values} for name, values in named.items()]
+    figures += [{"variant": "books_1_codes_64", "metric": "ndcg@50", "values": [0.9]}]
+    axis = parts_picture.AXES["sparcode-codebooks"]
+    assert parts_picture.points_of(figures, axis) == {"1": {64: [0.2, 0.4, 0.3]}, "2": {16: [0.5]}}
+    level = {"variant": "no_codes", "metric": "recall@50", "values": [0.6], "mean": 0.6}
+    tokens = [{"variant": f"tokens_{n}", "metric": "recall@50", "values": [0.1 * n], "mean": 0.0} for n in (1, 2)]
+    for table, given in ((codebooks.CODEBOOKS, [*figures, level]), (codebooks.BY_TOKENS, tokens)):
+        for figure in given:
+            figure.setdefault("mean", 0.0)
+        (tmp_path / f"{table.name}.json").write_text(json.dumps({"figures": {"ml-1m": given}}))
+        written = table.extras(table, {}, {}, tmp_path)
+        assert [path.name for path in written] == [f"{table.name}-ml-1m-parts.svg"]
+        assert "<svg" in written[0].read_text()
 
 
 @pytest.mark.slow

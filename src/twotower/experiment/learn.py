@@ -31,6 +31,7 @@ from twotower.models.base import (
     Model,
     OffersChoices,
     StartsFromLog,
+    UsesCodes,
     attach_items,
     attach_users,
     new_item_model,
@@ -46,6 +47,7 @@ from twotower.training.curves import Curves
 from twotower.training.distributed import World
 from twotower.training.feed import AHEAD
 from twotower.training.gradient_cache import GradientCached, check_in_parts
+from twotower.training.list_lengths import ListLengths
 from twotower.training.loop import Validate, fit
 from twotower.training.objective import AgainstLabels
 from twotower.training.state import Progress
@@ -156,6 +158,8 @@ def learn(
             raise InputError(f"model '{run.model.name}' has no item vectors to watch: set training.geometry = 'off'")
         judged = run.training.metric if run.training.evaluate_every else None
         watch.append(Tracking(dataset, mode=run.training.geometry, metric=judged))
+    if isinstance(model, UsesCodes):
+        watch.append(ListLengths(dataset))
     progress = train(model, split.train, "train", validate, None)
     if run.training.refit:
         model = new_model(run, dataset)

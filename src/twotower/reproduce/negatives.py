@@ -236,7 +236,7 @@ TWO_VERSIONS = (
 )
 NOTES = {
     "in_batch": TWO_VERSIONS,
-    AS_NGAME: "in_batch at the temperature that NGAME chose on ml-1m, 0.2: what is NGAME's and what is the temperature's.",
+    AS_NGAME: "in_batch at 0.2, the temperature that NGAME chose on ml-1m: to part NGAME's gain from the temperature's.",
     "memory_bank": BANK,
     "cross_batch_ngame": BANK,
     "in_batch_corrected": "all rows of a batch are negatives, not the first ones alone.",

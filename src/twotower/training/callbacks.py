@@ -39,7 +39,8 @@ class EpochRecord:
     selectable: bool = True
     """Whether the weights were trained as they are served, so that they may be chosen: see `Phased`."""
     codes: dict[str, float] = field(default_factory=dict)
-    """How codes were used in the epoch, where the model has any: see `twotower.towers.codes.quantiser.CodeUse`."""
+    """How codes were used in the epoch, where the model has any, and their longest list: see
+    `twotower.towers.codes.quantiser.CodeUse` and `twotower.training.list_lengths.ListLengths`."""
 
     def to_json(self) -> dict[str, Any]:
         """Write the record as one flat object, a line of ``train.jsonl``; "selectable" only where it is false.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from twotower.experiment.run import Run
 from twotower.reproduce.sparcode.measure import measure
+from twotower.reproduce.sparcode.parts_picture import draw_each
 from twotower.reproduce.sparcode.quick import COUNTED, ONE_SEED, form
 from twotower.reproduce.sparcode.table import COLUMNS
 from twotower.reproduce.study import Table
@@ -50,6 +51,7 @@ CODEBOOKS = Table(
         for codes in SIZES
         for percent in ("98", "99")
     },
+    extras=draw_each,
     notes={"no_codes": "the same tokens unquantised."},
 )
 BY_TOKENS = Table(
@@ -67,5 +69,6 @@ BY_TOKENS = Table(
         for tokens in TOKENS
         for percent in ("98", "99")
     },
+    extras=draw_each,
 )
 TABLES = (CODEBOOKS, BY_TOKENS)
