@@ -89,29 +89,32 @@ def put_back(table: Table, kept: Path, folder: Path, *, others: Iterable[Table] 
     written = unknown = 0
     for source in [table, *(other for other in others if other.name != table.name and other.measure == table.measure)]:
         records, users = _read(kept, source.name)
-        rows: dict[str, dict[str, Cell]] = {}
+        rows: dict[str, dict[str, list[Cell]]] = {}
         for record in records:
             name, seed = record["data"], record["seed"]
             wanted = rows.setdefault(f"{name}/{seed}", {})
             if not wanted:
                 wanted |= _cells(table, name, seed)
-            cell = wanted.get(_value(Run.from_dict(tomllib.loads(record["run"]))))
-            if cell is None:
-                unknown += source is table
-            elif not cell.path(folder).is_file():
-                _write(cell, record, users, folder)
-                written += 1
+            cells = wanted.get(_value(Run.from_dict(tomllib.loads(record["run"]))), [])
+            unknown += not cells and source is table
+            for cell in cells:
+                if not cell.path(folder).is_file():
+                    _write(cell, record, users, folder)
+                    written += 1
     return Back(written, unknown)
 
 
-def _cells(table: Table, name: str, seed: int) -> dict[str, Cell]:
-    """Every training of a data set's rows under one seed, by the value of its run."""
+def _cells(table: Table, name: str, seed: int) -> dict[str, list[Cell]]:
+    """Every training of a data set's rows under one seed, by the value of its run, which several rows may share."""
     cells = [
         Cell(table.name, name, Path(), variant, seeded(run, seed))
         for variant, runs in table.possible_runs(name).items()
         for run in runs
     ]
-    return {_value(cell.run): cell for cell in cells}
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(_value(cell.run), []).append(cell)
+    return found
 
 
 def _write(cell: Cell, record: Mapping[str, Any], users: Mapping[str, np.ndarray], folder: Path) -> None:

@@ -162,9 +162,9 @@ def popularity_run(*, one_split: bool = False) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every variant with every temperature, in-batch at NGAME's, and popularity."""
-    same = variant_run("in_batch", SIZES.get(data, OTHERWISE), NGAME_TEMPERATURE)
-    return {**_rows(data, VARIANTS, one_split=False), AS_NGAME: [same]}
+    """Return every variant with every temperature, and popularity; on MovieLens-1M in-batch at NGAME's too."""
+    rows = _rows(data, VARIANTS, one_split=False)
+    return {**rows, AS_NGAME: [variant_run("in_batch", SIZES[data], NGAME_TEMPERATURE)]} if data == "ml-1m" else rows
 
 
 def first_variants(data: str) -> dict[str, Sequence[Run]]:

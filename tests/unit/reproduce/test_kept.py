@@ -100,6 +100,19 @@ def test_cells_of_another_table_count_where_run_and_measure_are_the_same(table, 
     assert put_back(elsewhere, tmp_path / "kept", tmp_path / "third", others=[table]) == Back(0, 0)
 
 
+def test_a_run_that_two_rows_share_comes_back_to_both(table, tmp_path):
+    run_table(table, DATA, tmp_path / "first", seeds=1)
+    keep_cells(table, tmp_path / "first", tmp_path / "kept")
+    more = replace(table, variants=lambda data: {**variants(data), "same": variants(data)["one"][:1]})
+    put_back(more, tmp_path / "kept", tmp_path / "second")
+    for row in ("one", "same"):
+        paths = (tmp_path / "second").glob(f"tiny/{row}/seed-0-*.json")
+        assert any('"variant": "' + row + '"' in path.read_text() for path in paths), row
+    before = table.measure.times
+    run_table(table, DATA, tmp_path / "second", seeds=1)
+    assert table.measure.times == before
+
+
 def test_shown_values_of_users_are_kept_of_the_tables_own_seeds(table, tmp_path):
     run_table(table, DATA, tmp_path / "first", seeds=2)
     keep_cells(table, tmp_path / "first", tmp_path / "kept")
