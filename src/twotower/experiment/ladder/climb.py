@@ -37,6 +37,9 @@ VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "item_cosine": (("model.shrink=100.0",), ("model.shrink=0.0",)),
     "item_lists": (
         ("model.shrink=10.0",),
+        ("model.ahead=true",),
+        ("model.ahead=true", "model.decay=0.6"),
+        ("model.flat=true",),
         ("model.window=30",),
         ("model.decay=0.5",),
         ("model.decay=0.95", "model.history_length=50"),

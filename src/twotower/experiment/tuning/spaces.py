@@ -98,6 +98,8 @@ SPACES: dict[str, dict[str, Axis]] = {
     "item_cosine": {"model.neighbours": Grid((20, 50, 100, 200, 500)), "model.shrink": Grid((0.0, 1.0, 10.0, 100.0))},
     "item_lists": {
         "model.window": Grid((3, 10, 30)),
+        "model.ahead": Grid((False, True)),
+        "model.flat": Grid((False, True)),
         "model.decay": Grid((0.5, 0.7, 0.8, 0.9)),
         "model.shrink": Grid((0.0, 1.0, 10.0, 100.0)),
     },

@@ -83,13 +83,14 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
 TABLE = Table(
     "sparcode-cold",
     "New users by their features alone: SparCode and cold-start models",
-    ("kuairand-cold", "deezer-cold-start"),
+    ("kuairand-cold-whole", "kuairand-cold", "deezer-cold-start"),
     variants,
     measure_dense,
     "dssm",
     COLUMNS,
     3,
     notes={
+        "popularity": "counted lists of pairs have no row, since a user without any event has nothing to look up.",
         "dropoutnet": "trained to the scores of the factorisation, as printed.",
         "dropoutnet_events": "the same towers and dropout, trained by the sampled softmax.",
         "melu": "met without any event, so without a local step; trained with the latest three as support.",

@@ -99,11 +99,10 @@ def twins(data: str, encoder: str) -> list[Run]:
     """Return what a twin chooses from: scores; the loss and the epochs of SparCode; more epochs at a lower rate."""
     alike = [sampled(twin(encoder, score, LONG), data) for score in SCORES]
     runs = [*(twin(encoder, score) for score in SCORES), *alike, twin(encoder, SCORES[0], SLOWLY)]
-    if data not in LARGE or encoder == TUNED_FURTHER:
-        cosines = ({"score": "cosine", "temperature": at} for at in (0.03, 0.12))
-        runs += [sampled(twin(encoder, score, LONG), data) for score in cosines]
     if data in LARGE and encoder == TUNED_FURTHER:
-        runs.append(sampled(twin(encoder, SCORES[0], QUICKLY), data))
+        cosines = ({"score": "cosine", "temperature": at} for at in (0.03, 0.12))
+        wider = [*(twin(encoder, score, LONG) for score in cosines), twin(encoder, SCORES[0], QUICKLY)]
+        runs += [sampled(run, data) for run in wider]
     return runs
 
 
