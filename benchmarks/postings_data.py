@@ -19,14 +19,17 @@ from twotower.data.log import Log
 from twotower.data.splitters import by_user
 from twotower.experiment.learn import learn
 from twotower.experiment.run import ModelSection, Run
-from twotower.index.postings import Postings
+from twotower.index.postings import Postings, build_postings
 from twotower.models.encode import encode_known_items, inference, users_with_history
+from twotower.models.sparcode import SparCode
 from twotower.reproduce.sparcode.measure import first_events
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.sources import NegativeSource
 
 ITEMS = 43_097
 HISTORY = 20
+ASKED = 300
+"""Test sessions that ask lists of a model's own codes."""
 
 
 class Named(NamedTuple):
@@ -132,13 +135,22 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 """SparCode and its twin, with the same encoder; codes from the first step on."""
 
 
-def epochs_of_forms(named: Named, *, most: int = 30_000) -> dict[str, float]:
-    """CPU seconds of one epoch of SparCode and of its twin, by the same loss, batches and items."""
+class OwnLists(NamedTuple):
+    """Lists of a model's own codes at a sparsity of 99 %, and the codes, weights and seen items of test sessions."""
+
+    lists: Postings
+    codes: Tensor
+    weights: Tensor
+    seen: Tensor
+
+
+def epochs_of_forms(named: Named, *, most: int = 30_000) -> tuple[dict[str, float], dict[str, OwnLists]]:
+    """CPU seconds of one epoch of SparCode and of its twin, by the same loss, batches and items; and lists of both."""
     offsets = named.log.offsets[: most + 3].clone()
     log = Log(offsets, named.log.items[: int(offsets[-1])])
     schema = Schema(len(offsets) - 1, ITEMS + FIRST_KNOWN, (), ())
     dataset, split = Dataset(schema, log, {}, {}, {"name": named.name}), by_user(log)
-    found = {}
+    found, own = {}, {}
     for name, (model, settings) in FORMS.items():
         run = Run(
             model=ModelSection(model, {"history_length": HISTORY, **settings}),
@@ -147,9 +159,26 @@ def epochs_of_forms(named: Named, *, most: int = 30_000) -> dict[str, float]:
             training=Training(epochs=1, batch_size=512, evaluate_every=0, device="cpu", seed=1),
         )
         with common.Clock() as clock:
-            learn(run, dataset, split)
+            learnt, _ = learn(run, dataset, split)
         found[name] = round(clock.cpu, 1)
-    return found
+        if isinstance(learnt, SparCode):
+            own[name] = own_lists(learnt, dataset, split.test.history, split.test.users()[:ASKED])
+    return found, own
+
+
+def own_lists(model: SparCode, dataset: Dataset, history: Log, users: Tensor) -> OwnLists:
+    """The best 1 % of the items of each code, and what test sessions ask."""
+    with inference(model):
+        items = encode_known_items(model, dataset)
+        coded = model.encode_users(users_with_history(dataset, history, users, HISTORY))
+        lists = build_postings(
+            lambda codes, part: model.list_scores(codes, items.states[part]).clone(),
+            model.num_lists,
+            items.ids,
+            longest=round(len(items.ids) * 0.01),
+            precision="float16",
+        )
+    return OwnLists(lists, coded.codes.clone(), coded.weights.clone(), history.seen(users))
 
 
 def stretched(lists: Postings, size: int) -> Postings:

@@ -26,6 +26,9 @@ NEAREST = 2
 """Codes whose lists a request reads, where lists nominate."""
 JUDGED = 300
 """Requests whose answers are compared."""
+STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 384, 512)
+EFFORTS = {"hnsw": STEPS, "ivf_flat": STEPS, "ivf_pq": (*STEPS[:8:2], 64, 128, 256)}
+"""What rivals try until one finds as much as the lists do: IVF-PQ never does, so its steps are few."""
 
 
 def on_large(sessions: Sessions, base: Nominate, alone: bool, figures: dict[str, Any]) -> None:
@@ -88,28 +91,37 @@ def at_equal_recall(
         ours[name], answers[name] = index, nominate_answer(index, sessions.users, none)
         held[name] = round(index.lists.num_bytes / size, 1)
         found[name] = shared(exact, [answers[name](request).ids[0].numpy() - FIRST_KNOWN for request in range(asked)])
-    wanted, rivals = max(found[name] for name in ours), dict[str, tuple[Rival, int]]()
-    for kind in ("hnsw", "ivf_flat", "ivf_pq"):
+    rivals: dict[str, tuple[Rival, int]] = {}
+    for kind, efforts in EFFORTS.items():
         rival = Rival(kind, vectors)
         figures[f"{kind}_build_cpu_seconds_{size}"] = rival.build_seconds
         held[kind] = rival.bytes_an_item()
-        for effort in (*rival.efforts, 2 * rival.efforts[-1], 4 * rival.efforts[-1]):
+        for effort in efforts:
             rival.set(effort)
             answer = rival.index.search(queries[:asked], K)[1]
             found[f"{kind} {effort}"] = float(
                 np.mean([np.isin(a, b).mean() for a, b in zip(exact, answer, strict=True)])
             )
-            rivals[kind] = rival, effort
-            if found[f"{kind} {effort}"] >= wanted:
+            if found[f"{kind} {effort}"] >= max(found[name] for name in ours):
                 break
-        answers[f"{kind} {rivals[kind][1]}"] = rival.answer(queries, rivals[kind][1], nothing)
+        for name in ours:
+            able = (effort for effort in efforts if found.get(f"{kind} {effort}", 0.0) >= found[name])
+            rivals[kind] = rival, next(able, effort)
+            answers[f"{kind} {rivals[kind][1]}"] = rival.answer(queries, rivals[kind][1], nothing)
     times = timed(answers, 300 if size < 100_000 else 60, 3, alone=alone)
     figures[f"share_of_the_exact_answer_{size}"] = {name: round(share, 4) for name, share in found.items()}
     figures[f"microseconds_{size}_equal_recall"] = shown(times)
+    figures[f"p99_over_p50_{size}_equal_recall"] = {name: one.spreads()["p99_over_p50"] for name, one in times.items()}
     figures[f"microseconds_{size}_equal_recall_emptied"] = shown(timed(answers, 30, 1, emptied=True, alone=alone))
     figures[f"bytes_an_item_{size}"] = held
     best_lists = max(ours, key=found.__getitem__)
+    rivals = {kind: (rival, max(efforts_of(answers, kind))) for kind, (rival, _) in rivals.items()}
     requests_from_histories(sessions, {"lists": ours[best_lists]}, {"flat": (flat, 0), **rivals}, size, alone, figures)
+
+
+def efforts_of(answers: dict[str, Answer], kind: str) -> list[int]:
+    """Return the efforts at which a rival is timed."""
+    return [int(name.rpartition(" ")[2]) for name in answers if name.rpartition(" ")[0] == kind]
 
 
 def shared(exact: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:

@@ -89,13 +89,13 @@ class Rival:
             elif name == "hnsw":
                 self.index, self.efforts = (
                     faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT),
-                    [16, 24, 32, 48, 64, 128],
+                    [4, 8, 12, 16, 24, 32, 48, 64, 96, 128],
                 )
                 self.index.hnsw.efConstruction = 80
             else:
                 coding = "Flat" if name == "ivf_flat" else f"PQ{dim // 4}x8"
                 self.index = faiss.index_factory(dim, f"IVF{lists},{coding}", faiss.METRIC_INNER_PRODUCT)
-                self.index.cp.niter, self.efforts = 10, [4, 8, 16, 32, 64]
+                self.index.cp.niter, self.efforts = 10, [1, 2, 4, 8, 16, 32, 64]
                 if name == "ivf_pq":
                     self.index.pq.cp.niter = 10
                 self.index.train(vectors[:: max(1, len(vectors) // 60_000)])
@@ -123,9 +123,11 @@ class Rival:
         return one
 
 
-def lists_answer(lists: Postings, codes: torch.Tensor, seen: torch.Tensor, backend: str) -> Answer:
-    """The sum over lists alone: codes are known, nothing is ranked by vectors."""
-    rows, weights = codes.split(1), torch.ones(codes.shape).split(1)
+def lists_answer(
+    lists: Postings, codes: torch.Tensor, seen: torch.Tensor, backend: str, weights: torch.Tensor | None = None
+) -> Answer:
+    """The sum over lists alone: codes are known, nothing is ranked by vectors; ``weights`` None: 1 each."""
+    rows, weights = codes.split(1), (torch.ones(codes.shape) if weights is None else weights).split(1)
     exclude = seen.split(1)
     return lambda request: search_postings(
         lists, rows[request], weights[request], K, exclude=exclude[request], backend=backend

@@ -225,7 +225,7 @@ def test_qdrant_answers_by_the_same_lists(coded, tmp_path, monkeypatch, kind, ne
             _ = load(bundle).bundle.index
 
 
-def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained):
+def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(data, coded, trained, tmp_path):
     lines = [json.loads(line) for line in Path(f"{coded}.run", "train.jsonl").read_text().splitlines()]
     told = [line for line in lines if "codes/used" in line]
     assert [line["epoch"] for line in told] == [line["epoch"] for line in lines if line["epoch"] > 1]
@@ -240,6 +240,11 @@ def test_the_use_of_codes_is_told_epoch_by_epoch_and_by_diagnose(coded, trained)
     assert sentence.startswith("4 codebook(s) of 8 codes: ")
     assert "the busiest code has" in sentence
     assert lists == "index of 32 lists: 0 empty, 100 items on average, the longest has 100"
+    gate = ("training.epochs=3", "training.patience=0", "model.codebook=8", "model.dim=8", "model.codes=gate")
+    words = [part for word in (*gate, "model.chosen=2") for part in ("--set", word)]
+    gated = train(data, tmp_path / "gated", "--model", "sparcode", *words)
+    (sentence,) = json.loads(twotower("diagnose", gated, "--json")[1])["read"]["notices"]
+    assert sentence.startswith("1 codebook(s) of 8 codes: ")
     assert json.loads(twotower("diagnose", trained, "--json")[1])["read"]["notices"] == [
         "index of 20 lists: 0 empty, 100 items on average, the longest has 100"
     ]

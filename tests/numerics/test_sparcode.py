@@ -346,6 +346,10 @@ def test_the_use_of_a_gates_codes_is_counted_in_training_alone():
     )
     assert "coder.hits" not in model.state_dict()
     assert chosen.shape == again.shape
+    assert model.state_dict()["coder.counts"].tolist() == [counts.tolist()]
+    weights = model.state_dict()
+    del weights["coder.counts"]  # of before they were kept
+    model_of(codes="gate", dropout=0.0).load_state_dict(weights)
 
 
 def perplexity(counts: torch.Tensor) -> float:

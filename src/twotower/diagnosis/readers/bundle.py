@@ -69,7 +69,7 @@ def _states(folder: Path, states: Path) -> Table:
 
 
 def _codes(weights: Path) -> tuple[str, ...]:
-    """How the codebooks of a model that has any were used at the end of its training, in one sentence."""
+    """How the codebooks or the gate of a model that has any were used at the end of its training, in one sentence."""
     from safetensors import safe_open
 
     if not weights.is_file():
@@ -78,6 +78,8 @@ def _codes(weights: Path) -> tuple[str, ...]:
         if not {"coder.counts", "coder.started"} <= set(file.keys()) or not file.get_tensor("coder.started"):
             return ()
         counts = file.get_tensor("coder.counts").astype("f8")
+    if not counts.any():
+        return ()
     share = counts / counts.sum(1, keepdims=True)
     entropy = -(share * np.log(share.clip(1e-12))).sum(1)
     books, codes = share.shape

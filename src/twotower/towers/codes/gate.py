@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,7 @@ class Gate(Starting):
         ValueError: if a number is below 1 or more codes are chosen than there are.
     """
 
+    counts: Tensor
     hits: Tensor
 
     def __init__(self, dim: int, *, codes: int = 256, chosen: int = 8) -> None:
@@ -50,7 +51,9 @@ class Gate(Starting):
         self.logits = nn.Linear(dim, codes)
         self.vectors = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
         self.offsets = nn.Parameter(torch.zeros(codes))
+        self.register_buffer("counts", torch.zeros(1, codes))
         self.register_buffer("hits", torch.zeros(codes), persistent=False)
+        self.register_load_state_dict_pre_hook(_without_counts)
 
     def forward(self, states: Float[Tensor, "rows dim"]) -> Gated:
         """Return the chosen codes of each row."""
@@ -64,8 +67,9 @@ class Gate(Starting):
         return self.vectors[codes], self.offsets[codes]
 
     def use(self) -> CodeUse:
-        """Return how often codes were chosen in training since the last call."""
+        """Return how often codes were chosen in training since the last call, and keep it with the weights."""
         found = use_of(self.hits[None])
+        self.counts.copy_(self.hits[None])
         self.hits.zero_()
         return found
 
@@ -86,3 +90,9 @@ class Gate(Starting):
         self.logits.weight.copy_(centres / temperature)
         self.logits.bias.copy_(-centres.square().sum(1) / (2.0 * temperature))
         self.begin()
+
+
+def _without_counts(module: nn.Module, weights: dict[str, Any], prefix: str, *others: object) -> None:
+    """Weights of before 30 November 2026 do not say how codes were used."""
+    assert isinstance(module, Gate)
+    weights.setdefault(f"{prefix}counts", torch.zeros_like(module.counts))
