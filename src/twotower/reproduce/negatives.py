@@ -162,7 +162,7 @@ def popularity_run(*, one_split: bool = False) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every variant with every temperature, and popularity; on MovieLens-1M in-batch at NGAME's too."""
+    """Return every variant with every temperature, and popularity; on MovieLens-1M in-batch at that of ``ngame`` too."""
     rows = _rows(data, VARIANTS, one_split=False)
     return {**rows, AS_NGAME: [variant_run("in_batch", SIZES[data], NGAME_TEMPERATURE)]} if data == "ml-1m" else rows
 
@@ -236,7 +236,7 @@ TWO_VERSIONS = (
 )
 NOTES = {
     "in_batch": TWO_VERSIONS,
-    AS_NGAME: "in_batch at 0.2, the temperature that NGAME chose on ml-1m: to part NGAME's gain from the temperature's.",
+    AS_NGAME: "in_batch at 0.2, which NGAME chose on ml-1m: to part NGAME's gain from the temperature's.",
     "memory_bank": BANK,
     "cross_batch_ngame": BANK,
     "in_batch_corrected": "all rows of a batch are negatives, not the first ones alone.",

@@ -1,4 +1,4 @@
-"""How unevenly lists of a model's codes would share the items, epoch by epoch."""
+"""Lengths that lists of a model's codes would have under one bias, epoch by epoch."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ METRIC = "recall@50"
 
 
 class Axis(NamedTuple):
-    """What a picture of a table shows."""
+    """Configure what a picture of a table shows."""
 
     pattern: str
     """Of a variant's name; its group "at" is the place on the axis, "line" (if any) the line's name."""
