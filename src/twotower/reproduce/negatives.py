@@ -162,7 +162,7 @@ def popularity_run(*, one_split: bool = False) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return every variant with every temperature, and popularity; on MovieLens-1M in-batch at that of ``ngame`` too."""
+    """Return every variant with every temperature, and popularity; on MovieLens-1M in-batch as ``ngame`` has it too."""
     rows = _rows(data, VARIANTS, one_split=False)
     return {**rows, AS_NGAME: [variant_run("in_batch", SIZES[data], NGAME_TEMPERATURE)]} if data == "ml-1m" else rows
 
