@@ -104,7 +104,8 @@ def test_every_variant_has_the_same_choices_and_as_many_negatives(data):
     for name, runs in (negatives.variants(data) | negatives.first_variants(data)).items():
         if name == "popularity":
             continue
-        assert [run.model.settings["temperature"] for run in runs] == list(negatives.TEMPERATURES)
+        choices = [negatives.NGAME_TEMPERATURE] if name == negatives.AS_NGAME else list(negatives.TEMPERATURES)
+        assert [run.model.settings["temperature"] for run in runs] == choices
         for run in runs:
             assert Run.from_dict(tomllib.loads(run.to_toml())) == run
             if name.endswith("_corrected"):
@@ -136,7 +137,7 @@ def test_ngame_takes_the_radius_over_all_positives_and_the_first_table_that_of_t
         name: runs[0].sampling.hard
         for rows in (negatives.variants("ml-1m"), negatives.first_variants("ml-1m"))
         for name, runs in rows.items()
-        if "ngame" in name
+        if "ngame" in name and name != negatives.AS_NGAME
     }
     assert found == {
         "ngame": "radius",

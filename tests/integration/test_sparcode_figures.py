@@ -79,7 +79,7 @@ def test_the_main_table_says_what_the_pages_say() -> None:
 @pytest.mark.parametrize(
     ("section", "table", "data"),
     [
-        (COLD, "sparcode-cold", "kuairand-cold"),
+        (COLD, "sparcode-cold", "kuairand-cold-whole"),
         (PARTS, "sparcode-codebooks", "ml-1m"),
         (PARTS, "sparcode-scorers", "ml-1m"),
         (PARTS, "sparcode-tries", "kuairand-cold"),
