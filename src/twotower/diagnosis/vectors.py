@@ -16,6 +16,8 @@ CHUNK_NUMBERS = 4_000_000
 """Numbers a chunk holds: 32 MB in float64."""
 LARGEST = 1e70
 """Beyond this length the squared eigenvalues overflow float64."""
+SMALLEST = 1e-150
+"""Below this length squares of numbers vanish in float64."""
 ROUNDING = 1e-12
 """A length below this share of the root-mean-square length counts as zero."""
 
@@ -75,15 +77,17 @@ class Vectors:
         part = self._array[index]
         if isinstance(part, Tensor):
             return part.double()
-        return torch.from_numpy(np.array(part, dtype=np.float64))
+        with np.errstate(invalid="ignore"):  # what is no number is told by its row
+            return torch.from_numpy(np.array(part, dtype=np.float64))
 
     def _checked_norms(self) -> Tensor:
-        norms, bad = [], []
+        norms, bad, zeros = [], [], True
         start = 0
         for chunk in self.chunks():
             finite = chunk.isfinite().all(dim=1)
             bad += ((~finite).nonzero()[:, 0] + start).tolist()
             norms.append(torch.linalg.vector_norm(chunk, dim=1))
+            zeros = zeros and not bool((chunk != 0).any())
             start += len(chunk)
         if bad:
             named = ", ".join(str(row) if self._ids is None else self._ids[row] for row in bad[:5])
@@ -94,6 +98,8 @@ class Vectors:
                 "remove them or mend the model that made them"
             )
         lengths = torch.cat(norms)
+        if not zeros and not bool((lengths >= SMALLEST).any()):
+            raise InputError(f"{self._where}: all numbers are so small that their squares vanish; multiply all by one")
         if not bool((lengths <= LARGEST).all()):
             row = int(lengths.argmax())
             name = f"row {row}" if self._ids is None else f"id {self._ids[row]}"

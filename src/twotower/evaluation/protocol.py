@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
+
+LONGEST = 1_000_000
+"""Items of a list that are judged, at most."""
+
+
+def check_lengths(what: str, lengths: Sequence[int]) -> None:
+    """Compare lengths of lists with what can be judged.
+
+    Raises:
+        InputError: if there are none, or one is below 1 or above a million.
+    """
+    if not lengths or min(lengths) < 1:
+        raise InputError(f"{what} must be list lengths of at least 1, got {list(lengths)}")
+    if max(lengths) > LONGEST:
+        raise InputError(f"{what}: lists of {shown(max(lengths))} items are not judged; take at most {LONGEST:,}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,6 @@ class Protocol:
     """Item rows to rank; None: every known item of the catalogue (rows 2 and up)."""
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1:
-            raise InputError(f"evaluation.ks must hold numbers of at least 1, got {list(self.ks)}")
+        check_lengths("evaluation.ks", self.ks)
         if self.candidates is not None and not self.candidates:
             raise InputError("evaluation.candidates is empty: name at least one item, or leave it out for all")

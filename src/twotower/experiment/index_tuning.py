@@ -19,6 +19,7 @@ from twotower.core.records import State
 from twotower.core.seeds import torch_generator
 from twotower.core.states import take
 from twotower.evaluation.latency import percentile
+from twotower.evaluation.protocol import check_lengths
 from twotower.experiment.index_loss import shared
 from twotower.experiment.index_users import drawn_users, show_users, user_states
 from twotower.index.abilities import FillsShortAnswers, TunableIndex
@@ -104,6 +105,7 @@ def rebuild_index(
     """
     settings = settings or {}
     check_settings(kind, settings)
+    check_lengths("k", [k])
     if recall is not None and not 0 < recall <= 1:
         raise InputError(f"recall = {recall:g} cannot be reached: give a share above 0 and at most 1, such as 0.95")
     if k < 1:

@@ -16,6 +16,7 @@ from twotower.data.log import Log
 from twotower.data.pairs import PairSplit
 from twotower.data.split import Targets
 from twotower.evaluation.candidates import candidate_scores, found_candidates, result_of_lists
+from twotower.evaluation.protocol import check_lengths
 from twotower.evaluation.result import Result
 from twotower.experiment.catalogue import split_of
 from twotower.experiment.evaluate import refuse_learnt
@@ -87,6 +88,7 @@ def judge_pair(
     """
     if candidates < 10:
         raise InputError(f"candidates = {candidates}: judge a pair on at least 10")
+    check_lengths("candidates", [candidates])
     one, two = Bundle.load(first, device), Bundle.load(ranker, device)
     check_same_catalogue(one, two)
     for bundle in (one, two):

@@ -13,6 +13,7 @@ import tomli_w
 
 from twotower.core.errors import InputError, cut, shown, unknown_name
 from twotower.core.files import check_depth, read_toml
+from twotower.evaluation.protocol import check_lengths
 from twotower.training.clustered import ClusterSchedule
 from twotower.training.config import Objective, Sampling, Training
 from twotower.training.sources import kept_settings, named_sources, plain_sources, read_old_options, set_in_source
@@ -51,8 +52,7 @@ class Evaluation:
     """Whether items of the history are left out of answers."""
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1:
-            raise InputError(f"evaluation.ks must be list lengths of at least 1, got {list(self.ks)}")
+        check_lengths("evaluation.ks", self.ks)
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,17 @@ def _section(kind: type[Any], name: str, values: dict[str, Any], where: str) -> 
         if key not in hints:
             raise unknown_name("key", f"{name}.{key}", [f"{name}.{known}" for known in hints], where)
         if not _fits(value, hints[key]):
-            raise InputError(f"{where}: {name}.{key} must be {_words(hints[key])}, got {shown(value)}")
+            bits = " of at most 64 bits" if _is_wide(value) else ""
+            raise InputError(f"{where}: {name}.{key} must be {_words(hints[key])}{bits}, got {shown(value)}")
     kept = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return kind(**{key: float(str(value)) if hints[key] is float else value for key, value in kept.items()})
+
+
+def _is_wide(value: Any) -> bool:
+    """Whether it is, or holds, a whole number that is too large for a computer's."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_wide, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import replacing_file
 from twotower.core.records import State, TopK
 from twotower.index.approximate_rows import plain_vectors
@@ -20,6 +20,8 @@ from twotower.index.engine import engine, one_thread
 from twotower.index.saved import saved_index, write_note
 
 STRUCTURE = "index.faiss"
+TOO_MANY = 2**31
+"""FAISS holds settings in 32 bits."""
 
 
 class ApproximateIndex(Search):
@@ -43,6 +45,8 @@ class ApproximateIndex(Search):
             least = self.least.get(name, 1)
             if value < least:
                 raise InputError(f"index.{name} = {value}: at least {least} is wanted")
+            if value >= TOO_MANY:
+                raise InputError(f"index.{name} = {shown(value)}: a number below {TOO_MANY:,} is wanted")
         self._settings = settings
         self._device = torch.device("cpu")
         self._hold(np.zeros((0, 0), np.float32), torch.zeros(0, dtype=torch.int64), None)

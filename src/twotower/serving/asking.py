@@ -45,6 +45,8 @@ def asker_of(
         raise InputError(
             "give either a user or a history, or both: a user with what came since; or the features of somebody new"
         )
+    if isinstance(history, (set, frozenset)):
+        raise InputError("a history is in the order of time, which a set has not; give a list, the oldest first")
     given = None if history is None else bundle.item_vocabulary.texts(history)
     if user is not None and (not (given or features) or knows(bundle, user)):
         if features is not None and not given:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, load_model
 from torch import Tensor
 
 from twotower.core.devices import find_device
-from twotower.core.errors import InputError
+from twotower.core.errors import InputError, shown
 from twotower.core.files import read_json
 from twotower.core.folders import check_replaceable, replacing_folder
 from twotower.core.records import UNKNOWN, Features, State, Users
@@ -59,6 +60,8 @@ class Bundle:
             InputError: if the folder is not a bundle, is of a newer format, or has a changed, missing or added file; or
                 if the device is not there.
         """
+        if not isinstance(folder, (str, PathLike)):
+            raise InputError(f"a bundle is named by its folder, got {shown(folder)}")
         folder = Path(folder)
         device = find_device(device)
         manifest = read_manifest(folder)

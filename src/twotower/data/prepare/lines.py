@@ -40,8 +40,11 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
         InputError: if the encoding is unknown or is not the file's, a packed file is broken, or it is no text.
     """
     try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
+        codec = codecs.lookup(encoding)
+        if not getattr(codec, "_is_text_encoding", True):  # such as base64, which makes bytes of bytes
+            raise LookupError
+        name = codec.name
+    except (LookupError, ValueError):
         raise InputError(f"encoding {shown(encoding)} is not known; try utf-8, latin-1, cp1252 or utf-16") from None
     with path.open("rb") as file:
         start = file.read(16)

@@ -24,6 +24,9 @@ _EARLY = 2 * 365 * 86400
 _LATE = 4_102_444_800
 """Seconds from 1970 until 2100: later times are likely in another unit."""
 
+FINER = {"s": "set unit to 'ms', 'us' or 'ns'", "ms": "set unit to 'us' or 'ns'", "us": "set unit to 'ns'"}
+"""What to do where times lie far beyond today, by the unit that they were read in."""
+
 _FAR_FUTURE = 1e11
 """Seconds, in the year 5138: times beyond it are in another unit."""
 
@@ -109,7 +112,7 @@ def check_log(spec: Spec, report: LogReport, name: str, times: Times) -> None:
     if times.far:
         raise InputError(
             f"{name}: times in column {shown(log.time)} lie beyond the year 5000 when read as unit '{log.unit}'; "
-            + ("they are no Unix times" if log.unit == "ns" else "set unit to 'ms', 'us' or 'ns'")
+            + FINER.get(log.unit, "they are no Unix times")
         )
     if times.early == times.every:
         report.early = times.early

@@ -136,6 +136,10 @@ class FeatureSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown_name("kind", self.kind, KINDS, f"feature '{self.name}'")
+        for name, least, most in (("width", 0, 100_000), ("min_count", 1, 2**31), ("max_values", 0, 2**31)):
+            if not least <= getattr(self, name) <= most:
+                value = shown(getattr(self, name))
+                raise InputError(f"feature '{self.name}': {name} = {value} must lie between {least} and {most:,}")
         if self.columns and self.kind != "vector":
             raise InputError(f"feature '{self.name}': columns are for kind 'vector', not '{self.kind}'; use column")
         Feature(self.name, "numeric", 1)  # the schema's own rules for names

@@ -36,6 +36,7 @@ WORDS = {
 }
 START = 1_600_000_000
 SMALLEST = 5
+MOST = 100_000_000
 ROWS = 256
 """Users drawn at a time; the numbers do not depend on it."""
 
@@ -58,6 +59,8 @@ class Synthetic:
     def __post_init__(self) -> None:
         if self.users < 1 or self.items < 2 * SMALLEST or self.cold_items < 0:
             raise InputError(f"synthetic needs a user and {2 * SMALLEST} items, got {self.users} and {self.items}")
+        if max(self.users, self.items, self.cold_items) > MOST:
+            raise InputError(f"synthetic draws at most {MOST:,} users, items and cold items each")
         if not SMALLEST <= self.events <= self.items // 2:
             raise InputError(f"synthetic: events must lie between {SMALLEST} and half the items, got {self.events}")
         if not 0 <= self.strength < float("inf"):

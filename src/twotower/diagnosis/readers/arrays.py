@@ -17,7 +17,10 @@ from twotower.diagnosis.table import VECTOR_NAMES, Account, Table
 
 def read_npy(path: Path, column: str | None = None) -> Table:
     """Map the array from disk; a column of row numbers is no coordinate and stays out."""
-    account, vectors, ids = without_keys(Account(), np.load(path, mmap_mode="r", allow_pickle=False))
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(array, np.memmap) and array.offset + array.nbytes != path.stat().st_size:
+        raise InputError(f"{path}: holds more than the {len(array):,} rows that its header tells; write it again")
+    account, vectors, ids = without_keys(Account(), array)
     return Table(vectors, ids, account=account)
 
 
