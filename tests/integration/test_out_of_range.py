@@ -134,6 +134,7 @@ def test_a_matrix_whose_squares_vanish_is_not_called_zero(tmp_path):
         np.save(tmp_path / f"{name}.npy", vectors * scale)
     assert "so small that their squares vanish" in refused("diagnose", tmp_path / "tiny.npy")
     assert run("diagnose", tmp_path / "small.npy")[0] == 0
+    assert diagnose(np.zeros((60, 8))).statistics["zero_vectors"] == 60  # and zeros are
     vectors[3] *= 1e-170
     assert diagnose(vectors).statistics["zero_vectors"] == 1
 
