@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from twotower.core.errors import InputError, shown
 
 LONGEST = 1_000_000
-"""Items of a list that are judged, at most."""
+"""Items of a list that are evaluated, at most."""
 
 
 def check_lengths(what: str, lengths: Sequence[int]) -> None:
-    """Compare lengths of lists with what can be judged.
+    """Compare lengths of lists with what can be evaluated.
 
     Raises:
         InputError: if there are none, or one is below 1 or above a million.
@@ -20,7 +20,7 @@ def check_lengths(what: str, lengths: Sequence[int]) -> None:
     if not lengths or min(lengths) < 1:
         raise InputError(f"{what} must be list lengths of at least 1, got {list(lengths)}")
     if max(lengths) > LONGEST:
-        raise InputError(f"{what}: lists of {shown(max(lengths))} items are not judged; take at most {LONGEST:,}")
+        raise InputError(f"{what}: lists of {shown(max(lengths))} items are not evaluated; take at most {LONGEST:,}")
 
 
 @dataclass(frozen=True)

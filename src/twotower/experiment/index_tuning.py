@@ -105,11 +105,11 @@ def rebuild_index(
     """
     settings = settings or {}
     check_settings(kind, settings)
-    check_lengths("k", [k])
     if recall is not None and not 0 < recall <= 1:
         raise InputError(f"recall = {recall:g} cannot be reached: give a share above 0 and at most 1, such as 0.95")
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
+    check_lengths("k", [k])
     bundle = Bundle.load(folder, device)
     if not serves(kind, inner_product=bundle.model.inner_product):
         name = bundle.manifest["model"]["name"]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 
 from twotower.core.errors import InputError
+from twotower.core.schema import Schema
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.models.baselines.popularity import Popularity
 from twotower.training.callbacks import EpochRecord
 from twotower.training.list_lengths import MOST_CODES, ListLengths, longest_list
 
@@ -18,13 +22,16 @@ def test_the_longest_list_is_that_of_a_slow_count():
     assert longest_list(torch.ones(4, 10)) == 1.0
 
 
-class _Lists:
+SCHEMA = Schema(4, 102, has_times=False)
+
+
+class _Lists(Popularity):
     """A model of lists whose code 1 scores every item above all others."""
 
-    training = False
-
     def __init__(self, number: int = 4) -> None:
+        super().__init__(SCHEMA)
         self.number = number
+        self.counts.copy_(torch.arange(102.0))
 
     @property
     def num_lists(self) -> int:
@@ -32,28 +39,14 @@ class _Lists:
             raise InputError("too many")
         return self.number
 
-    def eval(self) -> None: ...
-
-    def train(self, mode: bool = True) -> None: ...
-
-    def encode_items(self, items):
-        return items.float()
-
-    def list_scores(self, codes, items):
-        return items[None] + 1_000.0 * (codes == 1)[:, None]
-
-
-class _Data:
-    def known_items(self):
-        return torch.arange(2, 102)
-
-    def items(self, ids):
-        return ids
+    def list_scores(self, codes: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        return items[:, 0][None] + 1_000.0 * (codes == 1)[:, None]
 
 
 def told(model: _Lists, codes: dict[str, float]) -> dict[str, float]:
     record = EpochRecord(1, 1, 0.5, 0.1, 1.0, codes=dict(codes))
-    ListLengths(_Data()).epoch_done(record, model)
+    nothing = Log(torch.zeros(5, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), None)
+    ListLengths(Dataset(SCHEMA, nothing, {}, {}, {"name": "none"})).epoch_done(record, model)
     return record.codes
 
 
