@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,25 @@ def draw_curves(
         target = folder / f"{table.name}-{name}.png"
         figure.savefig(target, dpi=110)
         written.append(target)
+    return written
+
+
+def draw_figures(
+    table: Table, folder: Path, suffix: str, draw: Callable[[Sequence[Mapping[str, Any]], str, Path], bool]
+) -> list[Path]:
+    """Draw the figures of ``NAME.json``, one picture ``NAME-DATA-SUFFIX.svg`` a data set, and return the files.
+
+    Args:
+        table: whose figures are drawn.
+        folder: of the results.
+        suffix: of the files.
+        draw: (figures, title, file) -> whether it was written.
+    """
+    written = []
+    for name, figures in read_json(folder / f"{table.name}.json")["figures"].items():
+        target = folder / f"{table.name}-{name}-{suffix}.svg"
+        if draw(figures, f"{table.title}: {name}", target):
+            written.append(target)
     return written
 
 

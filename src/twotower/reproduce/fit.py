@@ -5,8 +5,7 @@ events train, so there are two readings: every event (``fit``) and each user's l
 the temperature is learnt from a start that suits cosines; in ``fit-fixed`` scores are scaled as printed. In these three
 every model chooses its rate and whether it reads user ids on validation data; ablations choose their rate; ``fit-wide``
 and ``fit-queries`` choose nothing. ``fit-rates`` is ``fit`` with five rates to choose from, since 0.003 was the edge of
-the first grid and nearly always chosen. Every table has a row of popularity: counts of what
-precedes the tests.
+the first grid and nearly always chosen. Every table has a row of popularity: counts of what precedes the tests.
 """
 
 from __future__ import annotations

@@ -45,9 +45,11 @@ class ListLengths(Silent):
         if not number or not len(self.ids):
             return
         assert isinstance(model, HasLists)
-        lists = torch.arange(0, number, -(-number // MOST_LISTS), device=self.ids.device)
         with inference(model):
-            scores = model.list_scores(lists, encode_items(model, self.dataset, self.ids, len(self.ids)))
+            items = encode_items(model, self.dataset, self.ids, len(self.ids))
+            assert isinstance(items, Tensor)
+            lists = torch.arange(0, number, -(-number // MOST_LISTS), device=items.device)
+            scores = model.list_scores(lists, items)
         record.codes["longest"] = longest_list(scores)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from twotower.core.files import read_json, replacing_file
+from twotower.core.files import replacing_file
 from twotower.experiment.run import Run
+from twotower.reproduce.figures import draw_figures
 from twotower.reproduce.study import Table
 
 METRIC = "recall@50"
@@ -65,9 +66,9 @@ def draw(figures: Sequence[Mapping[str, Any]], axis: Axis, title: str, target: P
         (line,) = panel.plot(list(points), [median(values) for values in points.values()], label=LINES[name])
         for at, values in points.items():
             panel.plot([at] * len(values), values, "o", markersize=4, color=line.get_color())
-    for figure_ in figures:
-        if figure_["variant"] == axis.level and figure_["metric"] == METRIC:
-            panel.axhline(figure_["mean"], linestyle="--", color="gray", label="without codes")
+    for one in figures:
+        if one["variant"] == axis.level and one["metric"] == METRIC:
+            panel.axhline(one["mean"], linestyle="--", color="gray", label="without codes")
     panel.set_xscale("log", base=2)
     ticks = sorted({at for points in points_of(figures, axis).values() for at in points})
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -86,9 +87,5 @@ def draw_each(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], folder: Path
 ) -> list[Path]:
     """Write ``NAME-DATA-parts.svg`` for every data set from ``NAME.json``, and return the files."""
-    written = []
-    for name, figures in read_json(folder / f"{table.name}.json")["figures"].items():
-        target = folder / f"{table.name}-{name}-parts.svg"
-        if draw(figures, AXES[table.name], f"{table.title}: {name}", target):
-            written.append(target)
-    return written
+    axis = AXES[table.name]
+    return draw_figures(table, folder, "parts", lambda figures, title, target: draw(figures, axis, title, target))

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twotower.core.files import read_json, replacing_file
+from twotower.core.files import replacing_file
 from twotower.experiment.run import Run
+from twotower.reproduce.figures import draw_figures
 from twotower.reproduce.study import Table
 
 SHOWN = {"recall@50": "recall@50", "microseconds": "processor time of a search (µs)"}
@@ -63,9 +64,4 @@ def draw_each(
     table: Table, data: Mapping[str, Path], chosen: Mapping[str, Mapping[str, Run]], folder: Path
 ) -> list[Path]:
     """Write ``NAME-DATA-lists.svg`` for every data set from ``NAME.json``, and return the files."""
-    written = []
-    for name, figures in read_json(folder / f"{table.name}.json")["figures"].items():
-        target = folder / f"{table.name}-{name}-lists.svg"
-        if draw(figures, f"{table.title}: {name}", target):
-            written.append(target)
-    return written
+    return draw_figures(table, folder, "lists", draw)
