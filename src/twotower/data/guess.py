@@ -152,7 +152,10 @@ def _odd_quote(path: Path, head: Path, source: Source, columns: int) -> InputErr
     with head.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if f"\\{quote}" in line:
-                return InputError(f"{path}: line {number:,} writes a quote inside a cell as \\{quote}; {twice}")
+                return InputError(
+                    f"{path}: line {number:,} writes a quote inside a cell as \\{quote}; double it ({quote * 2}), or "
+                    r"give a --spec with escape = '\'"
+                )
     return InputError(f"{path}: a quote stands alone in a cell; {twice}")
 
 

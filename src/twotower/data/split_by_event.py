@@ -11,7 +11,7 @@ from twotower.core.errors import InputError, shown
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
-from twotower.data.split_parts import checked_ratio, counts_so_far, targets_of
+from twotower.data.split_parts import Count, Ratio, Share, checked_ratio, counts_so_far, targets_of
 from twotower.data.ties import Policy, with_ties
 
 
@@ -32,7 +32,7 @@ def leave_one_out(log: Log, *, ties: Policy = "file", seed: int | None = None) -
     return last_n(log, n=1, ties=ties, seed=seed)
 
 
-def last_n(log: Log, *, n: int = 5, ties: Policy = "file", seed: int | None = None) -> Split:
+def last_n(log: Log, *, n: Count = 5, ties: Policy = "file", seed: int | None = None) -> Split:
     """Split each user: the last ``n`` positives are the test, the ``n`` before them the validation.
 
     What precedes them trains.
@@ -80,8 +80,8 @@ def last_n(log: Log, *, n: int = 5, ties: Policy = "file", seed: int | None = No
 def global_time(
     log: Log,
     *,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
+    validation_share: Share = 0.1,
+    test_share: Share = 0.1,
     validation_from: int | None = None,
     test_from: int | None = None,
 ) -> Split:
@@ -124,7 +124,7 @@ def global_time(
     )
 
 
-def random_ratio(log: Log, *, ratio: Sequence[int | float] = (8, 1, 1), seed: int = 0) -> Split:
+def random_ratio(log: Log, *, ratio: Ratio = (8, 1, 1), seed: int = 0) -> Split:
     """Draw each event into training, validation or test on its own.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from twotower.core.errors import InputError
 from twotower.core.seeds import torch_generator
 from twotower.data.log import Log
 from twotower.data.split import Split, Targets
-from twotower.data.split_parts import checked_ratio, counts_so_far
+from twotower.data.split_parts import Ratio, Share, checked_ratio, counts_so_far
 
 HeldOut = Literal["drawn", "last"]
 """Which users `by_user` holds out."""
@@ -20,8 +19,8 @@ HeldOut = Literal["drawn", "last"]
 def by_user(
     log: Log,
     *,
-    ratio: Sequence[int | float] = (8, 1, 1),
-    fold_in: float = 0.8,
+    ratio: Ratio = (8, 1, 1),
+    fold_in: Share = 0.8,
     held_out: HeldOut = "drawn",
     seed: int | None = None,
 ) -> Split:
@@ -48,7 +47,7 @@ def by_user(
     return _by_user("by-user", log, ratio, fold_in, seed or 0, drawn=held_out == "drawn")
 
 
-def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int = 0) -> Split:
+def cold_users(log: Log, *, ratio: Ratio = (7, 2, 1), seed: int = 0) -> Split:
     """Hold out whole users, known by their features alone; all of their positives are to be found.
 
     Source: Briand et al., KDD 2021, section 4.1 (70,000 warm users, 20,000 and 10,000 cold ones), and so table 1 of
@@ -65,7 +64,7 @@ def cold_users(log: Log, *, ratio: Sequence[int | float] = (7, 2, 1), seed: int 
     return _by_user("cold-users", log, ratio, 0.0, seed, drawn=True)
 
 
-def _by_user(name: str, log: Log, ratio: Sequence[int | float], fold_in: float, seed: int, *, drawn: bool) -> Split:
+def _by_user(name: str, log: Log, ratio: Ratio, fold_in: float, seed: int, *, drawn: bool) -> Split:
     """Whole users held out; the first ``fold_in`` share of their positives is known, all but one at most."""
     shares = checked_ratio(name, ratio)
     positives = log.positives()

@@ -11,6 +11,13 @@ from twotower.core.errors import InputError, shown
 from twotower.data.log import Log
 from twotower.data.split import Targets
 
+Count = int
+"""A whole number of at least 1."""
+Share = float
+"""A number above 0 and below 1."""
+Ratio = Sequence[int | float]
+"""Three positive numbers: of training, validation and test."""
+
 
 def counts_so_far(log: Log, counted: Tensor) -> Tensor:
     """Count the user's events where ``counted`` (bool [events]) is true, up to and with each event: int64 [events]."""
@@ -24,7 +31,7 @@ def targets_of(log: Log, known: Tensor, truth: Log) -> Targets:
     return Targets(log.select(known & (truth.lengths > 0)[log.users()]), truth)
 
 
-def checked_ratio(name: str, ratio: Sequence[int | float]) -> tuple[float, float, float]:
+def checked_ratio(name: str, ratio: Ratio) -> tuple[float, float, float]:
     """Return the shares of training, validation and test.
 
     Args:

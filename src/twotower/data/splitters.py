@@ -74,15 +74,21 @@ def _is_number(value: object) -> bool:
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a whole number", _is_whole),
     "int | None": ("a whole number", lambda value: value is None or _is_whole(value)),
     "float": ("a finite number", _is_number),
     "Policy": (" or ".join(f'"{policy}"' for policy in POLICIES), lambda value: value in POLICIES),
     "HeldOut": ('"drawn" or "last"', lambda value: value in ("drawn", "last")),
-    "Sequence[int | float]": (
+    "Count": ("a whole number of at least 1", lambda value: _is_whole(value) and _is_positive(value)),
+    "Share": ("a number between 0 and 1", lambda value: _is_positive(value) and value < 1),
+    "Ratio": (
         "three positive numbers, as [8, 1, 1]",
-        lambda value: isinstance(value, list | tuple) and all(map(_is_number, value)),
+        lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_positive, value)),
     ),
 }
 """By the annotation of a splitter's option: what is wanted, and whether a value is that."""

@@ -74,6 +74,10 @@ def _read(path: Path, column: str | None, reader: str, wanted: str) -> Table:
         return read(path, column)
     except (InputError, FileNotFoundError, PermissionError):
         raise
+    except UnicodeDecodeError as error:
+        how = ", as by: iconv -f latin1 -t utf-8" if error.encoding.startswith("utf-8") else ""
+        byte = f"byte {error.object[error.start]:#04x} is none of {error.encoding.upper()}"
+        raise InputError(f"{path}: not {wanted}: {byte}; save it as UTF-8{how}") from None
     except MemoryError:
         raise InputError(f"{path}: not {wanted}: it claims more than the memory holds") from None
     except Exception as error:

@@ -149,6 +149,9 @@ class Vocabulary:
         return found
 
     def _closest(self, id: str) -> str:
+        whole, _, fraction = id.partition(".")  # tables with gaps make floats of whole numbers
+        if fraction and not fraction.strip("0") and self.known([whole]):
+            return f"did you mean {shown(whole)}?"
         near = self._ask(
             "SELECT id, damerau_levenshtein(lower(id), lower(?)) AS distance FROM vocabulary "
             "WHERE abs(length(id) - ?) <= ? ORDER BY 2, row LIMIT 1",

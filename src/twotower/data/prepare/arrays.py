@@ -9,6 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+BLOCK = 1 << 22
+"""Values of an array that are in memory at once."""
+
+
+def equal_seconds(folder: Path, block: int = BLOCK) -> int:
+    """Count the events of a log on disk that fall in the same second as the same user's event before.
+
+    Args:
+        folder: with ``times.npy`` and ``offsets.npy``.
+        block: values that are in memory at once.
+    """
+    times = np.load(folder / "times.npy", mmap_mode="r")
+    starts = np.load(folder / "offsets.npy", mmap_mode="r")
+    count = 0
+    for start in range(1, len(times), block):
+        stop = min(start + block, len(times))
+        equal = times[start:stop] == times[start - 1 : stop - 1]
+        here = starts[np.searchsorted(starts, start) : np.searchsorted(starts, stop)]
+        equal[here - start] = False  # the first event of a user
+        count += int(equal.sum())
+    return count
+
 
 class RowWriter:
     """Fill a .npy file of known shape, in order.

@@ -144,13 +144,16 @@ def prepare_table(
             source = Source((str(table),))
         else:
             source = source_of(connection, Path(table), vocabulary, side, work)
-        types, ids = _read(connection, Path(table), source, readers.id, readers.forms.get("", ""), work)
+        specs = [readers.features.get(f.name, FeatureSpec(f.name, f.kind)) for f in schema.features(side)]
+        numbers = [column for spec in specs for column in spec.numbers]
+        types, ids = _read(connection, Path(table), source, readers.id, readers.forms.get("", ""), work, numbers)
         features: Features = {}
-        for feature in schema.features(side):
-            spec = readers.features.get(feature.name, FeatureSpec(feature.name, feature.kind))
+        for feature, spec in zip(schema.features(side), specs, strict=True):
             cells = cells_of(spec, types, readers.forms.get(feature.name, ""))
             if cells is None:
                 logger.warning("%s: no column for feature '%s': missing in every row", table, feature.name)
+            elif unusable := _unusable(connection, cells, spec, types, feature):
+                logger.warning("%s: feature '%s': %s", what, feature.name, unusable)
             path = feature_path(vocabulary, side, feature.name)
             blocks = [
                 encode(connection, "given", cells, feature, path, start, min(start + ROWS, len(ids)))
@@ -164,13 +167,31 @@ def prepare_table(
     return ids, features
 
 
+def _unusable(connection: Any, cells: str, spec: FeatureSpec, types: Types, feature: Feature) -> str:
+    """How many cells of numbers hold no number, and what they become; '' where there are none."""
+    columns = [name for name in spec.numbers if name in types]
+    if not columns:
+        return ""
+    given = " OR ".join(f"({text_of(name, types[name])}) IS NOT NULL" for name in columns)
+    good = "cell IS NOT NULL" if feature.kind == "numeric" else f"coalesce({is_vector('cell', feature.size)}, false)"
+    count = one(
+        connection,
+        f"SELECT count(*) FROM (SELECT {cells} AS cell FROM given WHERE {given}) WHERE NOT ({good})",
+    )
+    if not count:
+        return ""
+    if feature.kind == "numeric":
+        return f"cells that are no finite number: {count:,}; they count as missing"
+    return f"rows that do not hold {feature.size} finite numbers: {count:,}; they are zeros"
+
+
 def _read(
-    connection: Any, path: Path, source: Source, id_column: str, form: str, work: Path
+    connection: Any, path: Path, source: Source, id_column: str, form: str, work: Path, numbers: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Fill the table ``given`` with the file's rows and __row; returns column types and ids."""
     faults = Faults()
     types: dict[str, str] = {}
-    for relation in relations(connection, source, Path(), work):
+    for relation in relations(connection, source, Path(), work, numbers):
         types = relation.types
         key = id_column if id_column in types or "id" not in types else "id"
         id_text = canonical(id_text_of(connection, relation, key), form)

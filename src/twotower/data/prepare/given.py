@@ -16,12 +16,12 @@ from twotower.data.prepare.vocabulary import read_columns
 
 logger = logging.getLogger(__name__)
 
-WORDS = ("format", "separator", "quote", "encoding")
+WORDS = ("format", "separator", "quote", "escape", "decimal", "encoding")
 """Keys of a source that say how its files are written; the names of columns come beside them."""
 
 
 def source_of(connection: Any, path: Path, vocabulary: Path, side: Side, work: Path) -> Source:
-    """Choose how to read a new table of users or items: with the training table's separator, quote, encoding, columns.
+    """Choose how to read a new table of users or items: with the training table's signs, encoding, columns.
 
     A file whose name tells another format is read as what it is, and so is one in which the id's column is found only
     without the training table's settings. Column names that the spec gave are for files without a header line: a file
@@ -49,7 +49,9 @@ def source_of(connection: Any, path: Path, vocabulary: Path, side: Side, work: P
     for source in [*choices, plain]:
         if _has_id(connection, source, id, work):
             if source is not plain:
-                said = ", ".join(f"{word} {value!r}" for word in WORDS if (value := getattr(source, word)))
+                said = ", ".join(
+                    f"{word} {value!r}" for word in WORDS if (value := getattr(source, word)) not in ("", ".")
+                )
                 logger.info("%s: read as the training table was: %s", path, said)
             return source
     return alike

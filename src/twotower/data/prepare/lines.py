@@ -47,8 +47,14 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
     except (LookupError, ValueError):
         raise InputError(f"encoding {shown(encoding)} is not known; try utf-8, latin-1, cp1252 or utf-16") from None
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(BLOCK)
     packed, utf8 = start.startswith(_GZIP), name in ("utf-8", "ascii", "utf-8-sig")
+    if packed:
+        start = _unpacked(path)
+        if start.startswith(_GZIP):
+            raise InputError(f"{path}: is packed by gzip twice; unpack it once")
+    elif path.suffix.lower() == ".gz" and b"\0" in start and utf8:
+        raise InputError(f"{path}: is called .gz, but is neither packed by gzip nor text")
     for sign, words in FOREIGN.items():
         if start.startswith(sign):
             raise InputError(f"{path}: is {words}")
@@ -65,8 +71,21 @@ def plain_lines(path: Path, encoding: str, target: Path) -> Path:
     except UnicodeError as error:
         raise InputError(f"{path}: is not {encoding}: {error}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: begins as a gzip file but cannot be unpacked ({error})") from None
+        raise _broken(path, error) from None
     return target
+
+
+def _unpacked(path: Path) -> bytes:
+    """The first bytes of what a gzip file holds."""
+    try:
+        with gzip.GzipFile(path, "rb") as file:
+            return file.read(16)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: begins as a gzip file but cannot be unpacked ({error})")
 
 
 def _open(path: Path, packed: bool) -> io.BufferedIOBase:

@@ -127,7 +127,7 @@ def load_events(connection: Any, spec: Spec, work: Path, faults: Faults, progres
         The name of the last file, and the ``step`` of `Times`.
     """
     name, step, log = "log", 0.0, spec.interactions
-    for relation in relations(connection, spec.interactions.source, spec.folder, work):
+    for relation in relations(connection, spec.interactions.source, spec.folder, work, spec.numbers):
         progress(f"reading {relation.path.name}")
         name = relation.path.name
         select, fault = _select(connection, relation, spec)
@@ -165,7 +165,7 @@ def _select(connection: Any, relation: Relation, spec: Spec) -> tuple[str, str]:
     if log.time:
         time = seconds_of(log.time, relation.require(log.time), log.unit)
         expected = "a date" if log.unit == "iso" else "a number"
-        is_date = f"TRY_CAST({text_of(log.time, relation.types[log.time])} AS TIMESTAMPTZ) IS NOT NULL"
+        is_date = f"isfinite(TRY_CAST({text_of(log.time, relation.types[log.time])} AS TIMESTAMPTZ))"
         more = f" || CASE WHEN {is_date} THEN {literal(A_DATE)} ELSE '' END" if log.unit != "iso" else ""
         faults.append(_fault(time, log.time, relation, expected) + more)
     numbers = [log.value] if log.value else []

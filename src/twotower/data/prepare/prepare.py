@@ -14,6 +14,7 @@ from twotower.core.records import FIRST_KNOWN
 from twotower.core.schema import Schema, Side
 from twotower.core.version import __version__
 from twotower.data.folder import finish_folder
+from twotower.data.prepare.arrays import equal_seconds
 from twotower.data.prepare.database import database, one
 from twotower.data.prepare.here import Here
 from twotower.data.prepare.log import LogReport, Progress, read_log
@@ -124,7 +125,7 @@ def _prepare(connection: Any, spec: Spec, folder: Path, work: Path, progress: Pr
         "name": spec.name,
         "counts": counts,
         "rows": _rows(log, reports),
-        "treatments": _treatments(spec, log, reports, counts)
+        "treatments": _treatments(spec, log, reports, counts, equal_seconds(folder / "log") if clock else 0)
         + tell_nested_ids(connection, features)
         + tell_missing_words(connection, features, folder / "vocabulary"),
         "split": spec.split,
@@ -189,7 +190,9 @@ def _rows(log: LogReport, tables: dict[str, TableReport]) -> dict[str, Any]:
     }
 
 
-def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], counts: dict[str, int]) -> list[str]:
+def _treatments(
+    spec: Spec, log: LogReport, tables: dict[str, TableReport], counts: dict[str, int], equal: int
+) -> list[str]:
     """One sentence for each thing that was done to the data and that a reader should know."""
     said: list[str] = []
     if log.faults.malformed:
@@ -218,8 +221,11 @@ def _treatments(spec: Spec, log: LogReport, tables: dict[str, TableReport], coun
         said.append("a user's events are in the order of the file, as unit = 'order' says; histories carry no clock")
     elif spec.interactions.unit == "order":
         said.append(f"'{spec.interactions.time}' gives the order of a user's events; histories carry no clock")
-    else:
-        said.append("events with equal times keep the order of the file")
+    elif equal:
+        what = "event falls" if equal == 1 else "events fall"
+        said.append(
+            f"{equal:,} {what} in the same second as the user's event before: equal times keep the file's order"
+        )
     if log.step:
         what, unit = ("places", "") if spec.interactions.unit == "order" else ("times", " seconds")
         said.append(

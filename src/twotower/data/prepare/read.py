@@ -39,10 +39,11 @@ class Relation:
     quote: str = ""
     has_header: bool = False
     separator: str = ""
+    escape: str = ""
 
     def rows(self) -> Iterator[Row]:
         """Return the rows of the file by their lines, a header among them."""
-        return rows_of(self.readable, self.separator, self.quote, len(self.types))
+        return rows_of(self.readable, self.separator, self.quote, len(self.types), self.escape)
 
     def require(self, column: str) -> str:
         """Return the type of a column.
@@ -51,7 +52,9 @@ class Relation:
             InputError: if the file has no such column; names the closest one.
         """
         if column not in self.types:
-            found = other_separator(self.readable, self.separator, self.quote) if self.has_header else ""
+            found = ""
+            if self.has_header:
+                found = other_separator(self.readable, self.separator, self.quote, escape=self.escape)
             hint = f"its lines are cut by {_spelled(found)}: set separator = {_spelled(found)}" if found else ""
             raise InputError(f"{self.path}: no column {shown(column)}; {hint or closest(column, self.types)}")
         return self.types[column]
@@ -66,6 +69,10 @@ class Faults:
     malformed: int = 0
     first: list[str] = field(default_factory=list)
     not_utf8: bool = False
+    commas: bool = False
+    """Whether one of the first is a number with a decimal comma in a text file."""
+    escapes: bool = False
+    """Whether a line that cannot be parted has a quote behind a backslash."""
     lines: int = 0
     """Lines of those rows; a row of Parquet counts as one."""
     malformed_lines: int = 0
@@ -77,7 +84,8 @@ class Faults:
     def add(self, more: Faults) -> None:
         """Add those of files that come after."""
         self.first = (self.first + more.first)[:SHOWN_FAULTS]
-        self.not_utf8 |= more.not_utf8
+        for name in ("not_utf8", "commas", "escapes"):
+            setattr(self, name, getattr(self, name) or getattr(more, name))
         for name in ("rows", "malformed", "lines", "malformed_lines", "within", "blank", "header"):
             setattr(self, name, getattr(self, name) + getattr(more, name))
 
@@ -97,6 +105,8 @@ class Faults:
     def describe(self, what: str) -> str:
         """Return one line: the count and the first few."""
         hint = "; not UTF-8: set encoding = 'latin-1' or what it is" if self.not_utf8 else ""
+        hint += "; for decimal commas set decimal = ','" if self.commas else ""
+        hint += r"""; for quotes behind a backslash set escape = '\'""" if self.escapes else ""
         lines = f", {self.malformed_lines:,} of {self.lines:,} lines" if self.malformed_lines != self.malformed else ""
         return f"{what}: {self.malformed:,} of {self.rows:,} rows are malformed ({'; '.join(self.first)}){lines}{hint}"
 
@@ -109,8 +119,10 @@ class Faults:
         return {"read": read, "malformed": self.malformed_lines, "blank": self.blank, "header": self.header}
 
 
-def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iterator[Relation]:
-    """Open each file of a source.
+def relations(
+    connection: Any, source: Source, folder: Path, work: Path, numbers: Sequence[str] = ()
+) -> Iterator[Relation]:
+    """Open each file of a source; ``numbers`` are the columns that may have the decimal sign of the source.
 
     Raises:
         InputError: if a file is missing, empty, of unknown format, or not what its format says.
@@ -125,7 +137,10 @@ def relations(connection: Any, source: Source, folder: Path, work: Path) -> Iter
             _forget(path, name)
             continue
         readable = plain_lines(path, source.encoding, work / f"plain-{number}.txt")
-        yield _json_lines(connection, path, readable) if kind == "jsonl" else _delimited(path, readable, kind, source)
+        if kind == "jsonl":
+            yield _json_lines(connection, path, readable)
+        else:
+            yield _delimited(path, readable, kind, source, numbers)
         if readable != path:
             readable.unlink()
         _forget(path, name)
@@ -153,11 +168,12 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     start = one(connection, f"SELECT count(*) FROM {table}")
     with reading(relation.path):
         connection.execute(f"INSERT INTO {table} SELECT {select}, {fault} FROM {relation.sql} AS source")
-    rejected: list[tuple[int, str, str]] = []
+    rejected: list[tuple[int, str, str, bool]] = []
     if relation.format in ("csv", "tsv"):
         rejected = connection.execute(
-            "SELECT line_byte_position - 1, min(error_type)::VARCHAR, arg_min(error_message, error_type) "
-            "FROM reject_errors GROUP BY line_byte_position ORDER BY 1"
+            "SELECT line_byte_position - 1, min(error_type)::VARCHAR, arg_min(error_message, error_type), "
+            f"bool_or(contains(csv_line, {literal(BACKSLASH + relation.quote)})) FROM reject_errors "
+            "GROUP BY line_byte_position ORDER BY 1"
         ).fetchall()
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
     lines = _rejected_lines(relation, [position for position, *_ in rejected])
@@ -166,15 +182,19 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     marked = one(connection, f"SELECT count(*) {bad}")
     faults.rows += one(connection, f"SELECT count(*) FROM {table}") - start + len(rejected)
     faults.malformed += marked + len(rejected)
-    faults.not_utf8 |= any("ENCODING" in kind or "UNICODE" in kind for _, kind, _ in rejected)
+    faults.not_utf8 |= any("ENCODING" in kind or "UNICODE" in kind for _, kind, *_ in rejected)
+    faults.escapes |= bool(relation.quote) and any(escaped for *_, escaped in rejected)
     missing = SHOWN_FAULTS - len(faults.first)
     if missing > 0 and (marked or rejected):
         marks = connection.execute(f"SELECT rowid - {start}, __fault {bad} ORDER BY rowid LIMIT {missing}").fetchall()
-        found = [(line, _said(kind, more)) for line, (_, kind, more) in zip(lines, rejected, strict=True)]
+        found = [(line, _said(kind, more)) for line, (_, kind, more, _) in zip(lines, rejected, strict=True)]
         found += zip(_lines(relation, [row for row, _ in marks], set(lines)), (text for _, text in marks), strict=True)
+        faults.commas |= relation.format in ("csv", "tsv") and any(_DECIMAL_COMMA.search(text) for _, text in marks)
         faults.first += [f"{relation.path.name} line {line}: {text}" for line, text in sorted(found)[:missing]]
 
 
+BACKSLASH = "\\"
+_DECIMAL_COMMA = re.compile(r" is '[-+]?[0-9]*,[0-9]+', not a number$")
 _REJECTED = {
     "MISSING COLUMNS": "too few columns",
     "TOO MANY COLUMNS": "too many columns",
@@ -207,24 +227,25 @@ def _format(path: Path) -> str:
     return word
 
 
-def _delimited(path: Path, readable: Path, kind: str, source: Source) -> Relation:
+def _delimited(path: Path, readable: Path, kind: str, source: Source, numbers: Sequence[str]) -> Relation:
     separator = source.separator or ("\t" if kind == "tsv" else ",")
     names = column_names(path, readable, separator, source)
-    if source.columns and (found := other_separator(readable, separator, source.quote, len(names))):
+    if source.columns and (found := other_separator(readable, separator, source.quote, len(names), source.escape)):
         raise InputError(
             f"{path}: its lines do not fall into {len(names)} columns at {_spelled(separator)}, but they do at "
             f"{_spelled(found)}: set separator = {_spelled(found)}"
         )
-    types = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
+    columns = ", ".join(f"{column_sql(name)}: 'VARCHAR'" for name in names)
     sql = (
         f"read_csv({as_pattern(readable)}, auto_detect=false, header={str(not source.columns).lower()}, "
-        f"delim={literal(separator)}, quote={literal(source.quote)}, escape={literal(source.quote)}, "
-        f"columns={{{types}}}, store_rejects=true, "
-        f"compression='none', {NO_FOLDERS})"
+        f"delim={literal(separator)}, quote={literal(source.quote)}, escape={literal(source.escape or source.quote)}, "
+        f"columns={{{columns}}}, store_rejects=true, compression='none', {NO_FOLDERS})"
     )
-    return Relation(
-        path, readable, kind, sql, dict.fromkeys(names, "VARCHAR"), source.quote, not source.columns, separator
-    )
+    if source.decimal == "," and (with_commas := [column_sql(name) for name in names if name in numbers]):
+        points = ", ".join(f"regexp_replace({name}, ',([0-9])', '.\\1', 'g') AS {name}" for name in with_commas)
+        sql = f"(SELECT * REPLACE ({points}) FROM {sql})"
+    types = dict.fromkeys(names, "VARCHAR")
+    return Relation(path, readable, kind, sql, types, source.quote, not source.columns, separator, source.escape)
 
 
 def column_names(path: Path, readable: Path, separator: str, source: Source) -> list[str]:
@@ -237,7 +258,7 @@ def column_names(path: Path, readable: Path, separator: str, source: Source) -> 
     if not names:
         with readable.open("rb") as file:
             line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
-        names = cells_of_line(line, separator, source.quote)
+        names = cells_of_line(line, separator, source.quote, source.escape)
     names = [name or f"column{place}" for place, name in enumerate(names, start=1)]
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:

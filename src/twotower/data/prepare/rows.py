@@ -32,9 +32,9 @@ def count_lines(path: Path) -> tuple[int, int]:
     return lines, blank
 
 
-def rows_of(path: Path, separator: str = "", quote: str = "", columns: int = 0) -> Iterator[Row]:
+def rows_of(path: Path, separator: str = "", quote: str = "", columns: int = 0, escape: str = "") -> Iterator[Row]:
     """Yield the rows of a file, a header among them, blank lines between them left out."""
-    sign, parts = quote.encode(), separator.encode()
+    sign, parts, before = quote.encode(), separator.encode(), escape.encode()
     first, filled, alike, is_open = 0, 0, True, False
     number = 0
     with path.open("rb") as file:
@@ -47,7 +47,7 @@ def rows_of(path: Path, separator: str = "", quote: str = "", columns: int = 0) 
             filled += line not in (b"\n", b"\r\n")
             if sign and (is_open or sign in line):
                 alike = alike and line.count(parts) == columns - 1
-                is_open = _is_open(line, is_open, parts, sign)
+                is_open = _is_open(line, is_open, parts, sign, before)
             if not is_open:
                 yield _row(first, number, filled, alike, columns)
                 first, filled, alike = 0, 0, True
@@ -59,18 +59,21 @@ def _row(first: int, last: int, filled: int, alike: bool, columns: int) -> Row:
     return Row(first, last - first + 1, filled, alike and (columns - 1) * (last - first) >= _CHANCE)
 
 
-def _is_open(line: bytes, is_open: bool, separator: bytes, quote: bytes) -> bool:
+def _is_open(line: bytes, is_open: bool, separator: bytes, quote: bytes, escape: bytes) -> bool:
     """Whether a quoted cell is open at the end of a line. Not at the start of a cell, a quote is a letter."""
     at = 0
     while True:
         if is_open or line.startswith(quote, at):
             at += 0 if is_open else len(quote)
             is_open = True
-            at = line.find(quote, at)
-            if at < 0:
+            close = line.find(quote, at)
+            if close < 0:
                 return True
-            at += len(quote)
-            if line.startswith(quote, at):
+            if escape not in (b"", quote) and 0 <= (signs := line.find(escape, at)) < close:
+                at = signs + len(escape) + 1  # whatever stands behind it is a letter
+                continue
+            at = close + len(quote)
+            if escape in (b"", quote) and line.startswith(quote, at):
                 at += len(quote)
                 continue
             is_open = False

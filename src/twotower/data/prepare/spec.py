@@ -33,13 +33,17 @@ class Source:
     """Between values of a csv line, up to four characters, as '::'; empty: a comma, or a tab for tsv."""
     quote: str = '"'
     """The quote sign of csv and tsv; empty: a quote is a letter like any other."""
+    escape: str = ""
+    """The sign before a quote inside a quoted cell, as a backslash; empty: a quote there is written twice."""
+    decimal: str = "."
+    """The decimal sign of numbers in csv and tsv: a point or a comma."""
     columns: tuple[str, ...] = ()
     """Column names, for csv and tsv files without a header line."""
     encoding: str = "utf-8"
     """Of csv, tsv and jsonl: any that Python knows."""
 
     def __post_init__(self) -> None:
-        if not self.path:
+        if not self.path or not all(self.path):
             raise InputError("path names no file")
         if self.format and self.format not in FORMATS:
             raise unknown_name("format", self.format, FORMATS)
@@ -47,6 +51,12 @@ class Source:
             raise InputError(f"quote must be one letter of ASCII, or empty for none, got {shown(self.quote)}")
         if len(self.separator.encode()) > 4 or "\n" in self.separator or "\r" in self.separator:
             raise InputError(f"separator must be up to four letters of one line, got {shown(self.separator)}")
+        if len(self.escape.encode()) > 1 or self.escape in ("\r", "\n"):
+            raise InputError(f"escape must be one letter of ASCII, or empty for none, got {shown(self.escape)}")
+        if self.escape and not self.quote:
+            raise InputError(f"escape = {shown(self.escape)} is for quoted cells, and quote is empty")
+        if self.decimal not in (".", ","):
+            raise InputError(f"decimal must be '.' or ',', got {shown(self.decimal)}")
         if self.quote and self.quote in self.separator:
             raise InputError(f"separator {shown(self.separator)} holds the quote {shown(self.quote)}; set quote = ''")
 
@@ -76,6 +86,11 @@ class Interactions:
     """The same for items."""
     max_bad_share: float = 0.01
     """The job stops when more than this share of a table's rows is malformed; 0 to 1."""
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Return the columns that are read as numbers."""
+        return tuple(name for name in (self.time if self.unit != "iso" else "", self.value) if name)
 
     @property
     def is_unordered(self) -> bool:
@@ -133,6 +148,11 @@ class FeatureSpec:
     max_values: int = 0
     """Only the most frequent values are known; 0: 50,000 for text, no limit otherwise."""
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Return the columns that are read as numbers: none of a feature of words."""
+        return self.columns or (self.column or self.name,) if self.kind in ("numeric", "vector") else ()
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown_name("kind", self.kind, KINDS, f"feature '{self.name}'")
@@ -155,6 +175,11 @@ class Entities:
     title: str = ""
     """Column shown with recommendations; items only."""
     features: tuple[FeatureSpec, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Return the columns that are read as numbers, alone or as parts of a vector."""
+        return tuple(name for spec in self.features for name in spec.numbers)
 
 
 @dataclass(frozen=True)
@@ -182,6 +207,12 @@ class Spec:
             raise InputError("[label] names no column and [interactions] has no value; set one of them")
         if self.users is not None and self.users.title:
             raise InputError("[users] has no title; titles belong to items")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Return the columns of the log that are read as numbers."""
+        rated = self.label is not None and self.label.column and not isinstance(self.label.equals, str)
+        return (*self.interactions.numbers, *([self.label.column] if self.label is not None and rated else []))
 
     @staticmethod
     def from_toml(path: Path | str) -> Spec:

@@ -47,7 +47,7 @@ def read_table(
         InputError: if a file or column is missing, or too many rows are malformed.
     """
     report, types = TableReport(), dict[str, str]()
-    for relation in relations(connection, entities.source, folder, work):
+    for relation in relations(connection, entities.source, folder, work, entities.numbers):
         if not types:
             types = dict(relation.types)
             _check_columns(entities, relation)

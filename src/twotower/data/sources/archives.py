@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import shutil
+import stat
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -117,6 +118,8 @@ def _unpack_zip(archive: Path, folder: Path, room: _Room) -> None:
         _Room(archive, folder).take(sum(member.file_size for member in packed.infolist()))
         for member in packed.infolist():
             target = _inside(folder, member.filename, archive)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise _a_link(archive, member.filename)
             if not member.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with packed.open(member) as source, _new(target, archive) as plain:
@@ -134,7 +137,11 @@ def _unpack_tar(archive: Path, folder: Path, room: _Room) -> None:
                 with source, _new(target, archive) as plain:
                     room.copy(source, plain)
             elif not member.isdir():
-                raise InputError(f"{archive}: its member {shown(member.name)} is a link or device; it is not unpacked")
+                raise _a_link(archive, member.name)
+
+
+def _a_link(archive: Path, name: str) -> InputError:
+    return InputError(f"{archive}: its member {shown(name)} is a link or device; it is not unpacked")
 
 
 def _new(target: Path, archive: Path) -> IO[bytes]:

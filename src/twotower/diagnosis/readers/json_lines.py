@@ -15,14 +15,14 @@ from twotower.diagnosis.columns import roles_of
 from twotower.diagnosis.readers.arrays import choose
 from twotower.diagnosis.readers.opening import opened
 from twotower.diagnosis.readers.text import Cell, read_lists, read_numbers
-from twotower.diagnosis.table import Table
+from twotower.diagnosis.table import VECTOR_NAMES, Table
 
 
 def read_json_lines(path: Path, column: str | None = None) -> Table:
     """Read the key ``column``, or the only one with a list of numbers, or all keys with a number that are coordinates.
 
-    Values are taken as cells of a text table are, but a text is no coordinate, whatever it holds. A key counts even
-    where it first appears late in the file.
+    Values are taken as cells of a text table are, but a text is no coordinate, whatever it holds; only under a name of
+    vectors, as "vector", it is read as a list. A key counts even where it first appears late in the file.
 
     Raises:
         InputError: naming line and key, if a line is no object, has a key twice or lacks a number, or lists differ in
@@ -98,7 +98,10 @@ def _listed(path: Path, firsts: dict[str, Any], column: str | None) -> str | Non
     numbers: dict[str, Sequence[int]] = {
         name: (1, len(value)) for name, value in lists.items() if all(map(_is_number, value))
     }
-    return choose(path, numbers, None, "key") if numbers else None
+    if numbers:
+        return choose(path, numbers, None, "key")
+    texts = (name for name, value in firsts.items() if isinstance(value, str) and name.strip().lower() in VECTOR_NAMES)
+    return next(texts, None)
 
 
 def _cells(
