@@ -273,13 +273,18 @@ def _missing(table: Table, name: str, figures: Sequence[Figure]) -> list[str]:
     """What a reader may take for granted and the part of one data set has not: rows, columns, and tests over users."""
     shown = dict.fromkeys(figure.variant for figure in figures)
     tested = dict.fromkeys(figure.variant for figure in figures if figure.p_users is not None)
-    untested = [variant for variant in shown if variant not in {*tested, reference_among(shown, table.reference)}]
+    reference = reference_among(shown, table.reference)
+    untested = [variant for variant in shown if variant not in {*tested, reference}]
     rows = [variant for variant in {**table.variants(name), **table.twins(name)} if variant not in shown]
     columns = [metric for metric in table.columns if not any(figure.metric == metric for figure in figures)]
     lines = [f"Rows of this table without a result on {name}: {', '.join(rows)}.", ""] if rows else []
     lines += [f"Columns of this table without a value on {name}: {', '.join(columns)}.", ""] if columns else []
     if tested and untested:
-        lines += [f"No test over users on {name}, since values of users were not kept: {', '.join(untested)}.", ""]
+        lines += [
+            f"No test over users on {name} of {', '.join(untested)}: values of users were not kept, of them or of "
+            f"{reference}.",
+            "",
+        ]
     return lines
 
 

@@ -202,7 +202,7 @@ def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
     for path in (tmp_path / "tiny" / "two").glob("*.safetensors"):
         path.unlink()
     summarise(table, DATA, chosen, 3, tmp_path)
-    assert "on tiny, since values of users were not kept: two." in (tmp_path / "made.md").read_text()
+    assert "No test over users on tiny of two: values of users were not kept, of them or of one." in (tmp_path / "made.md").read_text()
 
 
 def test_users_are_compared_over_the_seeds_that_both_rows_have(table, tmp_path):
