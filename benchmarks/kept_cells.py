@@ -73,13 +73,30 @@ def page(table: Table, name: str, folder: Path) -> list[Path]:
     table = replace(table, fewer={variant: count for variant, count in counts.items() if count < seeds})
     chosen = {name: {variant: run for variant, (run, _) in rows.items()}}
     figures = summarise(table, {name: Path()}, chosen, seeds, folder)
+    note = ""
     if written[0].is_file():
         before = read_json(written[0])["figures"][name]
-        figures[name] = corrected(with_tests_of(figures[name], before, table.reference), table.columns)
+        tested = with_tests_of(figures[name], before, table.reference)
+        note = first_run_note(name, figures[name], tested)
+        figures[name] = corrected(tested, table.columns)
         write_summary(table, figures, chosen, seeds, folder)
     for target in written:
         target.write_bytes((folder / f"{table.name}{target.suffix}").read_bytes())
+    with written[1].open("a", encoding="utf-8") as text:
+        text.write(note)
     return written
+
+
+def first_run_note(name: str, new: Sequence[Figure], tested: Sequence[Figure]) -> str:
+    """Return the sentence that says which rows have their tests over users from the page before; else ''."""
+    pairs = zip(new, tested, strict=True)
+    rows = dict.fromkeys(figure.variant for figure, now in pairs if figure.p_users is None is not now.p_users)
+    if not rows:
+        return ""
+    return (
+        f"\nTests over users on {name} of {', '.join(rows)} are those of the first run: values of users were not kept, "
+        "so they cannot be computed again.\n"
+    )
 
 
 def main() -> None:

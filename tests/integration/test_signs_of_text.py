@@ -84,6 +84,22 @@ def test_cells_that_are_no_numbers_are_told_wherever_a_table_is_read(tmp_path, c
     assert caplog.messages == ["the item: feature 'price': cells that are no finite number: 1; they count as missing"]
 
 
+def test_points_among_decimal_commas_are_no_numbers_alone_and_stay_in_lists(tmp_path):
+    vectors = ["0,5 -1,5 ,25", "[0.5,-1.5,.25]", "0.5 -1.5 0.25", "[0,5 -1,5 0,25]"]
+    rows = [f"i{row};1,5;{vector};a" for row, vector in enumerate(vectors)] + ["i4;1.234;0,5 -1,5 0,25;a"]
+    (tmp_path / "items.csv").write_text("\n".join(["id;price;place;name", *rows]))
+    data = made(
+        tmp_path, LOG.replace("u5;i4;4,5", "u5;i4;1.234,5"), RATED + 'max_bad_share = 0.1\ndecimal = ","', TABLE
+    )
+    assert data.manifest["rows"]["log"]["first_malformed"] == [
+        "log.csv line 31: stars is '1.234,5 (with a point)', not a number"
+    ]
+    assert data.item_features["price"][2:].isnan().tolist() == [False] * 4 + [True]
+    places = data.item_features["place"][2:]
+    assert places.tolist() == [[0.5, -1.5, 0.25]] * 5
+    assert "item feature price: 1 cells are not finite numbers" in treatments(data)
+
+
 def test_a_decimal_comma_that_nobody_announced_is_told_with_its_cure(tmp_path):
     with pytest.raises(InputError, match=r"line 2: time is .* for decimal commas set decimal = ','; over the 1.00%"):
         made(tmp_path, LOG.replace("when", "time"), 'separator = ";"\ntime = "time"')
@@ -138,6 +154,7 @@ def test_rows_with_an_escape(tmp_path, text, opened):
     [
         ("decimal = ';'", "decimal must be '.' or ','"),
         ("escape = '--'", "escape must be one letter of ASCII"),
+        ("escape = '|'\nseparator = '||'", "separator '||' holds the escape '|'; one must differ"),
         ("escape = 'x'\nquote = ''", "escape = 'x' is for quoted cells, and quote is empty"),
     ],
 )

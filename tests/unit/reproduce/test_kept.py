@@ -202,7 +202,8 @@ def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
     for path in (tmp_path / "tiny" / "two").glob("*.safetensors"):
         path.unlink()
     summarise(table, DATA, chosen, 3, tmp_path)
-    assert "No test over users on tiny of two: values of users were not kept, of them or of one." in (tmp_path / "made.md").read_text()
+    said = "No test over users on tiny of two: values of users were not kept, of them or of one."
+    assert said in (tmp_path / "made.md").read_text()
 
 
 def test_users_are_compared_over_the_seeds_that_both_rows_have(table, tmp_path):
@@ -237,7 +238,10 @@ def test_a_page_takes_a_test_over_users_from_the_page_before_only_where_nothing_
         asdict(figure(name, p, 0.5)) | {"values": [0.5]} for name, p in (("one", None), ("two", 0.01), ("3", 0.02))
     ]
     new = [figure("one", None, 0.5), figure("two", None, 0.5), figure("3", None, 0.6), figure("4", None, 0.5)]
-    assert [f.p_users for f in script.with_tests_of(new, before, "one")] == [None, 0.01, None, None]
+    tested = script.with_tests_of(new, before, "one")
+    assert [f.p_users for f in tested] == [None, 0.01, None, None]
+    assert "Tests over users on tiny of two are those of the first run" in script.first_run_note("tiny", new, tested)
+    assert script.first_run_note("tiny", tested, tested) == script.first_run_note("tiny", new, new) == ""
     moved = [figure("one", None, 0.4), *new[1:]]
     assert [f.p_users for f in script.with_tests_of(moved, before, "one")] == [None] * 4
     own = [new[0], figure("two", 0.3, 0.5)]

@@ -18,6 +18,7 @@ from twotower.data.prepare.rows import Row, count_lines, rows_of
 from twotower.data.prepare.separators import cells_of_line, other_separator
 from twotower.data.prepare.source_files import files_of, local_copy
 from twotower.data.prepare.spec import FORMATS, Source
+from twotower.data.prepare.values import with_points
 
 SHOWN_FAULTS = 5
 A_DATE = ", but a date"
@@ -242,7 +243,7 @@ def _delimited(path: Path, readable: Path, kind: str, source: Source, numbers: S
         f"columns={{{columns}}}, store_rejects=true, compression='none', {NO_FOLDERS})"
     )
     if source.decimal == "," and (with_commas := [column_sql(name) for name in names if name in numbers]):
-        points = ", ".join(f"regexp_replace({name}, ',([0-9])', '.\\1', 'g') AS {name}" for name in with_commas)
+        points = ", ".join(f"{with_points(name)} AS {name}" for name in with_commas)
         sql = f"(SELECT * REPLACE ({points}) FROM {sql})"
     types = dict.fromkeys(names, "VARCHAR")
     return Relation(path, readable, kind, sql, types, source.quote, not source.columns, separator, source.escape)

@@ -55,6 +55,10 @@ class Source:
             raise InputError(f"escape must be one letter of ASCII, or empty for none, got {shown(self.escape)}")
         if self.escape and not self.quote:
             raise InputError(f"escape = {shown(self.escape)} is for quoted cells, and quote is empty")
+        if self.escape and self.escape in self.separator:
+            raise InputError(
+                f"separator {shown(self.separator)} holds the escape {shown(self.escape)}; one must differ"
+            )
         if self.decimal not in (".", ","):
             raise InputError(f"decimal must be '.' or ',', got {shown(self.decimal)}")
         if self.quote and self.quote in self.separator:

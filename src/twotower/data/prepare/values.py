@@ -152,6 +152,17 @@ def number_of(column: str, kind: str, name_sql: Callable[[str], str] = column_sq
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
+def with_points(cell: str) -> str:
+    """Return SQL of a cell of text with decimal points for its decimal commas.
+
+    A number alone that has a point is marked, and so is none: 1.234 may be a thousand there. A list of numbers that has
+    points is left as it is.
+    """
+    marked = rf"WHEN regexp_full_match({cell}, '\s*[-+0-9.,eE]+\s*') THEN {cell} || ' (with a point)' ELSE {cell}"
+    commas = rf"regexp_replace({cell}, ',([0-9])', '.\1', 'g')"
+    return f"CASE WHEN NOT contains({cell}, '.') THEN {commas} {marked} END"
+
+
 def seconds_of(column: str, kind: str, unit: str) -> str:
     """Return SQL of a cell as Unix seconds with fractions.
 
