@@ -157,6 +157,8 @@ def a_log(random: Random, folder: Path, prepared: Path) -> Made:
         spec["label"] = random.choice(
             [{"column": "rating", "at_least": 3}, {"column": "rating", "equals": "3", "keep": "all"}]
         )
+    if random.random() < 0.3:
+        spec["interactions"] |= random.choice(({"escape": "\\"}, {"decimal": ","}, {"escape": "\\", "decimal": ","}))
     (folder / "spec.toml").write_text(tomli_w.dumps(spec))
     is_text = not name.endswith(("parquet", "gz")) and not data.startswith(b"\x1f\x8b")
     return ["data", "prepare", "spec.toml", "--to", "out", "--json"], _lines(data) if is_text else None
