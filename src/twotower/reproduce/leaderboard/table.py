@@ -11,7 +11,7 @@ Every trained row: full softmax unless said, batches in random order, a rate tha
 the best epoch by validation NDCG@10. ``sasrec`` is on films the recipe `sasrec_ml_1m`, which was tuned there, and on
 Beauty chooses between a dot product at width 64 and a cosine at 128. ``best`` chooses among LiGR blocks of several
 widths, scores and dropouts, with and without a bias by the distance in places, on short histories also with sampled
-negatives and beside a wide SASRec; each by validation data of seed 0 alone. Rows ``/with_lists`` are the same trainings
+negatives and beside a wide SASRec, and, of people, LRURec; each by validation data of seed 0 alone. Rows ``/with_lists`` are the same trainings
 mixed with ``item_lists``: the sum of both scores, each divided by its deviation over the catalogue, with the weight
 that is best on the training's own validation data.
 
@@ -89,6 +89,7 @@ BEST: dict[str, tuple[Encoder, ...]] = {
         Encoder("ligr", {"dim": 64, "dropout": 0.2, **PLACES, **ON_SPHERE}),
         Encoder("ligr", {"dim": 128, "dropout": 0.3, **PLACES}),
         Encoder("ligr", {"dim": 128, "dropout": 0.3, **ON_SPHERE}),
+        Encoder("lrurec", {"dim": 64, "dropout": 0.2}),
     ),
     "short": (
         Encoder("ligr", {"dim": 128, "dropout": 0.5, **ON_SPHERE}),
@@ -97,6 +98,7 @@ BEST: dict[str, tuple[Encoder, ...]] = {
         Encoder("ligr", {"dim": 256, "dropout": 0.5}),
         Encoder("ligr", {"dim": 256, "dropout": 0.5, **ON_SPHERE}, 3000),
         Encoder("sasrec", {"dim": 256, "dropout": 0.5, **ON_SPHERE}),
+        Encoder("lrurec", {"dim": 128, "dropout": 0.5, **ON_SPHERE}),
     ),
     "sessions": (
         Encoder("ligr", {"dim": 128, "dropout": 0.3, **PLACES, **ON_SPHERE}),
