@@ -11,9 +11,9 @@ Every trained row: full softmax unless said, batches in random order, a rate tha
 the best epoch by validation NDCG@10. ``sasrec`` is on films the recipe `sasrec_ml_1m`, which was tuned there, and on
 Beauty chooses between a dot product at width 64 and a cosine at 128. ``best`` chooses among LiGR blocks of several
 widths, scores and dropouts, with and without a bias by the distance in places, on short histories also with sampled
-negatives and beside a wide SASRec, and, of people, LRURec; each by validation data of seed 0 alone. Rows ``/with_lists`` are the same trainings
-mixed with ``item_lists``: the sum of both scores, each divided by its deviation over the catalogue, with the weight
-that is best on the training's own validation data.
+negatives and beside a wide SASRec, and, of people, LRURec; each by validation data of seed 0 alone. Rows
+``/with_lists`` are the same trainings mixed with ``item_lists``: the sum of both scores, each divided by its deviation
+over the catalogue, with the weight that is best on the training's own validation data.
 
 **Ties.** Within one second a file may have any order, and the last event of 42 % of the users of MovieLens-1M shares
 its second with the one before. ``last_tied`` is that share among all users, where times are known. Rows ``_ties`` train
