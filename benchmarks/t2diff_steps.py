@@ -114,7 +114,8 @@ def main() -> int:
     figures: dict[str, Any] = {}
     for form in FORMS:
         run = default_run("t2diff")
-        settings = {"restored": form, "restore_steps": PASSES} | (QUICK if options.quick else {})
+        passes = {} if form == "predicted" else {"restore_steps": PASSES}
+        settings = {"restored": form} | passes | (QUICK if options.quick else {})
         training = replace(run.training, epochs=1 if options.quick else options.epochs, evaluate_every=0, patience=0)
         run = replace(run, model=ModelSection("t2diff", settings), training=replace(training, device="cpu"))
         model, _ = learn(run, dataset, split)

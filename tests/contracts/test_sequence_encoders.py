@@ -592,7 +592,7 @@ def test_settings_of_the_diffusion_are_refused_in_one_line(wrong, message):
         ({"left_out": 1.0}, "left_out must be in"),
         ({"kl_weight": -1.0}, "kl_weight must be finite and at least 0"),
         ({"contrast_weight": -1.0}, "contrast_weight must be finite and at least 0"),
-        ({"contrast_temperature": 0.0}, "contrast_temperature must be positive and finite"),
+        ({"contrast_temperature": 0.0}, "contrast_temperature must be finite and at least 0.001"),
         ({"anneal_steps": 0}, "anneal_steps must be at least 1, got anneal_steps = 0"),
     ],
 )

@@ -28,13 +28,16 @@ from twotower.training.against_all import AgainstAll
 from twotower.training.objective import own_losses
 
 FORMS = [(form, attention) for form in ("predicted", "as_served", "printed") for attention in ("causal", "mixed")]
-SMALL = {"dim": 8, "channels": 6, "history_length": 6, "session": 3, "noise_steps": 10}
+SMALL = {"dim": 8, "channels": 6, "history_length": 6, "session": 3}
 START = 1_000_000_000
+NOISED = {"restored": "as_served"}
 
 
 def made(form: tuple[str, str], **settings: object) -> T2Diff:
     """A small model in float64 with no weight at a value where it would do nothing."""
-    model = build_model("t2diff", Schema(14, 11), SMALL | {"restored": form[0], "attention": form[1]} | settings)
+    noise = {"noise_steps": 10} if form[0] in ("as_served", "printed") else {}
+    given = SMALL | noise | {"restored": form[0], "attention": form[1]} | settings
+    model = build_model("t2diff", Schema(14, 11), given)
     assert isinstance(model, T2Diff)
     model.double().eval()
     with torch.no_grad():
@@ -239,11 +242,17 @@ class TestAnswers:
     [
         ({"restored": "guessed"}, "restored must be one of predicted, as_served, printed, none, got 'guessed'"),
         ({"attention": "none"}, "attention must be one of causal, mixed"),
-        ({"noise_steps": 0}, "noise_steps must be at least 1, got 0"),
-        ({"last_beta": 1.0}, "0 < first_beta <= last_beta < 1"),
-        ({"schedule": "cosine"}, "schedule must be one of"),
-        ({"restore_steps": 51}, "restore_steps must be from 1 to noise_steps = 50"),
-        ({"eta": 1.5}, "eta must be in"),
+        (NOISED | {"noise_steps": 0}, "noise_steps must be at least 1, got 0"),
+        (NOISED | {"last_beta": 1.0}, "0 < first_beta <= last_beta < 1"),
+        (NOISED | {"schedule": "cosine"}, "schedule must be one of"),
+        (NOISED | {"restore_steps": 51}, "restore_steps must be from 1 to noise_steps = 50"),
+        (NOISED | {"eta": 1.5}, "eta must be in"),
+        (NOISED | {"schedule": "linear", "noise_steps": 2000}, "nothing is left of the item from step [0-9]+ on"),
+        (NOISED | {"first_beta": 1e-17}, "first_beta is so small that it is no noise in float64"),
+        ({"depth": 6}, "depth = 6: a window of 50 places can be halved 5 times"),
+        ({"noise_steps": 10}, "noise_steps = 10 has no effect with restored = 'predicted'; leave it out"),
+        ({"schedule": "linear"}, "schedule = linear has no effect with restored = 'predicted'"),
+        ({"restored": "none", "attention": "mixed", "eta": 1.0}, "eta = 1.0 has no effect with restored = 'none'"),
         ({"attention": "mixed", "session": 51}, "session must be at most history_length = 50, got 51"),
         ({"restored": "none"}, "restored = 'none' with attention = 'causal' is model 'sasrec': name that one"),
         ({"session_gap": 60}, "session_gap = 60 has no effect with attention = 'causal'"),

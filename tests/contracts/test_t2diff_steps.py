@@ -14,11 +14,12 @@ from twotower.models.t2diff import T2Diff
 from twotower.towers.diffusion.restore import NextItem, likeness
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SMALL = {"dim": 8, "channels": 6, "history_length": 6, "noise_steps": 10, "restore_steps": 5}
+SMALL = {"dim": 8, "channels": 6, "history_length": 6}
+NOISE = {"noise_steps": 10, "restore_steps": 5}
 
 
 def part_of(**settings: object) -> NextItem:
-    model = build_model("t2diff", Schema(14, 11), SMALL | settings)
+    model = build_model("t2diff", Schema(14, 11), SMALL | (NOISE if "restored" in settings else {}) | settings)
     assert isinstance(model, T2Diff)
     assert model.next_item is not None
     return model.next_item.double().eval()

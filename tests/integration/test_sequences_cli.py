@@ -91,6 +91,8 @@ def test_a_diffusion_or_a_session_that_cannot_be_is_refused_before_anything_is_w
         *SMALL,
         *MIXED,
         "--set",
+        "model.restored=as_served",
+        "--set",
         f"model.{setting}",
     )
     assert message in line

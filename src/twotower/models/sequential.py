@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from twotower.core.errors import InputError
 from twotower.core.records import PADDING, Batch, Encoded, Items, Users
 from twotower.core.schema import Schema
 from twotower.models.sequence_model import SequenceModel
@@ -20,10 +21,13 @@ from twotower.scorers.registry import build_scorer
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, check_settings
 from twotower.towers.sequence.causal import CausalTransformer
 from twotower.towers.sequence.cloze import ClozeEncoder
+from twotower.towers.sequence.probe import check_encoder
 
 TABLE = ("table", "table_buckets", "table_hashes")
 SHARED = ("item_features", "time_gaps", "history_length", "score", "temperature", *TABLE, "targets")
 """Settings that every sequential model has."""
+GIVEN = ("dim", "length")
+"""Keywords of an encoder that the model gives it."""
 CPU_GROUP = 16
 """Rows of like length that a CPU encodes together."""
 
@@ -99,7 +103,12 @@ class Sequential(SequenceModel):
         if "length" in inspect.signature(encoder).parameters:
             settings["length"] = history_length
         self.history_length = history_length
-        self.tower = encoder(dim=dim, **settings)
+        try:
+            self.tower = encoder(dim=dim, **settings)
+        except AttributeError as error:  # such as a forgotten super().__init__()
+            raise ValueError(f"encoder {encoder.__name__} cannot be built: {error}") from error
+        if not encoder.__module__.startswith("twotower."):  # ours have contract tests
+            check_encoder(self.tower, dim, history_length)
         self.draws_rows = not encoder.causal or targets > 0
         self.row_by_row = self.tower.row_by_row and not targets
         self.compiled_parts = ("positions",) if self.row_by_row else ()
@@ -314,8 +323,13 @@ def sequential_model(encoder: type[SequenceEncoder]) -> type[Sequential]:
         Sequential.__init__(self, schema, encoder, **settings)
 
     shared = inspect.signature(Sequential.__init__).parameters
-    own = inspect.signature(encoder.__init__).parameters.values()
-    settings = [part for part in own if part.kind is part.KEYWORD_ONLY and part.name not in ("dim", "length")]
+    own = list(inspect.signature(encoder.__init__).parameters.values())[1:]
+    if loose := [part.name for part in own if part.kind is part.POSITIONAL_OR_KEYWORD]:
+        how = f"must be keywords alone: def __init__(self, *, {loose[0]}, …)"
+        raise InputError(f"encoder {encoder.__name__}: {', '.join(loose)} {how}")
+    if bare := [p.name for p in own if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in GIVEN]:
+        raise InputError(f"encoder {encoder.__name__}: {', '.join(bare)} must have a default, as all settings have")
+    settings = [part for part in own if part.kind is part.KEYWORD_ONLY and part.name not in GIVEN]
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [shared["self"], shared["schema"], shared["dim"], *settings, *(shared[name] for name in SHARED)]
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,6 +22,8 @@ from twotower.towers.sequence.mixed_attention import MixedAttention
 ATTENTION = ("causal", "mixed")
 NONE = "none"
 """Stands for `restored` where nothing is restored."""
+WITH_NOISE = ("printed", "as_served")
+"""Forms that run a diffusion, and so read its schedule, steps, passes and seed."""
 
 
 class T2Diff(SequenceModel):
@@ -55,7 +60,8 @@ class T2Diff(SequenceModel):
         session_gap: seconds that part sessions, for mixed attention; 0: by number alone.
         drift: restore the drift to the next item (as in the paper) and not the item itself.
         normalise: bring item vectors to unit variance before the diffusion.
-        schedule: of the noise: "exponential", "linear" or "logarithmic", from ``first_beta`` to ``last_beta``.
+        schedule: of the noise: "exponential", "linear" or "logarithmic", from ``first_beta`` to ``last_beta``. This,
+            ``noise_steps``, ``restore_steps``, ``eta`` and ``noise_seed`` are of the forms with noise and refused else.
         noise_steps: T.
         restore_steps: passes of the reverse process, when asked and in "as_served"; at most T.
         eta: 0: no fresh noise in the reverse process; 1: all of it.
@@ -130,6 +136,19 @@ class T2Diff(SequenceModel):
                 f"session_gap = {session_gap} needs times, and this log has none: set model.session_gap = 0 (sessions "
                 "by number of events)"
             )
+        noise: dict[str, Any] = {
+            "schedule": schedule,
+            "noise_steps": noise_steps,
+            "first_beta": first_beta,
+            "last_beta": last_beta,
+            "restore_steps": restore_steps,
+            "eta": eta,
+            "noise_seed": noise_seed,
+        }
+        if restored not in WITH_NOISE:
+            for name, value in noise.items():
+                if value != signature(T2Diff).parameters[name].default:
+                    raise ValueError(f"{name} = {value} has no effect with restored = {restored!r}; leave it out")
         check_weights(diffusion_weight=diffusion_weight)
         super().__init__(schema, dim=dim, item_features=item_features, time_gaps=time_gaps, targets=targets)
         self.history_length = history_length

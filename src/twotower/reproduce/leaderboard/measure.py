@@ -25,7 +25,7 @@ KEPT = ("hit_rate@10", "ndcg@10")
 """Metrics whose values of users are kept, for the tests over users."""
 WITH_LISTS = "lists/"
 """Before the name of a metric of the mixture with lists by counts."""
-SHRINK = {"ml-1m-3706": 10.0, "ml-1m-3416": 10.0}
+SHRINK = {"ml-1m-3706": 10.0, "ml-1m-3416": 10.0, "sessions-diginetica": 10.0}
 OTHERWISE = 100.0
 """Shrinkages of these lists, by data set: what validation chose for them alone."""
 

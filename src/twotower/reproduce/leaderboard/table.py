@@ -15,9 +15,10 @@ negatives and beside a wide SASRec, and, of people, LRURec; each by validation d
 ``/with_lists`` are the same trainings mixed with ``item_lists``: the sum of both scores, each divided by its deviation
 over the catalogue, with the weight that is best on the training's own validation data.
 
-**Ties.** Within one second a file may have any order, and the last event of 42 % of the users of MovieLens-1M shares
-its second with the one before. ``last_tied`` is that share among all users, where times are known. Rows ``_ties`` train
-what the row of their name chose, with ties in an order that each seed draws anew, in histories and in what is asked.
+**Ties.** Within one second a file may have any order. Of the users of MovieLens-1M whose clock is whole 42 % have a
+last event in the second of the one before; ``last_tied`` is that share among all users, where times are known. Rows
+``_ties`` train what the row of their name chose, with ties in an order that each seed draws anew, in histories and in
+what is asked.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ class Diffusion(nn.Module):
 
     Args:
         betas: beta_1 … beta_T, each in (0, 1).
+
+    Raises:
+        ValueError: if the first beta is too small, or nothing of x_0 is left before the last step, in float64.
     """
 
     kept: Tensor
@@ -36,6 +39,8 @@ class Diffusion(nn.Module):
         super().__init__()
         self.steps = len(betas)
         whole = torch.cat([torch.ones(1, dtype=torch.float64), (1.0 - betas.double()).cumprod(0)])
+        if not whole.is_meta:  # as where a model's size is counted before it is built
+            _check_kept(whole)
         self.register_buffer("kept", whole, persistent=False)
         """A_0 = 1, …, A_T: the share of x_0's variance that is left; in float64, as it may be tiny."""
 
@@ -108,3 +113,15 @@ class Diffusion(nn.Module):
 
     def _kept(self, step: Tensor, like: Tensor) -> Tensor:
         return self.kept[step].view(-1, *[1] * (like.ndim - 1))
+
+
+def _check_kept(kept: Tensor) -> None:
+    """Refuse A_0 … A_T where a pass of the reverse process would divide 0 by 0."""
+    if kept[1] == 1.0:
+        raise ValueError("first_beta is so small that it is no noise in float64: give 1e-12 or more")
+    if kept[-2] == 0.0:
+        gone = int((kept == 0.0).nonzero()[0])
+        raise ValueError(
+            f"noise_steps = {len(kept) - 1}: in float64 nothing is left of the item from step {gone} on, and no pass "
+            "can go back; give fewer noise_steps or a smaller last_beta"
+        )

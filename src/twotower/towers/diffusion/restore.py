@@ -66,6 +66,8 @@ class NextItem(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"restored must be one of {', '.join(FORMS)}, got {form!r}")
+        if depth > (most := max(2, length.bit_length() - 1)):
+            raise ValueError(f"depth = {depth}: a window of {length} places can be halved {most} times")
         self.form, self.drift, self.normalise = form, drift, normalise
         self.diffusion = Diffusion(betas(schedule, steps=noise_steps, first=first_beta, last=last_beta))
         self.diffusion.visited(restore_steps, eta)

@@ -13,7 +13,7 @@ A new encoder is one file and one line. The file, in this folder, holds a subcla
             count = torch.arange(1, events.shape[1] + 1, device=events.device)
             return self.project(events.cumsum(1) / count[:, None])
 
-The line, in ``MODELS`` of `twotower.models.registry`, gives it a model's name:
+The line, in ``KNOWN`` of `twotower.models.names`, gives it a model's name:
 
     "mean": "twotower.towers.sequence.mean:Mean",
 

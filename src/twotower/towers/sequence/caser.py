@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from twotower.ops.dropout import dropout
 from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
+MOST_PLACES = 100
+"""Bound of a window, whose weights grow with its square."""
+
 
 class Caser(SequenceEncoder):
     """Convolve over the last ``window`` events: unions of a few in a row, and weighted sums of all.
@@ -36,6 +39,10 @@ class Caser(SequenceEncoder):
     ) -> None:
         super().__init__()
         check_settings(share=dropout, dim=dim, window=window, horizontal=horizontal, vertical=vertical)
+        if window > MOST_PLACES:
+            raise ValueError(
+                f"window must be at most {MOST_PLACES}, got {window}: it has filters of every height up to it"
+            )
         self.window = window
         self.dropout = dropout
         self.horizontal = nn.ModuleList(nn.Conv1d(dim, horizontal, height) for height in range(1, window + 1))

@@ -86,8 +86,8 @@ class ContrastVAE(SequenceEncoder):
         if not 0.0 <= left_out < 1.0:
             raise ValueError(f"left_out must be in [0, 1), got {left_out}")
         check_weights(kl_weight=kl_weight, contrast_weight=contrast_weight)
-        if not 0.0 < contrast_temperature < math.inf:
-            raise ValueError(f"contrast_temperature must be positive and finite, got {contrast_temperature}")
+        if not 1e-3 <= contrast_temperature < math.inf:
+            raise ValueError(f"contrast_temperature must be finite and at least 0.001, got {contrast_temperature}")
         self.view, self.left_out = view, left_out
         self.kl_weight, self.anneal_steps = kl_weight, anneal_steps
         self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 STEP = 0.301
 """A bucket of time is exp(0.301) = 1.35 times as long as the one before."""
+MOST_BUCKETS = 140
+"""Edges of later ones do not fit into 64 bits."""
 
 
 def lag_edges(buckets: int) -> Int[Tensor, " edges"]:
     """Return the first lag in seconds of each bucket of time but the first: whole numbers, the same on every device."""
+    if buckets > MOST_BUCKETS:
+        raise ValueError(f"time_buckets must be at most {MOST_BUCKETS}, got {buckets}: later ones pass every clock")
     edges = [math.ceil(math.exp(STEP * bucket)) for bucket in range(1, buckets)]
     return torch.tensor(edges, dtype=torch.int64)
 
