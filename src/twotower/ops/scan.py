@@ -17,7 +17,7 @@ def linear_scan(
     """Compute h_t = decay_t · h_{t−1} + input_t along the second axis, from h = 0; real or complex numbers.
 
     The length is cut into about √length chunks of about √length steps. All chunks run at once from 0, beside the
-    products of their decays; then each is mended with what the chunk before it left. There are about 4 √length kernels
+    products of their decays; then each is corrected by what the chunk before it left. There are about 4 √length kernels
     instead of 2 length, and twice the multiplications. Only products of decays are formed, never quotients or sums of
     logarithms: where no decay is larger than 1 in size nothing can overflow, and what underflows is 0 in truth too.
 

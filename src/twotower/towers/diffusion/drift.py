@@ -9,7 +9,7 @@ from torch import Tensor
 def unit_variance(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """Scale each vector to a mean square of 1; a zero vector stays zero.
 
-    The noise of a diffusion has variance 1. Item vectors are far smaller when training starts, and would be drowned at
+    The noise of a diffusion has variance 1. Item vectors are far smaller when training starts, and would be lost at
     every step.
     """
     return vectors * vectors.square().mean(-1, keepdim=True).add(1e-12).rsqrt()
