@@ -39,6 +39,8 @@ VARIANTS = [
     ("ligr", {"relative": True}),
     ("hstu", {"time_buckets": 0}),
     *((name, {"relative": True}) for name in ("sasrec", "contrast_vae", "diffurec")),
+    *((name, {"block": block}) for name in ("contrast_vae", "diffurec") for block in ("ligr", "hstu")),
+    *(("dat_plus", {"encoder": "causal", "block": block}) for block in ("ligr", "hstu")),
     ("bert4rec", {"asked": "last"}),
     ("stosa", {"apart_weight": 0.5}),
     ("contrast_vae", {"view": "data"}),

@@ -212,6 +212,21 @@ class TestAnswers:
         guesses = model.next_item(events, history > 0)
         close(found, model.positions(events, guesses, times)[torch.arange(8), lengths - 1])
 
+    @pytest.mark.parametrize("block", ["ligr", "hstu"])
+    def test_other_blocks_answer_as_they_train_and_read_nothing_later(self, block, batch):
+        model = made(("predicted", "causal"), block=block)
+        events, mask, times = model.embedded(batch.users.history), batch.users.history > 0, batch.users.history_times
+        states = model.positions(events, model.next_item(events, mask), times)
+        close(model.encode_users(batch.users), states[torch.arange(3), mask.sum(1) - 1])
+        later = torch.where(torch.arange(6) == 5, torch.tensor(9), batch.users.history)[:1]
+        other = model.embedded(later)
+        moved = model.positions(other, model.next_item(other, later > 0), times[:1])
+        close(moved[0, :5], states[0, :5])
+        assert not torch.allclose(moved[0, 5], states[0, 5])
+        plain = made(("predicted", "causal"))
+        kinds = {type(part).__name__ for part in model.tower.blocks}
+        assert kinds.isdisjoint(type(part).__name__ for part in plain.tower.blocks)
+
     def test_an_empty_history_is_the_zero_vector(self, model):
         empty = torch.zeros(2, 1, dtype=torch.int64)
         assert not model.encode_users(Users(torch.tensor([2, 3]), {}, empty, empty)).any()
@@ -249,6 +264,10 @@ class TestAnswers:
         (NOISED | {"eta": 1.5}, "eta must be in"),
         (NOISED | {"schedule": "linear", "noise_steps": 2000}, "nothing is left of the item from step [0-9]+ on"),
         (NOISED | {"first_beta": 1e-17}, "first_beta is so small that it is no noise in float64"),
+        ({"block": "lstm"}, "block must be one of plain, ligr, hstu, got 'lstm'"),
+        ({"block": "hstu", "relative": True}, "relative and feed_forward have no effect with block = 'hstu'"),
+        ({"block": "hstu", "feed_forward": 2}, "relative and feed_forward have no effect with block = 'hstu'"),
+        ({"block": "ligr", "attention": "mixed"}, "block = 'ligr' has no effect with attention = 'mixed'"),
         ({"depth": 6}, "depth = 6: a window of 50 places can be halved 5 times"),
         ({"noise_steps": 10}, "noise_steps = 10 has no effect with restored = 'predicted'; leave it out"),
         ({"schedule": "linear"}, "schedule = linear has no effect with restored = 'predicted'"),

@@ -46,6 +46,7 @@ class DATPlus(Sequential):
         layers: attention blocks of "causal".
         heads: attention heads of "causal"; must divide ``dim``.
         relative: whether attention of "causal" has the biases of place and time of HSTU.
+        block: "plain", "ligr" or "hstu": the blocks of "causal", see `CausalTransformer`.
         mimic_weight: of the mimic loss.
         user_dropout: share of windows whose user is read as unknown in training.
         dropout: share of numbers set to 0 in training, of what the networks read and inside the encoder.
@@ -68,6 +69,7 @@ class DATPlus(Sequential):
         layers: int = 2,
         heads: int = 2,
         relative: bool = False,
+        block: str = "plain",
         mimic_weight: float = 1.0,
         user_dropout: float = 0.1,
         dropout: float = 0.2,
@@ -85,9 +87,11 @@ class DATPlus(Sequential):
         check_weights(mimic_weight=mimic_weight)
         if relative and encoder != "causal":
             raise ValueError("relative = true has no effect with encoder = 'mean'; leave it out")
+        if block != "plain" and encoder != "causal":
+            raise ValueError(f"block = '{block}' has no effect with encoder = 'mean'; leave it out")
         own: dict[str, Any] = {}
         if encoder == "causal":
-            own = {"layers": layers, "heads": heads, "relative": relative, "dropout": dropout}
+            own = {"layers": layers, "heads": heads, "relative": relative, "block": block, "dropout": dropout}
         super().__init__(
             schema,
             CausalTransformer if encoder == "causal" else MeanSoFar,

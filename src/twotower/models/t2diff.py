@@ -56,6 +56,7 @@ class T2Diff(SequenceModel):
         dropout: share of numbers set to 0 in training.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         relative: whether "causal" attention has the biases of place and time of HSTU.
+        block: "plain", "ligr" or "hstu": the blocks of "causal" attention, see `CausalTransformer`.
         session: latest events that mixed attention takes for the session, at most ``history_length``.
         session_gap: seconds that part sessions, for mixed attention; 0: by number alone.
         drift: restore the drift to the next item (as in the paper) and not the item itself.
@@ -90,6 +91,7 @@ class T2Diff(SequenceModel):
         dropout: float = 0.2,
         feed_forward: int = 1,
         relative: bool = False,
+        block: str = "plain",
         session: int = 20,
         session_gap: int = 0,
         drift: bool = True,
@@ -127,6 +129,8 @@ class T2Diff(SequenceModel):
             raise ValueError(f"session must be at most history_length = {history_length}, got {session}")
         if attention == "mixed" and relative:
             raise ValueError("relative = true has no effect with attention = 'mixed'; leave it out")
+        if attention == "mixed" and block != "plain":
+            raise ValueError(f"block = '{block}' has no effect with attention = 'mixed'; leave it out")
         if attention == "causal" and restored == NONE:
             raise ValueError("restored = 'none' with attention = 'causal' is model 'sasrec': name that one")
         if attention == "causal" and session_gap:
@@ -157,7 +161,9 @@ class T2Diff(SequenceModel):
         if attention == "mixed":
             self.tower: nn.Module = MixedAttention(session=session, gap=session_gap, dropout=dropout, **blocks)
         else:
-            self.tower = CausalTransformer(length=history_length, dropout=dropout, relative=relative, **blocks)
+            self.tower = CausalTransformer(
+                length=history_length, dropout=dropout, relative=relative, block=block, **blocks
+            )
             self.mix = nn.Linear(dim, dim, bias=False)
             nn.init.zeros_(self.mix.weight)
         self.next_item: NextItem | None = None

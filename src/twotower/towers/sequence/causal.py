@@ -8,8 +8,13 @@ from torch import Tensor, nn
 
 from twotower.ops.dropout import dropout
 from twotower.towers.sequence.attention import CausalAttention
+from twotower.towers.sequence.hstu import HSTUBlock
+from twotower.towers.sequence.ligr import LiGRBlock
 from twotower.towers.sequence.relative_bias import RelativeBias
 from twotower.towers.sequence.stack import Stack
+
+BLOCKS = ("plain", "ligr", "hstu")
+TIME_BUCKETS = 64
 
 
 class CausalBlock(CausalAttention):
@@ -64,8 +69,23 @@ class CausalBlock(CausalAttention):
 class CausalTransformer(Stack):
     """Encode item vectors plus a learned position vector by causal blocks and a last layer norm.
 
-    Position 0 is the oldest item of the window, in training as in serving. With ``relative`` attention also has the
-    biases of place and time of HSTU, see `RelativeBias`.
+    Position 0 is the oldest item of the window, in training as in serving.
+
+    Args:
+        dim: width of events and states.
+        layers: blocks.
+        heads: of the attention; must divide ``dim``.
+        length: places of a window.
+        dropout: share of numbers set to 0 in training.
+        attention_dropout: share of attention weights set to 0; of plain blocks alone.
+        feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``; HSTU's blocks have none.
+        relative: whether attention also has the biases of place and time of HSTU, see `RelativeBias`; HSTU's blocks
+            always have them.
+        block: "plain", "ligr" (gated residuals and SwiGLU, see `LiGRBlock`) or "hstu" (attention without a softmax, see
+            `HSTUBlock`).
+
+    Raises:
+        ValueError: if the block is unknown, or has no use for a setting.
     """
 
     def __init__(
@@ -79,15 +99,28 @@ class CausalTransformer(Stack):
         attention_dropout: float = 0.0,
         feed_forward: int = 1,
         relative: bool = False,
+        block: str = "plain",
     ) -> None:
-        def block() -> CausalBlock:
+        if block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
+        if attention_dropout and block != "plain":
+            raise ValueError(f"attention_dropout has no effect with block = '{block}'; leave it out")
+        if block == "hstu" and (relative or feed_forward != 1):
+            raise ValueError("relative and feed_forward have no effect with block = 'hstu'; leave them out")
+
+        def made() -> nn.Module:
+            if block == "hstu":
+                return HSTUBlock(dim=dim, heads=heads, length=length, buckets=TIME_BUCKETS, dropout=dropout)
+            bias = RelativeBias(length=length, buckets=TIME_BUCKETS) if relative else None
+            if block == "ligr":
+                return LiGRBlock(dim=dim, heads=heads, feed_forward=feed_forward, dropout=dropout, relative=bias)
             return CausalBlock(
                 dim=dim,
                 heads=heads,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 feed_forward=feed_forward,
-                relative=RelativeBias(length=length) if relative else None,
+                relative=bias,
             )
 
-        super().__init__(dim=dim, length=length, layers=layers, block=block, dropout=dropout)
+        super().__init__(dim=dim, length=length, layers=layers, block=made, dropout=dropout)

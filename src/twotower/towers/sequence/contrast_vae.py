@@ -39,6 +39,7 @@ class ContrastVAE(SequenceEncoder):
         heads: attention heads; must divide ``dim``.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         relative: whether attention has the biases of place and time of HSTU.
+        block: "plain", "ligr" or "hstu": the blocks of the causal transformer, see `CausalTransformer`.
         view: how the second view differs from the first: "variational": another draw, whose deviation is scaled by a
             learnt factor; "model": another dropout; "data": a share of events left out, and another dropout.
         left_out: that share.
@@ -62,6 +63,7 @@ class ContrastVAE(SequenceEncoder):
         heads: int = 2,
         feed_forward: int = 1,
         relative: bool = False,
+        block: str = "plain",
         view: str = "variational",
         left_out: float = 0.2,
         kl_weight: float = 0.3,
@@ -94,7 +96,7 @@ class ContrastVAE(SequenceEncoder):
         own = {"dim": dim, "length": length, "heads": heads, "feed_forward": feed_forward}
 
         def transformer(layers: int) -> CausalTransformer:
-            return CausalTransformer(layers=layers, relative=relative, dropout=dropout, **own)
+            return CausalTransformer(layers=layers, relative=relative, block=block, dropout=dropout, **own)
 
         self.encoder = transformer(layers)
         self.mean = nn.Linear(dim, dim)

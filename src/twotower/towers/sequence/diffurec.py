@@ -62,6 +62,7 @@ class DiffuRec(SequenceEncoder):
         heads: attention heads; must divide ``dim``.
         feed_forward: width of the hidden feed-forward layer, in multiples of ``dim``.
         relative: whether attention has the biases of place and time of HSTU.
+        block: "plain", "ligr" or "hstu": the blocks of the causal transformer, see `CausalTransformer`.
         noise_share: mean and deviation of λ.
         schedule: of the noise: "exponential", "linear" or "logarithmic", from ``first_beta`` to ``last_beta`` (the
             defaults are those of the paper's truncated linear one for 32 steps).
@@ -87,6 +88,7 @@ class DiffuRec(SequenceEncoder):
         heads: int = 2,
         feed_forward: int = 1,
         relative: bool = False,
+        block: str = "plain",
         noise_share: float = 0.001,
         schedule: str = "linear",
         noise_steps: int = 32,
@@ -118,6 +120,7 @@ class DiffuRec(SequenceEncoder):
             dropout=dropout,
             feed_forward=feed_forward,
             relative=relative,
+            block=block,
         )
         size = (restore_steps if eta > 0.0 else 1, draws, length, dim) if fixed else (0, draws, length, dim)
         drawn = torch.randn(size, generator=torch.Generator().manual_seed(noise_seed))
