@@ -137,6 +137,9 @@ def test_lines_of_faults_are_right_beside_escaped_quotes(tmp_path):
     text = ESCAPED.replace('u1,"i ""1""",a\n', "") + "bad\n" + 'u9,"i \\"9\\"",x\n'
     data = made(tmp_path, text, "escape = '\\'\nmax_bad_share = 0.1")
     assert data.manifest["rows"]["log"]["first_malformed"] == ["log.csv line 42: too few columns: 1, not 3"]
+    with pytest.raises(InputError) as caught:
+        made(tmp_path, text.replace("bad\n", 'bad \\"\n' * 9), r"escape = '\'")
+    assert "set escape" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

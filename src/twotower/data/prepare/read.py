@@ -73,7 +73,7 @@ class Faults:
     commas: bool = False
     """Whether one of the first is a number with a decimal comma in a text file."""
     escapes: bool = False
-    """Whether a line that cannot be parted has a quote behind a backslash."""
+    """Whether a line that cannot be parted has a quote behind a backslash, and no escape is set."""
     lines: int = 0
     """Lines of those rows; a row of Parquet counts as one."""
     malformed_lines: int = 0
@@ -173,7 +173,7 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     if relation.format in ("csv", "tsv"):
         rejected = connection.execute(
             "SELECT line_byte_position - 1, min(error_type)::VARCHAR, arg_min(error_message, error_type), "
-            f"bool_or(contains(csv_line, {literal(BACKSLASH + relation.quote)})) FROM reject_errors "
+            f"bool_or(contains(csv_line, {literal(chr(92) + relation.quote)})) FROM reject_errors "
             "GROUP BY line_byte_position ORDER BY 1"
         ).fetchall()
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
@@ -184,7 +184,7 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
     faults.rows += one(connection, f"SELECT count(*) FROM {table}") - start + len(rejected)
     faults.malformed += marked + len(rejected)
     faults.not_utf8 |= any("ENCODING" in kind or "UNICODE" in kind for _, kind, *_ in rejected)
-    faults.escapes |= bool(relation.quote) and any(escaped for *_, escaped in rejected)
+    faults.escapes |= bool(relation.quote) and not relation.escape and any(escaped for *_, escaped in rejected)
     missing = SHOWN_FAULTS - len(faults.first)
     if missing > 0 and (marked or rejected):
         marks = connection.execute(f"SELECT rowid - {start}, __fault {bad} ORDER BY rowid LIMIT {missing}").fetchall()
@@ -194,7 +194,6 @@ def load(connection: Any, table: str, relation: Relation, select: str, fault: st
         faults.first += [f"{relation.path.name} line {line}: {text}" for line, text in sorted(found)[:missing]]
 
 
-BACKSLASH = "\\"
 _DECIMAL_COMMA = re.compile(r" is '[-+]?[0-9]*,[0-9]+', not a number$")
 _REJECTED = {
     "MISSING COLUMNS": "too few columns",
