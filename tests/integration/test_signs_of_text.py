@@ -144,7 +144,12 @@ def test_lines_of_faults_are_right_beside_escaped_quotes(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "opened"),
-    [('a,"b\\"\nc",d\n', [(1, 2)]), ('a,"b\\\\"\nc,d\n', [(1, 1), (2, 1)]), ('a,b\\"\nc,d\n', [(1, 1), (2, 1)])],
+    [
+        ('a,"b\\"\nc",d\n', [(1, 2)]),
+        ('a,"b\\\\"\nc,d\n', [(1, 1), (2, 1)]),
+        ('a,b\\"\nc,d\n', [(1, 1), (2, 1)]),
+        ('"a",b\\d,e\nf,g,h\n', [(1, 1), (2, 1)]),
+    ],
 )
 def test_rows_with_an_escape(tmp_path, text, opened):
     (tmp_path / "t.csv").write_text(text)
