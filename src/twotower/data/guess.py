@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from twotower.core.errors import InputError, closest
+from twotower.core.errors import InputError, closest, shown
 from twotower.data.frame_features import Table, choose_features
 from twotower.data.frame_guesses import candidates, find_id
 from twotower.data.frame_notices import Notices
@@ -81,6 +81,9 @@ def guess_spec(
                     sources[what], tables[what] = _table(connection, what, path, work, section, notices)
             check_sides(connection, "events", section, tables, notices, f"in the sample of {log.name}")
             features = choose_features(connection, tables, None, notices)
+    for file in (source, *sources.values()):
+        if file.decimal == ",":
+            notices.tell(f"numbers of {Path(file.path[0]).name} are read with decimal commas")
     label = section.pop("label", None)
     values: dict[str, Any] = {
         "name": log.name.split(".")[0] or "log",
@@ -135,7 +138,8 @@ def _csv(head: Path, source: Source, columns: list[str], how: str) -> str:
     names = f", names=[{', '.join(map(literal, columns))}]" if alone else ""
     return (
         f"read_csv({as_pattern(head)}, delim={literal(_separator(source))}, quote={literal(source.quote)}, "
-        f"escape={literal(source.quote)}, header={str(not source.columns).lower()}{names}, "
+        f"escape={literal(source.quote)}, decimal_separator={literal(source.decimal)}, "
+        f"header={str(not source.columns).lower()}{names}, "
         f"ignore_errors=true, null_padding=false, strict_mode=false, max_line_size={SAMPLE}, {how}, {NO_FOLDERS})"
     )
 
@@ -282,9 +286,11 @@ def _label(
             raise InputError(f"{path}: --positive-from needs the column of ratings; say which with --value NAME")
         return {}
     column = found[0]
+    number = number_of(column, types[column], quoted)
+    if hints.value is not None and not one(connection, f"SELECT count({number}) FROM events"):
+        raise InputError(f"{path}: no cell of column {shown(column)}, which --value names, is a number")
     if hints.at_least is not None:
         return {"column": column, "at_least": hints.at_least, "keep": "all"}
-    number = number_of(column, types[column], quoted)
     values = [
         value
         for (value,) in connection.execute(

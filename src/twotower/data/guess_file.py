@@ -21,6 +21,7 @@ from twotower.data.prepare.spec import Source
 SAMPLE = 8 << 20
 """Bytes, unpacked, that a guess rests on."""
 
+_COMMA_NUMBER = re.compile(r"[-+]?[0-9]*,?[0-9]+", re.ASCII)
 _LINES = 200
 """Lines that are looked at for separator and header."""
 
@@ -82,7 +83,17 @@ def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[s
         quote="" if stray else '"',
         columns=columns,
         encoding=encoding,
+        decimal="," if separator != "," and _has_decimal_commas(cells) else ".",
     ), text
+
+
+def _has_decimal_commas(rows: list[list[str]]) -> bool:
+    """Whether every cell of some column, its name aside, is a number, and one has a decimal comma."""
+    columns = zip(*(row for row in rows[1:] if len(row) == len(rows[0])), strict=True)
+    return any(
+        any("," in cell for cell in column) and all(_COMMA_NUMBER.fullmatch(cell.strip()) for cell in column if cell)
+        for column in columns
+    )
 
 
 def _head(path: Path) -> tuple[bytes, bool]:

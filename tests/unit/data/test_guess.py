@@ -319,3 +319,24 @@ def test_many_more_items_than_users_is_asked_about(write):
     notices = Notices()
     guess_spec(write("log.csv", text(rows)), notices=notices)
     assert any("exchanged?" in sentence for sentence in notices.said)
+
+
+def test_ratings_with_decimal_commas_are_ratings(write, tmp_path):
+    rows = [f"u{user};{item};{item % 5},5" for user in range(9) for item in range(6)]
+    path = write("log.csv", "\n".join(["user;item;stars", *rows]) + "\n")
+    notices = Notices()
+    spec = guess_spec(path, hints=Hints(value="stars", at_least=2.5), notices=notices)
+    assert "numbers of log.csv are read with decimal commas" in notices.said
+    assert spec.interactions.source.decimal == ","
+    manifest = json.loads((prepare(spec, tmp_path / "data") / "manifest.json").read_text())
+    assert manifest["rows"]["log"]["negative"] == sum(item % 5 < 2 for item in range(6)) * 9
+    words = write("words.csv", "\n".join(["user;item;stars", *(row[:-3] + "good" for row in rows)]) + "\n")
+    with pytest.raises(InputError, match=r"no cell of column 'stars', which --value names, is a number"):
+        guess_spec(words, hints=Hints(value="stars"))
+
+
+@pytest.mark.parametrize("cells", [("1,5", "2.5"), ("1,2,3", "4"), ("a,1", "2,5"), ("1", "2")])
+def test_cells_that_are_no_decimal_commas_leave_the_point(write, cells):
+    rows = [f"u{user};{item};{cells[item % 2]}" for user in range(9) for item in range(6)]
+    spec = guess_spec(write("log.csv", "\n".join(["user;item;note", *rows]) + "\n"))
+    assert spec.interactions.source.decimal == "."
