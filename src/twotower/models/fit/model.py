@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -331,7 +332,8 @@ class FIT(Model):
     def _query(self, meta: MetaQueries, fields: Tensor) -> Float[Tensor, "rows width"]:
         if self.training and self.query_training != "hard":
             return meta.soft(fields, self.query_temperature)
-        return meta.hard()[meta.index(fields)]
+        # Most rows may choose one query: indexing's gradient on a GPU adds those up one after another.
+        return F.embedding(meta.index(fields), meta.hard())
 
     def _interest(self, unit: InteractionUnit, queries: Tensor, history: Tensor) -> Float[Tensor, "rows width"]:
         if isinstance(unit, PairwiseUnit):
