@@ -546,6 +546,16 @@ class TestSTOSA:
         alone = Batch(Users(users.ids[:1], {}, users.history[:1], users.history_times[:1]), Items(batch.items.ids[:1]))
         assert model(alone).losses["apart"] == 0.0
 
+    def test_negatives_come_from_the_whole_batch_on_a_cpu_too(self, batch, monkeypatch):
+        model, found = made("stosa", apart_weight=1.0), []
+        for group in (1, 16):
+            monkeypatch.setattr("twotower.models.sequential.CPU_GROUP", group)
+            torch.manual_seed(0)
+            found.append(model(batch))
+        close(*(one.losses["apart"] for one in found))
+        assert found[0].losses["apart"] > 0
+        close(*(one.users for one in found))
+
     def test_a_negative_that_is_the_positive_has_no_part(self, batch):
         model = made("stosa", apart_weight=1.0)
         same = batch._replace(items=Items(torch.where(batch.items.ids > 0, 4, 0)))

@@ -98,13 +98,12 @@ class SequenceEncoder(nn.Module):
 
 @runtime_checkable
 class LearnsMore(Protocol):
-    """Learn by more than the loss that the run names, or read in training what serving has not.
+    """Learn by more than the loss that the run names, or read in training what serving has not."""
 
-    Attributes:
-        whole_batch: whether its own losses compare users with each other, so that a batch must not be taken in parts.
-    """
-
-    whole_batch: ClassVar[bool]
+    @property
+    def whole_batch(self) -> bool:
+        """Return whether its own losses compare users with each other, so that a batch must not be taken in parts."""
+        ...
 
     def learn(
         self,

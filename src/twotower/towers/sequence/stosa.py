@@ -105,7 +105,6 @@ class STOSA(SequenceEncoder):
     """
 
     scores: ClassVar[tuple[str, ...]] = ("dot",)
-    whole_batch: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -152,6 +151,11 @@ class STOSA(SequenceEncoder):
     def row_by_row(self) -> bool:
         """Return whether there is no second term, whose negatives are other users'."""
         return not self.apart_weight
+
+    @property
+    def whole_batch(self) -> bool:
+        """Return whether there is a second term."""
+        return bool(self.apart_weight)
 
     def learn(
         self,
