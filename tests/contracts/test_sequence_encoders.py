@@ -30,6 +30,7 @@ from twotower.serving.bundle import Bundle
 from twotower.serving.contents import Contents, write_bundle
 from twotower.towers.sequence.base import LearnsMore, SequenceEncoder, Stepwise
 from twotower.towers.sequence.cloze import ClozeEncoder
+from twotower.towers.sequence.mamba4rec import Mamba4Rec
 from twotower.training.config import Objective, Sampling
 from twotower.training.sources import NegativeSource
 
@@ -526,6 +527,16 @@ def test_a_distance_of_gaussians_has_no_cosine(batch):
         same = torch.cat([points[:, :8] / 2, torch.ones(3, 1), points[:, 8:9]], dim=1)
         close(model.score_rows(points, same), torch.zeros(3, dtype=torch.float64))
         assert model(batch).users.shape == (6, 10)
+
+
+def test_a_request_of_many_users_scans_a_part_at_a_time(monkeypatch):
+    encoder = Mamba4Rec(dim=8, states=4).eval()
+    events, lengths, seen = torch.randn(7, 5, 8), torch.tensor([1, 5, 2, 3, 4, 5, 1]), []
+    whole = encoder.at_end(events, lengths)
+    encoder.norm.register_forward_hook(lambda _, __, out: seen.append(len(out)))
+    monkeypatch.setattr("twotower.towers.sequence.mamba4rec.HELD", 2 * 5 * 2 * 8 * 4)  # of two users
+    close(encoder.at_end(events, lengths), whole)
+    assert seen == [2, 2, 2, 1]
 
 
 class TestSTOSA:

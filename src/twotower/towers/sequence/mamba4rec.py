@@ -16,6 +16,8 @@ from twotower.towers.sequence.base import SequenceEncoder, check_settings
 
 FASTEST, SLOWEST = 0.1, 0.001
 """Between these the step sizes start."""
+HELD = 1 << 27
+"""Numbers of state that a request's scan holds at a time: 512 MiB in float32, several times."""
 CPU_USERS = 16
 """Users that a CPU asks about together: their states stay in its cache."""
 
@@ -181,6 +183,7 @@ class Mamba4Rec(SequenceEncoder):
         counts = {"dim": dim, "layers": layers, "states": states, "convolution": convolution, "expand": expand}
         check_settings(share=dropout, feed_forward=feed_forward, **counts)
         self.dropout = dropout
+        self.numbers = expand * dim * states
         self.norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
             MambaBlock(
@@ -214,11 +217,17 @@ class Mamba4Rec(SequenceEncoder):
     ) -> Float[Tensor, "users dim"]:
         """Return the state at each user's last place; on a CPU many users are run through place by place.
 
-        The scan over all places at once is for devices that do many things side by side, and for few users.
+        The scan over all places at once is for devices that do many things side by side, and for few users; of many, so
+        many at a time that they hold no more than `HELD` numbers of state.
         """
-        if torch.compiler.is_compiling() or events.device.type != "cpu" or len(events) < CPU_USERS:
+        if torch.compiler.is_compiling():
             return super().at_end(events, lengths, times)
         found = []
+        if events.device.type != "cpu" or len(events) < CPU_USERS:
+            together = max(1, HELD // max(1, events.shape[1] * self.numbers))
+            for some, so_long in zip(events.split(together), lengths.split(together), strict=True):
+                found.append(super().at_end(some, so_long))
+            return torch.cat(found)
         for some, so_long in zip(events.split(CPU_USERS), lengths.split(CPU_USERS), strict=True):
             x = self.norm(dropout(some, self.dropout, self.training))
             for block in list(self.blocks)[:-1]:
