@@ -7,24 +7,22 @@
 
 A page has the rows that were tuned whole and have a first seed, and says which rows and seeds it lacks. Trainings of
 another table count too where the run is the same and measured alike. Cells of before 29 November 2026 came without
-values of users: p-values over users are then those of the page before, as long as its values are the same.
+values of users: rows of such cells have no test over users, and the page names them.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from twotower.core.files import read_json
 from twotower.experiment.run import Run
 from twotower.reproduce.fit_extras import POPULARITY
 from twotower.reproduce.kept import keep_cells, put_back
 from twotower.reproduce.study import TUNING_SEED, Cell, Table, cells_of, choose, seeded, with_twins
-from twotower.reproduce.summary import Figure, corrected, summarise, write_summary
+from twotower.reproduce.summary import summarise
 from twotower.reproduce.tables import LISTED, table_of
 
 PAPERS = Path(__file__).resolve().parent / "papers"
@@ -46,23 +44,6 @@ def complete(table: Table, name: str, folder: Path) -> dict[str, tuple[Run, int]
     return found
 
 
-def with_tests_of(figures: Sequence[Figure], before: Sequence[Mapping[str, object]], reference: str) -> list[Figure]:
-    """Return the figures with p over users from the page before, where neither own values nor the reference's moved."""
-    old = {(figure["variant"], figure["metric"]): figure for figure in before}
-    new = {(figure.variant, figure.metric): figure for figure in figures}
-
-    def same(variant: str, metric: str) -> bool:
-        key = variant, metric
-        return key in old and key in new and old[key]["values"] == list(new[key].values)
-
-    return [
-        replace(figure, p_users=old[figure.variant, figure.metric]["p_users"])
-        if figure.p_users is None and same(figure.variant, figure.metric) and same(reference, figure.metric)
-        else figure
-        for figure in figures
-    ]
-
-
 def page(table: Table, name: str, folder: Path) -> list[Path]:
     """Write ``NAME-DATA.json`` and ``.md`` in ``benchmarks/papers`` from the cells in ``folder``."""
     written = [PAPERS / f"{table.name}-{name}.{ending}" for ending in ("json", "md")]
@@ -72,31 +53,10 @@ def page(table: Table, name: str, folder: Path) -> list[Path]:
     seeds = max(models)  # popularity alone is cheap: its further seeds say nothing about the others
     table = replace(table, fewer={variant: count for variant, count in counts.items() if count < seeds})
     chosen = {name: {variant: run for variant, (run, _) in rows.items()}}
-    figures = summarise(table, {name: Path()}, chosen, seeds, folder)
-    note = ""
-    if written[0].is_file():
-        before = read_json(written[0])["figures"][name]
-        tested = with_tests_of(figures[name], before, table.reference)
-        note = first_run_note(name, figures[name], tested)
-        figures[name] = corrected(tested, table.columns)
-        write_summary(table, figures, chosen, seeds, folder)
+    summarise(table, {name: Path()}, chosen, seeds, folder)
     for target in written:
         target.write_bytes((folder / f"{table.name}{target.suffix}").read_bytes())
-    with written[1].open("a", encoding="utf-8") as text:
-        text.write(note)
     return written
-
-
-def first_run_note(name: str, new: Sequence[Figure], tested: Sequence[Figure]) -> str:
-    """Return the sentence that says which rows have their tests over users from the page before; else ''."""
-    pairs = zip(new, tested, strict=True)
-    rows = dict.fromkeys(figure.variant for figure, now in pairs if figure.p_users is None is not now.p_users)
-    if not rows:
-        return ""
-    return (
-        f"\nTests over users on {name} of {', '.join(rows)} are those of the first run: values of users were not kept, "
-        "so they cannot be computed again.\n"
-    )
 
 
 def main() -> None:

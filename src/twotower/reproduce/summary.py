@@ -285,6 +285,8 @@ def _missing(table: Table, name: str, figures: Sequence[Figure]) -> list[str]:
             f"{reference}.",
             "",
         ]
+    elif untested:
+        lines += [f"No test over users on {name}: no values of users are kept.", ""]
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from twotower.reproduce import kept as module
 from twotower.reproduce import study
 from twotower.reproduce.kept import STEPS, Back, keep_cells, kept_records, kept_values, put_back
 from twotower.reproduce.study import Measured, Table, run_table
-from twotower.reproduce.summary import Figure, summarise
+from twotower.reproduce.summary import summarise
 from twotower.training.callbacks import EpochRecord
 
 DATA = {"tiny": Path("tiny")}
@@ -204,6 +204,11 @@ def test_a_page_names_the_rows_that_users_do_not_judge(table, tmp_path):
     summarise(table, DATA, chosen, 3, tmp_path)
     said = "No test over users on tiny of two: values of users were not kept, of them or of one."
     assert said in (tmp_path / "made.md").read_text()
+    for path in (tmp_path / "tiny").glob("*/*.safetensors"):
+        path.unlink()
+    figures = summarise(table, DATA, chosen, 3, tmp_path)["tiny"]
+    assert "No test over users on tiny: no values of users are kept." in (tmp_path / "made.md").read_text()
+    assert {figure.p_users for figure in figures} == {None}
 
 
 def test_users_are_compared_over_the_seeds_that_both_rows_have(table, tmp_path):
@@ -227,25 +232,6 @@ def script(monkeypatch):
     import kept_cells
 
     return kept_cells
-
-
-def figure(variant: str, p_users: float | None, *values: float) -> Figure:
-    return Figure(variant, "recall@10", 0.5, None, None, None, None, p_users, values)
-
-
-def test_a_page_takes_a_test_over_users_from_the_page_before_only_where_nothing_moved(script):
-    before = [
-        asdict(figure(name, p, 0.5)) | {"values": [0.5]} for name, p in (("one", None), ("two", 0.01), ("3", 0.02))
-    ]
-    new = [figure("one", None, 0.5), figure("two", None, 0.5), figure("3", None, 0.6), figure("4", None, 0.5)]
-    tested = script.with_tests_of(new, before, "one")
-    assert [f.p_users for f in tested] == [None, 0.01, None, None]
-    assert "Tests over users on tiny of two are those of the first run" in script.first_run_note("tiny", new, tested)
-    assert script.first_run_note("tiny", tested, tested) == script.first_run_note("tiny", new, new) == ""
-    moved = [figure("one", None, 0.4), *new[1:]]
-    assert [f.p_users for f in script.with_tests_of(moved, before, "one")] == [None] * 4
-    own = [new[0], figure("two", 0.3, 0.5)]
-    assert script.with_tests_of(own, before, "one")[1].p_users == 0.3
 
 
 def test_a_row_without_all_of_its_tuning_or_its_first_seed_is_not_shown(script, table, tmp_path):
