@@ -27,7 +27,7 @@ Files = dict[str, bytes]
 
 
 def rows(path: Path, order: str = "") -> list[tuple[Any, ...]]:
-    return duckdb.connect().sql(f"SELECT * FROM '{path}' {order}").fetchall()
+    return duckdb.sql(f"SELECT * FROM '{path}' {order}").fetchall()
 
 
 def zipped(path: Path, files: Files) -> Path:

@@ -87,11 +87,9 @@ def slow_prepare(rows, *, at_least=None, keep="positive", duplicates="keep", min
 
 
 def ids_of(folder, side):
-    rows = (
-        duckdb.connect()
-        .sql(f"SELECT row, id FROM read_parquet('{folder}/vocabulary/{side}s.parquet') ORDER BY row")
-        .fetchall()
-    )
+    rows = duckdb.sql(
+        f"SELECT row, id FROM read_parquet('{folder}/vocabulary/{side}s.parquet') ORDER BY row"
+    ).fetchall()
     assert [row for row, _ in rows] == list(range(2, len(rows) + 2))
     return [None, None, *(id for _, id in rows)]
 
@@ -165,13 +163,13 @@ def test_all_formats_give_the_same_arrays(tmp_path):
         lines = [json.dumps(dict(zip(COLUMNS, (*row[:3], number(row[3])), strict=True))) for row in rows]
         (tmp_path / name).write_text("\n\n".join(lines), encoding="utf-8")
     csv = f"read_csv('{tmp_path}/log.csv', all_varchar=true)"
-    duckdb.connect().sql(f"COPY (FROM {csv}) TO '{tmp_path}/log.parquet'")
-    duckdb.connect().sql(f"COPY (SELECT * REPLACE (time::INTEGER AS time) FROM {csv}) TO '{tmp_path}/typed.parquet'")
+    duckdb.sql(f"COPY (FROM {csv}) TO '{tmp_path}/log.parquet'")
+    duckdb.sql(f"COPY (SELECT * REPLACE (time::INTEGER AS time) FROM {csv}) TO '{tmp_path}/typed.parquet'")
     for name in ("log.parquet", "log.csv", "log.jsonl"):  # a folder that is called like a column
         (tmp_path / "user=7").mkdir(exist_ok=True)
         shutil.copy(tmp_path / name, tmp_path / "user=7" / name)
     moment = "make_timestamp(time::BIGINT * 1000000) AS time"
-    duckdb.connect().sql(f"COPY (SELECT * REPLACE ({moment}) FROM {csv}) TO '{tmp_path}/clock.parquet'")
+    duckdb.sql(f"COPY (SELECT * REPLACE ({moment}) FROM {csv}) TO '{tmp_path}/clock.parquet'")
     half = len(rows) // 2
     write_log(tmp_path / "part-2.csv", rows[half:])
     write_log(tmp_path / "part-1.csv", rows[:half])
@@ -400,7 +398,7 @@ def test_a_full_disk_or_a_stop_leaves_what_was_there(tmp_path, monkeypatch, fail
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_folder_and_status_130(tmp_path, heeds_ctrl_c):
     path = tmp_path / "log.csv"
-    duckdb.connect().sql(
+    duckdb.sql(
         "COPY (SELECT hash(i) % 100000 AS user, hash(i * 3) % 50000 AS item, 3 AS rating, i AS time "
         f"FROM range(6000000) t(i)) TO '{path}' (HEADER)"
     )
@@ -455,9 +453,7 @@ def made_with_tables(tmp_path, items="items.csv", **more):
 
 def values_of(folder, feature):
     path = folder / "vocabulary" / f"item.{feature}.parquet"
-    return {
-        value: row for row, value in duckdb.connect().sql(f"SELECT row, value FROM read_parquet('{path}')").fetchall()
-    }
+    return {value: row for row, value in duckdb.sql(f"SELECT row, value FROM read_parquet('{path}')").fetchall()}
 
 
 def test_each_kind_of_feature(tmp_path):
@@ -513,10 +509,10 @@ def test_the_size_of_chunks_has_no_effect(tmp_path, monkeypatch):
 
 def test_raw_columns_are_kept_beside_the_ids(tmp_path):
     folder = made_with_tables(tmp_path)
-    found = duckdb.connect().sql(f"FROM read_parquet('{folder}/vocabulary/items.parquet') ORDER BY row")
+    found = duckdb.sql(f"FROM read_parquet('{folder}/vocabulary/items.parquet') ORDER BY row")
     assert found.columns == ["row", "id", "title", "genres", "year", "weight", "vector", "row_"]
     assert found.fetchall()[0] == (2, "1", "The Old Film", "Drama| Comedy", "1950", "1.5", "0.5 1", "first")
-    users = duckdb.connect().sql(f"FROM read_parquet('{folder}/vocabulary/users.parquet') ORDER BY row")
+    users = duckdb.sql(f"FROM read_parquet('{folder}/vocabulary/users.parquet') ORDER BY row")
     assert (users.columns, users.fetchall()) == (["row", "id", "age"], [(2, "a", "10"), (3, "b", "30")])
 
 
@@ -524,21 +520,19 @@ def test_lists_and_numbers_of_other_formats_give_the_same_features(tmp_path):
     expected = Dataset.load(made_with_tables(tmp_path)).item_features
     csv = f"read_csv('{tmp_path}/items.csv', all_varchar=true)"
     lists = "SELECT * REPLACE (string_split(genres, '|') AS genres, string_split(vector, ' ') AS vector) FROM " + csv
-    duckdb.connect().sql(f"COPY ({lists}) TO '{tmp_path}/items.parquet'")
-    duckdb.connect().sql(f"COPY ({lists}) TO '{tmp_path}/items.jsonl' (FORMAT json)")
+    duckdb.sql(f"COPY ({lists}) TO '{tmp_path}/items.parquet'")
+    duckdb.sql(f"COPY ({lists}) TO '{tmp_path}/items.jsonl' (FORMAT json)")
     for name in ("items.parquet", "items.jsonl"):
         folder = made_with_tables(tmp_path, name)
         found = Dataset.load(folder).item_features
         for feature, column in expected.items():
             torch.testing.assert_close(found[feature], column, equal_nan=True, msg=f"{name} {feature}")
-        titles = duckdb.connect().sql(
-            f"SELECT title, genres FROM read_parquet('{folder}/vocabulary/items.parquet') ORDER BY row"
-        )
+        titles = duckdb.sql(f"SELECT title, genres FROM read_parquet('{folder}/vocabulary/items.parquet') ORDER BY row")
         assert titles.fetchall()[1] == ("Old Old", ["Drama"])
 
 
 def test_integer_ids_that_became_floats_still_meet(tmp_path):
-    duckdb.connect().sql(
+    duckdb.sql(
         "COPY (SELECT * FROM (VALUES (1.0::DOUBLE, 'x'), (2.0, 'y'), (NULL, 'z')) t(id, name)) "
         f"TO '{tmp_path}/items.parquet'"
     )
@@ -613,10 +607,8 @@ def test_a_new_table_is_encoded_by_the_stored_vocabularies(tmp_path):
 def test_the_table_of_training_is_encoded_as_in_training(tmp_path, name):
     folder = made_with_tables(tmp_path)
     data = Dataset.load(folder)
-    duckdb.connect().sql(
-        f"COPY (FROM read_csv('{tmp_path}/items.csv', all_varchar=true)) TO '{tmp_path}/items.parquet'"
-    )
-    duckdb.connect().sql(f"COPY (FROM '{tmp_path}/items.parquet') TO '{tmp_path}/items.jsonl' (FORMAT json)")
+    duckdb.sql(f"COPY (FROM read_csv('{tmp_path}/items.csv', all_varchar=true)) TO '{tmp_path}/items.parquet'")
+    duckdb.sql(f"COPY (FROM '{tmp_path}/items.parquet') TO '{tmp_path}/items.jsonl' (FORMAT json)")
     ids, features = prepare_table(tmp_path / name, data.schema, folder / "vocabulary", "item")
     assert ids == ["1", "2", "3", "cold", "1"]
     rows = torch.tensor([2, 3, 4, 6])
@@ -719,7 +711,7 @@ def test_movielens_100k(tmp_path, shared_data):
     data = Dataset.load(prepare(Spec.from_dict(values), tmp_path / "out"))
     assert (data.schema.num_users, data.schema.num_items, data.log.num_events) == (945, 1684, 100_000)
     assert data.schema.user_features[0].mean == pytest.approx(34.0519618)
-    rows = duckdb.connect().sql(f"SELECT user_id, item_id, timestamp FROM '{folder}/ratings.parquet'").fetchall()
+    rows = duckdb.sql(f"SELECT user_id, item_id, timestamp FROM '{folder}/ratings.parquet'").fetchall()
     expected = slow_prepare([(str(user), str(item), "1", str(when)) for user, item, when in rows])
     assert histories_of(tmp_path / "out") == expected
 
@@ -738,7 +730,7 @@ def test_movielens_1m_is_ordered_by_position(tmp_path, shared_data):
     row = users.index("4711")
     mine = data.log.items[data.log.offsets[row] : data.log.offsets[row + 1]].tolist()
     query = f"SELECT item_id FROM '{folder}/ratings.parquet' WHERE user_id = 4711 ORDER BY position"
-    assert [items[item] for item in mine] == [str(item) for (item,) in duckdb.connect().sql(query).fetchall()]
+    assert [items[item] for item in mine] == [str(item) for (item,) in duckdb.sql(query).fetchall()]
 
 
 def test_row_writer_refuses_what_does_not_fill_its_shape(tmp_path):

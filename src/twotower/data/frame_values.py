@@ -38,6 +38,12 @@ def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
     if family in ("lists", "UUIDs", "other objects", "mixed"):
         change = _listed if family == "lists" else str
         values = [None if value is None else change(value) for value in values]
+    elif family == "texts":  # of numpy, of an enumeration: as plain ones, which every version of DuckDB reads
+        values = [None if value is None else str.__str__(value) for value in values]
+    elif (
+        strict and families.keys() == {"whole numbers"} and not all(v is None or -(2**63) <= v < 2**64 for v in values)
+    ):
+        values = [None if value is None else str(value) for value in values]  # older ones make them floating point
     array = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):  # a slice would take lists of one length for a second axis
         array[place] = value
@@ -69,6 +75,10 @@ def _check_texts(values: list[Any], where: str) -> None:
         shows = any({"__str__", "__repr__"} & vars(base).keys() for base in kind.__mro__ if base is not object)
         if issubclass(kind, dict) or not shows:
             raise InputError(f"{where} holds values of type {kind.__name__[:80]}; convert them to numbers or texts")
+
+
+def _of_64_bits(value: Any) -> bool:
+    return value is None or -(2**63) <= value < 2**64
 
 
 def _has_zone(value: Any) -> bool:

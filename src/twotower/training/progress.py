@@ -68,7 +68,8 @@ class Progress(Silent):
 
     def finished(self) -> None:
         """Remove the bar."""
-        self.bar.stop()
+        if not self.bar.disable:  # else older versions of rich write an empty line
+            self.bar.stop()
         self.bar.remove_task(self.task)
 
     def figures(self, record: EpochRecord) -> str:

@@ -29,7 +29,7 @@ SMALL = WorldSettings(users=300, items=500, events=6_000, clusters=12, seed=3)
 
 def rows(folder: Path, table: str = "interactions/*.parquet") -> dict[str, np.ndarray]:
     """All rows of a table, in the order of the files."""
-    return duckdb.connect().sql(f"FROM read_parquet('{folder / table}')").fetchnumpy()
+    return duckdb.sql(f"FROM read_parquet('{folder / table}')").fetchnumpy()
 
 
 def status(words: list[str]) -> object:

@@ -23,7 +23,7 @@ SMALL = Synthetic(users=60, items=45, cold_items=4, events=9, seed=3)
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
-    return duckdb.connect().sql(f"SELECT * FROM '{path}'").fetchall()
+    return duckdb.sql(f"SELECT * FROM '{path}'").fetchall()
 
 
 @pytest.fixture(scope="module")
