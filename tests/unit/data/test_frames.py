@@ -147,8 +147,8 @@ def test_ids_of_any_type_become_their_text(values, expected):
     assert ids_of(Dataset.from_frames(events(user_id=values)), "user") == expected
 
 
-class Letter(str, enum.Enum):  # noqa: UP042: str() of a StrEnum is its text anyway
-    """Texts that are members of an enumeration."""
+class Letter(str, enum.Enum):  # noqa: UP042
+    """Texts that are members of an enumeration; str() of one is not its text, as it is of a StrEnum."""
 
     A, B, C = "a", "b", "ç"
 
