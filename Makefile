@@ -88,14 +88,16 @@ pythons:
 	@for name in python3.11 python3.12 python3.13 python3.14; do \
 		$$name -c '' 2>/dev/null || { echo "$$name: not here"; continue; }; \
 		$$name -m venv build/$$name && build/$$name/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,serve]' && \
-		build/$$name/bin/pytest -n 2 -m "not slow and not browser and not gpu" || exit 1; \
+		build/$$name/bin/pytest -n 2 -m "not slow and not browser and not gpu and not ranks" && \
+		build/$$name/bin/pytest -m "ranks and not slow" $(FILES_OF_RANKS) || exit 1; \
 	done
 
 # The fast core with the lowest versions that pyproject allows.
 lowest: | $(BIN)/python
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev,serve]'
-	build/lowest/bin/pytest -n 2 -m "not slow and not browser and not gpu"
+	build/lowest/bin/pytest -n 2 -m "not slow and not browser and not gpu and not ranks"
+	build/lowest/bin/pytest -m "ranks and not slow" $(FILES_OF_RANKS)
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
