@@ -40,9 +40,7 @@ def plain(values: list[Any], where: str, strict: bool) -> NDArray[Any]:
         values = [None if value is None else change(value) for value in values]
     elif family == "texts":  # of numpy, of an enumeration: as plain ones, which every version of DuckDB reads
         values = [None if value is None else str.__str__(value) for value in values]
-    elif (
-        strict and families.keys() == {"whole numbers"} and not all(v is None or -(2**63) <= v < 2**64 for v in values)
-    ):
+    elif strict and families.keys() == {"whole numbers"} and not all(map(_of_64_bits, values)):
         values = [None if value is None else str(value) for value in values]  # older ones make them floating point
     array = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):  # a slice would take lists of one length for a second axis
