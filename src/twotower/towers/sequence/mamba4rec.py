@@ -183,7 +183,7 @@ class Mamba4Rec(SequenceEncoder):
         counts = {"dim": dim, "layers": layers, "states": states, "convolution": convolution, "expand": expand}
         check_settings(share=dropout, feed_forward=feed_forward, **counts)
         self.dropout = dropout
-        self.numbers = expand * dim * states
+        self.state_size = expand * dim * states
         self.norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
             MambaBlock(
@@ -224,7 +224,7 @@ class Mamba4Rec(SequenceEncoder):
             return super().at_end(events, lengths, times)
         found = []
         if events.device.type != "cpu" or len(events) < CPU_USERS:
-            together = max(1, HELD // max(1, events.shape[1] * self.numbers))
+            together = max(1, HELD // max(1, events.shape[1] * self.state_size))
             for some, so_long in zip(events.split(together), lengths.split(together), strict=True):
                 found.append(super().at_end(some, so_long))
             return torch.cat(found)
