@@ -121,9 +121,9 @@ class TestRows:
         trained = {"sasrec", "mixed_attention", "t2diff", "t2diff_as_served", "t2diff_printed"}
         assert set(wanted) == {*COUNTED, *trained}
         for name, runs in ((name, wanted[name]) for name in trained):
-            assert [run.training for run in runs] == [wanted["sasrec"][0].training] * 2
+            assert [run.training for run in runs] == [wanted["sasrec"][0].training] * 3
             same = [replace(run, training=short[name][0].training) for run in runs]
-            assert same == list(short[name][1:3])  # dropouts of 0.1 and 0.2
+            assert same == list(short[name][:3])  # dropouts of 0, 0.1 and 0.2
         training = wanted["sasrec"][0].training
         assert (training.epochs, training.schedule, training.learning_rate) == (110, "cosine", 2e-3)
         assert training.epochs % training.evaluate_every == 0  # the last weights are judged too

@@ -3,7 +3,7 @@
 The table ``t2diff`` gives every row the same short schedule, which may be too short for SASRec on MovieLens-1M. Here
 the rows that the paper's claims stand on get the schedule of a prototype in which SASRec was tuned: 2e-3 along a cosine
 to 0, a decay of 0.1, 110 epochs, the best validation of every fifth one. It is SASRec's schedule, the same for all;
-dropouts are 0.1 and 0.2, chosen on validation data. Data, windows, batches, targets and metrics are the table's.
+dropouts are 0, 0.1 and 0.2, chosen on validation data. Data, windows, batches, targets and metrics are the table's.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ def longer(run: Run) -> Run:
 
 
 def variants(data: str) -> dict[str, Sequence[Run]]:
-    """Return closed forms, and the rows, each with its two choices."""
+    """Return closed forms, and the rows, each with its three choices."""
     size = size_of(data)
     return {
         **counted(size),
         **{
-            row: [longer(trained(row, size, dropout=dropout)) for dropout in (size.beside(-1), size.dropout)]
+            row: [
+                longer(trained(row, size, dropout=dropout))
+                for dropout in (size.beside(-2), size.beside(-1), size.dropout)
+            ]
             for row in ROWS
         },
     }
