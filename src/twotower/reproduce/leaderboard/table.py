@@ -35,7 +35,7 @@ from twotower.training.config import Objective, Sampling, Training
 from twotower.training.sources import NegativeSource
 
 KS = (10, 20)
-COLUMNS = ("hit_rate@10", "ndcg@10", "hit_rate@20", "mrr@20", "last_tied", "seconds_per_epoch")
+COLUMNS = ("hit_rate@10", "ndcg@10", "hit_rate@20", "mrr@20", "last_tied")
 FILMS = ("ml-1m-3706", "ml-1m-3416")
 """Long histories, with a clock for all users or for some."""
 SESSIONS = ("sessions-diginetica",)

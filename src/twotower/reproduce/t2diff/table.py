@@ -21,8 +21,8 @@ reverse process when asked; with time lags on KuaiRand-Pure alone, since the oth
 "t2diff_as_served" learns from what pure noise gives, in four passes and with normalised vectors; "t2diff" is the
 default here, a prediction by the same U-Net without noise. Both have SASRec's tower.
 
-``t2diff-wide`` has the rows of most interest at widths 64 and 128, chosen on validation data; ``t2diff-long`` those of
-the claims on MovieLens-1M under a schedule that is long enough for SASRec, which 30 epochs may not be.
+``t2diff-wide`` has the rows of most interest at widths 64 and 128, chosen on validation data; ``t2diff-long`` SASRec
+and those near it on MovieLens-1M under a schedule that is long enough for SASRec, which 30 epochs may not be.
 """
 
 from __future__ import annotations
