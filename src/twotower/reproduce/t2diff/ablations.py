@@ -7,8 +7,9 @@ Rows say what differs from the row that they begin with. "t2diff" is the default
 noise; "as_served" starts from pure noise in training as when asked; "printed" is the leak under the same tower as those
 two, so that it can be told from "paper", which has mixed attention, vectors as they are and all steps of the reverse
 process. "_item": the item itself and not the drift to it ("W/O DP" of the paper). "_plain": vectors not normalised.
-"_steps": passes of the reverse process, where the default is four. "mixed" is mixed attention alone. "_equal": no
-early stop, and the weights after the last epoch, for cloze after as many as ask for about the same number of targets.
+"_ligr", "_hstu": blocks of those models in the tower. "_steps": passes of the reverse process, where the default is
+four. "mixed" is mixed attention alone. "_equal": no early stop, and the weights after the last epoch, for cloze after as
+many as ask for about the same number of targets.
 
 Every part is a row of KuaiRand-Pure, where a training is short and a clock parts sessions. On MovieLens-1M, the paper's
 own set, whose histories are long enough to have a session and what precedes it, are the rows that decide: what is
@@ -35,6 +36,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "t2diff_item": {"drift": False},
     "t2diff_plain": {"normalise": False},
     "t2diff_mixed": {"attention": "mixed"},
+    "t2diff_ligr": {"block": "ligr"},
+    "t2diff_hstu": {"block": "hstu"},
     "t2diff_lambda_0.1": {"diffusion_weight": 0.1},
     "t2diff_lambda_10": {"diffusion_weight": 10.0},
     "as_served": SERVED,
