@@ -8,8 +8,8 @@ noise; "as_served" starts from pure noise in training as when asked; "printed" i
 two, so that it can be told from "paper", which has mixed attention, vectors as they are and all steps of the reverse
 process. "_item": the item itself and not the drift to it ("W/O DP" of the paper). "_plain": vectors not normalised.
 "_ligr", "_hstu": blocks of those models in the tower. "_steps": passes of the reverse process, where the default is
-four. "mixed" is mixed attention alone. "_equal": no early stop, and the weights after the last epoch, for cloze after as
-many as ask for about the same number of targets.
+four. "mixed" is mixed attention alone. "_equal": no early stop, and the weights after the last epoch, for cloze after
+as many as ask for about the same number of targets.
 
 Every part is a row of KuaiRand-Pure, where a training is short and a clock parts sessions. On MovieLens-1M, the paper's
 own set, whose histories are long enough to have a session and what precedes it, are the rows that decide: what is
