@@ -250,7 +250,7 @@ def test_a_table_writes_its_costs_and_its_picture(dataset, tmp_path, monkeypatch
     costs, page = sheet["costs"]["tiny"]["cpu"]["fit"], written[1].read_text()
     assert costs["user_passes"] == 6
     row = f"| fit | {costs['parameters']} | 513.000 | 6 | {costs['seconds_per_epoch']:.3f} | {costs['p50_ms']:.3f} |"
-    assert page.count(row) == 2
+    assert [part.count(row) for part in page.split("\n## ") if part.startswith("tiny,")] == [1, 1]
     assert "## tiny, CPU with " in page
     assert "## tiny, a GPU elsewhere, 40 candidates a request" in page
     assert written[2].read_text().count("<circle") == 40
