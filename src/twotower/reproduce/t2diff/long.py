@@ -42,13 +42,7 @@ def variants(data: str) -> dict[str, Sequence[Run]]:
     size = size_of(data)
     return {
         **counted(size),
-        **{
-            row: [
-                longer(trained(row, size, dropout=dropout))
-                for dropout in (size.beside(-2), size.beside(-1), size.dropout)
-            ]
-            for row in ROWS
-        },
+        **{row: [longer(trained(row, size, dropout=size.beside(step))) for step in (-2, -1, 0)] for row in ROWS},
     }
 
 
