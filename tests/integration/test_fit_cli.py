@@ -333,7 +333,12 @@ def test_repeats_are_answered_where_they_are_usual(closed, tmp_path):
             b"user,item,time\n" + b"".join(b"%d,%d,%d\n" % (n % 20, n % 7, n) for n in range(40)),
             "three positive",
         ),
-        ("g.csv", b"a,b\nx,y\nz,w\n", "does not look like column names"),
+        (
+            "g.csv",
+            b"a,b\nx,y\nz,w\n",
+            "does not look like column names; if it is a header, give --user and --item; if not, name the 2 columns",
+        ),
+        ("h.csv", b"7,b\n8,y\n9,w\n", "does not look like column names; name the 2 columns in order"),
     ],
 )
 def test_what_is_no_log_ends_with_one_line(tmp_path, name, content, message):

@@ -68,8 +68,9 @@ def guess_source(path: Path, *, columns: tuple[str, ...] = (), named: Iterable[s
         cells = [cells_of_line(line, separator, "") for line in lines]
     if not columns and not _has_header(cells, set(named)):
         example = ["user", "item", "rating", "time"][: len(cells[0])] + [""] * (len(cells[0]) - 4)
+        names = "" if any(map(_is_number, cells[0])) else "if it is a header, give --user and --item; if not, "
         raise InputError(
-            f"{path}: its first line ({shown(lines[0], 60)}) does not look like column names; name the "
+            f"{path}: its first line ({shown(lines[0], 60)}) does not look like column names; {names}name the "
             f"{len(cells[0])} columns in order, as --columns {','.join(name or 'other' for name in example)}"
         )
     if len(set(columns)) < len(columns):
